@@ -1,0 +1,1 @@
+"""Inference behind one small contract; see `runner.Runner`."""

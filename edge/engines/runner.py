@@ -1,0 +1,38 @@
+"""The runner contract: every engine takes uint8 crops and gives the same typed outputs.
+
+Every implementation is run through the same tests (`tests/contract`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class RawOutputs:
+    """What the graph gives for N crops, float32: `plane` [N] and `hygroma` [N] are logits, `embedding` [N,D],
+    `nuchal_map` [N,G,G] logits per patch."""
+
+    plane: np.ndarray
+    hygroma: np.ndarray
+    embedding: np.ndarray
+    nuchal_map: np.ndarray
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """Activate on enter, release on exit. `infer` is called from one thread, any number of times."""
+
+    name: str  # e.g. "onnxruntime-cpu"
+    input_size: int  # S
+
+    def __enter__(self) -> "Runner": ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def infer(self, crops: np.ndarray) -> RawOutputs:
+        """uint8 [N,1,S,S], N >= 1 -> RawOutputs. EngineError for any other dtype or shape, or before activation."""
+        ...

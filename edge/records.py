@@ -1,0 +1,117 @@
+"""The records that flow through the daemon's loop, in the order in which the loop makes them.
+
+All are frozen. `t_mono_ns` is `time.monotonic_ns()` at capture and travels unchanged, so that any stage can tell how old its
+input is. Wall-clock time appears only in Event, for people.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+
+
+class Signal(str, Enum):
+    """What the scanner's screen is showing. Only OK frames are ever scored."""
+
+    OK = "OK"
+    NO_SIGNAL = "NO_SIGNAL"  # black, blue or flat picture, colour bars
+    FROZEN = "FROZEN"  # the picture inside the fan has stopped changing
+    DOPPLER = "DOPPLER"  # colour inside the fan
+    DUAL = "DUAL"  # two fans side by side
+    MENU = "MENU"  # a picture, but no fan: menus, patient lists, reports
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture from a source. `image` is uint8, grey [H,W] or BGR [H,W,3]; treat it as read-only."""
+
+    id: int  # consecutive per source from 0, counting dropped frames too
+    t_mono_ns: int
+    image: np.ndarray = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Fan:
+    """Where the ultrasound picture lies on the screen, in pixels of the frame.
+
+    `kind` is "sector" (annulus sector), "rect", or "full" (a still that is its own fan). `box` is (x0, y0, x1, y1), half
+    open. For a sector: `apex` (x, y) may lie above the frame, radii `r0 < r1` in pixels, angles `a0 < a1` in radians from
+    straight down, positive to the right.
+    """
+
+    kind: str
+    box: tuple[int, int, int, int]
+    apex: tuple[float, float] = (0.0, 0.0)
+    r0: float = 0.0
+    r1: float = 0.0
+    a0: float = 0.0
+    a1: float = 0.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What screen reading made of one frame. Pixels outside the fan end here: only `crop` goes on."""
+
+    frame_id: int
+    t_mono_ns: int
+    signal: Signal
+    fan: Fan | None
+    crop: np.ndarray | None = field(repr=False, compare=False, default=None)  # uint8 [S,S], model input; None unless OK
+    duplicate: bool = False  # same pixels inside the fan as the frame before: carries no evidence
+    layout_changed: bool = False  # the fan moved: the exam's evidence starts again
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The model's answer to one crop. Probabilities in [0,1]; `ood` is a distance, higher is stranger."""
+
+    plane: float
+    hygroma: float
+    ood: float
+    nuchal_map: np.ndarray = field(repr=False, compare=False)  # float32 [G,G], probability per patch of being nuchal region
+    ms: float = 0.0  # wall time of this inference
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The decision's state after one frame.
+
+    `reasons` says why the frame is not assessable, in fixed words (see decision.REASONS); empty when it is. `evidence` is the
+    accumulated log-likelihood-like sum, `threshold` the value at which the exam is flagged.
+    """
+
+    frame_id: int
+    t_mono_ns: int
+    exam_id: int
+    signal: Signal
+    assessable: bool
+    reasons: tuple[str, ...]
+    plane: float | None
+    hygroma: float | None
+    ood: float | None
+    evidence: float
+    threshold: float
+    flagged: bool  # latched for this exam
+    newly_flagged: bool  # true on exactly one frame of a flagged exam
+    exam_started: bool = False  # true on the first frame of an exam
+
+
+@dataclass(frozen=True)
+class Event:
+    """One committed flag. `image_path` is relative to the store and was durable before the row was."""
+
+    id: int
+    exam_id: int
+    source: str  # credentials removed
+    frame_id: int
+    t_wall: str  # ISO 8601, UTC
+    latency_ms: float  # capture stamp of the newest frame behind the flag to commit
+    hygroma: float
+    evidence: float
+    bundle: str
+    image_path: str
+    image_sha256: str
+    review: str = "open"  # open | confirmed | dismissed
+    reviewed_by: str = ""

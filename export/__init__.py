@@ -1,0 +1,1 @@
+"""Workstation toolchain: teacher -> student -> ONNX -> QDQ -> validation -> bundle. Torch lives here and in calibration."""

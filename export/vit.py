@@ -1,0 +1,150 @@
+"""The vision transformer used for teacher and student: one file, the whole model.
+
+After facebookresearch/mae `models_vit.py` and timm's `VisionTransformer` (same parameter names, so that USF-MAE, MAE and
+DINOv2 checkpoints load by key). Two heads and a nuchal map are added:
+
+- `nuchal_map`: one logit per patch, supervised by the annotated nuchal boxes.
+- `hygroma`: reads the patch tokens pooled with the map's softmax (a translucency is a few pixels thick; a global token does
+  not see it) beside the mean token.
+- `plane`: reads the mean token and the class token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # normalisation of every public ViT checkpoint this project starts from
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """image: input side in pixels; patch: patch side; width, depth, heads: as in the ViT papers."""
+
+    image: int = 192
+    patch: int = 16
+    width: int = 384
+    depth: int = 12
+    heads: int = 6
+    layer_scale: bool = True  # DINOv2 has it, MAE does not
+    eps: float = 1e-6
+
+    @property
+    def grid(self) -> int:
+        return self.image // self.patch
+
+
+class Attention(nn.Module):
+    def __init__(self, c: ViTConfig):
+        super().__init__()
+        self.heads = c.heads
+        self.qkv = nn.Linear(c.width, 3 * c.width)
+        self.proj = nn.Linear(c.width, c.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, w = x.shape
+        q, k, v = self.qkv(x).reshape(n, t, 3, self.heads, w // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).reshape(n, t, w))
+
+
+class Mlp(nn.Module):
+    def __init__(self, c: ViTConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(c.width, 4 * c.width)
+        self.fc2 = nn.Linear(4 * c.width, c.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class LayerScale(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    def __init__(self, c: ViTConfig):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(c.width, eps=c.eps)
+        self.attn = Attention(c)
+        self.ls1 = LayerScale(c.width) if c.layer_scale else nn.Identity()
+        self.norm2 = nn.LayerNorm(c.width, eps=c.eps)
+        self.mlp = Mlp(c)
+        self.ls2 = LayerScale(c.width) if c.layer_scale else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class PatchEmbed(nn.Module):
+    def __init__(self, c: ViTConfig):
+        super().__init__()
+        self.proj = nn.Conv2d(3, c.width, c.patch, c.patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+@dataclass
+class ViTOutputs:
+    """Logits `plane` [N], `hygroma` [N], `nuchal_map` [N,G,G]; `embedding` [N,W]; `tokens` [N,1+G*G,W] after the last norm."""
+
+    plane: Tensor
+    hygroma: Tensor
+    embedding: Tensor
+    nuchal_map: Tensor
+    tokens: Tensor
+
+
+class HygromaViT(nn.Module):
+    """Input: float [N,3,S,S], ImageNet-normalised (see `normalise`)."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.config = c = config
+        self.patch_embed = PatchEmbed(c)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, c.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + c.grid**2, c.width))
+        self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
+        self.norm = nn.LayerNorm(c.width, eps=c.eps)
+        self.map_head = nn.Linear(c.width, 1)
+        self.plane_head = nn.Linear(2 * c.width, 1)
+        self.hygroma_head = nn.Sequential(nn.Linear(2 * c.width, 64), nn.GELU(), nn.Linear(64, 1))
+        nn.init.normal_(self.pos_embed, std=0.02)
+        nn.init.normal_(self.cls_token, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> ViTOutputs:
+        x = self.patch_embed(x)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1) + self.pos_embed
+        for block in self.blocks:
+            x = block(x)
+        tokens = self.norm(x)
+        cls, patches = tokens[:, 0], tokens[:, 1:]
+        mean = patches.mean(1)
+        map_logits = self.map_head(patches).squeeze(-1)
+        nuchal = (map_logits.softmax(1).unsqueeze(1) @ patches).squeeze(1)
+        plane = self.plane_head(torch.cat([cls, mean], 1)).squeeze(-1)
+        hygroma = self.hygroma_head(torch.cat([nuchal, mean], 1)).squeeze(-1)
+        g = self.config.grid
+        return ViTOutputs(plane, hygroma, mean, map_logits.reshape(-1, g, g), tokens)
+
+
+def normalise(grey: Tensor) -> Tensor:
+    """uint8 or float [N,1,S,S] in [0,255] -> float [N,3,S,S], ImageNet-normalised."""
+    mean = torch.tensor(IMAGENET_MEAN, device=grey.device).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=grey.device).view(1, 3, 1, 1)
+    return (grey.float() / 255 - mean) / std
