@@ -1,0 +1,97 @@
+"""What one screen shows, apart from where its fan is: flat pictures, colour inside the fan, stopped pictures, menus.
+
+All functions take thumbnails or strided samples, because state is needed on every frame and geometry is not.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+FLAT_LEVELS = 8  # grey levels around the commonest one that still count as flat: MJPEG noise on flat blue is +-4
+FLAT_SHARE = 0.97  # flat share of a screen without signal; "No signal" in letters a tenth of the height covers < 2 %
+BAR_ROWS = 0.5  # upper part of the screen that colour bars fill in every standard pattern (SMPTE, EBU)
+BAR_CHROMA = 80  # BGR spread of a saturated bar, levels; EBU 75 % bars have 191
+DOPPLER_CHROMA = 48  # distance from the map's own tint, levels of Cb and Cr together; sepia maps vary by < 25 at one grey
+DOPPLER_SHARE = 0.004  # of the fan's area: a colour box of 1/20 of the fan with a tenth of it filled
+PHOTO_SHARE = 0.12  # of the picture in colours that no single map explains: photographs and desktops
+FEW_LEVELS_SHARE = 0.75  # of the picture in its eight commonest grey levels: drawn interface, never speckle (< .5)
+CHANGE_CLIP = 12  # levels at which one pixel's change saturates, so that a moved caliper does not outweigh the speckle
+CHANGE_FLOOR = 6  # grey level below which a pixel shows no echo and so cannot change
+
+
+def is_flat(thumb: np.ndarray) -> bool:
+    """uint8 thumbnail, grey [h,w] or BGR [h,w,3]: one colour all over (black, blue, with or without "no signal")?"""
+    channels = thumb[..., None] if thumb.ndim == 2 else thumb
+    near = np.ones(thumb.shape[:2], bool)
+    for c in range(channels.shape[2]):
+        plane = channels[..., c]
+        mode = int(np.argmax(np.bincount(plane.ravel(), minlength=256)))
+        near &= np.abs(plane.astype(np.int16) - mode) <= FLAT_LEVELS
+    return bool(near.mean() >= FLAT_SHARE)
+
+
+def is_colour_bars(thumb: np.ndarray) -> bool:
+    """uint8 BGR thumbnail [h,w,3]: a test pattern of vertical, saturated bars?"""
+    if thumb.ndim == 2:
+        return False
+    upper = thumb[: max(2, int(BAR_ROWS * thumb.shape[0]))].astype(np.int16)
+    column = np.median(upper, axis=0)
+    steady = (np.abs(upper - column).max(axis=2) <= FLAT_LEVELS).mean()
+    chroma = column.max(axis=1) - column.min(axis=1)
+    colours = {tuple((c // 64).astype(int)) for c in column[chroma > BAR_CHROMA]}
+    return bool(steady > 0.95 and len(colours) >= 4)
+
+
+def foreign_colour(bgr: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """uint8 BGR [h,w,3], bool [h,w] -> bool [h,w]: pixels inside whose colour the grey map's tint does not explain.
+
+    A tinted map (sepia, blue) gives one colour per brightness, so the median chroma in each of 16 brightness bins is the
+    tint. A bin that colour flow dominates is held to within 24 levels of the tint's straight line through black.
+    """
+    ycc = cv2.cvtColor(bgr, cv2.COLOR_BGR2YCrCb)
+    luma = ycc[..., 0][inside]
+    out = np.zeros(inside.shape, bool)
+    if luma.size == 0:
+        return out
+    chroma = ycc[..., 1:][inside].astype(np.float32) - 128
+    lit = luma > 32
+    slope = np.median(chroma[lit] / luma[lit, None], axis=0) if lit.any() else np.zeros(2, np.float32)
+    bins = luma >> 4
+    tint = np.zeros((16, 2), np.float32)
+    for b in range(16):
+        line = slope * (16 * b + 8)
+        members = chroma[bins == b]
+        tint[b] = np.clip(np.median(members, axis=0), line - 24, line + 24) if len(members) else line
+    out[inside] = np.abs(chroma - tint[bins]).sum(axis=1) > DOPPLER_CHROMA
+    return out
+
+
+def is_doppler(bgr: np.ndarray, inside: np.ndarray) -> bool:
+    """uint8 BGR samples [h,w,3] of the fan's box, bool [h,w]: colour flow inside the fan? Thin coloured marks do not count."""
+    if bgr.ndim == 2 or not inside.any():
+        return False
+    colour = foreign_colour(bgr, inside).astype(np.uint8)
+    blobs = cv2.morphologyEx(colour, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    return bool(blobs.sum() > DOPPLER_SHARE * inside.sum())
+
+
+def is_drawn(thumb: np.ndarray, picture: np.ndarray) -> bool:
+    """uint8 thumbnail (grey or BGR), bool [h,w]: a drawn interface or a colour photograph rather than ultrasound?"""
+    grey = thumb if thumb.ndim == 2 else cv2.cvtColor(thumb, cv2.COLOR_BGR2GRAY)
+    if not picture.any():
+        return True
+    share = np.sort(np.bincount(grey[picture], minlength=256))[-8:].sum() / picture.sum()
+    if share > FEW_LEVELS_SHARE:
+        return True
+    return bool(thumb.ndim == 3 and foreign_colour(thumb, picture).sum() > PHOTO_SHARE * picture.sum())
+
+
+def change(now: np.ndarray, before: np.ndarray, inside: np.ndarray) -> float:
+    """Mean clipped change of the picture inside the fan, grey levels, between two sample grids uint8 [h,w]."""
+    lit = inside & (np.maximum(now, before) > CHANGE_FLOOR)
+    count = int(np.count_nonzero(lit))
+    if count == 0:
+        return 0.0
+    moved = np.minimum(cv2.absdiff(now, before), CHANGE_CLIP)
+    return float(moved[lit].sum()) / count

@@ -1,0 +1,57 @@
+"""Read one still image: a screen with a fan, or an ultrasound picture that reaches to the image's edges."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from edge.records import Fan, Reading, Signal
+from edge.screen.fan import Fit, background_level, find_two, fit_fan, gather, plausible
+from edge.screen.geometry import fan_mask, full_fan
+from edge.screen.preprocess import Preprocessing, prepare, to_grey
+from edge.screen.signal import is_colour_bars, is_doppler, is_drawn, is_flat
+
+MAX_CUT = 0.02  # of the image's picture that a fan may leave outside; beyond, "full" is safer than a wrong fan
+MIN_STILL_FILL = 0.55  # of the fan that must be picture: a still has no time in which noise fills the fluid
+SAMPLES = 240  # px, about the width at which colour is looked at
+
+
+def read_still(image: np.ndarray, spec: Preprocessing) -> Reading:
+    """uint8 grey [H,W] or BGR [H,W,3] -> Reading (frame 0, time 0). Never FROZEN; "full" fan where no fan is certain."""
+    signal, fan = _judge(image)
+    crop = prepare(image, fan, spec) if fan is not None and signal is Signal.OK else None
+    return Reading(0, 0, signal, fan, crop)
+
+
+def _judge(image: np.ndarray) -> tuple[Signal, Fan | None]:
+    if image.ndim not in (2, 3) or image.dtype != np.uint8 or min(image.shape[:2]) < 16:
+        return Signal.NO_SIGNAL, None
+    if is_flat(image) or is_colour_bars(image):
+        return Signal.NO_SIGNAL, None
+    grey = to_grey(image)
+    evidence = gather(grey)
+    height, width = evidence.picture.shape
+    if is_drawn(cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST), evidence.picture):
+        return Signal.MENU, None
+    if find_two(evidence) is not None:
+        return Signal.DUAL, None
+    fit = fit_fan(evidence)
+    fan = full_fan(image.shape)
+    if fit is not None and plausible(fit, evidence.shape) and fit.fill >= MIN_STILL_FILL and cut_share(grey, fit) <= MAX_CUT:
+        fan = fit.fan
+    x0, y0, x1, y1 = fan.box
+    step = max(1, (x1 - x0) // SAMPLES)
+    inside = fan_mask(fan, fan.box)[::step, ::step]
+    if is_doppler(np.ascontiguousarray(image[y0:y1:step, x0:x1:step]), inside):
+        return Signal.DOPPLER, fan
+    return Signal.OK, fan
+
+
+def cut_share(grey: np.ndarray, fit: Fit) -> float:
+    """Share of the image's picture that the fan leaves outside; faint and scattered picture counts, text does not."""
+    smooth = cv2.medianBlur(grey, 5)
+    loose = (smooth > background_level(grey) + 3).astype(np.uint8)
+    side = max(3, int(0.015 * min(grey.shape)) | 1)
+    loose = cv2.morphologyEx(loose, cv2.MORPH_OPEN, np.ones((side, side), np.uint8)) > 0
+    inside = fan_mask(fit.fan, (0, 0, grey.shape[1], grey.shape[0]))
+    return float((loose & ~inside).sum() / max(1, loose.sum()))
