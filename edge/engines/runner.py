@@ -10,6 +10,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from edge.errors import EngineError
+
 
 @dataclass(frozen=True)
 class RawOutputs:
@@ -29,10 +31,20 @@ class Runner(Protocol):
     name: str  # e.g. "onnxruntime-cpu"
     input_size: int  # S
 
-    def __enter__(self) -> "Runner": ...
+    def __enter__(self) -> Runner: ...
 
     def __exit__(self, *exc: object) -> None: ...
 
     def infer(self, crops: np.ndarray) -> RawOutputs:
         """uint8 [N,1,S,S], N >= 1 -> RawOutputs. EngineError for any other dtype or shape, or before activation."""
         ...
+
+
+def check_crops(name: str, active: bool, crops: np.ndarray, size: int) -> None:
+    """The checks that every runner makes before it infers. EngineError unless active and `crops` is uint8 [N,1,size,size], N >= 1."""
+    if not active:
+        raise EngineError(f"{name}: infer was called outside its `with` block; enter the runner first")
+    if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (1, size, size) or len(crops) < 1:
+        raise EngineError(
+            f"{name}: found crops {crops.dtype} {list(crops.shape)}; expected uint8 [N,1,{size},{size}], N >= 1"
+        )

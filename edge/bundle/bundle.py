@@ -1,0 +1,200 @@
+"""Reading and writing a bundle: the unit that travels from the workstation to the device.
+
+A bundle is a directory, or a .tar of one, that holds `manifest.json` and exactly the files it lists. `load_bundle` reads each
+file once, checks size and SHA-256, and keeps the bytes: what is parsed later is what was checked, whatever happens on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from edge.bundle.arrays import GoldenVectors, OodStats, unpack_golden, unpack_ood
+from edge.bundle.manifest import (
+    GOLDEN_FILE,
+    MODEL_FILE,
+    OOD_FILE,
+    FileInfo,
+    Manifest,
+    dump_manifest,
+    is_plain_name,
+    parse_manifest,
+)
+from edge.errors import BundleError
+
+MANIFEST_FILE = "manifest.json"
+MAX_MANIFEST_BYTES = 2**20  # 1 MiB: 64 evidence tables fit, a runaway does not
+MAX_BUNDLE_BYTES = (
+    512 * 2**20
+)  # a ViT-B/16 teacher in float is 346 MB; more would not fit beside the rest on an 8 GB device
+MAX_FILES = 33  # the manifest and the 32 files it may list
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle. `files` maps names to bytes whose SHA-256 the manifest vouches for; `sha256` is the manifest's own (hex)."""
+
+    path: Path
+    manifest: Manifest
+    sha256: str
+    files: Mapping[str, bytes] = field(repr=False)
+
+    @property
+    def label(self) -> str:
+        """Model id, version and the first 12 digits of the manifest's hash: what events and the status page show."""
+        return f"{self.manifest.model.id} {self.manifest.model.version} ({self.sha256[:12]})"
+
+    @property
+    def model(self) -> bytes:
+        """The canonical INT8 graph, ONNX."""
+        return self.files[MODEL_FILE]
+
+    def ood(self) -> OodStats:
+        """Embedding statistics. BundleError if the file does not hold what the manifest says."""
+        return unpack_ood(self.files[OOD_FILE], f"{self.path}/{OOD_FILE}", self.manifest.heads.embedding)
+
+    def golden(self) -> GoldenVectors:
+        """Self-test vectors. BundleError if the file does not hold what the manifest says."""
+        m = self.manifest
+        return unpack_golden(self.files[GOLDEN_FILE], f"{self.path}/{GOLDEN_FILE}", m.golden.count, m.input.size,
+                             m.heads.embedding, m.heads.map_grid)  # fmt: skip
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    """A directory or .tar file -> Bundle, with every file verified.
+
+    BundleError (naming file, field, value found and fix) for anything missing, extra, damaged, too large, linked, or of another
+    schema. Nothing is written to disk and nothing but JSON is parsed before its hash is checked.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise BundleError(f"{path}: no such bundle; give the path of a bundle directory or .tar")
+    files = _read_directory(path) if path.is_dir() else _read_tar(path)
+    if MANIFEST_FILE not in files:
+        raise BundleError(f"{path}: {MANIFEST_FILE} is missing; this is not a bundle, or only part of one")
+    raw = files.pop(MANIFEST_FILE)
+    if len(raw) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path}/{MANIFEST_FILE}: found {len(raw)} bytes; at most {MAX_MANIFEST_BYTES} allowed")
+    manifest = parse_manifest(raw, f"{path}/{MANIFEST_FILE}")
+    for name in files:
+        if name not in manifest.files:
+            raise BundleError(f"{path}/{name}: found a file that the manifest does not list; remove it")
+    for name, info in manifest.files.items():
+        if name not in files:
+            raise BundleError(f"{path}/{name}: missing, but listed in the manifest; fetch the bundle again")
+        data = files[name]
+        if len(data) != info.bytes:
+            raise BundleError(
+                f"{path}/{name}: found {len(data)} bytes; the manifest says {info.bytes}; fetch the bundle again"
+            )
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != info.sha256:
+            raise BundleError(
+                f"{path}/{name}: found SHA-256 {digest}; the manifest says {info.sha256}; fetch the bundle again"
+            )
+    return Bundle(path, manifest, hashlib.sha256(raw).hexdigest(), files)
+
+
+def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """Write `files` and the manifest (its `files` section filled in here) to the new directory `path`, or to `path` as a .tar
+    when it ends so, and load it back.
+
+    The whole appears at once, by rename. BundleError when `path` exists or the result would not load.
+    """
+    path = Path(path)
+    if path.exists():
+        raise BundleError(
+            f"{path}: already exists; bundles are never changed in place, choose another path or remove it"
+        )
+    infos = {name: FileInfo(hashlib.sha256(data).hexdigest(), len(data)) for name, data in sorted(files.items())}
+    raw = dump_manifest(replace(manifest, files=infos))
+    parse_manifest(raw, str(path / MANIFEST_FILE))  # before anything is written
+    contents = {MANIFEST_FILE: raw, **{name: files[name] for name in infos}}
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".tar":
+        _write_tar(partial, contents)
+    else:
+        partial.mkdir()
+        for name, data in contents.items():
+            (partial / name).write_bytes(data)
+    partial.rename(path)
+    return load_bundle(path)
+
+
+def _read_directory(path: Path) -> dict[str, bytes]:
+    out: dict[str, bytes] = {}
+    total = 0
+    names = sorted(os.listdir(path))
+    if len(names) > MAX_FILES:
+        raise BundleError(
+            f"{path}: found {len(names)} entries; at most {MAX_FILES} allowed; is this the bundle's directory?"
+        )
+    for name in names:
+        _check_name(path, name)
+        try:
+            # O_NONBLOCK: opening a FIFO must not hang before its type is seen
+            fd = os.open(path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise BundleError(
+                f"{path}/{name}: cannot be opened ({error.strerror}); links are refused, copy the file itself"
+            ) from error
+        with os.fdopen(fd, "rb") as handle:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                raise BundleError(f"{path}/{name}: not a regular file; a bundle holds files only, remove it")
+            total += info.st_size
+            _check_total(path, total)
+            out[name] = handle.read(info.st_size + 1)  # one more byte than promised shows a file that grows
+    return out
+
+
+def _read_tar(path: Path) -> dict[str, bytes]:
+    out: dict[str, bytes] = {}
+    total = 0
+    try:
+        with tarfile.open(path, "r:") as archive:  # "r:": uncompressed only, so that sizes are what they say
+            for member in archive:
+                name = member.name.removeprefix("./")
+                if member.isdir() and name in ("", "."):
+                    continue
+                _check_name(path, name)
+                if not member.isreg():
+                    raise BundleError(f"{path}/{name}: not a regular file; a bundle holds files only, pack it again")
+                if name in out:
+                    raise BundleError(f"{path}/{name}: packed twice; pack the bundle again")
+                total += member.size
+                _check_total(path, total)
+                if len(out) >= MAX_FILES:
+                    raise BundleError(f"{path}: more than {MAX_FILES} files; is this a bundle?")
+                handle = archive.extractfile(member)
+                out[name] = handle.read() if handle else b""
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        raise BundleError(f"{path}: not a readable .tar ({error}); fetch the bundle again") from error
+    return out
+
+
+def _write_tar(path: Path, contents: Mapping[str, bytes]) -> None:
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, data in contents.items():
+            info = tarfile.TarInfo(name)  # no owner, time 0: equal bundles give equal archives
+            info.size, info.mode = len(data), 0o644
+            archive.addfile(info, io.BytesIO(data))
+
+
+def _check_name(path: Path, name: str) -> None:
+    if not is_plain_name(name):
+        raise BundleError(
+            f"{path}: found entry {name!r}; a bundle holds plain file names only, no folders or hidden files; remove it"
+        )
+
+
+def _check_total(path: Path, total: int) -> None:
+    if total > MAX_BUNDLE_BYTES:
+        raise BundleError(f"{path}: holds more than {MAX_BUNDLE_BYTES} bytes; this is not a bundle")

@@ -1,0 +1,89 @@
+"""The portable engine: ONNX Runtime on the CPU, INT8 through its own kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from edge.engines.runner import RawOutputs, check_crops
+from edge.errors import EngineError
+
+OUTPUT_NAMES = ("plane", "hygroma", "embedding", "nuchal_map")  # of every graph that export writes
+
+
+def session_options(threads: int, spinning: bool) -> ort.SessionOptions:
+    """The options every session of this project uses, so that what is benchmarked is what runs.
+
+    threads: intra-op threads, >= 1. spinning: whether idle pool threads busy-wait (lower latency, a core burned between frames).
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1  # the graph is a chain: nothing runs side by side
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3  # errors only; they also arrive as exceptions
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    # Without VNNI, AVX2 adds pairs of u8*s8 products in 16 bits and saturates. This makes such machines use u8*u8 kernels, which
+    # do not; machines with VNNI are left alone. Without it the golden self-test would refuse to start there.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
+class OnnxRuntimeRunner:
+    """Runner over a graph with input `image` uint8 [N,1,S,S] and the outputs in OUTPUT_NAMES.
+
+    model: path of an .onnx file, or its bytes (a verified bundle's). threads: one per stream is the default, since beside a busy
+    process two are slower than one. spinning: off, since a daemon is idle between frames and a spinning pool burns a core; it
+    makes no difference with one thread. Turn it on for a two-thread benchmark.
+
+    EngineError when the model cannot be loaded or has other inputs or outputs.
+    """
+
+    name = "onnxruntime-cpu"
+
+    def __init__(self, model: str | Path | bytes, threads: int = 1, spinning: bool = False):
+        if threads < 1:
+            raise EngineError(f"onnxruntime-cpu: threads: found {threads}; expected at least 1")
+        self._model = model if isinstance(model, bytes) else str(model)
+        self._options = session_options(threads, spinning)
+        self._session: ort.InferenceSession | None = None
+        self.input_size = 0  # known once activated
+
+    def __enter__(self) -> OnnxRuntimeRunner:
+        shown = f"{len(self._model)} bytes" if isinstance(self._model, bytes) else self._model
+        try:
+            session = ort.InferenceSession(self._model, self._options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises its own unrelated classes, and RuntimeError
+            raise EngineError(f"onnxruntime-cpu: cannot load the model ({shown}): {error}") from error
+        inputs = session.get_inputs()
+        shape = inputs[0].shape if len(inputs) == 1 else []
+        if (
+            len(inputs) != 1
+            or inputs[0].type != "tensor(uint8)"
+            or len(shape) != 4
+            or shape[1] != 1
+            or shape[2] != shape[3]
+        ):
+            found = [(i.name, i.type, i.shape) for i in inputs]
+            raise EngineError(f"onnxruntime-cpu: model ({shown}): found inputs {found}; expected one, uint8 [N,1,S,S]")
+        missing = set(OUTPUT_NAMES) - {o.name for o in session.get_outputs()}
+        if missing:
+            raise EngineError(
+                f"onnxruntime-cpu: model ({shown}): outputs {sorted(missing)} are missing; export it again"
+            )
+        self._input_name, self.input_size, self._session = inputs[0].name, int(shape[2]), session
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._session = None
+
+    def infer(self, crops: np.ndarray) -> RawOutputs:
+        """See `Runner.infer`."""
+        check_crops(self.name, self._session is not None, crops, self.input_size)
+        assert self._session is not None  # check_crops raised otherwise
+        try:
+            return RawOutputs(*self._session.run(OUTPUT_NAMES, {self._input_name: np.ascontiguousarray(crops)}))
+        except Exception as error:  # as above
+            raise EngineError(f"onnxruntime-cpu: inference failed: {error}") from error

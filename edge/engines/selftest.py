@@ -1,0 +1,91 @@
+"""The golden self-test: an engine answers the bundle's recorded images as PyTorch and the canonical graph did, or does not start.
+
+It catches a wrong driver, precision, kernel or engine, and a graph that is not the one the manifest speaks of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge.bundle.arrays import GoldenVectors
+from edge.bundle.manifest import Calibration, Golden, Tolerance
+from edge.engines.runner import RawOutputs, Runner
+from edge.errors import EngineError
+
+BATCH = 8  # images a call: bounds the memory of the attention maps (8 x 12 heads x 145 x 145 floats are 8 MB)
+
+
+@dataclass(frozen=True)
+class SelfTestReport:
+    """Largest differences found, in the units of Tolerance."""
+
+    count: int
+    fp32: Tolerance
+    qdq: Tolerance
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """Logit -> probability, float64, without overflow for any finite input."""
+    return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(x, np.float64)))
+
+
+def infer_all(runner: Runner, inputs: np.ndarray, batch: int = BATCH) -> RawOutputs:
+    """uint8 [N,1,S,S] -> RawOutputs for all N, `batch` images at a time."""
+    parts = [runner.infer(inputs[i : i + batch]) for i in range(0, len(inputs), batch)]
+    return RawOutputs(*(np.concatenate([getattr(p, name) for p in parts]) for name in RawOutputs.__dataclass_fields__))
+
+
+def difference(found: RawOutputs, recorded: RawOutputs, calibration: Calibration) -> Tolerance:
+    """How far `found` is from `recorded` at most, over all images. Logits are compared as calibrated probabilities, since that is what
+    decisions are made on, and embeddings by relative L2 norm."""
+
+    def gap(a: np.ndarray, b: np.ndarray, temperature: float) -> float:
+        return float(np.abs(sigmoid(a / temperature) - sigmoid(b / temperature)).max())
+
+    norm = np.linalg.norm(found.embedding - recorded.embedding, axis=1)
+    return Tolerance(
+        probability=max(
+            gap(found.plane, recorded.plane, calibration.plane_temperature),
+            gap(found.hygroma, recorded.hygroma, calibration.hygroma_temperature),
+        ),
+        embedding=float((norm / np.maximum(np.linalg.norm(recorded.embedding, axis=1), 1e-9)).max()),
+        map=gap(found.nuchal_map, recorded.nuchal_map, 1.0),
+    )
+
+
+def run_selftest(runner: Runner, vectors: GoldenVectors, limits: Golden, calibration: Calibration) -> SelfTestReport:
+    """Score the golden images with an entered runner. EngineError, naming every figure beyond its limit, if any is."""
+    found = infer_all(runner, vectors.inputs)
+    for name in RawOutputs.__dataclass_fields__:
+        have, want = getattr(found, name), getattr(vectors.qdq, name)
+        if have.shape != want.shape:
+            raise EngineError(
+                f"self-test of {runner.name}: {name}: found shape {list(have.shape)}; the bundle's heads say {list(want.shape)}; "
+                "this engine was not built from this bundle"
+            )
+        if not np.isfinite(have).all():
+            raise EngineError(
+                f"self-test of {runner.name}: {name}: found values that are not finite; do not use this engine"
+            )
+    report = SelfTestReport(
+        count=len(vectors.inputs),
+        fp32=difference(found, vectors.fp32, calibration),
+        qdq=difference(found, vectors.qdq, calibration),
+    )
+    beyond = [
+        f"{figure} differs from {reference} by {getattr(measured, figure):.4g} (limit {getattr(limit, figure):.4g})"
+        for reference, measured, limit in (
+            ("PyTorch's FP32 outputs", report.fp32, limits.fp32),
+            ("the canonical graph's outputs", report.qdq, limits.qdq),
+        )
+        for figure in ("probability", "embedding", "map")
+        if getattr(measured, figure) > getattr(limit, figure)
+    ]
+    if beyond:
+        raise EngineError(
+            f"self-test of {runner.name} on {report.count} golden images: {'; '.join(beyond)}. "
+            "This engine does not compute what was validated: rebuild it, or use another runner"
+        )
+    return report

@@ -1,0 +1,180 @@
+"""From a trained student to a bundle: float graph, INT8 graph, gate, golden vectors, embedding statistics, card, manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edge.bundle import Bundle, write_bundle
+from edge.bundle.arrays import GoldenVectors, pack_golden, pack_ood
+from edge.bundle.manifest import (
+    CARD_FILE,
+    GOLDEN_FILE,
+    MODEL_FILE,
+    OOD_FILE,
+    SCHEMA_VERSION,
+    Calibration,
+    EvidenceTable,
+    Golden,
+    Heads,
+    InputSpec,
+    Manifest,
+    ModelInfo,
+    Ood,
+    OperatingPoint,
+    Provenance,
+    Tolerance,
+)
+from edge.engines.selftest import difference, infer_all, sigmoid
+from edge.errors import BundleError, GateError, InputError
+from edge.screen.preprocess import Preprocessing
+from export.gate import DEFAULT_LIMITS, GateLimits, gate
+from export.model_card import model_card
+from export.onnx_graph import build_float_graph
+from export.ood import fit_ood
+from export.ort_graph import optimised_graph, run_graph
+from export.quantize import lint_qdq, quantize_best
+from export.torch_runner import TorchRunner
+from export.vit import ViTConfig
+
+MIN_GOLDEN = 64  # images; DESIGN section 3
+MAX_BYTES = 15_000_000  # of a bundle that is shipped; DESIGN section 3
+
+# A tolerance is what the canonical graph itself differs by, widened, plus a floor. Another engine rounds at other places, which moves
+# some activations by one INT8 step: about as much again as quantising did. The floor keeps a lucky golden set from being too strict.
+TOLERANCE_FACTOR = 2.0
+TOLERANCE_FLOOR = Tolerance(probability=0.02, embedding=0.02, map=0.05)
+
+
+@dataclass(frozen=True)
+class LabelledCrops:
+    """Crops uint8 [N,1,S,S], labels {0,1} [N] (1: hygroma), ids [N] (names for messages)."""
+
+    crops: np.ndarray
+    labels: np.ndarray
+    ids: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """Everything a bundle is made of. All crops are uint8 [N,1,S,S], made by `edge.screen.preprocess`.
+
+    calibration: 32-500 training images, for INT8 ranges. selection: other training images, on which the range method is chosen.
+    assessable: training images that are assessable planes, for the embedding statistics. typical: held-out images of the same kind;
+    the distance that `ood_quantile` of them stay under becomes the threshold. gate: held-out, labelled, for the gate. golden: at
+    least 64 held-out images of every sort, for the self-test.
+    """
+
+    state: Mapping[str, torch.Tensor]
+    config: ViTConfig
+    model: ModelInfo
+    preprocessing: Preprocessing
+    operating_point: OperatingPoint
+    temperatures: Calibration
+    decision: Mapping[str, float]
+    provenance: Provenance  # its `quantisation` is replaced by what was really done
+    evidence: Sequence[EvidenceTable]
+    calibration: np.ndarray
+    selection: np.ndarray
+    assessable: np.ndarray
+    typical: np.ndarray
+    gate: LabelledCrops
+    golden: np.ndarray
+    ood_quantile: float = 0.99  # one in a hundred good frames is lost, far fewer than the plane head loses
+
+
+def assemble_bundle(
+    path: str | Path,
+    ingredients: Ingredients,
+    accept_failing_gate: bool = False,
+    limits: GateLimits = DEFAULT_LIMITS,
+    max_bytes: int = MAX_BYTES,
+    threads: int = 1,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> Bundle:
+    """Convert, check, and write the bundle to the new directory (or .tar) `path`. `progress` is told each stage as it begins.
+
+    GateError, with the names of the flipped images, when the conversion fails its gate, unless `accept_failing_gate` (recorded in the
+    manifest). BundleError when the graph is not canonical or the bundle is larger than `max_bytes`. InputError for too few images.
+    """
+    i = ingredients
+    if len(i.golden) < MIN_GOLDEN:
+        raise InputError(f"golden crops: found {len(i.golden)}; give at least {MIN_GOLDEN} held-out images")
+    progress("float graph")
+    float_graph = build_float_graph(i.state, i.config)
+    progress("INT8 graph")
+    choice = quantize_best(float_graph, i.calibration, i.selection, threads=threads)
+    problems = lint_qdq(choice.model)
+    optimised = optimised_graph(choice.model)
+    if optimised.int8_linears != 4 * i.config.depth:  # qkv, proj, fc1, fc2
+        problems.append(f"ONNX Runtime runs {optimised.int8_linears} of {4 * i.config.depth} block products in INT8")
+    if problems:
+        raise BundleError(f"{MODEL_FILE}: not a canonical graph: {'; '.join(problems)}")
+
+    with TorchRunner(i.state, i.config) as reference:
+        progress("gate")
+        before = _probability(infer_all(reference, i.gate.crops).hygroma, i.temperatures.hygroma_temperature)
+        after = _probability(run_graph(choice.model, i.gate.crops, threads).hygroma, i.temperatures.hygroma_temperature)
+        result = gate(i.gate.labels, before, after, i.operating_point.hygroma_threshold, i.gate.ids, limits)
+        if not result.passed and not accept_failing_gate:
+            raise GateError(
+                f"the INT8 conversion failed its gate: {'; '.join(result.reasons)}. Flipped: {', '.join(result.flipped) or 'none'}. "
+                "Use more calibration images, or accept it with accept_failing_gate (recorded in the manifest)"
+            )
+        progress("golden vectors")
+        golden = GoldenVectors(i.golden, infer_all(reference, i.golden), run_graph(choice.model, i.golden, threads))
+    tolerance = _tolerance(difference(golden.qdq, golden.fp32, i.temperatures))
+
+    progress("embedding statistics")
+    ood = fit_ood(run_graph(choice.model, i.assessable, threads).embedding)
+    distances = ood.distance(run_graph(choice.model, i.typical, threads).embedding)
+
+    errors = ", ".join(f"{method} {error:.5f}" for method, error in choice.errors.items())
+    quantisation = (
+        f"INT8 on {4 * i.config.depth} matrix products: weights signed per channel, inputs signed per tensor, everything else float; ranges "
+        f"from {len(i.calibration)} training crops by {choice.method}, chosen on {len(i.selection)} others (error of each: {errors})."
+    )
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        model=i.model,
+        input=InputSpec("image", "uint8", i.config.image),
+        preprocessing=i.preprocessing,
+        heads=Heads(i.config.width, i.config.grid),
+        operating_point=i.operating_point,
+        calibration=i.temperatures,
+        decision=dict(i.decision),
+        ood=Ood(float(np.quantile(distances, i.ood_quantile))),
+        golden=Golden(len(i.golden), fp32=tolerance, qdq=tolerance),
+        provenance=replace(i.provenance, quantisation=quantisation),
+        evidence=tuple(i.evidence),
+        gate=replace(result, accepted_failing=not result.passed),
+        files={},
+    )
+    files = {
+        MODEL_FILE: choice.model.SerializeToString(deterministic=True),
+        GOLDEN_FILE: pack_golden(golden),
+        OOD_FILE: pack_ood(ood),
+        CARD_FILE: model_card(manifest).encode(),
+    }
+    size = sum(map(len, files.values()))
+    if size > max_bytes:
+        raise BundleError(
+            f"{path}: holds {size} bytes; at most {max_bytes} allowed; use fewer golden images or a smaller student"
+        )
+    progress("writing")
+    return write_bundle(path, manifest, files)
+
+
+def _probability(logits: np.ndarray, temperature: float) -> np.ndarray:
+    return sigmoid(logits / temperature)
+
+
+def _tolerance(measured: Tolerance) -> Tolerance:
+    def widen(name: str, top: float) -> float:
+        return min(top, TOLERANCE_FACTOR * getattr(measured, name) + getattr(TOLERANCE_FLOOR, name))
+
+    return Tolerance(probability=widen("probability", 1.0), embedding=widen("embedding", 2.0), map=widen("map", 1.0))

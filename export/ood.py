@@ -1,0 +1,31 @@
+"""Fitting the out-of-distribution distance: a shrunk Gaussian on the embeddings of training images."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edge.bundle.arrays import OodStats
+from edge.errors import InputError
+
+MIN_IMAGES = 16  # below this not even the mean means anything
+
+
+def fit_ood(embeddings: np.ndarray) -> OodStats:
+    """float [N,D] embeddings of assessable training images -> OodStats with full-rank whitening [D,D].
+
+    The covariance is shrunk towards a multiple of the identity by the oracle-approximating amount (Chen, Wiesel, Eldar, Hero 2010,
+    "Shrinkage algorithms for MMSE covariance estimation", eq. 23), since N is often not much larger than D. InputError for N < 16.
+    """
+    n, dim = embeddings.shape
+    if n < MIN_IMAGES:
+        raise InputError(f"embeddings for out-of-distribution statistics: found {n}; give at least {MIN_IMAGES}")
+    x = embeddings.astype(np.float64)
+    mean = x.mean(0)
+    covariance = np.cov(x, rowvar=False, bias=True).reshape(dim, dim)
+    trace, trace2 = np.trace(covariance), float(np.sum(covariance * covariance))
+    spread = (n + 1 - 2 / dim) * (trace2 - trace**2 / dim)
+    rho = 1.0 if spread <= 0 else min(1.0, ((1 - 2 / dim) * trace2 + trace**2) / spread)
+    shrunk = (1 - rho) * covariance + rho * trace / dim * np.eye(dim)
+    values, vectors = np.linalg.eigh(shrunk)
+    values = np.maximum(values, max(values.max(), 1e-12) * 1e-8)  # rounding may leave tiny negatives
+    return OodStats(mean.astype(np.float32), (vectors / np.sqrt(values)).T.astype(np.float32))

@@ -1,0 +1,242 @@
+"""Float graph + calibration crops -> `model.qdq.onnx`, the canonical INT8 graph.
+
+Quantised: the products with constant weights inside blocks, nothing else. Weights are signed per-channel int8, stored as such;
+activations signed per-tensor int8, zero-point 0, on the products' inputs only; biases, heads, LayerNorm, softmax, GELU, the
+attention products and the patch convolution stay float. That is the form TensorRT takes, and the one that flips fewest images
+(DESIGN section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+from edge.engines.onnxruntime_runner import session_options
+from edge.engines.runner import RawOutputs
+from edge.engines.selftest import sigmoid
+from edge.errors import InputError
+from export.ort_graph import run_graph
+
+BLOCK_PREFIX = "blocks."  # MatMuls with constant weights under this name are quantised
+LEVELS = 127  # of int8, symmetric: -127..127 (TensorRT and the graph agree on a grid without -128 for weights)
+BINS = 4096  # of |activation|: one bin is 1/32 of a step at full range
+BATCH = 8  # crops a call: bounds the memory held by activations
+PERCENTILES = (99.9, 99.99, 99.999)  # share of |activation| kept, per cent
+METHODS = ("minmax", *(f"percentile{p}" for p in PERCENTILES), "mse")
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts [BINS] of |x| over [0, top], for one activation tensor."""
+
+    top: float
+    counts: np.ndarray
+
+    def limit(self, method: str) -> float:
+        """The largest |x| that int8 should represent, by one of METHODS. Always > 0."""
+        if self.top <= 0:
+            return 1.0  # an activation that is always zero: any scale represents it
+        if method == "minmax":
+            return self.top
+        if method == "mse":
+            return self._mse_limit()
+        share = float(method.removeprefix("percentile")) / 100
+        cumulative = np.cumsum(self.counts) / self.counts.sum()
+        return float((np.searchsorted(cumulative, share) + 1) / BINS * self.top)
+
+    def _mse_limit(self) -> float:
+        """The limit whose int8 grid has the least mean squared error on the histogram, tried from 1/20 of the range to all of it."""
+        centres = (np.arange(BINS) + 0.5) / BINS * self.top
+        candidates = np.linspace(0.05, 1.0, 96) * self.top
+        steps = candidates[:, None] / LEVELS
+        rounded = np.minimum(np.round(centres / steps), LEVELS) * steps
+        return float(candidates[np.argmin((np.square(rounded - centres) * self.counts).sum(1))])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `quantize_best` chose and why: `errors` maps each method to its held-out error (see `agreement_error`)."""
+
+    model: onnx.ModelProto
+    method: str
+    errors: dict[str, float]
+
+
+def block_linears(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The MatMul nodes to quantise: in blocks, with a constant weight (float initialiser or dequantised int8)."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    constants |= {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants}
+    return [
+        n
+        for n in model.graph.node
+        if n.op_type == "MatMul" and n.name.startswith(BLOCK_PREFIX) and n.input[1] in constants
+    ]
+
+
+def collect_histograms(model: onnx.ModelProto, crops: np.ndarray, threads: int = 1) -> dict[str, Histogram]:
+    """Run the float graph on calibration crops uint8 [N,1,S,S] and histogram the inputs of its block linears, by tensor name.
+
+    Two passes, so that the bins cover exactly what occurs: the result does not depend on the order of the crops. InputError when
+    there is none.
+    """
+    if len(crops) == 0:
+        raise InputError("calibration crops: found none; give 32 to 500 crops of training images")
+    tensors = sorted({n.input[0] for n in block_linears(model)})
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    probe.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors)
+    session = ort.InferenceSession(
+        probe.SerializeToString(), session_options(threads, False), providers=["CPUExecutionProvider"]
+    )
+    batches = [crops[i : i + BATCH] for i in range(0, len(crops), BATCH)]
+    tops = dict.fromkeys(tensors, 0.0)
+    for batch in batches:
+        for name, value in zip(tensors, session.run(tensors, {"image": batch}), strict=True):
+            tops[name] = max(tops[name], float(np.abs(value).max()))
+    counts = {name: np.zeros(BINS, np.int64) for name in tensors}
+    for batch in batches:
+        for name, value in zip(tensors, session.run(tensors, {"image": batch}), strict=True):
+            if tops[name] > 0:
+                bins = np.minimum((np.abs(value) * (BINS / tops[name])).astype(np.int32), BINS - 1)
+                counts[name] += np.bincount(bins.ravel(), minlength=BINS)
+    return {name: Histogram(tops[name], counts[name]) for name in tensors}
+
+
+def quantize(model: onnx.ModelProto, limits: Mapping[str, float]) -> onnx.ModelProto:
+    """Float graph + the largest |x| of each block linear's input, by tensor name -> the canonical INT8 graph."""
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    graph = out.graph
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    linears = {n.name for n in block_linears(out)}
+    zero = numpy_helper.from_array(np.array(0, np.int8), "zero_point")
+    nodes: list[onnx.NodeProto] = []
+    added: list[onnx.TensorProto] = [zero]
+    replaced: set[str] = set()
+    done: dict[str, str] = {}  # activation -> its dequantised form, so that a shared input is quantised once
+    for node in graph.node:
+        if node.name in linears:
+            activation, weight = node.input[0], node.input[1]
+            if activation not in done:
+                scale = numpy_helper.from_array(
+                    np.array(limits[activation] / LEVELS, np.float32), f"{activation}.scale"
+                )
+                added.append(scale)
+                q, dq = f"{activation}.q", f"{activation}.dq"
+                nodes.append(helper.make_node("QuantizeLinear", [activation, scale.name, zero.name], [q], name=q))
+                nodes.append(helper.make_node("DequantizeLinear", [q, scale.name, zero.name], [dq], name=dq))
+                done[activation] = dq
+            stored = quantize_weight(weights[weight], weight)
+            added.extend(stored)
+            nodes.append(
+                helper.make_node(
+                    "DequantizeLinear", [t.name for t in stored], [f"{weight}.dq"], name=f"{weight}.dq", axis=1
+                )
+            )
+            replaced.add(weight)
+            node.input[0], node.input[1] = done[activation], f"{weight}.dq"
+        nodes.append(node)
+    kept = [tensor for tensor in graph.initializer if tensor.name not in replaced]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept + added)
+    onnx.checker.check_model(out, full_check=True)
+    return out
+
+
+def quantize_weight(weight: np.ndarray, name: str) -> tuple[onnx.TensorProto, onnx.TensorProto, onnx.TensorProto]:
+    """float32 [K_in,K_out] -> int8 initialiser, per-output scales float32 [K_out], zero-points int8 [K_out] (all 0)."""
+    top = np.abs(weight).max(0)
+    scale = np.where(top > 0, top / LEVELS, 1.0).astype(np.float32)  # a dead output: any scale represents its zeros
+    values = np.clip(np.rint(weight / scale), -LEVELS, LEVELS).astype(np.int8)
+    return (
+        numpy_helper.from_array(values, f"{name}.int8"),
+        numpy_helper.from_array(scale, f"{name}.scale"),
+        numpy_helper.from_array(np.zeros(len(scale), np.int8), f"{name}.zero_point"),
+    )
+
+
+def agreement_error(reference: RawOutputs, found: RawOutputs) -> float:
+    """How far a quantised graph is from the float one on held-out crops: root mean square difference of both heads' probabilities, plus
+    a tenth of the embedding's relative error (out-of-distribution distances rest on it; it also breaks ties of saturated heads)."""
+    dp = np.concatenate(
+        [sigmoid(found.hygroma) - sigmoid(reference.hygroma), sigmoid(found.plane) - sigmoid(reference.plane)]
+    )
+    gap = np.linalg.norm(found.embedding - reference.embedding) / np.linalg.norm(reference.embedding)
+    return float(np.sqrt(np.mean(np.square(dp))) + 0.1 * gap)
+
+
+def quantize_best(
+    model: onnx.ModelProto,
+    calibration: np.ndarray,
+    heldout: np.ndarray,
+    methods: Sequence[str] = METHODS,
+    threads: int = 1,
+) -> Choice:
+    """Try every range method; keep the one that agrees best with the float graph on `heldout`.
+
+    calibration, heldout: uint8 [N,1,S,S] crops of training images, disjoint; neither may come from images that evidence is measured on.
+    """
+    histograms = collect_histograms(model, calibration, threads)
+    reference = run_graph(model, heldout, threads)
+    models = {m: quantize(model, {name: h.limit(m) for name, h in histograms.items()}) for m in methods}
+    errors = {m: agreement_error(reference, run_graph(candidate, heldout, threads)) for m, candidate in models.items()}
+    best = min(errors, key=lambda m: errors[m])
+    return Choice(models[best], best, errors)
+
+
+def lint_qdq(model: onnx.ModelProto) -> list[str]:
+    """What keeps `model` from being a canonical graph; empty when it is one.
+
+    Checked: every quantiser is signed int8 with zero-point 0; weights per channel, activations per tensor; no quantised bias; nothing
+    unsigned but the input; every block linear has both sides quantised and nothing else is.
+    """
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    producers = {output: node for node in graph.node for output in node.output}
+    consumers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            consumers.setdefault(name, []).append(node)
+    linears = {n.name for n in block_linears(model)}
+    problems = [
+        f"initialiser {t.name} is unsigned"
+        for t in graph.initializer
+        if t.data_type in (TensorProto.UINT8, TensorProto.UINT16)
+    ]
+    for node in graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        if (
+            len(node.input) != 3
+            or node.input[2] not in constants
+            or constants[node.input[2]].data_type != TensorProto.INT8
+        ):
+            problems.append(f"{node.name}: zero-point must be a constant int8")
+        elif np.any(numpy_helper.to_array(constants[node.input[2]])):
+            problems.append(f"{node.name}: zero-point must be 0")
+        weight = node.op_type == "DequantizeLinear" and node.input[0] in constants
+        if weight and constants[node.input[0]].data_type != TensorProto.INT8:
+            problems.append(f"{node.name}: only int8 weights may be dequantised; a bias must stay float")
+        scale = constants.get(node.input[1])
+        if scale is None or len(scale.dims) != (1 if weight else 0):
+            problems.append(f"{node.name}: scale must be constant, {'per channel' if weight else 'per tensor'}")
+        if node.op_type == "DequantizeLinear":
+            for user in consumers.get(node.output[0], []):
+                side = list(user.input).index(node.output[0])
+                if user.name not in linears or side != (1 if weight else 0):
+                    problems.append(
+                        f"{node.name}: feeds {user.name}; only the two sides of block linears may be quantised"
+                    )
+    for node in graph.node:
+        if node.name in linears:
+            for side in (0, 1):
+                source = producers.get(node.input[side])
+                if source is None or source.op_type != "DequantizeLinear":
+                    problems.append(f"{node.name}: input {side} is not quantised")
+    return problems

@@ -1,0 +1,185 @@
+"""The validation report: every step from teacher to INT8 on identical held-out images, per fold and pooled, and the gate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge.bundle.manifest import EVIDENCE_KINDS, EvidenceRow, EvidenceTable
+from edge.errors import InputError
+from export import metrics
+from export.gate import DEFAULT_LIMITS, GateLimits, gate
+from export.report_html import render
+
+POOLED = "all folds"
+# Prevalences, as 1 in N, at which predictive values are shown: a referral clinic, septated hygroma in a screened population
+# (Malone 2005), and a population with few of them.
+ONE_IN = (100, 285, 800)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One form of the model: `probability` [n] of the positive class, `threshold` its operating point, one or per image [n] (each
+    image's fold has its own). A conversion has the threshold of the model that it was made from."""
+
+    name: str
+    probability: np.ndarray
+    threshold: np.ndarray | float
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Held-out images of one kind of evidence, scored by every step, in order.
+
+    ids [n]; labels {0,1} [n]; folds [n]: the fold in which each image was held out. reference: name of the PyTorch FP32 step that
+    the steps after it were converted from. task: what a positive is, in words. `screening` says whether predictive values make sense.
+    """
+
+    name: str
+    kind: str
+    task: str
+    description: str
+    ids: Sequence[str]
+    labels: np.ndarray
+    folds: np.ndarray
+    steps: Sequence[Step]
+    reference: str
+    screening: bool = True
+
+
+def evaluate(data: EvaluationSet, limits: GateLimits = DEFAULT_LIMITS) -> dict[str, Any]:
+    """The report on one set, as JSON values: figures per step, fold and pooled; losses and gate per conversion. InputError when
+    lengths differ, the kind or reference is unknown, or a class is missing altogether."""
+    _check(data)
+    labels = np.asarray(data.labels).astype(bool)
+    parts = {POOLED: np.ones(len(labels), bool)} | {
+        f"fold {f}": np.asarray(data.folds) == f for f in np.unique(data.folds)
+    }
+    names = [step.name for step in data.steps]
+    reference = data.steps[names.index(data.reference)]
+    conversions = data.steps[names.index(data.reference) + 1 :]
+    report: dict[str, Any] = {
+        "name": data.name,
+        "kind": data.kind,
+        "task": data.task,
+        "description": data.description,
+        "n": len(labels),
+        "positives": int(labels.sum()),
+        "steps": {
+            s.name: {part: _figures(labels[keep], *_cut(s, keep)) for part, keep in parts.items()} for s in data.steps
+        },
+        "reference": data.reference,
+        "conversions": {},
+        "predictive_values": [],
+    }
+    for step in conversions:
+        report["conversions"][step.name] = {
+            part: _losses(labels[keep], *_cut(reference, keep), step.probability[keep]) for part, keep in parts.items()
+        } | {
+            "gate": asdict(gate(labels, reference.probability, step.probability, reference.threshold, data.ids, limits))
+        }
+    if data.screening:
+        last = report["steps"][names[-1]][POOLED]
+        sens, spec = last["sensitivity"]["value"], last["specificity"]["value"]
+        report["predictive_values"] = [
+            {"one_in": k, "ppv": metrics.predictive_value(sens, spec, 1 / k), "step": names[-1]} for k in ONE_IN
+        ]
+    report["passed"] = all(c["gate"]["passed"] for c in report["conversions"].values())
+    return report
+
+
+def validation_report(sets: Sequence[EvaluationSet], limits: GateLimits = DEFAULT_LIMITS) -> dict[str, Any]:
+    """All sets' reports, the limits, and whether every conversion passed on every set."""
+    reports = [evaluate(data, limits) for data in sets]
+    return {"limits": asdict(limits), "passed": all(r["passed"] for r in reports), "sets": reports}
+
+
+def write_report(report: Mapping[str, Any], folder: str | Path) -> tuple[Path, Path]:
+    """Write `validation.json` and the self-contained `validation.html` into `folder`; returns both paths."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    as_json, as_html = folder / "validation.json", folder / "validation.html"
+    as_json.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    as_html.write_text(render(report), encoding="utf-8")
+    return as_json, as_html
+
+
+def evidence_tables(report: Mapping[str, Any]) -> tuple[EvidenceTable, ...]:
+    """The pooled and per-fold figures of each set's last step, as the manifest's evidence."""
+    tables = []
+    for part in report["sets"]:
+        step = list(part["steps"])[-1]
+        rows = [
+            EvidenceRow(metric, split, f["n"], f["value"], f["low"], f["high"])
+            for split, figures in part["steps"][step].items()
+            for metric, f in figures.items()
+            if f is not None
+        ]
+        described = f"{part['description']} Positive: {part['task']}. Model form: {step}."
+        tables.append(EvidenceTable(part["name"], part["kind"], described, tuple(rows)))
+    return tuple(tables)
+
+
+def _check(data: EvaluationSet) -> None:
+    n = len(data.labels)
+    if data.kind not in EVIDENCE_KINDS:
+        raise InputError(
+            f"evaluation set {data.name}: kind: found {data.kind!r}; expected one of {', '.join(EVIDENCE_KINDS)}"
+        )
+    if data.reference not in [s.name for s in data.steps]:
+        raise InputError(f"evaluation set {data.name}: reference: found {data.reference!r}; expected one of its steps")
+    lengths = {"ids": len(data.ids), "folds": len(data.folds)} | {s.name: len(s.probability) for s in data.steps}
+    for name, length in lengths.items():
+        if length != n:
+            raise InputError(f"evaluation set {data.name}: {name}: found {length} entries; there are {n} labels")
+    if not 0 < int(np.asarray(data.labels).astype(bool).sum()) < n:
+        raise InputError(f"evaluation set {data.name}: labels: found one class only; expected both")
+
+
+def _cut(step: Step, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(step.probability)[keep], np.broadcast_to(step.threshold, keep.shape)[keep]
+
+
+def _figures(labels: np.ndarray, probability: np.ndarray, threshold: np.ndarray) -> dict[str, Any]:
+    """None stands for a figure that this part cannot give: a fold may hold one class only."""
+    decisions = probability >= threshold
+
+    def figure(
+        compute: Callable[[np.ndarray, np.ndarray], metrics.Figure], values: np.ndarray
+    ) -> dict[str, Any] | None:
+        try:
+            return asdict(compute(labels, values))
+        except InputError:
+            return None
+
+    return {
+        "accuracy": figure(metrics.accuracy, decisions),
+        "sensitivity": figure(metrics.sensitivity, decisions),
+        "specificity": figure(metrics.specificity, decisions),
+        "ROC-AUC": figure(metrics.auc, probability),
+    }
+
+
+def _losses(labels: np.ndarray, reference: np.ndarray, threshold: np.ndarray, converted: np.ndarray) -> dict[str, Any]:
+    before, after = reference >= threshold, converted >= threshold
+    dp = np.abs(reference.astype(np.float64) - converted)
+    positives = int(labels.sum())
+    lost = int((labels & before & ~after).sum())
+    return {
+        "n": len(labels),
+        "flips_to_negative": int((before & ~after).sum()),
+        "flips_to_positive": int((~before & after).sum()),
+        "positives": positives,
+        "positives_lost": lost,
+        "positives_lost_bound": metrics.upper_bound(lost, positives) if positives else None,
+        "max_dp": float(dp.max()),
+        "p99_dp": float(np.percentile(dp, 99)),
+        "kappa": metrics.kappa(before, after),
+        "mcnemar_p": metrics.mcnemar(labels, before, after),
+        "wilcoxon_p": metrics.wilcoxon_losses(labels, reference, converted),
+    }
