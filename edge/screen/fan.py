@@ -17,13 +17,14 @@ import cv2
 import numpy as np
 
 from edge.records import Fan
-from edge.screen.geometry import fan_mask
+from edge.screen.geometry import rasterise
 from edge.screen.preprocess import to_grey
 
 WORK_SIDE = 480  # px, longest side of the image that is fitted: finer gains < .2 % IoU, coarser merges text with the fan
 COARSE_SIDE = 120  # px, longest side for the first fit, which is only to land in the right basin
-FLAT_SHARE = 0.08  # share of the screen at one grey level (+-1) that makes this level the background; tissue has < .05
-BACKGROUND_MARGIN = 5  # grey levels above the background that count as picture; H.264 noise on flat black is +-2
+RING = 0.03  # of the screen's lesser side: depth of the border that shows the background
+FLAT_SHARE = 0.25  # share of the border at one grey level (+-1) that makes this level the background; tissue has < .1
+BACKGROUND_MARGIN = 4  # grey levels above the background that count as picture; H.264 noise on flat black is +-2
 EMPTY_WEIGHT = 0.30  # cost of a background pixel inside, in pixels of picture outside: anechoic fluid belongs to the fan
 MIN_AREA = 0.03  # of the screen; a smaller fan is a thumbnail
 MIN_FILL = 0.30  # picture pixels in the fan; below, the shape rests on scattered interface elements
@@ -54,11 +55,12 @@ class Fit:
 
 
 def background_level(grey: np.ndarray) -> int:
-    """The grey level of the screen around the fan: the commonest level if flat areas show it, else black."""
-    hist = np.bincount(grey.ravel(), minlength=256).astype(np.float64)
-    share = np.convolve(hist, np.ones(3), "same") / max(1, grey.size)
+    """uint8 [H,W] -> the grey level of the screen around the fan: the commonest along its border; black if none is."""
+    deep = max(1, round(RING * min(grey.shape)))
+    ring = np.concatenate([part.ravel() for part in (grey[:deep], grey[-deep:], grey[:, :deep], grey[:, -deep:])])
+    share = np.convolve(np.bincount(ring, minlength=256).astype(np.float64), np.ones(3), "same") / ring.size
     level = int(np.argmax(share))
-    return level if share[level] >= FLAT_SHARE else 0
+    return max(level - 1, 0) if level <= 1 else level if share[level] >= FLAT_SHARE else 0
 
 
 def gather(grey: np.ndarray, moving: np.ndarray | None = None, screen: tuple[int, ...] | None = None) -> Evidence:
@@ -78,10 +80,8 @@ def gather(grey: np.ndarray, moving: np.ndarray | None = None, screen: tuple[int
     level = background_level(grey)
     # A median of 5 removes strokes up to 2 px wide at the working scale: text, rulers, calipers, frames.
     smooth = cv2.medianBlur(np.ascontiguousarray(grey), 5)
-    if level > 16:  # a grey interface: the fan's own black is picture too
-        picture = cv2.absdiff(smooth, np.full_like(smooth, level)) > BACKGROUND_MARGIN
-    else:
-        picture = smooth > level + BACKGROUND_MARGIN
+    # Either way from the background: on a grey interface the fan's own black is picture too.
+    picture = cv2.absdiff(smooth, np.full_like(smooth, level)) > BACKGROUND_MARGIN
     side = min(grey.shape)
     mask = picture.astype(np.uint8)
     # Join speckle, then drop whatever is narrower than a grey bar (about 2.5 % of the screen's height).
@@ -111,25 +111,24 @@ def _main_components(mask: np.ndarray, moving: np.ndarray | None) -> np.ndarray:
 
 
 class _Rows:
-    """Signed cumulative sums along rows; scores batches of candidate fans."""
+    """Signed cumulative sums along every `step`-th row of bool [h,w]; scores batches of candidate fans."""
 
-    def __init__(self, picture: np.ndarray) -> None:
+    def __init__(self, picture: np.ndarray, step: int = 1) -> None:
         height, width = picture.shape
-        signed = np.where(picture, -1.0, EMPTY_WEIGHT)
         self.total = float(picture.sum())
-        self.height, self.width = height, width
-        self.cumulative = np.zeros((height, width + 1))
-        np.cumsum(signed, axis=1, out=self.cumulative[:, 1:])
-        self.rows = np.arange(height) + 0.5
+        self.height, self.width, self.step = height, width, step
+        self.rows = np.arange(step // 2, height, step) + 0.5
+        self.signed = np.zeros((self.rows.size, width + 2))  # one pixel of zeros on either side: no edge cases
+        self.signed[:, 1:-1] = np.where(picture[step // 2 :: step], -1.0, EMPTY_WEIGHT)
+        self.cumulative = np.cumsum(self.signed, axis=1) - self.signed  # sum left of each pixel
+        self.base = np.arange(self.rows.size) * (width + 2) + 1
 
     def _upto(self, x: np.ndarray) -> np.ndarray:
-        """Sum of each row's signed pixels left of x [K,H], linear within a pixel."""
-        x = np.clip(x, 0, self.width)
-        i = np.minimum(x.astype(np.intp), self.width - 1)
-        base = np.arange(self.height) * (self.width + 1)
-        flat = self.cumulative.ravel()
-        left = flat[base + i]
-        return left + (flat[base + i + 1] - left) * (x - i)
+        """Sum of each row's signed pixels left of x [K,R], linear within a pixel; R at most the number of rows."""
+        x = np.minimum(np.maximum(x, 0.0), self.width)
+        i = x.astype(np.int32)
+        index = i + self.base[: x.shape[1]]
+        return self.cumulative.take(index) + self.signed.take(index) * (x - i)
 
     def score(self, p: np.ndarray) -> np.ndarray:
         """[K,10] parameters -> [K] cost in pixels. See _Shape for the parameters."""
@@ -138,15 +137,21 @@ class _Rows:
         t = self.rows / self.height
         dy = self.rows - ay
         outer = np.sqrt(np.maximum((yb - ay) ** 2 - dy * dy, 0))
-        inner = np.sqrt(np.maximum(np.maximum(yt - ay, 0) ** 2 - dy * dy, 0))
         low = np.maximum(np.maximum(xlt + (xlb - xlt) * t, ax - outer), cx0)
         high = np.minimum(np.minimum(xrt + (xrb - xrt) * t, ax + outer), cx1)
         # Rows cut by the clipping box count by the part of their height that is inside.
-        share = np.clip(np.minimum(self.rows + 0.5, cy1) - np.maximum(self.rows - 0.5, cy0), 0, 1) * (dy > 0)
+        half = self.step / 2
+        cut = np.minimum(self.rows + half, cy1) - np.maximum(self.rows - half, cy0)
+        share = np.minimum(np.maximum(cut / self.step, 0), 1) * (dy > 0)
         high = np.maximum(high, low)
-        hole0, hole1 = np.clip(ax - inner, low, high), np.clip(ax + inner, low, high)
-        inside = self._upto(high) - self._upto(low) - self._upto(hole1) + self._upto(hole0)
-        cost = self.total + (inside * share).sum(axis=1)
+        inside = self._upto(high) - self._upto(low)
+        n = int(np.searchsorted(self.rows, yt.max()))  # only rows above the lowest inner arc can meet one
+        if n:
+            inner = np.sqrt(np.maximum((yt - ay) ** 2 - dy[:, :n] ** 2, 0))
+            hole0 = np.minimum(np.maximum(ax - inner, low[:, :n]), high[:, :n])
+            hole1 = np.minimum(np.maximum(ax + inner, low[:, :n]), high[:, :n])
+            inside[:, :n] -= self._upto(hole1) - self._upto(hole0)
+        cost = self.total + self.step * (inside * share).sum(axis=1)
         legal = (xrb - xlb - (xrt - xlt) > 0.02 * self.height)[:, 0] & (yb > yt)[:, 0] & (yt >= ay)[:, 0]
         return np.where(legal, cost, np.inf)
 
@@ -251,16 +256,18 @@ def fit_fan(evidence: Evidence) -> Fit | None:
     if small.any():
         coarse = _Rows(small)
         starts = _sector_starts(_extent(small), coarse.height, coarse.width)
-        order = np.argsort(coarse.score(starts))[:4]  # the best four land in the right basin on every screen tried
+        order = np.argsort(coarse.score(starts))[:3]  # the best three land in the right basin on every screen tried
         tries = [_refine(coarse, starts[k], (8.0, 4.0, 2.0, 1.0), _SECTOR_MOVES) for k in order]
         start = min(tries, key=lambda item: item[1])[0] * (height / coarse.height)
         start[8:10] = width, height
         start[6:8] = 0
+        start, _ = _refine(_Rows(picture, 3), start, (4.0, 2.0), _SECTOR_MOVES)
         fine = _Rows(picture)
-        sector, plain_cost = _refine(fine, start, (4.0, 2.0, 1.0, 0.5), _SECTOR_MOVES)
+        sector, plain_cost = _refine(fine, start, (1.0, 0.5), _SECTOR_MOVES)
         x0, y0, x1, y1 = _extent(picture)
         clipped = np.array([*sector[:6], max(x0, box[0]), max(y0, box[1]), min(x1, box[2]), min(y1, box[3])])
-        clipped, sector_cost = _refine(fine, clipped, (8.0, 4.0, 2.0, 1.0, 0.5), _CLIPPED_MOVES)
+        clipped, _ = _refine(_Rows(picture, 3), clipped, (8.0, 4.0, 2.0), _CLIPPED_MOVES)
+        clipped, sector_cost = _refine(fine, clipped, (1.0, 0.5), _CLIPPED_MOVES)
         if plain_cost - sector_cost < 0.004 * rect_area:  # the box cuts nothing worth naming
             sector_cost = plain_cost
         else:
@@ -274,7 +281,7 @@ def fit_fan(evidence: Evidence) -> Fit | None:
         cost = rect_cost
     if fan.box[2] - fan.box[0] < 8 or fan.box[3] - fan.box[1] < 8:
         return None
-    inside = fan_mask(scaled(fan, evidence.scale), (0, 0, width, height))
+    inside = rasterise(scaled(fan, evidence.scale), (0, 0, width, height))
     area, held = float(inside.sum()), float((picture & inside).sum())
     return Fit(fan, held / max(area, 1.0), 1 - held / float(picture.sum()), cost / max(area, 1.0))
 
@@ -324,7 +331,7 @@ def screen_iou(one: Fan, other: Fan) -> float:
     x1, y1 = max(one.box[2], other.box[2]), max(one.box[3], other.box[3])
     k = min(1.0, 200 / max(x1 - x0, y1 - y0))
     box = (int(x0 * k), int(y0 * k), int(np.ceil(x1 * k)), int(np.ceil(y1 * k)))
-    a, b = fan_mask(scaled(one, k), box), fan_mask(scaled(other, k), box)
+    a, b = rasterise(scaled(one, k), box), rasterise(scaled(other, k), box)
     return float((a & b).sum() / max(1, (a | b).sum()))
 
 

@@ -16,6 +16,7 @@ DOPPLER_CHROMA = 48  # distance from the map's own tint, levels of Cb and Cr tog
 DOPPLER_SHARE = 0.004  # of the fan's area: a colour box of 1/20 of the fan with a tenth of it filled
 PHOTO_SHARE = 0.12  # of the picture in colours that no single map explains: photographs and desktops
 FEW_LEVELS_SHARE = 0.75  # of the picture in its eight commonest grey levels: drawn interface, never speckle (< .5)
+TINT_BEND = 24  # levels of chroma by which a tinted map may leave its straight line through black
 CHANGE_CLIP = 12  # levels at which one pixel's change saturates, so that a moved caliper does not outweigh the speckle
 CHANGE_FLOOR = 6  # grey level below which a pixel shows no echo and so cannot change
 
@@ -47,23 +48,25 @@ def foreign_colour(bgr: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """uint8 BGR [h,w,3], bool [h,w] -> bool [h,w]: pixels inside whose colour the grey map's tint does not explain.
 
     A tinted map (sepia, blue) gives one colour per brightness, so the median chroma in each of 16 brightness bins is the
-    tint. A bin that colour flow dominates is held to within 24 levels of the tint's straight line through black.
+    tint. A bin that colour flow dominates is held to within TINT_BEND of the tint's straight line through black.
     """
-    ycc = cv2.cvtColor(bgr, cv2.COLOR_BGR2YCrCb)
-    luma = ycc[..., 0][inside]
     out = np.zeros(inside.shape, bool)
-    if luma.size == 0:
-        return out
-    chroma = ycc[..., 1:][inside].astype(np.float32) - 128
+    spread = cv2.max(cv2.max(bgr[..., 0], bgr[..., 1]), bgr[..., 2]) - cv2.min(cv2.min(bgr[..., 0], bgr[..., 1]), bgr[..., 2])
+    if np.count_nonzero((spread > DOPPLER_CHROMA // 2) & inside) == 0:
+        return out  # a grey picture, the usual case
+    luma, cr, cb = cv2.cvtColor(bgr, cv2.COLOR_BGR2YCrCb)[inside].T
     lit = luma > 32
-    slope = np.median(chroma[lit] / luma[lit, None], axis=0) if lit.any() else np.zeros(2, np.float32)
-    bins = luma >> 4
-    tint = np.zeros((16, 2), np.float32)
-    for b in range(16):
-        line = slope * (16 * b + 8)
-        members = chroma[bins == b]
-        tint[b] = np.clip(np.median(members, axis=0), line - 24, line + 24) if len(members) else line
-    out[inside] = np.abs(chroma - tint[bins]).sum(axis=1) > DOPPLER_CHROMA
+    distance = np.zeros(luma.size, np.float32)
+    bins = (luma >> 4).astype(np.intp)
+    for chroma in (cr, cb):
+        signed = chroma.astype(np.float32) - 128
+        slope = float(np.median(signed[lit] / luma[lit])) if lit.any() else 0.0
+        line = slope * (16 * np.arange(16) + 8)
+        counts = np.bincount(bins * 256 + chroma, minlength=16 * 256).reshape(16, 256).cumsum(axis=1)
+        median = np.argmax(2 * counts >= counts[:, -1:], axis=1) - 128.0
+        tint = np.where(counts[:, -1] > 0, np.clip(median, line - TINT_BEND, line + TINT_BEND), line)
+        distance += np.abs(signed - tint[bins]).astype(np.float32)
+    out[inside] = distance > DOPPLER_CHROMA
     return out
 
 

@@ -11,7 +11,9 @@ from edge.screen.geometry import fan_mask, full_fan
 from edge.screen.preprocess import Preprocessing, prepare, to_grey
 from edge.screen.signal import is_colour_bars, is_doppler, is_drawn, is_flat
 
-MAX_CUT = 0.02  # of the image's picture that a fan may leave outside; beyond, "full" is safer than a wrong fan
+MAX_CUT = 0.06  # of the picture that may lie outside the fan: logos, grey bars, a thumbnail
+MAX_ACROSS = 0.012  # of the picture that may go on across the fan's edge; beyond, "full" is safer than a wrong fan
+LOOSE_MARGIN = 3  # grey levels above the background: faint echoes count when the question is what a fan cuts away
 MIN_STILL_FILL = 0.55  # of the fan that must be picture: a still has no time in which noise fills the fluid
 SAMPLES = 240  # px, about the width at which colour is looked at
 
@@ -37,7 +39,7 @@ def _judge(image: np.ndarray) -> tuple[Signal, Fan | None]:
         return Signal.DUAL, None
     fit = fit_fan(evidence)
     fan = full_fan(image.shape)
-    if fit is not None and plausible(fit, evidence.shape) and fit.fill >= MIN_STILL_FILL and cut_share(grey, fit) <= MAX_CUT:
+    if fit is not None and plausible(fit, evidence.shape) and fit.fill >= MIN_STILL_FILL and not cuts(grey, fit):
         fan = fit.fan
     x0, y0, x1, y1 = fan.box
     step = max(1, (x1 - x0) // SAMPLES)
@@ -47,11 +49,16 @@ def _judge(image: np.ndarray) -> tuple[Signal, Fan | None]:
     return Signal.OK, fan
 
 
-def cut_share(grey: np.ndarray, fit: Fit) -> float:
-    """Share of the image's picture that the fan leaves outside; faint and scattered picture counts, text does not."""
+def cuts(grey: np.ndarray, fit: Fit) -> bool:
+    """Whether the fan leaves real picture outside, faint and scattered picture included. uint8 [H,W]."""
     smooth = cv2.medianBlur(grey, 5)
-    loose = (smooth > background_level(grey) + 3).astype(np.uint8)
-    side = max(3, int(0.015 * min(grey.shape)) | 1)
-    loose = cv2.morphologyEx(loose, cv2.MORPH_OPEN, np.ones((side, side), np.uint8)) > 0
+    loose = (smooth > background_level(grey) + LOOSE_MARGIN).astype(np.uint8)
+    side = max(3, int(0.015 * min(grey.shape)) | 1)  # strokes and ticks are thinner
+    loose = cv2.morphologyEx(loose, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
+    count, labels = cv2.connectedComponents(loose)
     inside = fan_mask(fit.fan, (0, 0, grey.shape[1], grey.shape[0]))
-    return float((loose & ~inside).sum() / max(1, loose.sum()))
+    held = np.bincount(labels[inside], minlength=count).astype(np.float64)
+    lost = np.bincount(labels[~inside], minlength=count).astype(np.float64)
+    held[0] = lost[0] = 0
+    across = lost[held > 0].sum()  # picture that goes on beyond the fan's edge
+    return bool(across > MAX_ACROSS * held.sum() or lost.sum() > MAX_CUT * held.sum())
