@@ -1,4 +1,5 @@
-"""From a trained student to a bundle: float graph, INT8 graph, gate, golden vectors, embedding statistics, card, manifest."""
+"""From a trained student to a bundle: float graph, INT8 graph, gate, golden vectors, embedding statistics, card,
+manifest."""
 
 from __future__ import annotations
 
@@ -44,8 +45,9 @@ from export.vit import ViTConfig
 MIN_GOLDEN = 64  # images; DESIGN section 3
 MAX_BYTES = 15_000_000  # of a bundle that is shipped; DESIGN section 3
 
-# A tolerance is what the canonical graph itself differs by, widened, plus a floor. Another engine rounds at other places, which moves
-# some activations by one INT8 step: about as much again as quantising did. The floor keeps a lucky golden set from being too strict.
+# A tolerance is what the canonical graph itself differs by, widened, plus a floor. Another engine rounds at other
+# places, which moves some activations by one INT8 step: about as much again as quantising did. The floor keeps a lucky
+# golden set from being too strict.
 TOLERANCE_FACTOR = 2.0
 TOLERANCE_FLOOR = Tolerance(probability=0.02, embedding=0.02, map=0.05)
 
@@ -63,10 +65,10 @@ class LabelledCrops:
 class Ingredients:
     """Everything a bundle is made of. All crops are uint8 [N,1,S,S], made by `edge.screen.preprocess`.
 
-    calibration: 32-500 training images, for INT8 ranges. selection: other training images, on which the range method is chosen.
-    assessable: training images that are assessable planes, for the embedding statistics. typical: held-out images of the same kind;
-    the distance that `ood_quantile` of them stay under becomes the threshold. gate: held-out, labelled, for the gate. golden: at
-    least 64 held-out images of every sort, for the self-test.
+    calibration: 32-500 training images, for INT8 ranges. selection: other training images, on which the range method is
+    chosen. assessable: training images that are assessable planes, for the embedding statistics. typical: held-out
+    images of the same kind; the distance that `ood_quantile` of them stay under becomes the threshold. gate: held-out,
+    labelled, for the gate. golden: at least 64 held-out images of every sort, for the self-test.
     """
 
     state: Mapping[str, torch.Tensor]
@@ -96,10 +98,12 @@ def assemble_bundle(
     threads: int = 1,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Bundle:
-    """Convert, check, and write the bundle to the new directory (or .tar) `path`. `progress` is told each stage as it begins.
+    """Convert, check, and write the bundle to the new directory (or .tar) `path`. `progress` is told each stage as it
+    begins.
 
-    GateError, with the names of the flipped images, when the conversion fails its gate, unless `accept_failing_gate` (recorded in the
-    manifest). BundleError when the graph is not canonical or the bundle is larger than `max_bytes`. InputError for too few images.
+    GateError, with the names of the flipped images, when the conversion fails its gate, unless `accept_failing_gate`
+    (recorded in the manifest). BundleError when the graph is not canonical or the bundle is larger than `max_bytes`.
+    InputError for too few images.
     """
     i = ingredients
     if len(i.golden) < MIN_GOLDEN:
@@ -117,12 +121,14 @@ def assemble_bundle(
 
     with TorchRunner(i.state, i.config) as reference:
         progress("gate")
-        before = _probability(infer_all(reference, i.gate.crops).hygroma, i.temperatures.hygroma_temperature)
-        after = _probability(run_graph(choice.model, i.gate.crops, threads).hygroma, i.temperatures.hygroma_temperature)
+        temperature = i.temperatures.hygroma_temperature
+        before = sigmoid(infer_all(reference, i.gate.crops).hygroma / temperature)
+        after = sigmoid(run_graph(choice.model, i.gate.crops, threads).hygroma / temperature)
         result = gate(i.gate.labels, before, after, i.operating_point.hygroma_threshold, i.gate.ids, limits)
         if not result.passed and not accept_failing_gate:
             raise GateError(
-                f"the INT8 conversion failed its gate: {'; '.join(result.reasons)}. Flipped: {', '.join(result.flipped) or 'none'}. "
+                f"the INT8 conversion failed its gate: {'; '.join(result.reasons)}. Flipped: "
+                f"{', '.join(result.flipped) or 'none'}. "
                 "Use more calibration images, or accept it with accept_failing_gate (recorded in the manifest)"
             )
         progress("golden vectors")
@@ -135,8 +141,10 @@ def assemble_bundle(
 
     errors = ", ".join(f"{method} {error:.5f}" for method, error in choice.errors.items())
     quantisation = (
-        f"INT8 on {4 * i.config.depth} matrix products: weights signed per channel, inputs signed per tensor, everything else float; ranges "
-        f"from {len(i.calibration)} training crops by {choice.method}, chosen on {len(i.selection)} others (error of each: {errors})."
+        f"INT8 on {4 * i.config.depth} matrix products: weights signed per channel, inputs signed per tensor, "
+        "everything else float; ranges "
+        f"from {len(i.calibration)} training crops by {choice.method}, chosen on {len(i.selection)} others (error of "
+        f"each: {errors})."
     )
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -169,12 +177,9 @@ def assemble_bundle(
     return write_bundle(path, manifest, files)
 
 
-def _probability(logits: np.ndarray, temperature: float) -> np.ndarray:
-    return sigmoid(logits / temperature)
-
-
 def _tolerance(measured: Tolerance) -> Tolerance:
     def widen(name: str, top: float) -> float:
-        return min(top, TOLERANCE_FACTOR * getattr(measured, name) + getattr(TOLERANCE_FLOOR, name))
+        widened: float = TOLERANCE_FACTOR * getattr(measured, name) + getattr(TOLERANCE_FLOOR, name)
+        return min(top, widened)
 
     return Tolerance(probability=widen("probability", 1.0), embedding=widen("embedding", 2.0), map=widen("map", 1.0))

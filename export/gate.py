@@ -14,8 +14,8 @@ from export import metrics
 
 @dataclass(frozen=True)
 class GateLimits:
-    """positives_lost: labelled positives that PyTorch calls positive and the conversion does not. flips: share of images whose
-    decision changes. auc_drop: reference's area minus the conversion's. The values are issue 4's."""
+    """positives_lost: labelled positives that PyTorch calls positive and the conversion does not. flips: share of
+    images whose decision changes. auc_drop: reference's area minus the conversion's. The values are issue 4's."""
 
     positives_lost: int = 0
     flips: float = 0.007
@@ -35,14 +35,15 @@ def gate(
 ) -> GateResult:
     """Hold a conversion's probabilities against the reference's.
 
-    labels {0,1} [n]; reference, converted: hygroma probabilities [n]; thresholds: operating point, one or per image [n]; ids: names of
-    the images, for the message. Without a positive or a negative the gate fails: nothing would have been shown. InputError when lengths
-    differ, or for n = 0.
+    labels {0,1} [n]; reference, converted: hygroma probabilities [n]; thresholds: operating point, one or per image
+    [n]; ids: names of the images, for the message. Without a positive or a negative the gate fails: nothing would have
+    been shown. InputError when lengths differ, or for n = 0.
     """
     n = len(labels)
     if n == 0 or len(reference) != n or len(converted) != n or len(ids) != n:
         raise InputError(
-            f"gate: found {n} labels, {len(reference)} and {len(converted)} probabilities, {len(ids)} ids; expected equal, > 0"
+            f"gate: found {n} labels, {len(reference)} and {len(converted)} probabilities, {len(ids)} ids; expected "
+            "equal, > 0"
         )
     positive = np.asarray(labels).astype(bool)
     before, after = np.asarray(reference) >= thresholds, np.asarray(converted) >= thresholds

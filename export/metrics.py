@@ -1,6 +1,7 @@
 """The figures that judge a classifier and a conversion of it, each with an interval. Sources stand with the functions.
 
-Labels and decisions are bool or {0,1} arrays [n]; scores are probabilities [n]. Intervals are two-sided 95 % unless said otherwise.
+Labels and decisions are bool or {0,1} arrays [n]; scores are probabilities [n]. Intervals are two-sided 95 % unless
+said otherwise.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Figure:
 
 
 def proportion(successes: int, n: int) -> Figure:
-    """k of n with the exact interval (Clopper, Pearson 1934). InputError for n = 0: a proportion of nothing is not 0."""
+    """k of n with the exact interval (Clopper, Pearson 1934). InputError for n = 0: a proportion of nothing is not
+    0."""
     if n < 1 or not 0 <= successes <= n:
         raise InputError(f"proportion: found {successes} of {n}; expected 0 <= k <= n, n >= 1")
     tail = (1 - CONFIDENCE) / 2
@@ -36,7 +38,8 @@ def proportion(successes: int, n: int) -> Figure:
 
 
 def upper_bound(events: int, n: int) -> float:
-    """One-sided 95 % exact upper bound of a rate after `events` of n: the non-inferiority bound. 0 of n gives about 3/n."""
+    """One-sided 95 % exact upper bound of a rate after `events` of n: the non-inferiority bound. 0 of n gives about
+    3/n."""
     if n < 1 or not 0 <= events <= n:
         raise InputError(f"upper bound: found {events} of {n}; expected 0 <= k <= n, n >= 1")
     return 1.0 if events == n else float(stats.beta.ppf(CONFIDENCE, events + 1, n - events))
@@ -60,10 +63,11 @@ def accuracy(labels: np.ndarray, decisions: np.ndarray) -> Figure:
 
 
 def auc(labels: np.ndarray, scores: np.ndarray) -> Figure:
-    """Area under the ROC curve, ties counted half, with DeLong's variance (DeLong, DeLong, Clarke-Pearson 1988) on the logit scale.
+    """Area under the ROC curve, ties counted half, with DeLong's variance (DeLong, DeLong, Clarke-Pearson 1988) on the
+    logit scale.
 
-    At an area of exactly 0 or 1 that variance is 0 and says nothing; then the exact interval of a proportion over the smaller class is
-    given, which is wider than the truth. InputError unless both classes occur.
+    At an area of exactly 0 or 1 that variance is 0 and says nothing; then the exact interval of a proportion over the
+    smaller class is given, which is wider than the truth. InputError unless both classes occur.
     """
     positive = labels.astype(bool)
     a, b = scores[positive].astype(np.float64), scores[~positive].astype(np.float64)
@@ -85,7 +89,8 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> Figure:
 
 
 def mcnemar(labels: np.ndarray, reference: np.ndarray, other: np.ndarray) -> float:
-    """Exact two-sided McNemar p: do two sets of decisions on the same images err equally often? 1.0 when they never disagree."""
+    """Exact two-sided McNemar p: do two sets of decisions on the same images err equally often? 1.0 when they never
+    disagree."""
     right_a, right_b = reference.astype(bool) == labels.astype(bool), other.astype(bool) == labels.astype(bool)
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
@@ -100,11 +105,12 @@ def kappa(reference: np.ndarray, other: np.ndarray) -> float:
 
 
 def wilcoxon_losses(labels: np.ndarray, reference: np.ndarray, other: np.ndarray) -> float:
-    """Two-sided Wilcoxon signed-rank p over per-image log losses of two sets of probabilities; 1.0 when no image's loss differs."""
+    """Two-sided Wilcoxon signed-rank p over per-image log losses of two sets of probabilities; 1.0 when no image's loss
+    differs."""
     target = labels.astype(bool)
 
     def loss(p: np.ndarray) -> np.ndarray:
-        return -np.log(np.clip(np.where(target, p, 1 - p), 1e-12, 1.0))
+        return np.asarray(-np.log(np.clip(np.where(target, p, 1 - p), 1e-12, 1.0)))
 
     gap = loss(other) - loss(reference)
     return float(stats.wilcoxon(gap).pvalue) if np.any(gap) else 1.0

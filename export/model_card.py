@@ -6,7 +6,8 @@ from edge.bundle.manifest import EvidenceTable, GateResult, Manifest
 from export.metrics import predictive_value
 from export.validate import ONE_IN
 
-# Exam-level pairs (sensitivity, specificity) whose predictive value is shown beside the bundle's own figures (DESIGN section 3).
+# Exam-level pairs (sensitivity, specificity) whose predictive value is shown beside the bundle's own figures (DESIGN
+# section 3).
 EXAMPLE_EXAM_FIGURES = ((0.94, 0.98), (0.94, 0.997))
 
 _KIND_TITLES = {
@@ -21,17 +22,29 @@ def model_card(manifest: Manifest) -> str:
     m, point = manifest, manifest.operating_point
     parts = [
         f"# {m.model.id} {m.model.version}\n",
-        "Looks at grey ultrasound frames of 11-14 week pregnancies and gives, for each, the probability that it is an assessable "
-        "mid-sagittal view, the probability that it shows a thick nuchal collection (cystic hygroma) given that it is, a map of where the "
-        "nuchal region lies, and a distance from the training images.\n",
-        f"- Model: {m.model.architecture}; input {m.input.dtype} {m.input.size} x {m.input.size} grey; weights and block inputs INT8.",
-        f"- Operating point: hygroma >= {point.hygroma_threshold:.3f}, plane >= {point.plane_threshold:.3f}; "
-        f"not assessable above distance {m.ood.threshold:.3g}.",
+        (
+            "Looks at grey ultrasound frames of 11-14 week pregnancies and gives, for each, the probability that it is an "
+            "assessable "
+            "mid-sagittal view, the probability that it shows a thick nuchal collection (cystic hygroma) given that it is, "
+            "a map of where the "
+            "nuchal region lies, and a distance from the training images.\n"
+        ),
+        (
+            f"- Model: {m.model.architecture}; input {m.input.dtype} {m.input.size} x {m.input.size} grey; weights and "
+            "block inputs INT8."
+        ),
+        (
+            f"- Operating point: hygroma >= {point.hygroma_threshold:.3f}, plane >= {point.plane_threshold:.3f}; "
+            f"not assessable above distance {m.ood.threshold:.3g}."
+        ),
         f"- Quantisation: {m.provenance.quantisation}\n",
         "## What the INT8 conversion lost\n",
         _gate(m.gate),
         "## Evidence\n",
-        "Kinds of evidence are never mixed in one table, and only figures on real hygromas may be set beside a published study's.\n",
+        (
+            "Kinds of evidence are never mixed in one table, and only figures on real hygromas may be set beside a "
+            "published study's.\n"
+        ),
     ]
     if not m.evidence:
         parts.append("None was recorded in this bundle.\n")
@@ -42,8 +55,11 @@ def model_card(manifest: Manifest) -> str:
             parts.extend(_evidence(t) for t in tables)
     parts += [
         "## What a flag would mean\n",
-        "Most pregnancies are healthy, so even a good test's flags are mostly false alarms. Of 100 flagged exams, this many would be "
-        "affected, for two assumed pairs of exam-level figures (assumed, not measured on this model):\n",
+        (
+            "Most pregnancies are healthy, so even a good test's flags are mostly false alarms. Of 100 flagged exams, this "
+            "many would be "
+            "affected, for two assumed pairs of exam-level figures (assumed, not measured on this model):\n"
+        ),
         _predictive_values(),
         "## Limits\n",
         *(f"- {text}" for text in m.provenance.limits),
@@ -56,7 +72,8 @@ def model_card(manifest: Manifest) -> str:
         "## Data and attribution\n",
         "| Data set | Used for | Images | Licence | Citation | Changes made |\n|---|---|---:|---|---|---|",
         *(
-            f"| {_cell(d.name)} | {_cell(d.use)} | {d.images} | {_cell(d.licence)} | {_cell(d.citation)} | {_cell(d.changes)} |"
+            f"| {_cell(d.name)} | {_cell(d.use)} | {d.images} | {_cell(d.licence)} | {_cell(d.citation)} | "
+            f"{_cell(d.changes)} |"
             for d in m.provenance.data
         ),
     ]
@@ -66,8 +83,10 @@ def model_card(manifest: Manifest) -> str:
 def _gate(gate: GateResult) -> str:
     verdict = "passed its gate" if gate.passed else "FAILED its gate, and was shipped all the same by explicit choice"
     text = (
-        f"On {gate.n} held-out images ({gate.positives} positive) the conversion from PyTorch FP32 {verdict}: {gate.positives_lost} positives "
-        f"lost, {gate.flips} decisions flipped, ROC-AUC down by {gate.auc_drop:.4f}, largest change of a probability {gate.max_dp:.3f}, "
+        f"On {gate.n} held-out images ({gate.positives} positive) the conversion from PyTorch FP32 {verdict}: "
+        f"{gate.positives_lost} positives "
+        f"lost, {gate.flips} decisions flipped, ROC-AUC down by {gate.auc_drop:.4f}, largest change of a probability "
+        f"{gate.max_dp:.3f}, "
         f"99th percentile {gate.p99_dp:.3f}.\n"
     )
     return text if gate.passed else text + "\nReasons: " + "; ".join(gate.reasons) + ".\n"

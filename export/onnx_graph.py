@@ -1,17 +1,19 @@
 """HygromaViT -> ONNX float graph, built node by node from the state dict, so that nothing in it is an accident.
 
-What is folded, all in float64: normalisation, the grey-to-RGB copy and 1/255 into the patch convolution (its stride is its size
-and it has no padding, so no border sees the shift); 1/sqrt(head dim) into the query weights; LayerScale into the weights before it.
-The class token and position embedding become one constant.
+What is folded, all in float64: normalisation, the grey-to-RGB copy and 1/255 into the patch convolution (its stride is
+its size and it has no padding, so no border sees the shift); 1/sqrt(head dim) into the query weights; LayerScale into
+the weights before it. The class token and position embedding become one constant.
 
-Biases of MatMuls are [1,1,K]: ONNX Runtime would fuse MatMul + Add of a one-dimensional bias into a float Gemm before it looks
-for quantisation (DESIGN section 3). Opset 17 (one LayerNormalization node; the newest TensorRT 8.6 takes), GELU by its Erf formula.
+Biases of MatMuls are [1,1,K]: ONNX Runtime would fuse MatMul + Add of a one-dimensional bias into a float Gemm before
+it looks for quantisation (DESIGN section 3). Opset 17 (one LayerNormalization node; the newest TensorRT 8.6 takes),
+GELU by its Erf formula.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,7 +27,8 @@ IR_VERSION = 8  # the IR that goes with opset 17: ONNX Runtime 1.23 (Python 3.10
 
 
 def fold_patch_embedding(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights float [W,3,P,P], bias [W] over normalised RGB -> float32 [W,1,P,P], [W] over grey levels 0..255 with the same result."""
+    """Weights float [W,3,P,P], bias [W] over normalised RGB -> float32 [W,1,P,P], [W] over grey levels 0..255 with the
+    same result."""
     mean = np.asarray(IMAGENET_MEAN, np.float64)
     std = np.asarray(IMAGENET_STD, np.float64)
     scaled = weight.astype(np.float64) / std[None, :, None, None]
@@ -54,7 +57,7 @@ class _Builder:
             self.initializers.append(numpy_helper.from_array(value, self._constants[key]))
         return self._constants[key]
 
-    def op(self, kind: str, name: str, *inputs: str, **attributes: object) -> str:
+    def op(self, kind: str, name: str, *inputs: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, list(inputs), [f"{name}.out"], name=name, **attributes))
         return f"{name}.out"
 
@@ -80,8 +83,9 @@ class _Builder:
 def build_float_graph(state: Mapping[str, torch.Tensor], config: ViTConfig) -> onnx.ModelProto:
     """State dict of HygromaViT(config) -> ONNX model.
 
-    Input `image` uint8 [N,1,S,S]; outputs `plane` [N], `hygroma` [N] (logits), `embedding` [N,W], `nuchal_map` [N,G,G] (logits), float32.
-    Matrix products in blocks are MatMul nodes named `blocks.<i>.(attn.qkv|attn.proj|mlp.fc1|mlp.fc2)`. KeyError for a missing weight.
+    Input `image` uint8 [N,1,S,S]; outputs `plane` [N], `hygroma` [N] (logits), `embedding` [N,W], `nuchal_map` [N,G,G]
+    (logits), float32. Matrix products in blocks are MatMul nodes named
+    `blocks.<i>.(attn.qkv|attn.proj|mlp.fc1|mlp.fc2)`. KeyError for a missing weight.
     """
     p = {name: tensor.detach().to("cpu", torch.float64).numpy() for name, tensor in state.items()}
     b = _Builder()
@@ -91,9 +95,14 @@ def build_float_graph(state: Mapping[str, torch.Tensor], config: ViTConfig) -> o
     conv_w, conv_b = fold_patch_embedding(p["patch_embed.proj.weight"], p["patch_embed.proj.bias"])
     x = b.op("Cast", "patch_embed.cast", "image", to=TensorProto.FLOAT)
     x = b.op(
-        "Conv", "patch_embed.proj", x, b.weight("patch_embed.proj.weight", conv_w), b.weight("patch_embed.proj.bias", conv_b),
-        kernel_shape=[config.patch] * 2, strides=[config.patch] * 2,
-    )  # fmt: skip
+        "Conv",
+        "patch_embed.proj",
+        x,
+        b.weight("patch_embed.proj.weight", conv_w),
+        b.weight("patch_embed.proj.bias", conv_b),
+        kernel_shape=[config.patch] * 2,
+        strides=[config.patch] * 2,
+    )
     x = b.op(
         "Transpose", "patch_embed.tokens", b.reshape("patch_embed.flatten", x, 0, width, grid * grid), perm=[0, 2, 1]
     )
@@ -150,8 +159,11 @@ def build_float_graph(state: Mapping[str, torch.Tensor], config: ViTConfig) -> o
     hygroma = linear("hygroma_head.2", b.gelu("hygroma_head.1", hidden))
 
     for output, tensor, shape in (
-        ("plane", plane, [-1]), ("hygroma", hygroma, [-1]), ("embedding", mean, [-1, width]), ("nuchal_map", map_logits, [-1, grid, grid]),
-    ):  # fmt: skip
+        ("plane", plane, [-1]),
+        ("hygroma", hygroma, [-1]),
+        ("embedding", mean, [-1, width]),
+        ("nuchal_map", map_logits, [-1, grid, grid]),
+    ):
         inputs = [tensor, b.constant(np.array(shape, np.int64))]
         b.nodes.append(helper.make_node("Reshape", inputs, [output], name=f"output.{output}"))
     graph = helper.make_graph(

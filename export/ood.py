@@ -13,8 +13,9 @@ MIN_IMAGES = 16  # below this not even the mean means anything
 def fit_ood(embeddings: np.ndarray) -> OodStats:
     """float [N,D] embeddings of assessable training images -> OodStats with full-rank whitening [D,D].
 
-    The covariance is shrunk towards a multiple of the identity by the oracle-approximating amount (Chen, Wiesel, Eldar, Hero 2010,
-    "Shrinkage algorithms for MMSE covariance estimation", eq. 23), since N is often not much larger than D. InputError for N < 16.
+    The covariance is shrunk towards a multiple of the identity by the oracle-approximating amount (Chen, Wiesel, Eldar,
+    Hero 2010, "Shrinkage algorithms for MMSE covariance estimation", eq. 23), since N is often not much larger than D.
+    InputError for N < 16.
     """
     n, dim = embeddings.shape
     if n < MIN_IMAGES:

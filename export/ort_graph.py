@@ -21,8 +21,8 @@ FLOAT_PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm")
 
 @dataclass(frozen=True)
 class OptimisedGraph:
-    """`ops`: how many nodes of each type; `int8_linears`: nodes that multiply by constant weights in INT8; `float_linears`: names of
-    the constant float weights that are multiplied with, as the source graph called them."""
+    """`ops`: how many nodes of each type; `int8_linears`: nodes that multiply by constant weights in INT8;
+    `float_linears`: names of the constant float weights that are multiplied with, as the source graph called them."""
 
     ops: Counter[str]
     int8_linears: int

@@ -1,9 +1,9 @@
 """Float graph + calibration crops -> `model.qdq.onnx`, the canonical INT8 graph.
 
-Quantised: the products with constant weights inside blocks, nothing else. Weights are signed per-channel int8, stored as such;
-activations signed per-tensor int8, zero-point 0, on the products' inputs only; biases, heads, LayerNorm, softmax, GELU, the
-attention products and the patch convolution stay float. That is the form TensorRT takes, and the one that flips fewest images
-(DESIGN section 3).
+Quantised: the products with constant weights inside blocks, nothing else. Weights are signed per-channel int8, stored
+as such; activations signed per-tensor int8, zero-point 0, on the products' inputs only; biases, heads, LayerNorm,
+softmax, GELU, the attention products and the patch convolution stay float. That is the form TensorRT takes, and the one
+that flips fewest images (DESIGN section 3).
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Histogram:
         return float((np.searchsorted(cumulative, share) + 1) / BINS * self.top)
 
     def _mse_limit(self) -> float:
-        """The limit whose int8 grid has the least mean squared error on the histogram, tried from 1/20 of the range to all of it."""
+        """The limit whose int8 grid has the least mean squared error on the histogram, tried from 1/20 of the range to
+        all of it."""
         centres = (np.arange(BINS) + 0.5) / BINS * self.top
         candidates = np.linspace(0.05, 1.0, 96) * self.top
         steps = candidates[:, None] / LEVELS
@@ -79,10 +80,11 @@ def block_linears(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def collect_histograms(model: onnx.ModelProto, crops: np.ndarray, threads: int = 1) -> dict[str, Histogram]:
-    """Run the float graph on calibration crops uint8 [N,1,S,S] and histogram the inputs of its block linears, by tensor name.
+    """Run the float graph on calibration crops uint8 [N,1,S,S] and histogram the inputs of its block linears, by tensor
+    name.
 
-    Two passes, so that the bins cover exactly what occurs: the result does not depend on the order of the crops. InputError when
-    there is none.
+    Two passes, so that the bins cover exactly what occurs: the result does not depend on the order of the crops.
+    InputError when there is none.
     """
     if len(crops) == 0:
         raise InputError("calibration crops: found none; give 32 to 500 crops of training images")
@@ -162,8 +164,9 @@ def quantize_weight(weight: np.ndarray, name: str) -> tuple[onnx.TensorProto, on
 
 
 def agreement_error(reference: RawOutputs, found: RawOutputs) -> float:
-    """How far a quantised graph is from the float one on held-out crops: root mean square difference of both heads' probabilities, plus
-    a tenth of the embedding's relative error (out-of-distribution distances rest on it; it also breaks ties of saturated heads)."""
+    """How far a quantised graph is from the float one on held-out crops: root mean square difference of both heads'
+    probabilities, plus a tenth of the embedding's relative error (out-of-distribution distances rest on it; it also
+    breaks ties of saturated heads)."""
     dp = np.concatenate(
         [sigmoid(found.hygroma) - sigmoid(reference.hygroma), sigmoid(found.plane) - sigmoid(reference.plane)]
     )
@@ -180,7 +183,8 @@ def quantize_best(
 ) -> Choice:
     """Try every range method; keep the one that agrees best with the float graph on `heldout`.
 
-    calibration, heldout: uint8 [N,1,S,S] crops of training images, disjoint; neither may come from images that evidence is measured on.
+    calibration, heldout: uint8 [N,1,S,S] crops of training images, disjoint; neither may come from images that evidence
+    is measured on.
     """
     histograms = collect_histograms(model, calibration, threads)
     reference = run_graph(model, heldout, threads)
@@ -193,8 +197,8 @@ def quantize_best(
 def lint_qdq(model: onnx.ModelProto) -> list[str]:
     """What keeps `model` from being a canonical graph; empty when it is one.
 
-    Checked: every quantiser is signed int8 with zero-point 0; weights per channel, activations per tensor; no quantised bias; nothing
-    unsigned but the input; every block linear has both sides quantised and nothing else is.
+    Checked: every quantiser is signed int8 with zero-point 0; weights per channel, activations per tensor; no quantised
+    bias; nothing unsigned but the input; every block linear has both sides quantised and nothing else is.
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}

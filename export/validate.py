@@ -1,4 +1,5 @@
-"""The validation report: every step from teacher to INT8 on identical held-out images, per fold and pooled, and the gate."""
+"""The validation report: every step from teacher to INT8 on identical held-out images, per fold and pooled, and the
+gate."""
 
 from __future__ import annotations
 
@@ -17,15 +18,15 @@ from export.gate import DEFAULT_LIMITS, GateLimits, gate
 from export.report_html import render
 
 POOLED = "all folds"
-# Prevalences, as 1 in N, at which predictive values are shown: a referral clinic, septated hygroma in a screened population
-# (Malone 2005), and a population with few of them.
+# Prevalences, as 1 in N, at which predictive values are shown: a referral clinic, septated hygroma in a screened
+# population (Malone 2005), and a population with few of them.
 ONE_IN = (100, 285, 800)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One form of the model: `probability` [n] of the positive class, `threshold` its operating point, one or per image [n] (each
-    image's fold has its own). A conversion has the threshold of the model that it was made from."""
+    """One form of the model: `probability` [n] of the positive class, `threshold` its operating point, one or per image
+    [n] (each image's fold has its own). A conversion has the threshold of the model that it was made from."""
 
     name: str
     probability: np.ndarray
@@ -36,8 +37,9 @@ class Step:
 class EvaluationSet:
     """Held-out images of one kind of evidence, scored by every step, in order.
 
-    ids [n]; labels {0,1} [n]; folds [n]: the fold in which each image was held out. reference: name of the PyTorch FP32 step that
-    the steps after it were converted from. task: what a positive is, in words. `screening` says whether predictive values make sense.
+    ids [n]; labels {0,1} [n]; folds [n]: the fold in which each image was held out. reference: name of the PyTorch FP32
+    step that the steps after it were converted from. task: what a positive is, in words. `screening` says whether
+    predictive values make sense.
     """
 
     name: str
@@ -53,8 +55,8 @@ class EvaluationSet:
 
 
 def evaluate(data: EvaluationSet, limits: GateLimits = DEFAULT_LIMITS) -> dict[str, Any]:
-    """The report on one set, as JSON values: figures per step, fold and pooled; losses and gate per conversion. InputError when
-    lengths differ, the kind or reference is unknown, or a class is missing altogether."""
+    """The report on one set, as JSON values: figures per step, fold and pooled; losses and gate per conversion.
+    InputError when lengths differ, the kind or reference is unknown, or a class is missing altogether."""
     _check(data)
     labels = np.asarray(data.labels).astype(bool)
     parts = {POOLED: np.ones(len(labels), bool)} | {

@@ -22,17 +22,18 @@ _OUTPUTS = ("plane", "hygroma", "embedding", "nuchal_map")
 class OodStats:
     """A Gaussian fitted to the embeddings of training images.
 
-    `mean` float32 [D]; `whitening` float32 [K,D]: `whitening @ (e - mean)` has unit covariance on training embeddings, K <= D.
+    `mean` float32 [D]; `whitening` float32 [K,D]: `whitening @ (e - mean)` has unit covariance on training embeddings,
+    K <= D.
     """
 
     mean: np.ndarray
     whitening: np.ndarray
 
     def distance(self, embeddings: np.ndarray) -> np.ndarray:
-        """float [N,D] -> float32 [N]: root mean square of the whitened coordinates (Mahalanobis distance / sqrt K), about 1 for a
-        training image whatever K is."""
+        """float [N,D] -> float32 [N]: root mean square of the whitened coordinates (Mahalanobis distance / sqrt K),
+        about 1 for a training image whatever K is."""
         z = (embeddings - self.mean) @ self.whitening.T
-        return np.sqrt(np.mean(z * z, axis=1)).astype(np.float32)
+        return np.asarray(np.sqrt(np.mean(z * z, axis=1)), np.float32)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def pack_ood(stats: OodStats) -> bytes:
 
 
 def unpack_ood(data: bytes, file: str, dim: int) -> OodStats:
-    """The bytes of `ood.npz` -> OodStats for embeddings of size `dim`. BundleError for anything missing, extra or of wrong shape."""
+    """The bytes of `ood.npz` -> OodStats for embeddings of size `dim`. BundleError for anything missing, extra or of
+    wrong shape."""
     arrays = _unpack(data, file, {"mean", "whitening"})
     mean = _checked(arrays, file, "mean", np.float32, (dim,))
     whitening = _checked(arrays, file, "whitening", np.float32, (None, dim))
@@ -66,7 +68,8 @@ def pack_golden(golden: GoldenVectors) -> bytes:
 
 
 def unpack_golden(data: bytes, file: str, count: int, size: int, dim: int, grid: int) -> GoldenVectors:
-    """The bytes of `golden.npz` -> GoldenVectors of `count` images of side `size`, embeddings `dim`, maps `grid` x `grid`."""
+    """The bytes of `golden.npz` -> GoldenVectors of `count` images of side `size`, embeddings `dim`, maps `grid` x
+    `grid`."""
     arrays = _unpack(data, file, {"inputs", *(f"{p}_{n}" for p in ("fp32", "qdq") for n in _OUTPUTS)})
     shapes = {"plane": (count,), "hygroma": (count,), "embedding": (count, dim), "nuchal_map": (count, grid, grid)}
     inputs = _checked(arrays, file, "inputs", np.uint8, (count, 1, size, size))
@@ -79,7 +82,8 @@ def unpack_golden(data: bytes, file: str, count: int, size: int, dim: int, grid:
 
 def _pack(arrays: Mapping[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{name: np.ascontiguousarray(array) for name, array in arrays.items()})  # type: ignore[arg-type]
+    # numpy's stub reads any keyword as allow_pickle
+    np.savez_compressed(buffer, **dict(arrays))  # type: ignore[arg-type]
     return buffer.getvalue()
 
 

@@ -1,7 +1,8 @@
 """Reading and writing a bundle: the unit that travels from the workstation to the device.
 
-A bundle is a directory, or a .tar of one, that holds `manifest.json` and exactly the files it lists. `load_bundle` reads each
-file once, checks size and SHA-256, and keeps the bytes: what is parsed later is what was checked, whatever happens on disk.
+A bundle is a directory, or a .tar of one, that holds `manifest.json` and exactly the files it lists. `load_bundle`
+reads each file once, checks size and SHA-256, and keeps the bytes: what is parsed later is what was checked, whatever
+happens on disk.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ MAX_FILES = 33  # the manifest and the 32 files it may list
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle. `files` maps names to bytes whose SHA-256 the manifest vouches for; `sha256` is the manifest's own (hex)."""
+    """A verified bundle. `files` maps names to bytes whose SHA-256 the manifest vouches for; `sha256` is the manifest's
+    own (hex)."""
 
     path: Path
     manifest: Manifest
@@ -69,8 +71,8 @@ class Bundle:
 def load_bundle(path: str | Path) -> Bundle:
     """A directory or .tar file -> Bundle, with every file verified.
 
-    BundleError (naming file, field, value found and fix) for anything missing, extra, damaged, too large, linked, or of another
-    schema. Nothing is written to disk and nothing but JSON is parsed before its hash is checked.
+    BundleError (naming file, field, value found and fix) for anything missing, extra, damaged, too large, linked, or of
+    another schema. Nothing is written to disk and nothing but JSON is parsed before its hash is checked.
     """
     path = Path(path)
     if not path.exists():
@@ -102,8 +104,8 @@ def load_bundle(path: str | Path) -> Bundle:
 
 
 def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
-    """Write `files` and the manifest (its `files` section filled in here) to the new directory `path`, or to `path` as a .tar
-    when it ends so, and load it back.
+    """Write `files` and the manifest (its `files` section filled in here) to the new directory `path`, or to `path` as
+    a .tar when it ends so, and load it back.
 
     The whole appears at once, by rename. BundleError when `path` exists or the result would not load.
     """

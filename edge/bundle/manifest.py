@@ -1,7 +1,8 @@
 """What `manifest.json` holds: everything about a model that is not a tensor. One frozen record per section.
 
-The manifest is the only place where thresholds, tolerances and decision parameters live: code has no defaults for them. It
-names every other file of the bundle with its SHA-256, so that one hash (or signature) over the manifest vouches for all.
+The manifest is the only place where thresholds, tolerances and decision parameters live: code has no defaults for them.
+It names every other file of the bundle with its SHA-256, so that one hash (or signature) over the manifest vouches for
+all.
 """
 
 from __future__ import annotations
@@ -80,15 +81,17 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Ood:
-    """`threshold`: out-of-distribution distance (see `edge.bundle.arrays.OodStats`) above which a frame is not assessable."""
+    """`threshold`: out-of-distribution distance (see `edge.bundle.arrays.OodStats`) above which a frame is not
+    assessable."""
 
     threshold: float = field(metadata=rule(low=0.0, high=1e6))
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Largest accepted difference over the golden images: `probability` and `map` absolute, after sigmoid, over both heads and all
-    patches; `embedding` as L2 norm of the difference over L2 norm of the recorded embedding, per image."""
+    """Largest accepted difference over the golden images: `probability` and `map` absolute, after sigmoid, over both
+    heads and all patches; `embedding` as L2 norm of the difference over L2 norm of the recorded embedding, per
+    image."""
 
     probability: float = field(metadata=_PROBABILITY)
     embedding: float = field(metadata=rule(low=0.0, high=2.0))
@@ -97,7 +100,8 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Golden:
-    """`count` images; an engine must be within `fp32` of PyTorch's outputs and within `qdq` of the canonical graph's."""
+    """`count` images; an engine must be within `fp32` of PyTorch's outputs and within `qdq` of the canonical
+    graph's."""
 
     count: int = field(metadata=rule(low=64, high=4096))
     fp32: Tolerance
@@ -106,7 +110,8 @@ class Golden:
 
 @dataclass(frozen=True)
 class DataSource:
-    """One data set that went in. `use` says for what, `images` how many of its images, `changes` what was done to them (CC BY asks)."""
+    """One data set that went in. `use` says for what, `images` how many of its images, `changes` what was done to them
+    (CC BY asks)."""
 
     name: str = field(metadata=_NAME)
     use: str = field(metadata=_TEXT)
@@ -118,8 +123,8 @@ class DataSource:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the weights come from. `initialisation` is the teacher's starting checkpoint, `teacher` what it was fine-tuned on and how;
-    `limits` are the sentences that a user must read before trusting the model."""
+    """Where the weights come from. `initialisation` is the teacher's starting checkpoint, `teacher` what it was
+    fine-tuned on and how; `limits` are the sentences that a user must read before trusting the model."""
 
     data: tuple[DataSource, ...] = field(metadata=rule(low=1, high=64))
     initialisation: str = field(metadata=_TEXT)
@@ -132,7 +137,8 @@ class Provenance:
 
 @dataclass(frozen=True)
 class EvidenceRow:
-    """One figure: `value` of `metric` over `n` images or exams of `split`, with its 95 % interval [low, high] where one was computed."""
+    """One figure: `value` of `metric` over `n` images or exams of `split`, with its 95 % interval [low, high] where one
+    was computed."""
 
     metric: str = field(metadata=_NAME)
     split: str = field(metadata=_NAME)
@@ -154,7 +160,8 @@ class EvidenceTable:
 
 @dataclass(frozen=True)
 class GateResult:
-    """What the conversion PyTorch FP32 -> canonical graph lost on `n` held-out images, and whether that was within the gate.
+    """What the conversion PyTorch FP32 -> canonical graph lost on `n` held-out images, and whether that was within the
+    gate.
 
     `flipped` names the images whose decision changed; `accepted_failing` is true when a person shipped it all the same.
     """
@@ -182,7 +189,8 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole of `manifest.json`. `decision` holds the decision stage's parameters by name; that stage checks the names."""
+    """The whole of `manifest.json`. `decision` holds the decision stage's parameters by name; that stage checks the
+    names."""
 
     schema_version: int
     model: ModelInfo
@@ -249,10 +257,12 @@ def parse_manifest(data: bytes, file: str = "manifest.json") -> Manifest:
 
 
 def dump_manifest(manifest: Manifest) -> bytes:
-    """Manifest -> the bytes of `manifest.json`: UTF-8, indented, keys in the records' order, so that equal manifests give equal bytes."""
+    """Manifest -> the bytes of `manifest.json`: UTF-8, indented, keys in the records' order, so that equal manifests
+    give equal bytes."""
     return (json.dumps(encode(manifest), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def is_plain_name(name: str) -> bool:
-    """True for a file name that cannot leave its folder, nor hide: no separator, no leading dot, ASCII letters, digits, '.', '-', '_'."""
+    """True for a file name that cannot leave its folder, nor hide: no separator, no leading dot, ASCII letters, digits,
+    '.', '-', '_'."""
     return 0 < len(name) <= 100 and name[0] != "." and all(c.isascii() and (c.isalnum() or c in ".-_") for c in name)

@@ -1,8 +1,9 @@
-"""A strict decoder from JSON values to frozen dataclasses, whose errors say where, what was found and what would be right.
+"""A strict decoder from JSON values to frozen dataclasses, whose errors say where, what was found and what would be
+right.
 
-Fields carry their constraints in dataclass metadata, written with `rule(...)`. Every key of a dataclass must be present unless
-the field has a default; no other key may be. Supported types: bool, int, float, str, `X | None`, `tuple[X, ...]`,
-`dict[str, X]`, and dataclasses of these.
+Fields carry their constraints in dataclass metadata, written with `rule(...)`. Every key of a dataclass must be present
+unless the field has a default; no other key may be. Supported types: bool, int, float, str, `X | None`, `tuple[X,
+...]`, `dict[str, X]`, and dataclasses of these.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Limits of one field. `low`/`high` bound numbers (inclusive), or the length of a list, dict or string. `pattern` must match a
-    whole string; `choices` lists the strings allowed; `hint` is the words that tell a reader what would be right."""
+    """Limits of one field. `low`/`high` bound numbers (inclusive), or the length of a list, dict or string. `pattern`
+    must match a whole string; `choices` lists the strings allowed; `hint` is the words that tell a reader what would be
+    right."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -50,7 +52,8 @@ class Decoder:
         return BundleError(f"{self.file}: {path or 'the whole file'}: found {shown}; {fix}")
 
     def parse(self, data: bytes) -> Any:
-        """JSON text -> value. BundleError for bad UTF-8, bad JSON, a key given twice, NaN or Infinity, absurd nesting."""
+        """JSON text -> value. BundleError for bad UTF-8, bad JSON, a key given twice, NaN or Infinity, absurd
+        nesting."""
 
         def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             out: dict[str, Any] = {}
@@ -71,7 +74,8 @@ class Decoder:
             ) from error
 
     def dataclass(self, kind: type[T], value: object, path: str = "") -> T:
-        """A JSON object -> an instance of the dataclass `kind`. `path` is the field path of `value` ("" for the file's root)."""
+        """A JSON object -> an instance of the dataclass `kind`. `path` is the field path of `value` ("" for the file's
+        root)."""
         if not isinstance(value, dict):
             raise self.fail(path, value, "expected an object")
         hints = typing.get_type_hints(kind)

@@ -10,7 +10,8 @@ from edge.engines.runner import RawOutputs, check_crops
 
 
 def grey_response(crop: np.ndarray) -> tuple[float, float]:
-    """uint8 [S,S] -> logits (plane, hygroma): `plane` rises with the mean grey level, `hygroma` with the share of dark pixels."""
+    """uint8 [S,S] -> logits (plane, hygroma): `plane` rises with the mean grey level, `hygroma` with the share of dark
+    pixels."""
     plane = (
         float(crop.mean()) - 64.0
     ) / 16.0  # 64: the mean of a typical fan crop, so that a black crop is not a plane
@@ -21,8 +22,8 @@ def grey_response(crop: np.ndarray) -> tuple[float, float]:
 class FakeRunner:
     """Runner whose logits come from `respond` (uint8 [S,S] -> plane, hygroma).
 
-    The embedding is the crop's coarse grey levels in [0,1], [embedding] long; the nuchal map is high where a patch is dark.
-    size: S; embedding: D; grid: G, a divisor of S.
+    The embedding is the crop's coarse grey levels in [0,1], [embedding] long; the nuchal map is high where a patch is
+    dark. size: S; embedding: D; grid: G, a divisor of S.
     """
 
     name = "fake"

@@ -16,7 +16,8 @@ OUTPUT_NAMES = ("plane", "hygroma", "embedding", "nuchal_map")  # of every graph
 def session_options(threads: int, spinning: bool) -> ort.SessionOptions:
     """The options every session of this project uses, so that what is benchmarked is what runs.
 
-    threads: intra-op threads, >= 1. spinning: whether idle pool threads busy-wait (lower latency, a core burned between frames).
+    threads: intra-op threads, >= 1. spinning: whether idle pool threads busy-wait (lower latency, a core burned between
+    frames).
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -25,8 +26,9 @@ def session_options(threads: int, spinning: bool) -> ort.SessionOptions:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3  # errors only; they also arrive as exceptions
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
-    # Without VNNI, AVX2 adds pairs of u8*s8 products in 16 bits and saturates. This makes such machines use u8*u8 kernels, which
-    # do not; machines with VNNI are left alone. Without it the golden self-test would refuse to start there.
+    # Without VNNI, AVX2 adds pairs of u8*s8 products in 16 bits and saturates. This makes such machines use u8*u8
+    # kernels, which do not; machines with VNNI are left alone. Without it the golden self-test would refuse to start
+    # there.
     options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
@@ -34,9 +36,9 @@ def session_options(threads: int, spinning: bool) -> ort.SessionOptions:
 class OnnxRuntimeRunner:
     """Runner over a graph with input `image` uint8 [N,1,S,S] and the outputs in OUTPUT_NAMES.
 
-    model: path of an .onnx file, or its bytes (a verified bundle's). threads: one per stream is the default, since beside a busy
-    process two are slower than one. spinning: off, since a daemon is idle between frames and a spinning pool burns a core; it
-    makes no difference with one thread. Turn it on for a two-thread benchmark.
+    model: path of an .onnx file, or its bytes (a verified bundle's). threads: one per stream is the default, since
+    beside a busy process two are slower than one. spinning: off, since a daemon is idle between frames and a spinning
+    pool burns a core; it makes no difference with one thread. Turn it on for a two-thread benchmark.
 
     EngineError when the model cannot be loaded or has other inputs or outputs.
     """

@@ -41,7 +41,8 @@ class Runner(Protocol):
 
 
 def check_crops(name: str, active: bool, crops: np.ndarray, size: int) -> None:
-    """The checks that every runner makes before it infers. EngineError unless active and `crops` is uint8 [N,1,size,size], N >= 1."""
+    """The checks that every runner makes before it infers. EngineError unless active and `crops` is uint8
+    [N,1,size,size], N >= 1."""
     if not active:
         raise EngineError(f"{name}: infer was called outside its `with` block; enter the runner first")
     if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (1, size, size) or len(crops) < 1:

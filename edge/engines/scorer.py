@@ -19,7 +19,8 @@ from edge.records import Scores
 class Scorer:
     """Scores crops with a verified bundle. Enter it (`with`): that activates the runner and runs the golden self-test.
 
-    `manifest`, `label` (for events), `runner_name`, and after entering `selftest` (what the self-test measured) are public.
+    `manifest`, `label` (for events), `runner_name`, and after entering `selftest` (what the self-test measured) are
+    public.
     """
 
     def __init__(self, bundle: Bundle, runner: Runner):
@@ -45,7 +46,8 @@ class Scorer:
             wanted = self.manifest.input.size
             if self._runner.input_size != wanted:
                 raise EngineError(
-                    f"{self.runner_name}: takes {self._runner.input_size} pixels; the manifest's input.size says {wanted}"
+                    f"{self.runner_name}: takes {self._runner.input_size} pixels; the manifest's input.size says "
+                    f"{wanted}"
                 )
             self.selftest = run_selftest(self._runner, self._golden, self.manifest.golden, self.manifest.calibration)
         except BaseException:
@@ -71,7 +73,8 @@ class Scorer:
         ood = self._ood.distance(raw.embedding)
         if not all(np.isfinite(a).all() for a in (plane, hygroma, nuchal_map, ood)):
             raise EngineError(
-                f"{self.runner_name}: the engine's answer is not finite; restart, and rebuild the engine if it happens again"
+                f"{self.runner_name}: the engine's answer is not finite; restart, and rebuild the engine if it happens "
+                "again"
             )
         ms = (time.perf_counter() - start) * 1000 / len(crops)
         return [

@@ -1,4 +1,5 @@
-"""The golden self-test: an engine answers the bundle's recorded images as PyTorch and the canonical graph did, or does not start.
+"""The golden self-test: an engine answers the bundle's recorded images as PyTorch and the canonical graph did, or does
+not start.
 
 It catches a wrong driver, precision, kernel or engine, and a graph that is not the one the manifest speaks of.
 """
@@ -38,8 +39,8 @@ def infer_all(runner: Runner, inputs: np.ndarray, batch: int = BATCH) -> RawOutp
 
 
 def difference(found: RawOutputs, recorded: RawOutputs, calibration: Calibration) -> Tolerance:
-    """How far `found` is from `recorded` at most, over all images. Logits are compared as calibrated probabilities, since that is what
-    decisions are made on, and embeddings by relative L2 norm."""
+    """How far `found` is from `recorded` at most, over all images. Logits are compared as calibrated probabilities,
+    since that is what decisions are made on, and embeddings by relative L2 norm."""
 
     def gap(a: np.ndarray, b: np.ndarray, temperature: float) -> float:
         return float(np.abs(sigmoid(a / temperature) - sigmoid(b / temperature)).max())
@@ -62,7 +63,8 @@ def run_selftest(runner: Runner, vectors: GoldenVectors, limits: Golden, calibra
         have, want = getattr(found, name), getattr(vectors.qdq, name)
         if have.shape != want.shape:
             raise EngineError(
-                f"self-test of {runner.name}: {name}: found shape {list(have.shape)}; the bundle's heads say {list(want.shape)}; "
+                f"self-test of {runner.name}: {name}: found shape {list(have.shape)}; the bundle's heads say "
+                f"{list(want.shape)}; "
                 "this engine was not built from this bundle"
             )
         if not np.isfinite(have).all():
