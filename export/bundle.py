@@ -86,7 +86,7 @@ class Ingredients:
     typical: np.ndarray
     gate: LabelledCrops
     golden: np.ndarray
-    ood_quantile: float = 0.99  # one in a hundred good frames is lost, far fewer than the plane head loses
+    ood_quantile: float = 0.99  # chosen: one good frame in a hundred is lost to it
 
 
 def assemble_bundle(
@@ -128,8 +128,8 @@ def assemble_bundle(
         if not result.passed and not accept_failing_gate:
             raise GateError(
                 f"the INT8 conversion failed its gate: {'; '.join(result.reasons)}. Flipped: "
-                f"{', '.join(result.flipped) or 'none'}. "
-                "Use more calibration images, or accept it with accept_failing_gate (recorded in the manifest)"
+                f"{', '.join(result.flipped) or 'none'}. Use more calibration images, or accept it with "
+                "accept_failing_gate (recorded in the manifest)"
             )
         progress("golden vectors")
         golden = GoldenVectors(i.golden, infer_all(reference, i.golden), run_graph(choice.model, i.golden, threads))
@@ -142,9 +142,8 @@ def assemble_bundle(
     errors = ", ".join(f"{method} {error:.5f}" for method, error in choice.errors.items())
     quantisation = (
         f"INT8 on {4 * i.config.depth} matrix products: weights signed per channel, inputs signed per tensor, "
-        "everything else float; ranges "
-        f"from {len(i.calibration)} training crops by {choice.method}, chosen on {len(i.selection)} others (error of "
-        f"each: {errors})."
+        f"everything else float; ranges from {len(i.calibration)} training crops by {choice.method}, chosen on "
+        f"{len(i.selection)} others (error of each: {errors})."
     )
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,

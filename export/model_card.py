@@ -23,11 +23,10 @@ def model_card(manifest: Manifest) -> str:
     parts = [
         f"# {m.model.id} {m.model.version}\n",
         (
-            "Looks at grey ultrasound frames of 11-14 week pregnancies and gives, for each, the probability that it is an "
-            "assessable "
-            "mid-sagittal view, the probability that it shows a thick nuchal collection (cystic hygroma) given that it is, "
-            "a map of where the "
-            "nuchal region lies, and a distance from the training images.\n"
+            "Looks at grey ultrasound frames of 11-14 week pregnancies and gives, for each, the probability that it "
+            "is an assessable mid-sagittal view, the probability that it shows a thick nuchal collection (cystic "
+            "hygroma) given that it is, a map of where the nuchal region lies, and a distance from the training "
+            "images.\n"
         ),
         (
             f"- Model: {m.model.architecture}; input {m.input.dtype} {m.input.size} x {m.input.size} grey; weights and "
@@ -56,9 +55,9 @@ def model_card(manifest: Manifest) -> str:
     parts += [
         "## What a flag would mean\n",
         (
-            "Most pregnancies are healthy, so even a good test's flags are mostly false alarms. Of 100 flagged exams, this "
-            "many would be "
-            "affected, for two assumed pairs of exam-level figures (assumed, not measured on this model):\n"
+            "Most pregnancies are healthy, so even a good test's flags are mostly false alarms. Of 100 flagged exams, "
+            "this many would be affected, for two assumed pairs of exam-level figures (assumed, not measured on this "
+            "model):\n"
         ),
         _predictive_values(),
         "## Limits\n",
@@ -84,10 +83,8 @@ def _gate(gate: GateResult) -> str:
     verdict = "passed its gate" if gate.passed else "FAILED its gate, and was shipped all the same by explicit choice"
     text = (
         f"On {gate.n} held-out images ({gate.positives} positive) the conversion from PyTorch FP32 {verdict}: "
-        f"{gate.positives_lost} positives "
-        f"lost, {gate.flips} decisions flipped, ROC-AUC down by {gate.auc_drop:.4f}, largest change of a probability "
-        f"{gate.max_dp:.3f}, "
-        f"99th percentile {gate.p99_dp:.3f}.\n"
+        f"{gate.positives_lost} positives lost, {gate.flips} decisions flipped, ROC-AUC down by {gate.auc_drop:.4f}, "
+        f"largest change of a probability {gate.max_dp:.3f}, 99th percentile {gate.p99_dp:.3f}.\n"
     )
     return text if gate.passed else text + "\nReasons: " + "; ".join(gate.reasons) + ".\n"
 

@@ -40,13 +40,11 @@ def render(report: Mapping[str, Any]) -> str:
     body = [
         "<h1>Validation report</h1>",
         (
-            f"<p>{_verdict(report['passed'])} Gate on every conversion, against PyTorch FP32 on identical held-out images: "
-            "at most "
-            f"{limits['positives_lost']} positives lost at the operating point, {limits['flips']:.1%} of decisions "
-            "flipped, ROC-AUC down "
-            f"by {limits['auc_drop']}. Brackets are 95 % intervals. The kinds of evidence below answer different "
-            "questions: "
-            "their figures must not be compared with each other, nor with figures from hospitals' own images.</p>"
+            f"<p>{_verdict(report['passed'])} Gate on every conversion, against PyTorch FP32 on identical held-out "
+            f"images: at most {limits['positives_lost']} positives lost at the operating point, {limits['flips']:.1%} "
+            f"of decisions flipped, ROC-AUC down by {limits['auc_drop']}. Brackets are 95 % intervals. The kinds of "
+            "evidence below answer different questions: their figures must not be compared with each other, nor with "
+            "figures from hospitals' own images.</p>"
         ),
     ]
     for kind, title in KIND_TITLES.items():
@@ -65,8 +63,8 @@ def _set(part: Mapping[str, Any]) -> list[str]:
     out = [
         f"<h3>{escape(part['name'])}</h3>",
         (
-            f"<p>{escape(part['description'])} Positive: {escape(part['task'])}. {part['n']} images, {part['positives']} "
-            "positive.</p>"
+            f"<p>{escape(part['description'])} Positive: {escape(part['task'])}. {part['n']} images, "
+            f"{part['positives']} positive.</p>"
         ),
     ]
     rows = [

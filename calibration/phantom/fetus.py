@@ -15,8 +15,9 @@ from calibration.phantom.canvas import FLUID_DB, Canvas, noise_field, normals, s
 from calibration.phantom.records import Patient
 
 OFD_DRAWN_MM = 25.0  # occipito-frontal diameter at which the contours below are drawn
-SKIN_MM = 0.55  # skin over the nuchal fluid: thin against the beam's axial width, so it shows as one bright line
+SKIN_MM = 0.4  # skin over the nuchal fluid: thin against the beam's axial width, so it shows as one bright line
 NT_REST_MM = 0.35  # the translucency away from the neck: a hairline
+WOBBLE_MM = 0.45  # irregularity of contours and organs, so that no two heads are the same curve
 NECK_BEND_MM = (-3.0, 7.0)  # between these x the head's turn fades out into the trunk
 
 # From the crown round the face to the chest and along the belly, left to right.
@@ -43,6 +44,7 @@ class Pose:
     curve: float  # 1/mm, rounding of the back
     centre: tuple[float, float]  # fetal mm that lies at the view's `offset`
     offset: tuple[float, float]  # view mm
+    wobble: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)  # phases of the contour's irregularity, radians
 
     def bend(self, points: np.ndarray) -> np.ndarray:
         """Nod the head about the neck, round the back."""
@@ -53,6 +55,9 @@ class Pose:
         px, py = 1.0, -7.0  # the pivot: upper cervical spine
         c, s = np.cos(angle), np.sin(angle)
         bent = np.column_stack([px + c * (x - px) - s * (y - py), py + s * (x - px) + c * (y - py)])
+        free = WOBBLE_MM * np.clip((-3.0 - y) / 8.0, 0, 1)  # not at the nape: its thickness is what the truth says
+        bent[:, 0] += free * (np.sin(0.42 * y + self.wobble[0]) + 0.6 * np.sin(0.35 * x - 0.5 * y + self.wobble[1]))
+        bent[:, 1] += free * (np.sin(0.38 * x + self.wobble[2]) + 0.6 * np.sin(0.3 * x + 0.45 * y + self.wobble[3]))
         bent[:, 1] -= self.curve * np.maximum(x - 8.0, 0) ** 2
         return bent
 
@@ -104,20 +109,19 @@ class Tissue:
 
     def __init__(self, rng: np.random.Generator, canvas: Canvas):
         mm = 1 / canvas.px_mm
-        self.mottle = 3.4 * noise_field(rng, canvas.shape, 1.5 * mm, 1.3 * mm)
-        self.mottle += 2.6 * noise_field(rng, canvas.shape, 4.5 * mm, 4.0 * mm)
-        self.streak = 3.2 * noise_field(rng, canvas.shape, 5.0 * mm, 0.7 * mm)
-        self.streak += 2.0 * noise_field(rng, canvas.shape, 9.0 * mm, 5.0 * mm)
+        self.mottle = 4.0 * noise_field(rng, canvas.shape, 1.5 * mm, 1.3 * mm)
+        self.mottle += 3.4 * noise_field(rng, canvas.shape, 4.5 * mm, 4.0 * mm)
+        self.streak = 4.0 * noise_field(rng, canvas.shape, 5.0 * mm, 0.7 * mm)
+        self.streak += 3.0 * noise_field(rng, canvas.shape, 9.0 * mm, 5.0 * mm)
 
 
 def paint_body(canvas: Canvas, rng: np.random.Generator, tissue: Tissue, band: Nape) -> None:
     """Skin, trunk and nuchal fluid: common to all sagittal slices."""
-    canvas.fill(outline(band), db=-1.0, impedance=1.35, loss=0.0)
+    canvas.fill(outline(band), db=-5.0, impedance=1.3, loss=0.0)
     inner = np.vstack([smooth_curve(FRONT), band.inner[::-1]])
-    shrunk = inner + 0.0
     canvas.fill(np.vstack([band.inner, band.outer[::-1]]), db=FLUID_DB, impedance=0.0, loss=-0.1)
-    canvas.fill(shrunk, db=-7.0 + tissue.streak, impedance=1.0, soft_mm=0.12)
-    canvas.stroke(band.inner[14:] - 0.5 * normals(band.inner[14:]), 0.9, db=3.0, impedance=1.5)  # fascia over the neck
+    canvas.fill(inner, db=-9.0 + tissue.streak, impedance=1.0, soft_mm=0.12)
+    canvas.stroke(band.inner[14:] - 0.25 * normals(band.inner[14:]), 0.5, db=2.0, impedance=1.5)  # fascia over the neck
 
 
 def paint_spine(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -139,7 +143,7 @@ def paint_septa(canvas: Canvas, rng: np.random.Generator, band: Nape, count: int
         t = np.linspace(0, 1, 9)[:, None]
         line = band.inner[start] * (1 - t) + band.outer[stop] * t
         line[:, 0] += np.sin(np.pi * t[:, 0]) * rng.normal(0, 0.8)
-        canvas.stroke(line, 0.35, db=rng.uniform(-9, -3), impedance=0.5)
+        canvas.stroke(line, 0.2, db=rng.uniform(-8, -2), impedance=0.4)
 
 
 def bone(canvas: Canvas, rng: np.random.Generator, line: np.ndarray, width: float, db: float, gaps: float = 0.25) -> None:
@@ -179,9 +183,9 @@ def paint_brain(canvas: Canvas, rng: np.random.Generator, tissue: Tissue, midlin
         canvas.ellipse((-12.0, -15.0), (6.8, 4.6), 30, db=-27.0, impedance=0.3, soft_mm=0.3)
         canvas.ellipse((-12.5, -13.6), (4.8, 2.2), 25, db=1.0 + tissue.mottle, impedance=1.2, soft_mm=0.4)
     frontal, crown, occiput = skull[24:52], np.vstack([skull[136:], skull[:24]]), skull[100:128]
-    bone(canvas, rng, frontal, 0.8, 5.0, gaps=0.12)
+    bone(canvas, rng, frontal, 0.8, 10.0, gaps=0.12)
     bone(canvas, rng, crown, 0.6, -6.0, gaps=0.45)
-    bone(canvas, rng, occiput, 0.9, 6.0, gaps=0.15)
+    bone(canvas, rng, occiput, 0.9, 7.0, gaps=0.15)
 
 
 def paint_face(canvas: Canvas, rng: np.random.Generator, midline: bool) -> None:

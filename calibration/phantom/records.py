@@ -45,7 +45,8 @@ class Patient:
 class Preset:
     """How one exam is scanned. px_per_mm: screen pixels a millimetre of tissue. lateral_mm, axial_mm: -6 dB width of the
     point spread at the focus. focus: depth of the focus as a fraction of the picture. tgc_db: gain at the bottom minus
-    gain at the top. noise_db: electronic noise against parenchyma. grey_gamma: of the grey map."""
+    gain at the top. noise_db: electronic noise against parenchyma. smoothing: speckle
+    reduction, 0 none, 1 strong. grey_gamma: of the grey map."""
 
     skin: str
     fan: Fan
@@ -57,6 +58,7 @@ class Preset:
     axial_mm: float
     focus: float
     noise_db: float
+    smoothing: float
     grey_gamma: float
 
 

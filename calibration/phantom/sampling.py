@@ -57,13 +57,14 @@ def sample_preset(rng: np.random.Generator, patient: Patient, skin: str | None =
         fan=fan,
         px_per_mm=scale,
         gain_db=float(rng.normal(0, 2.5) - 2 * habitus),
-        dynamic_range_db=float(rng.uniform(42, 58)),
+        dynamic_range_db=float(rng.uniform(44, 60)),
         tgc_db=float(rng.normal(0, 3)),
-        lateral_mm=float(rng.uniform(0.9, 1.5)),
-        axial_mm=float(rng.uniform(0.32, 0.48)),
+        lateral_mm=float(rng.uniform(0.6, 1.05)),
+        axial_mm=float(rng.uniform(0.22, 0.36)),
         focus=float(rng.uniform(0.45, 0.8)),
-        noise_db=float(rng.uniform(-44, -36) + 6 * habitus),
-        grey_gamma=float(rng.uniform(1.15, 1.6)),
+        noise_db=float(rng.uniform(-40, -31) + 6 * habitus),
+        smoothing=float(rng.uniform(0.35, 1.0)),
+        grey_gamma=float(rng.uniform(1.1, 1.5)),
     )
 
 

@@ -50,7 +50,7 @@ def wall_texture(canvas: Canvas, rng: np.random.Generator, depth: np.ndarray) ->
                       borderMode=cv2.BORDER_REFLECT)
     patchy = noise_field(rng, canvas.shape, 7 / canvas.px_mm, 5 / canvas.px_mm)
     decidua = 2.5 * np.exp(-depth / 2.0)
-    return (-6.5 + decidua + 2.6 * along + 2.0 * patchy).astype(np.float32)
+    return (-8.0 + decidua + 3.6 * along + 2.6 * patchy).astype(np.float32)
 
 
 def paint_lung(canvas: Canvas, rng: np.random.Generator) -> None:

@@ -42,7 +42,8 @@ class Theatre:
         drop = min(13.0 * scale + rng.normal(0, 1.5), low)
         offset = (float(rng.normal(0, 2.0)), float(drop - 12.5 * scale))
         return fetus.Pose(scale, np.radians(-patient.flexion_deg), np.radians(patient.tilt_deg),
-                          1.0 if patient.facing == "right" else -1.0, float(rng.uniform(-0.002, 0.006)), (1.0, -12.5), offset)
+                          1.0 if patient.facing == "right" else -1.0, float(rng.uniform(-0.002, 0.006)), (1.0, -12.5), offset,
+                          tuple(rng.uniform(0, 2 * np.pi, 4).tolist()))
 
     def canvas(self) -> Canvas:
         """An empty canvas that covers the picture and its margin."""

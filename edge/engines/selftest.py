@@ -64,8 +64,7 @@ def run_selftest(runner: Runner, vectors: GoldenVectors, limits: Golden, calibra
         if have.shape != want.shape:
             raise EngineError(
                 f"self-test of {runner.name}: {name}: found shape {list(have.shape)}; the bundle's heads say "
-                f"{list(want.shape)}; "
-                "this engine was not built from this bundle"
+                f"{list(want.shape)}; this engine was not built from this bundle"
             )
         if not np.isfinite(have).all():
             raise EngineError(

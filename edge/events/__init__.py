@@ -1,1 +1,7 @@
+"""Flags that outlive a power cut: the store, its disk, and the evidence image."""
 
+from edge.events.disk import Disk
+from edge.events.evidence import render_evidence
+from edge.events.store import EventStore, NewEvent, Retention
+
+__all__ = ["Disk", "EventStore", "NewEvent", "Retention", "render_evidence"]

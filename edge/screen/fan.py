@@ -33,15 +33,23 @@ SECTOR_GAIN = 0.015  # of the fan's area by which a sector must beat a rectangle
 DUAL_LIKENESS = 0.45  # area of the smaller fan over the larger; a thumbnail is < .2
 DUAL_FILL = 0.75  # of each fan of a dual view that must be picture
 COMPONENT_SHARE = 0.12  # of the largest component's area: smaller ones are logos, grey bars and thumbnails
+ISLAND_SHARE = 0.01  # of the largest component's area for one that lies between the picture's sides
+LIVE_ISLAND_WEIGHT = 6.0  # per pixel, for an island that moves: no interface does, so the fan must stretch to hold it
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a fit rests on. `picture`: bool [h,w], where the screen shows picture. `scale`: its pixels per screen pixel."""
+    """What a fit rests on. `weight`: float32 [h,w], cost of leaving a pixel of picture outside the fan, 0 where there is
+    no picture. `scale`: its pixels per screen pixel."""
 
-    picture: np.ndarray
+    weight: np.ndarray
     scale: float
     shape: tuple[int, int]  # (height, width) of the screen
+
+    @property
+    def picture(self) -> np.ndarray:
+        """bool [h,w]: where the screen shows picture."""
+        return self.weight > 0
 
 
 @dataclass(frozen=True)
@@ -87,8 +95,7 @@ def gather(grey: np.ndarray, moving: np.ndarray | None = None, screen: tuple[int
     # Join speckle, then drop whatever is narrower than a grey bar (about 2.5 % of the screen's height).
     mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, _disc(0.012 * side))
     mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, _disc(0.025 * side))
-    mask = _main_components(mask, moving)
-    return Evidence(mask, scale, (height, width))
+    return Evidence(_weigh(mask, moving), scale, (height, width))
 
 
 def _disc(diameter: float) -> np.ndarray:
@@ -96,30 +103,39 @@ def _disc(diameter: float) -> np.ndarray:
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
 
 
-def _main_components(mask: np.ndarray, moving: np.ndarray | None) -> np.ndarray:
-    """uint8 [h,w] -> bool [h,w]: the components that can belong to a fan."""
+def _weigh(mask: np.ndarray, moving: np.ndarray | None) -> np.ndarray:
+    """uint8 [h,w] -> float32 [h,w]: weight of each pixel's component in the fit; 0 for what cannot belong to a fan."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    keep = np.zeros(count, bool)
-    if count > 1:
-        area = stats[:, cv2.CC_STAT_AREA].astype(np.float64)
-        area[0] = 0
-        if moving is not None:
-            alive = np.bincount(labels.ravel(), weights=moving.ravel(), minlength=count)
-            area[alive < 0.05 * area] = 0  # a fan's speckle moves everywhere; 5 % allows for deep, dark fans
-        keep = area >= max(1.0, COMPONENT_SHARE * area.max())
-    return keep[labels]
+    weight = np.zeros(count, np.float32)
+    area = stats[:, cv2.CC_STAT_AREA].astype(np.float64)
+    area[0] = 0
+    if moving is not None:
+        alive = np.bincount(labels.ravel(), weights=moving.ravel(), minlength=count)
+        area[alive < 0.05 * area] = 0  # a fan's speckle moves everywhere; 5 % allows for deep, dark fans
+    if area.max() == 0:
+        return weight[labels]
+    large = area >= COMPONENT_SHARE * area.max()
+    weight[large] = 1
+    # Islands in fluid, such as a limb above the fetus; beside the picture the like would be a logo or a thumbnail.
+    left, right = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_LEFT] + stats[:, cv2.CC_STAT_WIDTH]
+    among = (left >= left[large].min()) & (right <= right[large].max())
+    islands = ~large & among & (area >= ISLAND_SHARE * area.max())
+    weight[islands] = 1
+    if moving is not None:
+        weight[islands & (alive > 0.5 * area)] = LIVE_ISLAND_WEIGHT
+    return weight[labels]
 
 
 class _Rows:
-    """Signed cumulative sums along every `step`-th row of bool [h,w]; scores batches of candidate fans."""
+    """Signed cumulative sums along every `step`-th row of weights [h,w]; scores batches of candidate fans."""
 
-    def __init__(self, picture: np.ndarray, step: int = 1) -> None:
-        height, width = picture.shape
-        self.total = float(picture.sum())
+    def __init__(self, weight: np.ndarray, step: int = 1) -> None:
+        height, width = weight.shape
+        self.total = float(weight.sum())
         self.height, self.width, self.step = height, width, step
         self.rows = np.arange(step // 2, height, step) + 0.5
         self.signed = np.zeros((self.rows.size, width + 2))  # one pixel of zeros on either side: no edge cases
-        self.signed[:, 1:-1] = np.where(picture[step // 2 :: step], -1.0, EMPTY_WEIGHT)
+        self.signed[:, 1:-1] = _signed(weight[step // 2 :: step])
         self.cumulative = np.cumsum(self.signed, axis=1) - self.signed  # sum left of each pixel
         self.base = np.arange(self.rows.size) * (width + 2) + 1
 
@@ -154,6 +170,11 @@ class _Rows:
         cost = self.total + self.step * (inside * share).sum(axis=1)
         legal = (xrb - xlb - (xrt - xlt) > 0.02 * self.height)[:, 0] & (yb > yt)[:, 0] & (yt >= ay)[:, 0]
         return np.where(legal, cost, np.inf)
+
+
+def _signed(weight: np.ndarray) -> np.ndarray:
+    """What each pixel adds to the cost when it lies inside the fan."""
+    return np.where(weight > 0, -weight, EMPTY_WEIGHT).astype(np.float64)
 
 
 def _apex(xlt: np.ndarray, xlb: np.ndarray, xrt: np.ndarray, xrb: np.ndarray, height: float) -> tuple[np.ndarray, np.ndarray]:
@@ -221,14 +242,14 @@ def _extent(picture: np.ndarray) -> tuple[int, int, int, int]:
     return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
 
 
-def _fit_rect(picture: np.ndarray) -> tuple[np.ndarray, float]:
+def _fit_rect(weight: np.ndarray) -> tuple[np.ndarray, float]:
     """The rectangle of least cost -> ((x0, y0, x1, y1), cost), by alternating exact one-dimensional searches."""
-    signed = np.where(picture, -1.0, EMPTY_WEIGHT)
-    x0, y0, x1, y1 = _extent(picture)
+    signed = _signed(weight)
+    x0, y0, x1, y1 = _extent(weight > 0)
     for _ in range(4):
         x0, x1 = _best_interval(signed[y0:y1].sum(axis=0))
         y0, y1 = _best_interval(signed[:, x0:x1].sum(axis=1))
-    return np.array([x0, y0, x1, y1], np.float64), float(picture.sum() + signed[y0:y1, x0:x1].sum())
+    return np.array([x0, y0, x1, y1], np.float64), float(weight.sum() + signed[y0:y1, x0:x1].sum())
 
 
 def _best_interval(values: np.ndarray) -> tuple[int, int]:
@@ -246,27 +267,28 @@ def fit_fan(evidence: Evidence) -> Fit | None:
     height, width = picture.shape
     if height < 16 or width < 16 or picture.sum() < 0.2 * MIN_AREA * picture.size:
         return None
-    box, rect_cost = _fit_rect(picture)
+    box, rect_cost = _fit_rect(evidence.weight)
     rect_area = (box[2] - box[0]) * (box[3] - box[1])
 
     shrink = min(1.0, COARSE_SIDE / max(height, width))
     small_size = (max(8, round(width * shrink)), max(8, round(height * shrink)))
-    small = cv2.resize(picture.astype(np.uint8) * 255, small_size, interpolation=cv2.INTER_AREA) > 127
+    small = cv2.resize(evidence.weight, small_size, interpolation=cv2.INTER_AREA)
+    small[small < 0.5] = 0
     sector_cost, sector = np.inf, np.zeros(10)
     if small.any():
         coarse = _Rows(small)
-        starts = _sector_starts(_extent(small), coarse.height, coarse.width)
+        starts = _sector_starts(_extent(small > 0), coarse.height, coarse.width)
         order = np.argsort(coarse.score(starts))[:3]  # the best three land in the right basin on every screen tried
         tries = [_refine(coarse, starts[k], (8.0, 4.0, 2.0, 1.0), _SECTOR_MOVES) for k in order]
         start = min(tries, key=lambda item: item[1])[0] * (height / coarse.height)
         start[8:10] = width, height
         start[6:8] = 0
-        start, _ = _refine(_Rows(picture, 3), start, (4.0, 2.0), _SECTOR_MOVES)
-        fine = _Rows(picture)
+        start, _ = _refine(_Rows(evidence.weight, 3), start, (4.0, 2.0), _SECTOR_MOVES)
+        fine = _Rows(evidence.weight)
         sector, plain_cost = _refine(fine, start, (1.0, 0.5), _SECTOR_MOVES)
         x0, y0, x1, y1 = _extent(picture)
         clipped = np.array([*sector[:6], max(x0, box[0]), max(y0, box[1]), min(x1, box[2]), min(y1, box[3])])
-        clipped, _ = _refine(_Rows(picture, 3), clipped, (8.0, 4.0, 2.0), _CLIPPED_MOVES)
+        clipped, _ = _refine(_Rows(evidence.weight, 3), clipped, (8.0, 4.0, 2.0), _CLIPPED_MOVES)
         clipped, sector_cost = _refine(fine, clipped, (1.0, 0.5), _CLIPPED_MOVES)
         if plain_cost - sector_cost < 0.004 * rect_area:  # the box cuts nothing worth naming
             sector_cost = plain_cost
@@ -361,7 +383,7 @@ def find_two(evidence: Evidence) -> tuple[Fan, Fan] | None:
         return None
     fans = []
     for k in (left, right):
-        fit = fit_fan(replace(evidence, picture=labels == k))
+        fit = fit_fan(replace(evidence, weight=(labels == k).astype(np.float32)))
         if fit is None or fit.fill < DUAL_FILL or fit.outside > MAX_OUTSIDE:
             return None
         fans.append(fit.fan)

@@ -6,6 +6,8 @@ about once a second of frame time. There is no clock here: time is the frames' o
 
 from __future__ import annotations
 
+from collections import deque
+
 import cv2
 import numpy as np
 
@@ -22,7 +24,8 @@ RECHECK = SECOND  # ns between later checks
 SAME_LAYOUT = 0.93  # IoU of two estimates of one layout; repeated estimates of real clips agree to > .97
 SAMPLE_SIDE = 160  # px, longest side of the grid on which colour and change inside the fan are looked at
 DUPLICATE = 0.35  # mean change, grey levels: a repeated frame through a codec shows < .3, live speckle > 1
-FREEZE = SECOND  # ns without change after which the picture is called frozen
+FREEZE = SECOND  # ns without live change after which the picture is called frozen
+FROZEN_CHANGES = 2  # changes a FREEZE span may show while frozen: a low-rate H.264 key frame, about one a second, is one
 MOVING_RANGE = 10  # grey levels a thumbnail pixel must range over a window to count as live
 COLOUR_FRAMES = 2  # consecutive frames with colour before DOPPLER is said, and without before it is taken back
 OUTSIDE_CHANGE = 0.02  # share of the samples outside the fan that change at once when a layout changes
@@ -48,7 +51,8 @@ class ScreenReader:
         self._low: np.ndarray | None = None
         self._samples: np.ndarray | None = None
         self._inside = np.zeros((0, 0), bool)
-        self._changed_at = 0
+        self._history: deque[tuple[int, bool]] = deque()  # (t_mono_ns, changed) of the frames of the last FREEZE
+        self._watched_since = 0
         self._colour_run = 0
         self._doppler = False
 
@@ -126,7 +130,8 @@ class ScreenReader:
     def _adopt(self, signal: Signal, fan: Fan | None, now: int) -> None:
         self._verdict, self._fan = signal, fan
         self._samples = None
-        self._changed_at = now
+        self._history.clear()
+        self._watched_since = now
 
     def _inside_state(self, image: np.ndarray, fan: Fan, now: int) -> tuple[Signal, bool]:
         """Colour and change inside the fan -> (signal, duplicate)."""
@@ -142,12 +147,20 @@ class ScreenReader:
         grey = samples if samples.ndim == 2 else cv2.cvtColor(samples, cv2.COLOR_BGR2GRAY)
         duplicate = self._samples is not None and change(grey, self._samples, self._inside) < DUPLICATE
         if not duplicate:
-            self._samples, self._changed_at = grey, now
-        if now - self._changed_at >= FREEZE:
+            self._samples = grey
+        if self._is_frozen(now, not duplicate):
             return Signal.FROZEN, duplicate
         if self._doppler or coloured:
             return Signal.DOPPLER, duplicate
         return Signal.OK, duplicate
+
+    def _is_frozen(self, now: int, changed: bool) -> bool:
+        """Fewer changes over the last FREEZE than live speckle shows even at a scanner's slowest frame rate."""
+        self._history.append((now, changed))
+        while now - self._history[0][0] > FREEZE:
+            self._history.popleft()
+        changes = sum(item[1] for item in self._history)
+        return now - self._watched_since >= FREEZE and changes <= min(FROZEN_CHANGES, len(self._history) // 10)
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:

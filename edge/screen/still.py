@@ -11,7 +11,7 @@ from edge.screen.geometry import fan_mask, full_fan
 from edge.screen.preprocess import Preprocessing, prepare, to_grey
 from edge.screen.signal import is_colour_bars, is_doppler, is_drawn, is_flat
 
-MAX_CUT = 0.06  # of the picture that may lie outside the fan: logos, grey bars, a thumbnail
+MAX_CUT = 0.04  # of the picture that may lie outside the fan: logos, grey bars, a thumbnail
 MAX_ACROSS = 0.012  # of the picture that may go on across the fan's edge; beyond, "full" is safer than a wrong fan
 LOOSE_MARGIN = 3  # grey levels above the background: faint echoes count when the question is what a fan cuts away
 MIN_STILL_FILL = 0.55  # of the fan that must be picture: a still has no time in which noise fills the fluid

@@ -1,0 +1,198 @@
+"""How frames reach the loop: each one (a recording played as fast as it can be) or the newest (all that runs in real time).
+
+A feed is used as a context manager by one loop. Every frame that a loop did not get is counted: `stats().dropped`, and ids with
+a gap.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from typing import Protocol
+
+from edge.capture.source import Source
+from edge.errors import SourceError
+from edge.records import Frame
+
+log = logging.getLogger(__name__)
+
+BACKOFF_FIRST_S = 0.1  # seconds before the first attempt to reopen; doubles up to the configured maximum
+JOIN_S = 3.0  # seconds for the reader to stop: more than the longest blocking read that is configured by default
+
+
+@dataclass(frozen=True)
+class FeedStats:
+    """Counts since the start. `connected` is false while a live source is away; `problem` then says why, redacted."""
+
+    read: int = 0
+    dropped: int = 0
+    decode_errors: int = 0
+    reconnects: int = 0
+    connected: bool = True
+    problem: str = ""
+
+
+class Feed(Protocol):
+    name: str
+    media_time: bool
+
+    def __enter__(self) -> Feed: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def next(self, timeout_s: float) -> Frame | None:
+        """The next frame to look at; None when there is none within `timeout_s`, or no more at all (`ended`)."""
+        ...
+
+    @property
+    def ended(self) -> bool: ...
+
+    def stats(self) -> FeedStats: ...
+
+
+class EveryFrame:
+    """Reads on the loop's own thread: nothing can be dropped, and the loop sets the pace."""
+
+    def __init__(self, source: Source) -> None:
+        self.name, self.media_time = source.name, source.media_time
+        self._source = source
+        self._read = 0
+        self._ended = False
+
+    def __enter__(self) -> EveryFrame:
+        self._source.open()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._source.close()
+
+    def next(self, timeout_s: float) -> Frame | None:
+        frame = self._source.read()
+        if frame is None:
+            self._ended = True
+        else:
+            self._read += 1
+        return frame
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    def stats(self) -> FeedStats:
+        return FeedStats(read=self._read, decode_errors=self._source.decode_errors)
+
+
+class LatestFrame:
+    """One thread reads and keeps the newest frame; the loop takes it. A live source that is lost is reopened for ever.
+
+    A live source need not be there yet when the feed starts. A recording that cannot be opened raises on enter.
+    """
+
+    def __init__(self, source: Source, backoff_max_s: float = 1.0) -> None:
+        self.name, self.media_time = source.name, source.media_time
+        self._source, self._backoff_max_s = source, backoff_max_s
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        self._slot: Frame | None = None
+        self._finished = False
+        self._failure: BaseException | None = None
+        self._read = self._dropped = self._reconnects = 0
+        self._connected = not source.live
+        self._problem = "" if self._connected else "not opened yet"
+        self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
+
+    def __enter__(self) -> LatestFrame:
+        if not self._source.live:
+            self._source.open()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join(JOIN_S)
+        if not self._thread.is_alive():  # else a read still hangs in the driver: closing under it would crash
+            self._source.close()
+
+    def next(self, timeout_s: float) -> Frame | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._slot is not None or self._finished, timeout_s)
+            frame, self._slot = self._slot, None
+            if frame is None and self._failure is not None:
+                raise self._failure
+            return frame
+
+    @property
+    def ended(self) -> bool:
+        with self._changed:
+            return self._finished and self._slot is None
+
+    def stats(self) -> FeedStats:
+        with self._changed:
+            return FeedStats(
+                read=self._read,
+                dropped=self._dropped,
+                decode_errors=self._source.decode_errors,
+                reconnects=self._reconnects,
+                connected=self._connected,
+                problem=self._problem,
+            )
+
+    def _run(self) -> None:
+        try:
+            if self._source.live:
+                self._read_for_ever()
+            else:
+                self._read_to_the_end()
+        except Exception as error:  # handed to the loop's thread, which raises it from `next`
+            self._failure = error
+        with self._changed:
+            self._finished = True
+            self._changed.notify_all()
+
+    def _read_to_the_end(self) -> None:
+        while not self._stop.is_set():
+            frame = self._source.read()
+            if frame is None:
+                return
+            self._put(frame)
+
+    def _read_for_ever(self) -> None:
+        backoff_s = BACKOFF_FIRST_S
+        opened_before = False
+        while not self._stop.is_set():
+            try:
+                self._source.open()
+                while not self._stop.is_set():
+                    frame = self._source.read()
+                    if frame is None:
+                        raise SourceError(f"{self.name}: the stream ended")
+                    if not self._connected:
+                        self._came_back(again=opened_before)
+                        opened_before, backoff_s = True, BACKOFF_FIRST_S
+                    self._put(frame)
+            except SourceError as error:
+                self._went_away(str(error))
+                self._source.close()
+                self._stop.wait(backoff_s)
+                backoff_s = min(2 * backoff_s, self._backoff_max_s)
+
+    def _put(self, frame: Frame) -> None:
+        with self._changed:
+            self._read += 1
+            self._dropped += self._slot is not None
+            self._slot = frame
+            self._changed.notify_all()
+
+    def _came_back(self, again: bool) -> None:
+        with self._changed:
+            self._connected, self._problem = True, ""
+            self._reconnects += again
+        log.info("%s: %s", self.name, "back" if again else "first picture")
+
+    def _went_away(self, problem: str) -> None:
+        with self._changed:
+            news = problem != self._problem  # one line in the log per change, not one per attempt
+            self._connected, self._problem = False, problem
+        if news:
+            log.warning("%s; trying again until it is back", problem)

@@ -1,0 +1,33 @@
+"""The contract of a source, and what it says about itself."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from edge.records import Frame
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Open on enter, close on exit; may be opened again after a close, and then goes on counting its frames.
+
+    `live`: it can be lost and come back, and only its newest frame matters. `media_time`: its stamps are the clip's own time
+    laid out from the moment of opening, not the time of capture (see Pacer). `decode_errors`: pictures that arrived damaged.
+    """
+
+    name: str  # may be shown: credentials removed
+    live: bool
+    media_time: bool
+    decode_errors: int
+
+    def open(self) -> None:
+        """InputError (a file) or SourceError (a live source), naming it."""
+        ...
+
+    def read(self) -> Frame | None:
+        """The next frame, waiting for it. None: the source has ended. SourceError: it was lost."""
+        ...
+
+    def close(self) -> None:
+        """Safe to call at any time, more than once."""
+        ...

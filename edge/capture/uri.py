@@ -1,0 +1,56 @@
+"""Source URIs: what they mean, and how they may be shown."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote
+
+from edge.errors import ConfigError
+
+KNOWN = "file:clip.mp4, v4l2:/dev/v4l/by-id/NAME, rtsp://HOST/PATH or phantom:"
+
+# FFmpeg takes everything up to the last @ before the first slash as user and password: so does this.
+_USERINFO = re.compile(r"(\w+://)[^/\s]*@")
+_SECRET_QUERY = re.compile(r"([?&;]\w*(?:pass|pwd|token|key|secret|auth|user|login)\w*=)[^&;\s]*", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """Any text with the credentials of every URI in it replaced by ***. For each name, log line, message and record."""
+    return _SECRET_QUERY.sub(r"\1***", _USERINFO.sub(r"\1***@", text))
+
+
+@dataclass(frozen=True)
+class SourceUri:
+    """scheme: file, v4l2, rtsp or phantom. target: a path for the first two, for rtsp the whole URI with its secrets,
+    which therefore has no repr."""
+
+    scheme: str
+    target: str = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The URI as it may be shown: without credentials."""
+        return redact(self.target if self.scheme == "rtsp" else f"{self.scheme}:{self.target}")
+
+
+def parse_uri(uri: str) -> SourceUri:
+    """ConfigError for anything that is not one of KNOWN. Whether the thing exists is found out on opening it."""
+    scheme, colon, rest = uri.partition(":")
+    scheme = scheme.lower()
+    if not colon:
+        hint = f"; for a clip write file:{uri}" if Path(uri).exists() else ""
+        raise ConfigError(f"source.uri: found {redact(uri)!r}, must be like {KNOWN}{hint}")
+    if scheme in ("rtsp", "rtsps"):
+        if not re.match(r"//[^/\s]+", rest):
+            raise ConfigError(f"source.uri: found {redact(uri)!r}, an RTSP source is written rtsp://HOST[:PORT]/PATH")
+        return SourceUri("rtsp", uri)
+    if scheme == "phantom":
+        return SourceUri("phantom", rest)
+    if scheme not in ("file", "v4l2"):
+        raise ConfigError(f"source.uri: found {redact(uri)!r}, scheme {scheme!r} is not known; use {KNOWN}")
+    path = unquote(rest[2:]) if rest.startswith("///") else rest
+    if not path:
+        raise ConfigError(f"source.uri: found {uri!r}, the path is missing; use {KNOWN}")
+    return SourceUri(scheme, path)

@@ -1,0 +1,44 @@
+"""The few things that the store asks of a file system, in one object so that tests can break each of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+
+class Disk:
+    """The real one. OSError from any of these means that nothing may be taken as written."""
+
+    def write_durable(self, path: Path, data: bytes) -> None:
+        """After this returns, `path` holds `data` also after a power cut; before, it holds nothing or what it held."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tmp = path.with_name(path.name + ".tmp")
+        self.write(tmp, data)
+        self.rename(tmp, path)
+        self.sync_directory(path.parent)
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Content to the platter, not only to the page cache."""
+        with open(path, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rename(self, old: Path, new: Path) -> None:
+        os.replace(old, new)
+
+    def sync_directory(self, path: Path) -> None:
+        """A rename is durable only once its directory is."""
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def remove(self, path: Path) -> None:
+        """A file that is gone already is no error."""
+        path.unlink(missing_ok=True)
+
+    def free_bytes(self, path: Path) -> int:
+        return shutil.disk_usage(path).free

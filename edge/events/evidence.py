@@ -1,0 +1,46 @@
+"""The picture that is kept with a flag: what the model saw, where it looked, and what it says."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from edge.errors import StoreError
+from edge.records import Scores
+
+WORDS = "suspected nuchal collection: refer"
+PANEL = 480  # pixels, side of each of the two panels: readable on a 7-inch screen, about 300 kB as PNG
+BAND = 84  # pixels, height of the caption
+HEAT_FLOOR = 0.2  # probability below which the nuchal map is not drawn: a tint over everything would hide the picture
+HEAT_ALPHA = 0.55  # opacity of the heat where the map is 1
+
+
+def heat_overlay(crop: np.ndarray, nuchal_map: np.ndarray, side: int) -> np.ndarray:
+    """uint8 [S,S] and float [G,G] in [0,1] -> BGR uint8 [side,side,3]: the crop with the nuchal map as heat over it."""
+    grey = cv2.resize(crop, (side, side), interpolation=cv2.INTER_LINEAR)
+    picture = cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
+    heat = np.clip(cv2.resize(nuchal_map.astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR), 0.0, 1.0)
+    colour = cv2.applyColorMap(np.uint8(255 * heat), cv2.COLORMAP_INFERNO)  # type: ignore[arg-type]
+    alpha = (HEAT_ALPHA * np.where(heat > HEAT_FLOOR, heat, 0.0))[..., None]
+    return np.uint8(picture * (1.0 - alpha) + colour * alpha)  # type: ignore[return-value]
+
+
+def render_evidence(crop: np.ndarray, scores: Scores, t_wall: str, exam_id: int, bundle: str) -> bytes:
+    """crop uint8 [S,S] (the model's view, nothing from outside the fan) -> PNG bytes. StoreError if it cannot be encoded.
+
+    Left the crop as it is, right the same with the nuchal map, below the words, the score, the time (UTC) and the bundle.
+    """
+    plain = cv2.cvtColor(cv2.resize(crop, (PANEL, PANEL), interpolation=cv2.INTER_LINEAR), cv2.COLOR_GRAY2BGR)
+    caption = np.zeros((BAND, 2 * PANEL, 3), np.uint8)
+    _write(caption, WORDS, 34, 0.95, (80, 170, 255))
+    detail = f"score {scores.hygroma:.3f}   plane {scores.plane:.3f}   exam {exam_id}   {t_wall}   {bundle}"
+    _write(caption, detail, 68, 0.5, (220, 220, 220))
+    picture = np.vstack([np.hstack([plain, heat_overlay(crop, scores.nuchal_map, PANEL)]), caption])
+    good, data = cv2.imencode(".png", picture)
+    if not good:
+        raise StoreError("the evidence image could not be encoded as PNG; this OpenCV lacks its PNG encoder")
+    return data.tobytes()
+
+
+def _write(image: np.ndarray, text: str, baseline: int, size: float, colour: tuple[int, int, int]) -> None:
+    cv2.putText(image, text, (14, baseline), cv2.FONT_HERSHEY_SIMPLEX, size, colour, 1, cv2.LINE_AA)

@@ -1,0 +1,305 @@
+"""The event store: one SQLite row per flag, and one image that was durable before its row.
+
+A row that is there has its image; an image without a row is what a power cut left, and is swept later. WAL with
+synchronous=FULL: a commit that returned is on the disk. One writer (the daemon's loop); `hygroma events` may read and review
+beside it.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from edge.errors import StoreError
+from edge.events.disk import Disk
+from edge.records import Event
+
+SCHEMA_VERSION = 1  # raised when an older program would misread a newer store
+BUSY_TIMEOUT_S = 1.0  # seconds to wait for another process's write; more would hold up the daemon's loop
+ORPHAN_AGE_S = 3600.0  # seconds; an image without a row that is younger may belong to a commit under way
+REVIEWS = ("open", "confirmed", "dismissed")
+
+_SCHEMA = """
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again, so that an exported number stays one event's
+    exam_id INTEGER NOT NULL, source TEXT NOT NULL, frame_id INTEGER NOT NULL, t_wall TEXT NOT NULL,
+    latency_ms REAL NOT NULL, hygroma REAL NOT NULL, evidence REAL NOT NULL, bundle TEXT NOT NULL,
+    image_path TEXT NOT NULL UNIQUE, image_sha256 TEXT NOT NULL, review TEXT NOT NULL DEFAULT 'open',
+    reviewed_by TEXT NOT NULL DEFAULT '', reviewed_at TEXT NOT NULL DEFAULT '',
+    image_bytes INTEGER NOT NULL, pinned INTEGER NOT NULL DEFAULT 0
+);
+"""
+_COLUMNS = ", ".join(item.name for item in fields(Event))
+
+
+@dataclass(frozen=True)
+class NewEvent:
+    """A flag on its way into the store. `image` is PNG; `t_mono_ns` the capture stamp of the newest frame behind it."""
+
+    exam_id: int
+    source: str  # credentials removed
+    frame_id: int
+    t_mono_ns: int
+    t_wall: str  # ISO 8601, UTC
+    hygroma: float
+    evidence: float
+    bundle: str
+    image: bytes
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Confirmed and pinned events are kept for ever; see `EventStore.retain`."""
+
+    days: float = 365
+    max_bytes: int = 2048 * 2**20
+    min_free_bytes: int = 512 * 2**20
+
+
+class EventStore:
+    """Opens on first use, so that a daemon whose disk is full still starts and watches. Used from one thread."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        retention: Retention | None = None,
+        disk: Disk | None = None,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        create: bool = True,
+    ) -> None:
+        """`create=False` (reading commands): a store that is not there is an error, not made."""
+        self.root = Path(root)
+        self._retention, self._disk = retention or Retention(), disk or Disk()
+        self._clock_ns, self._create = clock_ns, create
+        self._connection: sqlite3.Connection | None = None
+
+    def __enter__(self) -> EventStore:
+        self.open()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """StoreError: not writable, not a store, damaged, or written by a newer version. Opening twice does nothing."""
+        with self._telling("opened"):
+            self._db()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def commit(self, new: NewEvent) -> Event:
+        """The flag, durable when this returns: first its image, then its row. StoreError: nothing was acknowledged."""
+        name = f"evidence/{new.t_wall[:10]}/exam{new.exam_id}-frame{new.frame_id}-{uuid.uuid4().hex[:8]}.png"
+        digest = hashlib.sha256(new.image).hexdigest()
+        with self._telling("written"):
+            database = self._db()
+            folder = (self.root / name).parent
+            if not folder.exists():  # a new day's folder must itself be durable before anything in it is
+                folder.mkdir(parents=True)
+                self._disk.sync_directory(folder.parent)
+                self._disk.sync_directory(self.root)
+            self._disk.write_durable(self.root / name, new.image)
+            row = (new.exam_id, new.source, new.frame_id, new.t_wall, self._age_ms(new), new.hygroma, new.evidence,
+                   new.bundle, name, digest, len(new.image))  # fmt: skip
+            with database:
+                cursor = database.execute(
+                    "INSERT INTO events (exam_id, source, frame_id, t_wall, latency_ms, hygroma, evidence, bundle,"
+                    " image_path, image_sha256, image_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    row,
+                )
+            latency_ms = self._age_ms(new)  # known only now that the row is durable
+            with database:
+                database.execute("UPDATE events SET latency_ms = ? WHERE id = ?", (latency_ms, cursor.lastrowid))
+            return self._one(cursor.lastrowid or 0)
+
+    def events(self, review: str | None = None, limit: int = 1000) -> list[Event]:
+        """Newest first. `review`: only events in that state."""
+        where, values = ("WHERE review = ?", (_checked_review(review),)) if review else ("", ())
+        with self._telling("read"):
+            query = f"SELECT {_COLUMNS} FROM events {where} ORDER BY id DESC LIMIT ?"
+            return [Event(*row) for row in self._db().execute(query, (*values, limit))]
+
+    def show(self, event_id: int) -> Event:
+        """StoreError when there is no such event."""
+        with self._telling("read"):
+            return self._one(event_id)
+
+    def image(self, event: Event) -> bytes:
+        """The evidence image, checked against its hash. StoreError when it is missing or was altered."""
+        with self._telling("read"):
+            data = (self.root / event.image_path).read_bytes()
+        if hashlib.sha256(data).hexdigest() != event.image_sha256:
+            raise StoreError(f"{self.root / event.image_path}: not the image that was committed with event {event.id}")
+        return data
+
+    def review(self, event_id: int, review: str, by: str) -> Event:
+        """Record that a person (`by`) confirmed or dismissed the event, or opened it again. StoreError: no such event."""
+        _checked_review(review)
+        with self._telling("written"):
+            database = self._db()
+            with database:
+                database.execute(
+                    "UPDATE events SET review = ?, reviewed_by = ?, reviewed_at = ? WHERE id = ?",
+                    (review, by[:200], _utc_now().isoformat(timespec="seconds"), event_id),
+                )
+            return self._one(event_id)
+
+    def pin(self, event_id: int, pinned: bool = True) -> Event:
+        """A pinned event is never removed by retention. StoreError: no such event."""
+        with self._telling("written"):
+            database = self._db()
+            with database:
+                database.execute("UPDATE events SET pinned = ? WHERE id = ?", (int(pinned), event_id))
+            return self._one(event_id)
+
+    def next_exam_id(self) -> int:
+        """One more than any exam that was ever flagged here; exams without a flag leave no trace."""
+        with self._telling("read"):
+            (largest,) = self._db().execute("SELECT max(exam_id) FROM events").fetchone()
+            return (largest or 0) + 1
+
+    def export(self, folder: str | Path, event_ids: Iterable[int] | None = None) -> list[Event]:
+        """Images, `events.json` and `events.csv` into `folder` (made if needed). Every image is checked against its hash."""
+        events = self.events(limit=-1) if event_ids is None else [self.show(event_id) for event_id in event_ids]
+        folder = Path(folder)
+        with self._telling("exported"):
+            folder.mkdir(parents=True, exist_ok=True)
+            rows = []
+            for event in events:
+                name = f"event{event.id}.png"
+                (folder / name).write_bytes(self.image(event))
+                rows.append({**asdict(event), "image_path": name})
+            (folder / "events.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+            with open(folder / "events.csv", "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, [item.name for item in fields(Event)])
+                writer.writeheader()
+                writer.writerows(rows)
+        return events
+
+    def retain(self) -> int:
+        """Remove what is too old or too much; returns how many events went. Call it now and then from the writer.
+
+        By age and by bytes any event goes that is neither confirmed nor pinned, dismissed ones first, then the oldest. For free
+        space only dismissed ones go: a disk that something else filled must not cost a flag that nobody has looked at.
+        """
+        with self._telling("cleaned up"):
+            database = self._db()
+            limit = (_utc_now() - timedelta(days=self._retention.days)).isoformat()
+            removable = "review != 'confirmed' AND pinned = 0"
+            doomed = database.execute(
+                f"SELECT id, image_path FROM events WHERE {removable} AND t_wall < ?", (limit,)
+            ).fetchall()
+            self._forget(doomed)
+            removed = len(doomed)
+            order = "ORDER BY review != 'dismissed', id LIMIT 1"
+            while self._image_bytes() > self._retention.max_bytes:
+                if not self._forget_first(f"{removable} {order}"):
+                    break
+                removed += 1
+            while self._disk.free_bytes(self.root) < self._retention.min_free_bytes:
+                if not self._forget_first("review = 'dismissed' AND pinned = 0 ORDER BY id LIMIT 1"):
+                    break
+                removed += 1
+            self._sweep_orphans()
+            return removed
+
+    def _forget_first(self, condition: str) -> int:
+        rows = self._db().execute(f"SELECT id, image_path FROM events WHERE {condition}").fetchall()
+        self._forget(rows)
+        return len(rows)
+
+    def _forget(self, rows: list[tuple[int, str]]) -> None:
+        """Rows first: a row without its image would be a broken promise, an image without a row is only an orphan."""
+        database = self._db()
+        with database:
+            database.executemany("DELETE FROM events WHERE id = ?", [(event_id,) for event_id, _ in rows])
+        for _, image_path in rows:
+            self._disk.remove(self.root / image_path)
+
+    def _image_bytes(self) -> int:
+        return self._db().execute("SELECT coalesce(sum(image_bytes), 0) FROM events").fetchone()[0]
+
+    def _sweep_orphans(self) -> None:
+        known = {row[0] for row in self._db().execute("SELECT image_path FROM events")}
+        for path in (self.root / "evidence").glob("*/*"):
+            orphan = path.relative_to(self.root).as_posix() not in known
+            if orphan and time.time() - path.stat().st_mtime > ORPHAN_AGE_S:
+                self._disk.remove(path)
+
+    def _db(self) -> sqlite3.Connection:
+        if self._connection is None:
+            if self._create:
+                self.root.mkdir(parents=True, exist_ok=True)
+            elif not (self.root / "events.db").is_file():
+                raise StoreError(f"{self.root}: holds no event store; give the directory that events.dir names")
+            connection = sqlite3.connect(self.root / "events.db", timeout=BUSY_TIMEOUT_S)
+            try:
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")  # two programs may open a new store at once
+                if connection.execute("PRAGMA user_version").fetchone() == (0,):
+                    connection.execute(_SCHEMA)
+                    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        elif version != SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.root / 'events.db'}: schema version {version}, this hygroma reads {SCHEMA_VERSION}; update hygroma, or set"
+                " events.dir to another directory"
+            )
+
+    def _one(self, event_id: int) -> Event:
+        row = self._db().execute(f"SELECT {_COLUMNS} FROM events WHERE id = ?", (event_id,)).fetchone()
+        if row is None:
+            raise StoreError(f"{self.root}: there is no event {event_id}; `hygroma events list` shows those there are")
+        return Event(*row)
+
+    def _age_ms(self, new: NewEvent) -> float:
+        return (self._clock_ns() - new.t_mono_ns) / 1e6
+
+    @contextmanager
+    def _telling(self, what: str) -> Iterator[None]:
+        """Turns what the disk and SQLite say into a StoreError that names the store and what could not be done."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            self.close()  # opened afresh next time: the cause may be gone by then
+            raise StoreError(
+                f"{self.root / 'events.db'}: cannot be {what} ({error}); check the disk's space and health. If the file is damaged,"
+                " move it aside and keep it: a new store is made"
+            ) from error
+        except OSError as error:
+            raise StoreError(
+                f"{error.filename or self.root}: cannot be {what} ({error.strerror or error}); check space and permissions"
+            ) from error
+
+
+def _checked_review(review: str) -> str:
+    if review not in REVIEWS:
+        raise StoreError(f"review: found {review!r}, must be one of {', '.join(REVIEWS)}")
+    return review
+
+
+def _utc_now() -> datetime:
+    return datetime.now(timezone.utc)

@@ -1,0 +1,98 @@
+"""What lies between the loop and the page: the loop puts up a snapshot, the page puts in a request. Nothing else is shared."""
+
+from __future__ import annotations
+
+import queue
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edge.capture.feed import FeedStats
+from edge.metrics import LatencySummary
+from edge.records import Event, Verdict
+
+REQUESTS_MAX = 16  # more than a person can press between two loops; beyond, something is wrong and the press is refused
+
+
+@dataclass(frozen=True)
+class ExamRow:
+    """One exam of this run, for the list on the page."""
+
+    exam_id: int
+    started_wall: str  # ISO 8601, UTC
+    assessable_frames: int
+    flagged: bool
+    best_hygroma: float | None  # highest probability on an assessable frame
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The loop's state at one moment. Immutable; arrays are never written after they were put here."""
+
+    t_mono_ns: int  # when the loop published it
+    source: str
+    bundle: str
+    engine: str
+    ready: bool
+    verdict: Verdict | None
+    frame_t_mono_ns: int | None  # when the newest frame was captured or received; None before the first
+    degraded: tuple[str, ...]  # what is wrong, in words for people; empty when nothing is
+    frames_by_signal: dict[str, int]
+    duplicates: int
+    errors: dict[str, int]  # counts by kind: screen, engine, store
+    feed: FeedStats
+    latencies: dict[str, LatencySummary]  # milliseconds by stage
+    exams: tuple[ExamRow, ...]  # newest first
+    events: tuple[Event, ...]  # newest first
+    history: tuple[tuple[float, float, float | None], ...]  # (seconds before now, evidence, hygroma probability), oldest first
+    crop: np.ndarray | None = field(repr=False, compare=False, default=None)  # uint8 [S,S], never anything outside the fan
+    nuchal_map: np.ndarray | None = field(repr=False, compare=False, default=None)  # float [G,G] in [0,1]
+
+
+@dataclass(frozen=True)
+class NewExamRequest:
+    """The operator says that another patient is on the table."""
+
+
+@dataclass(frozen=True)
+class ReviewRequest:
+    """A person looked at an event: review is "confirmed" or "dismissed"."""
+
+    event_id: int
+    review: str
+    by: str
+
+
+Request = NewExamRequest | ReviewRequest
+
+
+class Board:
+    """One writer (the loop), any number of readers."""
+
+    def __init__(self) -> None:
+        self._snapshot: Snapshot | None = None
+        self._requests: queue.Queue[Request] = queue.Queue(REQUESTS_MAX)
+
+    def publish(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot  # one reference: a reader sees the old one or the new one, whole
+
+    def latest(self) -> Snapshot | None:
+        """None before the loop's first publication."""
+        return self._snapshot
+
+    def ask(self, request: Request) -> bool:
+        """False when too many requests wait already."""
+        try:
+            self._requests.put_nowait(request)
+        except queue.Full:
+            return False
+        return True
+
+    def requests(self) -> list[Request]:
+        """All that were asked since the last call; never waits."""
+        found = []
+        while True:
+            try:
+                found.append(self._requests.get_nowait())
+            except queue.Empty:
+                return found

@@ -1,0 +1,88 @@
+"""Initialisation: timm- or MAE-keyed ViT checkpoints into HygromaViT, with patch and position resampling."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edge.errors import InputError
+from export.vit import HygromaViT
+
+_DROPPED = ("decoder_", "mask_token", "head.", "fc_norm.")  # MAE's decoder and classification heads
+_OURS = ("map_head.", "plane_head.", "hygroma_head.")
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """A flat state dict from .safetensors or torch (flat, {"model": ...} or {"state_dict": ...}), never unpickling objects."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint; set `teacher.init` in the recipe")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    for wrapper in ("model", "state_dict"):
+        if isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    return state
+
+
+def load_backbone(model: HygromaViT, path: Path) -> None:
+    """Fill everything but our heads. InputError names every missing, unexpected and misshapen key."""
+    state = {k: v.float() for k, v in read_checkpoint(path).items() if not k.startswith(_DROPPED)}
+    own = {k: v for k, v in model.state_dict().items() if not k.startswith(_OURS)}
+    if "patch_embed.proj.weight" in state:
+        state["patch_embed.proj.weight"] = resample_patch(state["patch_embed.proj.weight"], model.config.patch)
+    if "pos_embed" in state:
+        state["pos_embed"] = resample_positions(state["pos_embed"], model.config.grid)
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [f"{k} {tuple(state[k].shape)} != {tuple(own[k].shape)}" for k in own.keys() & state.keys() if state[k].shape != own[k].shape]
+    if missing or unexpected or shapes:
+        raise InputError(
+            f"{path}: not a checkpoint of this architecture ({model.config}); missing {missing or 'none'}, "
+            f"unexpected {unexpected or 'none'}, misshapen {sorted(shapes) or 'none'}"
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def resample_patch(weight: Tensor, patch: int) -> Tensor:
+    """Patch embedding [W,3,p,p] -> [W,3,patch,patch] by the pseudo-inverse of the resize (FlexiViT, arXiv 2212.08013)."""
+    old = weight.shape[-1]
+    if old == patch:
+        return weight
+    basis = torch.eye(old * old).reshape(old * old, 1, old, old)
+    resize = F.interpolate(basis, (patch, patch), mode="bilinear", antialias=False).reshape(old * old, patch * patch)
+    pinv = torch.linalg.pinv(resize.double()).float()  # [patch^2, old^2]
+    return (weight.flatten(2) @ pinv.T).reshape(*weight.shape[:2], patch, patch)
+
+
+def resample_positions(positions: Tensor, grid: int) -> Tensor:
+    """[1,1+g*g,W] -> [1,1+grid*grid,W], bicubic, class token kept."""
+    old = round((positions.shape[1] - 1) ** 0.5)
+    if old == grid:
+        return positions
+    cls, patches = positions[:, :1], positions[:, 1:]
+    patches = patches.reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    patches = F.interpolate(patches, (grid, grid), mode="bicubic", antialias=True)
+    return torch.cat([cls, patches.permute(0, 2, 3, 1).reshape(1, grid * grid, -1)], 1)
+
+
+def student_from_teacher(student: HygromaViT, teacher: HygromaViT, blocks: tuple[int, ...]) -> None:
+    """Start a shallower student of the same width from the teacher's chosen blocks, embeddings, last norm and heads."""
+    if len(blocks) != student.config.depth or student.config.width != teacher.config.width:
+        raise InputError(
+            f"recipe `student.blocks` {blocks}: give {student.config.depth} teacher blocks, and the teacher's width "
+            f"({teacher.config.width}) as `student.width` ({student.config.width})"
+        )
+    state = {}
+    for key, value in teacher.state_dict().items():
+        if key.startswith("blocks."):
+            number, rest = key.removeprefix("blocks.").split(".", 1)
+            if int(number) in blocks:
+                state[f"blocks.{blocks.index(int(number))}.{rest}"] = value
+        else:
+            state[key] = value
+    student.load_state_dict(state)
