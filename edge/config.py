@@ -200,7 +200,8 @@ def load_config(path: str | Path) -> Config:
 
 
 def parse_config(data: Any, where: str) -> Config:
-    """Plain data (None, or nested dicts) -> Config. `where` names its origin in messages. ConfigError as `load_config`."""
+    """Plain data (None, or nested dicts) -> Config. `where` names its origin in messages. ConfigError as
+    `load_config`."""
     sections = {item.name: item for item in dataclasses.fields(Config)}
     built = {}
     for name, content in _mapping(data, where, "the file").items():

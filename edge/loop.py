@@ -1,7 +1,8 @@
-"""The daemon's one loop: receive, read the screen, infer, decide, commit, publish. It reads in that order, top to bottom.
+"""The daemon's one loop: receive, read the screen, infer, decide, commit, publish. It reads in that order, top to
+bottom.
 
-Every stage comes in through the constructor, so that each can be replaced by a fake. Nothing that goes wrong in the store or
-with a single frame stops the watching: it is counted and shown as degraded.
+Every stage comes in through the constructor, so that each can be replaced by a fake. Nothing that goes wrong in the
+store or with a single frame stops the watching: it is counted and shown as degraded.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ class Summary:
 class Watch:
     """Watches one source until it ends, `stop` is called, or SIGTERM or SIGINT arrives.
 
-    `feed` and `scorer` have been entered by the caller, who also closes them. `on_verdict`, for progress and for the demo, gets
-    every verdict on the loop's thread and must be quick.
+    `feed` and `scorer` have been entered by the caller, who also closes them. `on_verdict`, for progress and for the
+    demo, gets every verdict on the loop's thread and must be quick.
     """
 
     def __init__(
@@ -135,7 +136,8 @@ class Watch:
     # -- the loop
 
     def run(self) -> Summary:
-        """EngineError or HygromaError after FAILURES_IN_A_ROW_MAX failures in a row; what the feed raises goes through."""
+        """EngineError or HygromaError after FAILURES_IN_A_ROW_MAX failures in a row; what the feed raises goes
+        through."""
         with _stop_on_signals(self.stop):
             self._tend_store(self._clock_ns())
             self._publish(self._clock_ns())
@@ -165,8 +167,9 @@ class Watch:
         inferring_ms = 0.0
         reading = self._receive(frame, now_ns)
         if reading is not None:
+            asked_ns = self._clock_ns()
             scores = self._infer(reading)
-            inferring_ms = scores.ms if scores and not reading.duplicate else 0.0
+            inferring_ms = (self._clock_ns() - asked_ns) / 1e6
             with self._timed("decide"):
                 verdict = self._exam.step(reading, scores)
                 self._remember(reading, scores, verdict)
@@ -376,7 +379,8 @@ _NO_IMAGE = np.zeros((0, 0), np.uint8)
 
 @contextmanager
 def _stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM and SIGINT end the run in good order. Python takes signals on the main thread only; elsewhere, call `stop`."""
+    """SIGTERM and SIGINT end the run in good order. Python takes signals on the main thread only; elsewhere, call
+    `stop`."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,14 +1,17 @@
-"""What systemd is told (sd_notify): ready, alive, and a line of status. Silent when systemd did not start this process."""
+"""What systemd is told (sd_notify): ready, alive, and a line of status. Silent when systemd did not start this
+process."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Mapping
 
 
 class Notifier:
-    """`watchdog` is to be called by a finished loop and by nothing else: that is what makes the watchdog mean something."""
+    """`watchdog` is to be called by a finished loop and by nothing else: that is what makes the watchdog mean
+    something."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
@@ -35,7 +38,6 @@ class Notifier:
     def _send(self, message: str) -> None:
         if self._socket is None:
             return
-        try:
+        # systemd that does not listen must not stop the watching; a lost WATCHDOG shows itself.
+        with contextlib.suppress(OSError):
             self._socket.sendto(message.encode(), self._address)
-        except OSError:
-            pass  # systemd that does not listen must not stop the watching; a lost WATCHDOG shows itself

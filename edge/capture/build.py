@@ -14,8 +14,8 @@ from edge.errors import ConfigError
 def open_source(uri: str, config: CaptureConfig, fast: bool = False) -> Source:
     """The source for a URI, not yet opened. `fast` plays a file as fast as it is read.
 
-    ConfigError for an unknown URI, for `fast` with a live source, and for phantom:, which lives in `calibration` and is handed in
-    as a FramesSource by the command line.
+    ConfigError for an unknown URI, for `fast` with a live source, and for phantom:, which lives in `calibration` and is
+    handed in as a FramesSource by the command line.
     """
     parsed = parse_uri(uri)
     if parsed.scheme == "phantom":

@@ -1,7 +1,8 @@
-"""How frames reach the loop: each one (a recording played as fast as it can be) or the newest (all that runs in real time).
+"""How frames reach the loop: each one (a recording played as fast as it can be) or the newest (all that runs in real
+time).
 
-A feed is used as a context manager by one loop. Every frame that a loop did not get is counted: `stats().dropped`, and ids with
-a gap.
+A feed is used as a context manager by one loop. Every frame that a loop did not get is counted: `stats().dropped`, and
+ids with a gap.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from edge.records import Frame
 
 log = logging.getLogger(__name__)
 
-# Failed reads after which a source counts as lost. One or two are a damaged frame; a lost device fails at every read, at once.
+# Failed reads after which a source counts as lost. One or two are a damaged frame; a lost device fails at every read,
+# at once.
 FAILED_IN_A_ROW_MAX = 5
 
 

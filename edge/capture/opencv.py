@@ -1,7 +1,7 @@
 """What OpenCV must be told once, before it opens anything.
 
-Import `cv2` from here in this package. OpenCV reads most of these variables when it is loaded or first opens a source, and a
-value that the administrator has set stays as it is.
+Import `cv2` from here in this package. OpenCV reads most of these variables when it is loaded or first opens a source,
+and a value that the administrator has set stays as it is.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import os
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET: FFmpeg would print URIs with their passwords
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # OpenCV's own warnings name the URI too
-os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "1")  # seconds, 10 by default: an unplugged camera blocks so long
+os.environ.setdefault(
+    "OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "1"
+)  # seconds, 10 by default: an unplugged camera blocks so long
 # TCP: a lost UDP packet smears a frame, and a smeared frame would still be scored.
 os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp")
 

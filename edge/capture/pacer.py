@@ -13,9 +13,9 @@ FPS_RANGE = (1.0, 240.0)  # frames per second; outside it, a container's "rate" 
 class Pacer:
     """Plays at the recording's own rate, or as fast as it is read.
 
-    As fast as possible, a frame's stamp is its place in the recording, counted from the start: evidence depends on the time
-    between frames and must not depend on the speed of the machine. At its own rate the stamp is the moment at which it was
-    handed out, as for a camera.
+    As fast as possible, a frame's stamp is its place in the recording, counted from the start: evidence depends on the
+    time between frames and must not depend on the speed of the machine. At its own rate the stamp is the moment at
+    which it was handed out, as for a camera.
     """
 
     def __init__(

@@ -15,7 +15,8 @@ from edge.records import Frame
 
 log = logging.getLogger(__name__)
 
-# Reads tried after one that gives nothing: OpenCV does not tell a damaged packet from the end. A second of 30 fps video.
+# Reads tried after one that gives nothing: OpenCV does not tell a damaged packet from the end. A second of 30 fps
+# video.
 DAMAGED_IN_A_ROW_MAX = 30
 # Frames. Containers without an index only estimate how many they hold; fewer missing than this is no truncation.
 COUNT_TOLERANCE = 3
@@ -53,8 +54,8 @@ class FileSource:
         capture = cv2.VideoCapture(str(self._path.resolve()), cv2.CAP_FFMPEG)
         if not capture.isOpened():
             raise InputError(
-                f"{self._path}: cannot be read as video ({self._path.stat().st_size} bytes); it is damaged, cut off before"
-                " its index, or not video. Play it with ffplay to see; for stills use `hygroma score`"
+                f"{self._path}: cannot be read as video ({self._path.stat().st_size} bytes); it is damaged, cut off"
+                " before its index, or not video. Play it with ffplay to see; for stills use `hygroma score`"
             )
         self._capture, self._in_clip = capture, 0
         self._pacer = Pacer(capture.get(cv2.CAP_PROP_FPS), self._fast)
@@ -91,7 +92,9 @@ class FileSource:
     def _check_end(self, capture: cv2.VideoCapture) -> None:
         """Says so when a clip ended before the end that its container states."""
         if self._in_clip == 0:
-            raise InputError(f"{self._path}: opens as video but no picture in it can be decoded; it is damaged or cut off")
+            raise InputError(
+                f"{self._path}: opens as video but no picture in it can be decoded; it is damaged or cut off"
+            )
         stated = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         if self._in_clip + self.decode_errors + COUNT_TOLERANCE < stated:
             self.decode_errors += 1

@@ -11,8 +11,9 @@ from edge.records import Frame
 class Source(Protocol):
     """Open on enter, close on exit; may be opened again after a close, and then goes on counting its frames.
 
-    `live`: it can be lost and come back, and only its newest frame matters. `media_time`: its stamps are the clip's own time
-    laid out from the moment of opening, not the time of capture (see Pacer). `decode_errors`: pictures that arrived damaged.
+    `live`: it can be lost and come back, and only its newest frame matters. `media_time`: its stamps are the clip's own
+    time laid out from the moment of opening, not the time of capture (see Pacer). `decode_errors`: pictures that
+    arrived damaged.
     """
 
     name: str  # may be shown: credentials removed

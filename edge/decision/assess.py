@@ -26,8 +26,8 @@ def assess(
 ) -> tuple[bool, tuple[str, ...]]:
     """(assessable, reasons from REASONS; empty when assessable).
 
-    plane: probability [0,1]; ood: distance; both None when the model was not asked or failed. A value that is not a number
-    fails its comparison and so counts against the frame.
+    plane: probability [0,1]; ood: distance; both None when the model was not asked or failed. A value that is not a
+    number fails its comparison and so counts against the frame.
     """
     if signal is not Signal.OK:
         return False, (SIGNAL_REASONS[signal],)

@@ -1,8 +1,8 @@
 """Evidence over an exam: a one-sided cumulative sum with a leak, restarted at exam boundaries, and one latched flag.
 
-Frames of one exam are correlated and specificity counts per exam: at .98 per frame and 10 independent frames a second, 87 % of
-healthy exams would be flagged within 10 s (computed). So only distinct, assessable frames count, no faster than one per
-`min_interval_ms`, none for more than `cap`.
+Frames of one exam are correlated and specificity counts per exam: at .98 per frame and 10 independent frames a second,
+87 % of healthy exams would be flagged within 10 s (computed). So only distinct, assessable frames count, no faster than
+one per `min_interval_ms`, none for more than `cap`.
 """
 
 from __future__ import annotations

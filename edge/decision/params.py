@@ -29,10 +29,10 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 class DecisionParams:
     """How scores become a flag.
 
-    A distinct, assessable frame that comes at least `min_interval_ms` after the last one that counted changes the evidence E to
-    `max(0, E * (1 - leak) + clip(gain * (logit(hygroma) - logit_offset), -cap, +cap))`. The exam is flagged when E reaches
-    `flag_threshold` with at least `min_frames` counted. The defaults are round values for tests and for a bundle without a
-    fit; a shipped bundle brings its own.
+    A distinct, assessable frame that comes at least `min_interval_ms` after the last one that counted changes the
+    evidence E to `max(0, E * (1 - leak) + clip(gain * (logit(hygroma) - logit_offset), -cap, +cap))`. The exam is
+    flagged when E reaches `flag_threshold` with at least `min_frames` counted. The defaults are round values for tests
+    and for a bundle without a fit; a shipped bundle brings its own.
     """
 
     plane_threshold: float = 0.5  # probability from which a frame can be assessed
@@ -59,16 +59,19 @@ class DecisionParams:
 
     @classmethod
     def from_manifest(cls, manifest: Manifest) -> DecisionParams:
-        """The manifest's `decision` object with its plane and out-of-distribution thresholds, which have sections of their own.
+        """The manifest's `decision` object with its plane and out-of-distribution thresholds, which have sections of
+        their own.
 
-        BundleError unless `decision` has exactly the other keys, each in bounds: a parameter that falls back to a default in
-        silence would change what the device flags.
+        BundleError unless `decision` has exactly the other keys, each in bounds: a parameter that falls back to a
+        default in silence would change what the device flags.
         """
         found = manifest.decision
         wrong = [f"decision.{key}: missing" for key in sorted(_OWN_KEYS - set(found))]
         wrong += [f"decision.{key}: unknown" for key in sorted(set(found) - _OWN_KEYS)]
         if wrong:
-            raise BundleError("manifest.json: " + "; ".join(wrong) + "; build the bundle again with this version of hygroma")
+            raise BundleError(
+                "manifest.json: " + "; ".join(wrong) + "; build the bundle again with this version of hygroma"
+            )
         return cls(
             plane_threshold=manifest.operating_point.plane_threshold, ood_threshold=manifest.ood.threshold, **found
         )

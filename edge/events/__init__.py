@@ -2,6 +2,6 @@
 
 from edge.events.disk import Disk
 from edge.events.evidence import render_evidence
-from edge.events.store import EventStore, NewEvent, Retention
+from edge.events.store import EventStore, NewEvent, Retention, evidence_reader
 
-__all__ = ["Disk", "EventStore", "NewEvent", "Retention", "render_evidence"]
+__all__ = ["Disk", "EventStore", "NewEvent", "Retention", "evidence_reader", "render_evidence"]

@@ -20,15 +20,17 @@ def heat_overlay(crop: np.ndarray, nuchal_map: np.ndarray, side: int) -> np.ndar
     grey = cv2.resize(crop, (side, side), interpolation=cv2.INTER_LINEAR)
     picture = cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
     heat = np.clip(cv2.resize(nuchal_map.astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR), 0.0, 1.0)
-    colour = cv2.applyColorMap(np.uint8(255 * heat), cv2.COLORMAP_INFERNO)  # type: ignore[arg-type]
+    colour = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO)
     alpha = (HEAT_ALPHA * np.where(heat > HEAT_FLOOR, heat, 0.0))[..., None]
-    return np.uint8(picture * (1.0 - alpha) + colour * alpha)  # type: ignore[return-value]
+    return (picture * (1.0 - alpha) + colour * alpha).astype(np.uint8)
 
 
 def render_evidence(crop: np.ndarray, scores: Scores, t_wall: str, exam_id: int, bundle: str) -> bytes:
-    """crop uint8 [S,S] (the model's view, nothing from outside the fan) -> PNG bytes. StoreError if it cannot be encoded.
+    """crop uint8 [S,S] (the model's view, nothing from outside the fan) -> PNG bytes. StoreError if it cannot be
+    encoded.
 
-    Left the crop as it is, right the same with the nuchal map, below the words, the score, the time (UTC) and the bundle.
+    Left the crop as it is, right the same with the nuchal map, below the words, the score, the time (UTC) and the
+    bundle.
     """
     plain = cv2.cvtColor(cv2.resize(crop, (PANEL, PANEL), interpolation=cv2.INTER_LINEAR), cv2.COLOR_GRAY2BGR)
     caption = np.zeros((BAND, 2 * PANEL, 3), np.uint8)

@@ -1,8 +1,8 @@
 """The event store: one SQLite row per flag, and one image that was durable before its row.
 
 A row that is there has its image; an image without a row is what a power cut left, and is swept later. WAL with
-synchronous=FULL: a commit that returned is on the disk. One writer (the daemon's loop); `hygroma events` may read and review
-beside it.
+synchronous=FULL: a commit that returned is on the disk. One writer (the daemon's loop); `hygroma events` may read and
+review beside it.
 """
 
 from __future__ import annotations
@@ -145,7 +145,8 @@ class EventStore:
         return data
 
     def review(self, event_id: int, review: str, by: str) -> Event:
-        """Record that a person (`by`) confirmed or dismissed the event, or opened it again. StoreError: no such event."""
+        """Record that a person (`by`) confirmed or dismissed the event, or opened it again. StoreError: no such
+        event."""
         _checked_review(review)
         with self._telling("written"):
             database = self._db()
@@ -171,7 +172,8 @@ class EventStore:
             return (largest or 0) + 1
 
     def export(self, folder: str | Path, event_ids: Iterable[int] | None = None) -> list[Event]:
-        """Images, `events.json` and `events.csv` into `folder` (made if needed). Every image is checked against its hash."""
+        """Images, `events.json` and `events.csv` into `folder` (made if needed). Every image is checked against its
+        hash."""
         events = self.events(limit=-1) if event_ids is None else [self.show(event_id) for event_id in event_ids]
         folder = Path(folder)
         with self._telling("exported"):
@@ -191,8 +193,9 @@ class EventStore:
     def retain(self) -> int:
         """Remove what is too old or too much; returns how many events went. Call it now and then from the writer.
 
-        By age and by bytes any event goes that is neither confirmed nor pinned, dismissed ones first, then the oldest. For free
-        space only dismissed ones go: a disk that something else filled must not cost a flag that nobody has looked at.
+        By age and by bytes any event goes that is neither confirmed nor pinned, dismissed ones first, then the oldest.
+        For free space only dismissed ones go: a disk that something else filled must not cost a flag that nobody has
+        looked at.
         """
         with self._telling("cleaned up"):
             database = self._db()
@@ -265,8 +268,8 @@ class EventStore:
                     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif version != SCHEMA_VERSION:
             raise StoreError(
-                f"{self.root / 'events.db'}: schema version {version}, this hygroma reads {SCHEMA_VERSION}; update hygroma, or set"
-                " events.dir to another directory"
+                f"{self.root / 'events.db'}: schema version {version}, this hygroma reads {SCHEMA_VERSION}; update hygroma,"
+                " or set events.dir to another directory"
             )
 
     def _one(self, event_id: int) -> Event:
@@ -286,13 +289,28 @@ class EventStore:
         except sqlite3.DatabaseError as error:
             self.close()  # opened afresh next time: the cause may be gone by then
             raise StoreError(
-                f"{self.root / 'events.db'}: cannot be {what} ({error}); check the disk's space and health. If the file is damaged,"
-                " move it aside and keep it: a new store is made"
+                f"{self.root / 'events.db'}: cannot be {what} ({error}); check the disk's space and health. If the"
+                " file is damaged, move it aside and keep it: a new store is made"
             ) from error
         except OSError as error:
             raise StoreError(
-                f"{error.filename or self.root}: cannot be {what} ({error.strerror or error}); check space and permissions"
+                f"{error.filename or self.root}: cannot be {what} ({error.strerror or error});"
+                " check space and permissions"
             ) from error
+
+
+def evidence_reader(root: str | Path) -> Callable[[int], bytes | None]:
+    """A function from an event's id to its PNG, for other threads than the store's: it opens the store for each call.
+    None when there is no such picture, or not the one that was committed."""
+
+    def read(event_id: int) -> bytes | None:
+        try:
+            with EventStore(root, create=False) as store:
+                return store.image(store.show(event_id))
+        except StoreError:
+            return None
+
+    return read
 
 
 def _checked_review(review: str) -> str:

@@ -1,4 +1,5 @@
-"""What lies between the loop and the page: the loop puts up a snapshot, the page puts in a request. Nothing else is shared."""
+"""What lies between the loop and the page: the loop puts up a snapshot, the page puts in a request. Nothing else is
+shared."""
 
 from __future__ import annotations
 
@@ -44,8 +45,12 @@ class Snapshot:
     latencies: dict[str, LatencySummary]  # milliseconds by stage
     exams: tuple[ExamRow, ...]  # newest first
     events: tuple[Event, ...]  # newest first
-    history: tuple[tuple[float, float, float | None], ...]  # (seconds before now, evidence, hygroma probability), oldest first
-    crop: np.ndarray | None = field(repr=False, compare=False, default=None)  # uint8 [S,S], never anything outside the fan
+    history: tuple[
+        tuple[float, float, float | None], ...
+    ]  # (seconds before now, evidence, hygroma probability), oldest first
+    crop: np.ndarray | None = field(
+        repr=False, compare=False, default=None
+    )  # uint8 [S,S], never anything outside the fan
     nuchal_map: np.ndarray | None = field(repr=False, compare=False, default=None)  # float [G,G] in [0,1]
 
 
