@@ -147,13 +147,16 @@ def _read_directory(path: Path) -> dict[str, bytes]:
             raise BundleError(
                 f"{path}/{name}: cannot be opened ({error.strerror}); links are refused, copy the file itself"
             ) from error
-        with os.fdopen(fd, "rb") as handle:
+        try:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
                 raise BundleError(f"{path}/{name}: not a regular file; a bundle holds files only, remove it")
             total += info.st_size
             _check_total(path, total)
-            out[name] = handle.read(info.st_size + 1)  # one more byte than promised shows a file that grows
+            with os.fdopen(fd, "rb", closefd=False) as handle:
+                out[name] = handle.read(info.st_size + 1)  # one more byte than promised shows a file that grows
+        finally:
+            os.close(fd)
     return out
 
 

@@ -66,16 +66,16 @@ class Scorer:
         """uint8 [N,S,S] -> N Scores; `ms` is the batch's wall time divided by N."""
         start = time.perf_counter()
         raw = self._runner.infer(crops[:, None])
+        if not all(np.isfinite(a).all() for a in (raw.plane, raw.hygroma, raw.nuchal_map, raw.embedding)):
+            raise EngineError(
+                f"{self.runner_name}: the engine's answer is not finite; restart, and rebuild the engine if it happens "
+                "again"
+            )
         calibration = self.manifest.calibration
         plane = sigmoid(raw.plane / calibration.plane_temperature)
         hygroma = sigmoid(raw.hygroma / calibration.hygroma_temperature)
         nuchal_map = sigmoid(raw.nuchal_map).astype(np.float32)
         ood = self._ood.distance(raw.embedding)
-        if not all(np.isfinite(a).all() for a in (plane, hygroma, nuchal_map, ood)):
-            raise EngineError(
-                f"{self.runner_name}: the engine's answer is not finite; restart, and rebuild the engine if it happens "
-                "again"
-            )
         ms = (time.perf_counter() - start) * 1000 / len(crops)
         return [
             Scores(float(p), float(h), float(o), m, ms)

@@ -1,0 +1,228 @@
+"""A bundle loads whole and verified, from a directory or a .tar, or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge.bundle import Bundle, load_bundle, write_bundle
+from edge.bundle.arrays import unpack_golden, unpack_ood
+from edge.errors import BundleError
+
+
+def pack(path: Path, members: dict[str, bytes], extra: Callable[[tarfile.TarFile], None] = lambda tar: None) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        extra(tar)
+    return path
+
+
+@pytest.fixture
+def contents(fake_bundle: Bundle) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in fake_bundle.path.iterdir()}
+
+
+def test_what_is_written_is_what_is_loaded(fake_bundle: Bundle) -> None:
+    again = load_bundle(fake_bundle.path)
+    assert again == fake_bundle
+    manifest = (fake_bundle.path / "manifest.json").read_bytes()
+    assert again.sha256 == hashlib.sha256(manifest).hexdigest()
+    assert again.label == f"fake-student 1.2.3 ({again.sha256[:12]})"
+    assert again.model == b"not a model"
+    assert again.golden().inputs.shape == (64, 1, 64, 64) and again.ood().mean.shape == (16,)
+
+
+def test_directory_and_tar_hold_the_same(fake_bundle: Bundle, fake_bundle_parts: Any, tmp_path: Path) -> None:
+    packed = write_bundle(tmp_path / "bundle.tar", *fake_bundle_parts)
+    assert packed.files == fake_bundle.files and packed.sha256 == fake_bundle.sha256
+    write_bundle(tmp_path / "again.tar", *fake_bundle_parts)
+    assert (tmp_path / "again.tar").read_bytes() == (tmp_path / "bundle.tar").read_bytes()
+
+
+def test_a_tar_made_by_hand_loads(contents: dict[str, bytes], tmp_path: Path) -> None:
+    assert load_bundle(pack(tmp_path / "a.tar", {f"./{n}": d for n, d in contents.items()})).model == b"not a model"
+
+
+def test_a_bundle_is_never_overwritten(fake_bundle: Bundle, fake_bundle_parts: Any) -> None:
+    with pytest.raises(BundleError, match="already exists"):
+        write_bundle(fake_bundle.path, *fake_bundle_parts)
+
+
+def test_nothing_is_written_when_the_manifest_is_wrong(fake_bundle_parts: Any, tmp_path: Path) -> None:
+    manifest, files = fake_bundle_parts
+    bad = dataclasses.replace(manifest, ood=dataclasses.replace(manifest.ood, threshold=-1.0))
+    with pytest.raises(BundleError, match="ood.threshold"):
+        write_bundle(tmp_path / "b", bad, files)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_checked_is_what_is_used(fake_bundle: Bundle) -> None:
+    bundle = load_bundle(fake_bundle.path)
+    (fake_bundle.path / "model.qdq.onnx").write_bytes(b"swapped later")
+    assert bundle.model == b"not a model"
+
+
+def spoil_missing(path: Path) -> None:
+    (path / "golden.npz").unlink()
+
+
+def spoil_byte(path: Path) -> None:
+    data = bytearray((path / "golden.npz").read_bytes())
+    data[100] ^= 1
+    (path / "golden.npz").write_bytes(data)
+
+
+def spoil_longer(path: Path) -> None:
+    with (path / "golden.npz").open("ab") as handle:
+        handle.write(b"x")
+
+
+def spoil_link(path: Path) -> None:
+    (path / "golden.npz").rename(path.parent / "elsewhere.npz")
+    (path / "golden.npz").symlink_to(path.parent / "elsewhere.npz")
+
+
+def spoil_fifo(path: Path) -> None:
+    (path / "golden.npz").unlink()
+    os.mkfifo(path / "golden.npz")
+
+
+def spoil_manifest_size(path: Path) -> None:
+    with (path / "manifest.json").open("ab") as handle:
+        handle.write(b" " * 2**20)
+
+
+SPOILS: list[tuple[Callable[[Path], Any], str]] = [
+    (spoil_missing, "golden.npz: missing, but listed"),
+    (spoil_byte, "golden.npz: found SHA-256"),
+    (spoil_longer, r"golden.npz: found \d+ bytes; the manifest says"),
+    (spoil_link, "golden.npz: cannot be opened .*links are refused"),
+    (spoil_fifo, "golden.npz: not a regular file"),
+    (spoil_manifest_size, "manifest.json: found .* at most"),
+    (lambda p: (p / "extra.bin").write_bytes(b""), "extra.bin: found a file that the manifest does not list"),
+    (lambda p: (p / ".hidden").write_bytes(b""), "found entry '.hidden'"),
+    (lambda p: (p / "folder").mkdir(), "folder: not a regular file"),
+    (lambda p: (p / "manifest.json").unlink(), "manifest.json is missing"),
+    (lambda p: [(p / f"f{i}").write_bytes(b"") for i in range(40)], "found 45 entries; at most 33"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), SPOILS, ids=[m for _, m in SPOILS])
+def test_a_spoiled_directory_is_refused(fake_bundle: Bundle, spoil: Callable[[Path], Any], message: str) -> None:
+    spoil(fake_bundle.path)
+    with pytest.raises(BundleError, match=message):
+        load_bundle(fake_bundle.path)
+
+
+def special(name: str, kind: bytes, target: str = "") -> Callable[[tarfile.TarFile], None]:
+    def add(tar: tarfile.TarFile) -> None:
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname = kind, target
+        tar.addfile(info)
+
+    return add
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (special("../escape", tarfile.REGTYPE), "plain file names only"),
+        (special("/etc/passwd", tarfile.REGTYPE), "plain file names only"),
+        (special("a/b", tarfile.REGTYPE), "plain file names only"),
+        (special("link", tarfile.SYMTYPE, "/etc/passwd"), "link: not a regular file"),
+        (special("hard", tarfile.LNKTYPE, "manifest.json"), "hard: not a regular file"),
+        (special("device", tarfile.CHRTYPE), "device: not a regular file"),
+        (special("manifest.json", tarfile.REGTYPE), "packed twice"),
+        (special("extra", tarfile.REGTYPE), "extra: found a file that the manifest does not list"),
+    ],
+)
+def test_a_hostile_tar_is_refused_and_writes_nothing(
+    contents: dict[str, bytes], tmp_path: Path, extra: Callable[[tarfile.TarFile], None], message: str
+) -> None:
+    path = pack(tmp_path / "bad.tar", contents, extra)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(BundleError, match=message):
+        load_bundle(path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_tar_that_promises_too_much_is_refused_before_reading(contents: dict[str, bytes], tmp_path: Path) -> None:
+    path = pack(tmp_path / "big.tar", {})
+    info = tarfile.TarInfo("golden.npz")
+    info.size = 2**40
+    path.write_bytes(info.tobuf() + b"\0" * 1024)
+    with pytest.raises(BundleError, match="holds more than"):
+        load_bundle(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage" * 1000, b"\x1f\x8b" + b"\0" * 600])
+def test_a_file_that_is_no_tar_is_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "x.tar").write_bytes(data)
+    with pytest.raises(BundleError, match="not a readable .tar|manifest.json is missing"):
+        load_bundle(tmp_path / "x.tar")
+
+
+def test_no_bundle_at_all(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no such bundle"):
+        load_bundle(tmp_path / "nothing")
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+MEAN, WHITENING = np.zeros(4, np.float32), np.eye(4, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "not a readable .npz"),
+        (npz(mean=MEAN), r"found arrays \['mean'\]; expected \['mean', 'whitening'\]"),
+        (npz(mean=MEAN, whitening=WHITENING, more=MEAN), "found arrays"),
+        (npz(mean=MEAN.astype(np.float64), whitening=WHITENING), r"mean: found float64 \[4\]; expected float32 \[4\]"),
+        (npz(mean=MEAN[:3], whitening=WHITENING), r"mean: found float32 \[3\]"),
+        (npz(mean=MEAN, whitening=WHITENING[:0]), "whitening: found float32"),
+        (npz(mean=MEAN, whitening=WHITENING[0]), r"whitening: found float32 \[4\]; expected float32 \[any, 4\]"),
+        (npz(mean=MEAN * np.nan, whitening=WHITENING), "mean: found values that are not finite"),
+        (npz(mean=np.array([{}] * 4), whitening=WHITENING), "not a readable .npz.*allow_pickle"),
+    ],
+    ids=["empty", "missing", "extra", "dtype", "shape", "no rows", "dimensions", "NaN", "pickle"],
+)
+def test_arrays_that_are_not_what_they_should_be(data: bytes, message: str) -> None:
+    with pytest.raises(BundleError, match="ood.npz: .*" + message):
+        unpack_ood(data, "ood.npz", 4)
+
+
+def test_golden_vectors_must_fit_the_manifest(fake_bundle: Bundle) -> None:
+    data = fake_bundle.files["golden.npz"]
+    for arguments in ((65, 64, 16, 4), (64, 48, 16, 4), (64, 64, 8, 4), (64, 64, 16, 8)):
+        with pytest.raises(BundleError, match="golden.npz: .*expected"):
+            unpack_golden(data, "golden.npz", *arguments)
+
+
+def test_a_zip_bomb_is_refused_unread() -> None:
+    import zipfile
+
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("mean.npy", b"")
+        archive.writestr("whitening.npy", b"")
+        archive.infolist()[0].file_size = 2**40  # what the directory at the end will claim
+        archive.infolist()[0].compress_size = 10
+    with pytest.raises(BundleError, match="ood.npz"):
+        unpack_ood(buffer.getvalue(), "ood.npz", 4)

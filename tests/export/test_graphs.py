@@ -1,0 +1,213 @@
+"""The float graph equals PyTorch; the INT8 graph is canonical, close to it, and really runs in INT8."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+
+from edge.engines.runner import RawOutputs  # noqa: E402
+from edge.engines.selftest import infer_all, sigmoid  # noqa: E402
+from edge.errors import InputError  # noqa: E402
+from export.onnx_graph import build_float_graph, fold_patch_embedding  # noqa: E402
+from export.ort_graph import optimised_graph, run_graph  # noqa: E402
+from export.quantize import (  # noqa: E402
+    BINS,
+    METHODS,
+    Histogram,
+    block_linears,
+    collect_histograms,
+    lint_qdq,
+    quantize,
+    quantize_best,
+    quantize_weight,
+)
+from export.torch_runner import TorchRunner  # noqa: E402
+from export.vit import HygromaViT, ViTConfig, normalise  # noqa: E402
+
+Pictures = Callable[..., np.ndarray]
+
+
+def test_folded_patch_embedding_equals_normalise_then_embed(tiny_student: Any, pictures: Pictures) -> None:
+    state, config = tiny_student
+    model = HygromaViT(config)
+    model.load_state_dict(state)
+    grey = np.concatenate([pictures(4, config.image), np.full((1, 1, 48, 48), 255, np.uint8)])
+    with torch.inference_mode():
+        expected = model.patch_embed(normalise(torch.from_numpy(grey)))
+        weight, bias = fold_patch_embedding(
+            state["patch_embed.proj.weight"].numpy(), state["patch_embed.proj.bias"].numpy()
+        )
+        found = torch.nn.functional.conv2d(
+            torch.from_numpy(grey).float(), torch.from_numpy(weight), torch.from_numpy(bias), stride=config.patch
+        )
+    assert float((found.flatten(2).transpose(1, 2) - expected).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("layer_scale", [True, False])
+def test_float_graph_equals_pytorch(tiny_student: Any, pictures: Pictures, layer_scale: bool) -> None:
+    state, config = tiny_student
+    if not layer_scale:
+        config = ViTConfig(image=48, patch=16, width=64, depth=2, heads=2, layer_scale=False)
+        state = {name: value for name, value in state.items() if "gamma" not in name}
+    graph = build_float_graph(state, config)
+    crops = pictures(5, 48)
+    with TorchRunner(state, config) as runner:
+        expected = infer_all(runner, crops)
+    found = run_graph(graph, crops)
+    for name in RawOutputs.__dataclass_fields__:
+        want = getattr(expected, name)
+        assert want.std() > 1e-2  # the comparison means something
+        np.testing.assert_allclose(getattr(found, name), want, atol=2e-5, rtol=1e-5)
+
+
+def test_graphs_are_of_the_versions_that_old_runtimes_read(tiny_float_graph: Any, tiny_int8_graph: Any) -> None:
+    for model in (tiny_float_graph, tiny_int8_graph):
+        assert model.ir_version <= 10  # ONNX Runtime 1.23, the last for Python 3.10
+        assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
+        assert sum(n.op_type == "LayerNormalization" for n in model.graph.node) == 5
+        assert model.graph.node[0].op_type == "Cast" and model.graph.input[0].name == "image"
+
+
+def test_weights_are_stored_as_int8(tiny_float_graph: Any, tiny_int8_graph: Any) -> None:
+    types = {t.name: t.data_type for t in tiny_int8_graph.graph.initializer}
+    for node in block_linears(tiny_float_graph):
+        assert node.input[1] not in types
+        assert types[f"{node.input[1]}.int8"] == onnx.TensorProto.INT8
+    assert len(tiny_int8_graph.SerializeToString()) < 0.55 * len(tiny_float_graph.SerializeToString())
+
+
+def test_weight_grid_is_symmetric_per_output_and_within_half_a_step() -> None:
+    weight = np.random.default_rng(0).normal(0, 1, (32, 6)).astype(np.float32)
+    weight[:, 2] = 0
+    stored, scale, zero = (onnx.numpy_helper.to_array(t) for t in quantize_weight(weight, "w"))
+    assert stored.dtype == zero.dtype == np.int8 and not zero.any() and stored.min() >= -127
+    assert np.abs(stored * scale - weight).max(0) == pytest.approx(scale / 2, abs=float(scale.max()) / 2)
+    assert not (stored * scale)[:, 2].any()
+
+
+def test_every_block_linear_runs_in_int8(tiny_int8_graph: Any) -> None:
+    optimised = optimised_graph(tiny_int8_graph)
+    assert optimised.int8_linears == 8  # two blocks of qkv, proj, fc1, fc2
+    assert not [name for name in optimised.float_linears if name.startswith("blocks.")], optimised
+    assert optimised.ops["DequantizeLinear"] == 0  # nothing is dequantised only to be multiplied in float
+
+
+def test_the_count_notices_a_float_linear(tiny_float_graph: Any) -> None:
+    optimised = optimised_graph(tiny_float_graph)
+    assert optimised.int8_linears == 0
+    assert len([n for n in optimised.float_linears if n.startswith("blocks.")]) == 8
+
+
+def test_int8_graph_is_close_to_the_float_graph(
+    tiny_float_graph: Any, tiny_int8_graph: Any, pictures: Pictures
+) -> None:
+    crops = pictures(64, 48, seed=9)
+    expected, found = run_graph(tiny_float_graph, crops), run_graph(tiny_int8_graph, crops)
+    assert np.abs(sigmoid(found.hygroma) - sigmoid(expected.hygroma)).max() < 0.05
+    assert np.abs(sigmoid(found.plane) - sigmoid(expected.plane)).max() < 0.05
+    gap = np.linalg.norm(found.embedding - expected.embedding, axis=1) / np.linalg.norm(expected.embedding, axis=1)
+    assert 0 < gap.max() < 0.05
+
+
+def test_the_method_with_the_least_heldout_error_is_chosen(tiny_float_graph: Any, pictures: Pictures) -> None:
+    choice = quantize_best(tiny_float_graph, pictures(16, 48, seed=1), pictures(16, 48, seed=2))
+    assert set(choice.errors) == set(METHODS)
+    assert choice.errors[choice.method] == min(choice.errors.values())
+    again = quantize_best(tiny_float_graph, pictures(16, 48, seed=1), pictures(16, 48, seed=2))
+    assert again.model.SerializeToString(deterministic=True) == choice.model.SerializeToString(deterministic=True)
+
+
+def test_histograms_do_not_depend_on_the_order_of_the_crops(tiny_float_graph: Any, pictures: Pictures) -> None:
+    crops = pictures(12, 48)
+    there, back = collect_histograms(tiny_float_graph, crops), collect_histograms(tiny_float_graph, crops[::-1])
+    assert len(there) == 8
+    for name, histogram in there.items():
+        assert histogram.top == pytest.approx(back[name].top, rel=1e-5)
+        assert histogram.counts.sum() == back[name].counts.sum()
+    with pytest.raises(InputError, match="found none"):
+        collect_histograms(tiny_float_graph, crops[:0])
+
+
+def test_range_methods_on_a_known_histogram() -> None:
+    counts = np.zeros(BINS, np.int64)
+    counts[: BINS // 4] = 1000  # all but one value within a quarter of the range
+    counts[-1] = 1
+    histogram = Histogram(8.0, counts)
+    assert histogram.limit("minmax") == 8.0
+    assert histogram.limit("percentile99.9") == pytest.approx(2.0, rel=0.01)
+    assert 2.0 <= histogram.limit("mse") < 3.0
+    assert Histogram(0.0, counts * 0).limit("mse") == 1.0
+
+
+def edited(model: Any, edit: Callable[[Any], None]) -> Any:
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    edit(out.graph)
+    return out
+
+
+def initializer(graph: Any, suffix: str) -> Any:
+    return next(t for t in graph.initializer if t.name.endswith(suffix))
+
+
+def replace(tensor: Any, value: np.ndarray) -> None:
+    tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
+
+
+def unsigned_activation(graph: Any) -> None:
+    replace(initializer(graph, "zero_point"), np.array(128, np.uint8))
+
+
+def shifted_zero(graph: Any) -> None:
+    tensor = next(t for t in graph.initializer if t.name == "zero_point")
+    replace(tensor, np.array(3, np.int8))
+
+
+def per_tensor_weight(graph: Any) -> None:
+    replace(initializer(graph, "qkv.weight.scale"), np.array(0.1, np.float32))
+
+
+def quantised_bias(graph: Any) -> None:
+    add = next(n for n in graph.node if n.name == "blocks.0.attn.qkv.bias_add")
+    bias = onnx.numpy_helper.from_array(np.zeros((1, 1, 192), np.int32), "b32")
+    graph.initializer.append(bias)
+    node = onnx.helper.make_node("DequantizeLinear", ["b32", "one", "zero_point"], ["b32.dq"], name="b32.dq")
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.float32), "one"))
+    graph.node.insert(0, node)
+    add.input[1] = "b32.dq"
+
+
+def float_linear(graph: Any) -> None:
+    node = next(n for n in graph.node if n.name == "blocks.1.mlp.fc2")
+    node.input[0] = node.input[0].removesuffix(".dq")
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        (unsigned_activation, "zero_point is unsigned"),
+        (shifted_zero, "zero-point must be 0"),
+        (per_tensor_weight, "scale must be constant, per channel"),
+        (quantised_bias, "a bias must stay float"),
+        (float_linear, "blocks.1.mlp.fc2: input 0 is not quantised"),
+    ],
+)
+def test_lint_sees_what_is_not_canonical(tiny_int8_graph: Any, edit: Callable[[Any], None], problem: str) -> None:
+    assert lint_qdq(tiny_int8_graph) == []
+    found = lint_qdq(edited(tiny_int8_graph, edit))
+    assert any(problem in text for text in found), found
+
+
+def test_lint_sees_a_graph_that_was_not_quantised(tiny_float_graph: Any) -> None:
+    assert len(lint_qdq(tiny_float_graph)) == 16  # two sides of eight products
+
+
+def test_a_missing_range_is_an_error_not_a_default(tiny_float_graph: Any) -> None:
+    with pytest.raises(KeyError):
+        quantize(tiny_float_graph, {})
