@@ -10,5 +10,21 @@ from calibration.phantom.sampling import clinic_session, sample_exam
 from calibration.phantom.source import PhantomSource
 from calibration.phantom.video import write_session, write_video
 
-__all__ = ["FPS", "TRUTHS", "VIEWS", "ExamSpec", "Patient", "PhantomExam", "PhantomFrame", "PhantomSource", "Preset",
-           "clinic_session", "render", "render_session", "render_stills", "sample_exam", "write_session", "write_video"]
+__all__ = [
+    "FPS",
+    "TRUTHS",
+    "VIEWS",
+    "ExamSpec",
+    "Patient",
+    "PhantomExam",
+    "PhantomFrame",
+    "PhantomSource",
+    "Preset",
+    "clinic_session",
+    "render",
+    "render_session",
+    "render_stills",
+    "sample_exam",
+    "write_session",
+    "write_video",
+]

@@ -12,19 +12,23 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from calibration.phantom.canvas import Canvas
+from calibration.phantom.canvas import Canvas, noise_field
 from calibration.phantom.records import Preset
 from edge.screen.geometry import fan_mask
 
 SAMPLES, BEAMS = 448, 320  # polar grid: about 3 samples a point spread, and few enough to convolve in milliseconds
 GRAIN_PX = 0.8  # blur of the scatterer field, canvas pixels: keeps it band-limited against the beam spacing
-SPECULAR_GAIN = 0.3  # smooth interfaces against parenchyma of unit strength; set by eye against first-trimester images
-SPECULAR_POWER = 1.6  # > 1: an interface fades faster than its cosine as it turns away from the beam
-SIDE_LOBE = 0.06  # amplitude of the wide pedestal of the point spread, -24 dB: the haze beside bright bone
-LOBE_SAMPLES = 9  # how far that pedestal reaches along depth, polar samples
-PARENCHYMA_LEVEL = 0.5  # where 0 dB lies in the dynamic range: fluid black, bone white, as first-trimester presets have it
+SPECULAR_GAIN = 0.55  # smooth interfaces against parenchyma of unit strength; set by eye against first-trimester images
+SPECULAR_POWER = 5.0  # an interface fades much faster than its cosine as it turns away from the beam
+SPECULAR_PATCH_MM = 3.5  # smooth stretches of an interface are about this long; between them it scatters
+SIDE_LOBE = 0.045  # amplitude of the wide pedestal of the point spread, -27 dB: the haze beside bright bone
+LOBE_SAMPLES = 5  # how far that pedestal reaches along depth, polar samples
+PARENCHYMA_LEVEL = (
+    0.5  # where 0 dB lies in the dynamic range: fluid black, bone white, as first-trimester presets have it
+)
 COMPOUND_BEAMS, COMPOUND_SAMPLES = 1.8, 1.3  # polar-grid sigma of full spatial compounding and speckle reduction
 ONE = np.ones(1, np.float32)  # the kernel that leaves an axis alone
+SHADOW_SHARE = 0.35  # of exams with a dark stripe down the picture: chosen
 FLOOR = 1e-4  # envelope that counts as zero, -80 dB against parenchyma
 
 
@@ -40,14 +44,15 @@ class Tissue:
 def scatter(canvas: Canvas, rng: np.random.Generator) -> Tissue:
     """Random scatterers times their strength, plus the coherent echo of interfaces that lie across the beam."""
     noise = rng.standard_normal((*canvas.shape, 2), dtype=np.float32)
-    noise = cv2.GaussianBlur(noise, (0, 0), GRAIN_PX)
-    noise /= noise.std()
-    field = noise * np.power(10.0, canvas.db / 20)[..., None]
+    grain = cv2.GaussianBlur(noise, (0, 0), GRAIN_PX)
+    field = grain / grain.std() * np.power(10.0, canvas.db / 20)[..., None]
     smooth = cv2.GaussianBlur(canvas.impedance, (0, 0), max(0.7, 0.10 / canvas.px_mm))
     along = np.abs(cv2.Sobel(smooth, cv2.CV_32F, 0, 1, ksize=3)) / (8 * canvas.px_mm)
     across = np.abs(cv2.Sobel(smooth, cv2.CV_32F, 1, 0, ksize=3)) / (8 * canvas.px_mm)
     cosine = along / (np.hypot(along, across) + 1e-6)
-    field[..., 0] += SPECULAR_GAIN * along * cosine**SPECULAR_POWER
+    patch = SPECULAR_PATCH_MM / canvas.px_mm
+    smoothness = np.clip(0.75 + 0.5 * noise_field(rng, canvas.shape, patch, patch), 0.1, 1.8)
+    field[..., 0] += SPECULAR_GAIN * smoothness * along * cosine**SPECULAR_POWER
     return Tissue(field, canvas.loss, canvas.px_mm)
 
 
@@ -87,7 +92,9 @@ class Scanner:
             py = np.broadcast_to(np.linspace(y0, y1, SAMPLES, dtype=np.float32)[:, None], (SAMPLES, BEAMS))
             self.map_u, self.map_v = (xs - x0) / (x1 - x0) * (BEAMS - 1), (ys - y0) / (y1 - y0) * (SAMPLES - 1)
             beam_mm = (x1 - x0) / (BEAMS - 1) / preset.px_per_mm
-        self.map_u, self.map_v = cv2.convertMaps(self.map_u.astype(np.float32), self.map_v.astype(np.float32), cv2.CV_16SC2)
+        self.map_u, self.map_v = cv2.convertMaps(
+            self.map_u.astype(np.float32), self.map_v.astype(np.float32), cv2.CV_16SC2
+        )
         self.mask = mask
         self.x = ((px - self.centre_px[0]) / preset.px_per_mm).astype(np.float32)
         self.y = ((py - self.centre_px[1]) / preset.px_per_mm).astype(np.float32)
@@ -95,7 +102,10 @@ class Scanner:
         self._point_spread(beam_mm)
         depth = np.linspace(0, 1, SAMPLES, dtype=np.float32)[:, None]
         edge = np.linspace(-1, 1, BEAMS, dtype=np.float32)[None]
-        contact = 1.2 * np.interp(np.linspace(0, 8, BEAMS), np.arange(9), rng.standard_normal(9)).astype(np.float32)
+        contact = 2.0 * np.interp(np.linspace(0, 8, BEAMS), np.arange(9), rng.standard_normal(9)).astype(np.float32)
+        if rng.random() < SHADOW_SHARE:  # gas, bone or poor contact under a part of the probe
+            at, width = rng.uniform(-0.9, 0.9), rng.uniform(0.06, 0.16)
+            contact -= (rng.uniform(5, 14) * np.exp(-(((edge[0] - at) / width) ** 2))).astype(np.float32)
         self.gain_db = preset.gain_db + preset.tgc_db * (depth - 0.5) - 3.0 * edge**4 + contact
         self.noise = 10 ** (preset.noise_db / 20) * rng.standard_normal((SAMPLES + 64, BEAMS + 64, 2), dtype=np.float32)
 
@@ -124,18 +134,20 @@ class Scanner:
         shade = cv2.blur(np.cumsum(loss, axis=0) * np.float32(self.sample_mm), (7, 3))
         total *= np.power(10.0, np.clip(shade, -5, 25) / -20)[..., None]
         total += self.noise[noise_at[0] : noise_at[0] + SAMPLES, noise_at[1] : noise_at[1] + BEAMS]
-        total = cv2.sepFilter2D(total, -1, ONE, self.axial)
-        sharp = cv2.sepFilter2D(total, -1, self.narrow, ONE)
-        blurred = cv2.sepFilter2D(total, -1, self.wide, ONE)
+        line = cv2.sepFilter2D(total, -1, ONE, self.axial)
+        sharp = cv2.sepFilter2D(line, -1, self.narrow, ONE)
+        blurred = cv2.sepFilter2D(line, -1, self.wide, ONE)
         echo = sharp + self.defocus * (blurred - sharp)
-        lobes = cv2.blur(total, (self.lobe_size, LOBE_SAMPLES))
+        lobes = cv2.blur(line, (self.lobe_size, LOBE_SAMPLES))
         echo += SIDE_LOBE * np.float32((self.lobe_size * LOBE_SAMPLES) ** 0.5) * lobes
         return cv2.magnitude(echo[..., 0], echo[..., 1])
 
     def picture(self, envelope: np.ndarray) -> np.ndarray:
         """Envelope -> scan-converted grey picture of the fan's box, uint8 [h,w], black outside the fan."""
         p = self.preset
-        compounded = cv2.GaussianBlur(envelope, (0, 0), p.smoothing * COMPOUND_BEAMS, sigmaY=p.smoothing * COMPOUND_SAMPLES)
+        compounded = cv2.GaussianBlur(
+            envelope, (0, 0), p.smoothing * COMPOUND_BEAMS, sigmaY=p.smoothing * COMPOUND_SAMPLES
+        )
         db = cv2.log(np.maximum(0.3 * envelope + 0.7 * compounded, FLOOR)) * np.float32(20 / np.log(10)) + self.gain_db
         level = np.clip(db / np.float32(p.dynamic_range_db) + np.float32(PARENCHYMA_LEVEL), 0, 1)
         grey = cv2.pow(level, p.grey_gamma) * 255

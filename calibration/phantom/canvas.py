@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -82,7 +83,7 @@ class Canvas:
             self._blend(self.loss, loss, alpha, window)
 
     def ellipse(
-        self, centre: tuple[float, float], radii: tuple[float, float], degrees: float = 0.0, **paint: float
+        self, centre: tuple[float, float], radii: tuple[float, float], degrees: float = 0.0, **paint: Any
     ) -> None:
         """Paint an ellipse; radii in mm, `degrees` clockwise on the screen before the subject is placed."""
         t = np.linspace(0, 2 * np.pi, 33)[:-1]
@@ -90,16 +91,14 @@ class Canvas:
         x, y = radii[0] * np.cos(t), radii[1] * np.sin(t)
         self.fill(np.column_stack([centre[0] + c * x - s * y, centre[1] + s * x + c * y]), **paint)
 
-    def stroke(self, points: np.ndarray, width_mm: float | np.ndarray, **paint: float) -> None:
+    def stroke(self, points: np.ndarray, width_mm: float | np.ndarray, **paint: Any) -> None:
         """Paint a line of the given width, mm, one value or one per point."""
         points = np.asarray(points, float)
         half = np.broadcast_to(np.asarray(width_mm, float) / 2, (len(points),))[:, None] * normals(points)
         self.fill(np.vstack([points + half, (points - half)[::-1]]), **paint)
 
     @staticmethod
-    def _blend(
-        target: np.ndarray, value: float | np.ndarray, alpha: np.ndarray, window: tuple[slice, slice]
-    ) -> None:
+    def _blend(target: np.ndarray, value: float | np.ndarray, alpha: np.ndarray, window: tuple[slice, slice]) -> None:
         new = value[window] if isinstance(value, np.ndarray) else np.float32(value)
         target[window] += alpha * (new - target[window])
 

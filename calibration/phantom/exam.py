@@ -45,12 +45,17 @@ def render(spec: ExamSpec) -> Iterator[PhantomFrame]:
     sweep = rng.uniform(-7, 7, 2)  # mm by which the probe is off when it starts
     still: PhantomFrame | None = None
     for i in range(spec.n_frames):
-        if still is not None and (spec.truth == "lost" or i >= LIVE_BEFORE_FREEZE_S * spec.fps and spec.truth == "frozen"):
+        if still is not None and (
+            spec.truth == "lost" or i >= LIVE_BEFORE_FREEZE_S * spec.fps and spec.truth == "frozen"
+        ):
             yield PhantomFrame(i, still.image, still.view, still.nt_mm, still.fan, still.nuchal_box, frozen=True)
             continue
         hand = drift[i]
-        motion = Motion(HAND_MM * hand[0] + sweep[0] * away[i], 0.6 * HAND_MM * hand[1] + 0.4 * sweep[1] * away[i],
-                        HAND_RAD * hand[2])
+        motion = Motion(
+            HAND_MM * hand[0] + sweep[0] * away[i],
+            0.6 * HAND_MM * hand[1] + 0.4 * sweep[1] * away[i],
+            HAND_RAD * hand[2],
+        )
         offset = float(np.clip(away[i] * (0.6 if spec.truth == "frozen" else 1.0) + 0.03 * abs(hand[3]), 0, 1))
         still = theatre.frame(i, offset, motion)
         yield still
@@ -61,7 +66,10 @@ def render_session(specs: list[ExamSpec]) -> Iterator[tuple[int | None, PhantomF
     at = 0
     for number, spec in enumerate(specs):
         for frame in render(spec):
-            yield number, PhantomFrame(at, frame.image, frame.view, frame.nt_mm, frame.fan, frame.nuchal_box, frame.frozen)
+            yield (
+                number,
+                PhantomFrame(at, frame.image, frame.view, frame.nt_mm, frame.fan, frame.nuchal_box, frame.frozen),
+            )
             at += 1
         form = menu(spec.seed)
         for _ in range(round(MENU_S * spec.fps)):

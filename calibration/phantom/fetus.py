@@ -21,16 +21,73 @@ WOBBLE_MM = 0.45  # irregularity of contours and organs, so that no two heads ar
 NECK_BEND_MM = (-3.0, 7.0)  # between these x the head's turn fades out into the trunk
 
 # From the crown round the face to the chest and along the belly, left to right.
-FRONT = [(-22.6, -13.5), (-21.6, -18.5), (-18.6, -23.0), (-14.5, -25.6), (-10.0, -26.2), (-6.4, -24.9), (-4.0, -22.9),
-         (-2.9, -21.5), (-1.6, -22.0), (-0.2, -22.9), (0.9, -22.4), (0.9, -21.2), (2.3, -20.7), (2.9, -19.8), (2.5, -19.0),
-         (3.8, -18.3), (3.8, -17.1), (4.9, -15.9), (4.8, -14.0), (3.4, -12.4), (4.6, -12.6), (8.0, -14.6), (13.0, -17.4),
-         (20.0, -19.6), (29.0, -20.6), (40.0, -20.2), (56.0, -17.0), (72.0, -13.0)]
+FRONT = [
+    (-22.6, -13.5),
+    (-21.6, -18.5),
+    (-18.6, -23.0),
+    (-14.5, -25.6),
+    (-10.0, -26.2),
+    (-6.4, -24.9),
+    (-4.0, -22.9),
+    (-2.9, -21.5),
+    (-1.6, -22.0),
+    (-0.2, -22.9),
+    (0.9, -22.4),
+    (0.9, -21.2),
+    (2.3, -20.7),
+    (2.9, -19.8),
+    (2.5, -19.0),
+    (3.8, -18.3),
+    (3.8, -17.1),
+    (4.9, -15.9),
+    (4.8, -14.0),
+    (3.4, -12.4),
+    (4.6, -12.6),
+    (8.0, -14.6),
+    (13.0, -17.4),
+    (20.0, -19.6),
+    (29.0, -20.6),
+    (40.0, -20.2),
+    (56.0, -17.0),
+    (72.0, -13.0),
+]
 # From the crown round the occiput and down the back, left to right: the inner border of the translucency.
-BACK = [(-22.6, -13.5), (-22.0, -9.8), (-20.0, -6.2), (-16.8, -3.4), (-12.8, -1.6), (-8.4, -0.6), (-4.0, -0.1), (0.0, 0.0),
-        (5.0, 0.0), (12.0, -0.2), (22.0, -0.4), (34.0, -0.6), (54.0, -2.0), (72.0, -8.0)]
-SKULL = [(-21.6, -13.5), (-20.8, -18.0), (-17.9, -22.1), (-14.2, -24.6), (-10.0, -25.2), (-6.8, -24.0), (-4.6, -22.2),
-         (-3.6, -20.6), (-3.2, -17.6), (-3.4, -14.5), (-2.8, -10.0), (-3.6, -6.0), (-5.0, -3.0), (-8.6, -1.8), (-12.6, -2.8),
-         (-16.2, -4.4), (-19.2, -7.0), (-21.0, -10.2)]
+BACK = [
+    (-22.6, -13.5),
+    (-22.0, -9.8),
+    (-20.0, -6.2),
+    (-16.8, -3.4),
+    (-12.8, -1.6),
+    (-8.4, -0.6),
+    (-4.0, -0.1),
+    (0.0, 0.0),
+    (5.0, 0.0),
+    (12.0, -0.2),
+    (22.0, -0.4),
+    (34.0, -0.6),
+    (54.0, -2.0),
+    (72.0, -8.0),
+]
+SKULL = [
+    (-21.6, -13.5),
+    (-20.8, -18.0),
+    (-17.9, -22.1),
+    (-14.2, -24.6),
+    (-10.0, -25.2),
+    (-6.8, -24.0),
+    (-4.6, -22.2),
+    (-3.6, -20.6),
+    (-3.2, -17.6),
+    (-3.4, -14.5),
+    (-2.8, -10.0),
+    (-3.6, -6.0),
+    (-5.0, -3.0),
+    (-8.6, -1.8),
+    (-12.6, -2.8),
+    (-16.2, -4.4),
+    (-19.2, -7.0),
+    (-21.0, -10.2),
+]
 
 
 @dataclass(frozen=True)
@@ -91,7 +148,7 @@ def nape(patient: Patient, scale: float) -> Nape:
         left, right, power = 8.0 + 4.0 * patient.reach, 12.0 + 16.0 * patient.reach, 2.6
     else:
         left, right, power = 6.0, 9.0 + 9.0 * patient.reach, 2.0
-    bump = np.exp(-(np.abs(along) / np.where(along < 0, left, right)) ** power)
+    bump = np.exp(-((np.abs(along) / np.where(along < 0, left, right)) ** power))
     rest = min(NT_REST_MM, patient.nt_mm) / scale
     thickness = rest + (patient.nt_mm / scale - rest) * bump
     thickness *= np.clip(arc / 6.0, 0, 1)  # the band ends at the crown
@@ -121,17 +178,38 @@ def paint_body(canvas: Canvas, rng: np.random.Generator, tissue: Tissue, band: N
     inner = np.vstack([smooth_curve(FRONT), band.inner[::-1]])
     canvas.fill(np.vstack([band.inner, band.outer[::-1]]), db=FLUID_DB, impedance=0.0, loss=-0.1)
     canvas.fill(inner, db=-9.0 + tissue.streak, impedance=1.0, soft_mm=0.12)
-    canvas.stroke(band.inner[14:] - 0.25 * normals(band.inner[14:]), 0.5, db=2.0, impedance=1.5)  # fascia over the neck
+    canvas.stroke(band.inner[14:] - 0.2 * normals(band.inner[14:]), 0.4, db=1.0, impedance=1.4)  # fascia over the neck
 
 
 def paint_spine(canvas: Canvas, rng: np.random.Generator) -> None:
     """Ossified vertebral bodies with the dark canal behind them."""
-    canvas.stroke(np.column_stack([np.linspace(-1, 60, 60), np.full(60, -2.0)]), 1.1, db=-19.0, impedance=0.8, soft_mm=0.15)
-    for x in np.arange(0.5, 60, 1.75):
-        y = -3.6 + rng.normal(0, 0.12)
-        canvas.ellipse((x, y), (0.62, 0.42), db=5.0 + rng.normal(0, 2.5), impedance=1.6, loss=0.35)
-    for x in np.arange(4, 60, 1.75):
-        canvas.ellipse((x, -1.15 + rng.normal(0, 0.1)), (0.5, 0.22), db=1.0 + rng.normal(0, 3), impedance=1.3)
+    canvas.stroke(
+        np.column_stack([np.linspace(-1, 60, 60), np.full(60, -2.0)]), 1.1, db=-19.0, impedance=0.8, soft_mm=0.15
+    )
+    level = 4.0 * np.convolve(
+        rng.standard_normal(44), np.ones(4) / 2, "valid"
+    )  # the slice wanders off the bodies and back
+    for x, wander in zip(np.arange(0.5, 60, 1.75), level, strict=False):
+        at = (x + rng.normal(0, 0.2), -3.6 + rng.normal(0, 0.2))
+        canvas.ellipse(
+            at,
+            (rng.uniform(0.5, 0.9), rng.uniform(0.25, 0.45)),
+            rng.normal(0, 8),
+            db=-1.0 + wander,
+            impedance=1.3,
+            loss=0.3,
+            soft_mm=0.12,
+        )
+    for y in (-2.7, -1.3, -5.4):  # dura, ligaments, great vessels: lines along the back
+        start = rng.uniform(2, 14)
+        x = np.linspace(start, start + rng.uniform(10, 30), 20)
+        canvas.stroke(
+            np.column_stack([x, y + 0.25 * np.sin(0.25 * x + rng.uniform(0, 6))]),
+            0.35,
+            db=rng.uniform(-6, 2),
+            impedance=1.3,
+            soft_mm=0.1,
+        )
 
 
 def paint_septa(canvas: Canvas, rng: np.random.Generator, band: Nape, count: int) -> None:
@@ -146,7 +224,9 @@ def paint_septa(canvas: Canvas, rng: np.random.Generator, band: Nape, count: int
         canvas.stroke(line, 0.2, db=rng.uniform(-8, -2), impedance=0.4)
 
 
-def bone(canvas: Canvas, rng: np.random.Generator, line: np.ndarray, width: float, db: float, gaps: float = 0.25) -> None:
+def bone(
+    canvas: Canvas, rng: np.random.Generator, line: np.ndarray, width: float, db: float, gaps: float = 0.25
+) -> None:
     """A bony line whose brightness wanders and breaks: `gaps` is the share of it that is faint."""
     level = np.convolve(rng.standard_normal(len(line) + 8), np.ones(5) / 5**0.5, "same")[4:-4]
     pieces = np.array_split(np.arange(len(line)), max(1, len(line) // 5))
@@ -155,8 +235,14 @@ def bone(canvas: Canvas, rng: np.random.Generator, line: np.ndarray, width: floa
             continue
         lo, hi = piece[0], min(piece[-1] + 2, len(line))
         drop = -12.0 if rng.random() < gaps else 0.0
-        canvas.stroke(line[lo:hi], width, db=db + drop + 2.5 * float(level[lo]), impedance=2.0 if drop == 0 else 1.2,
-                      loss=0.5 if drop == 0 else 0.1, soft_mm=0.08)
+        canvas.stroke(
+            line[lo:hi],
+            width,
+            db=db + drop + 2.5 * float(level[lo]),
+            impedance=2.0 if drop == 0 else 1.2,
+            loss=0.5 if drop == 0 else 0.1,
+            soft_mm=0.08,
+        )
 
 
 def paint_brain(canvas: Canvas, rng: np.random.Generator, tissue: Tissue, midline: bool) -> None:
@@ -169,16 +255,24 @@ def paint_brain(canvas: Canvas, rng: np.random.Generator, tissue: Tissue, midlin
         for centre, radii, angle in (((-9.0, -12.6), (2.7, 2.3), -20.0), ((-7.2, -8.4), (2.1, 1.5), 15.0)):
             canvas.ellipse(centre, (radii[0] + 0.7, radii[1] + 0.7), angle, db=-8.0 + tissue.mottle, soft_mm=0.4)
             canvas.ellipse(centre, radii, angle, db=-26.0, impedance=0.75, soft_mm=0.35)
-        for y, half in ((-6.2, 2.6), (-4.4, 3.0)):  # brain stem, fourth ventricle, cisterna magna: dark bars, bright edges
-            x = np.linspace(-6.5 - half, -6.5 + half, 9)
-            bar = np.column_stack([x, y - 0.03 * (x + 6.5) ** 2 + rng.normal(0, 0.2)])
-            canvas.stroke(bar - (0, 0.9), 0.5, db=-1.0, impedance=1.2, soft_mm=0.15)
-            canvas.stroke(bar, 1.1, db=-28.0, impedance=0.5, soft_mm=0.15)
+        for y in (-6.2, -4.2):  # brain stem, fourth ventricle, cisterna magna: dark bars with bright edges
+            half, slope, bow = rng.uniform(1.8, 3.4), rng.normal(0, 0.14), rng.normal(-0.02, 0.03)
+            x = np.linspace(-half, half, 9)
+            bar = np.column_stack([x - 6.5 + rng.normal(0, 0.5), y + slope * x + bow * x**2 + rng.normal(0, 0.2)])
+            part = slice(int(rng.integers(0, 3)), int(rng.integers(7, 10)))
+            canvas.stroke(bar[part] - (0, 0.75), 0.4, db=rng.uniform(-7, 2), impedance=1.05, soft_mm=0.2)
+            canvas.stroke(bar, rng.uniform(0.7, 1.3), db=-26.0, impedance=0.75, soft_mm=0.2)
         for _ in range(9):  # leaflets and vessels around the diencephalon
             angle = rng.uniform(0, 2 * np.pi)
             at = (-8.8 + 4.4 * np.cos(angle), -11.6 + 4.2 * np.sin(angle))
-            canvas.ellipse(at, (rng.uniform(0.4, 1.1), rng.uniform(0.3, 0.6)), rng.uniform(-40, 40),
-                           db=rng.uniform(-5, 3), impedance=1.2, soft_mm=0.2)
+            canvas.ellipse(
+                at,
+                (rng.uniform(0.4, 1.1), rng.uniform(0.3, 0.6)),
+                rng.uniform(-40, 40),
+                db=rng.uniform(-5, 3),
+                impedance=1.2,
+                soft_mm=0.2,
+            )
     else:
         canvas.ellipse((-12.0, -15.0), (6.8, 4.6), 30, db=-27.0, impedance=0.3, soft_mm=0.3)
         canvas.ellipse((-12.5, -13.6), (4.8, 2.2), 25, db=1.0 + tissue.mottle, impedance=1.2, soft_mm=0.4)
@@ -195,15 +289,29 @@ def paint_face(canvas: Canvas, rng: np.random.Generator, midline: bool) -> None:
         canvas.ellipse((-0.6, -19.5), (0.6, 0.5), 0, db=0.0, impedance=1.2)
         canvas.ellipse((1.5, -15.0), (2.0, 1.2), -20, db=4.0, impedance=1.6, loss=0.6, soft_mm=0.3)
         return
-    canvas.stroke(np.array([(-2.4, -20.4), (-1.3, -20.9), (-0.3, -21.5)]), 0.6, db=9.0, impedance=2.2, loss=0.5)
-    palate = np.array([(-3.0, -15.6), (-1.6, -16.8), (-0.1, -18.0), (1.3, -18.9)])
-    canvas.stroke(palate + rng.normal(0, 0.15, (4, 2)), np.array([1.1, 1.6, 1.5, 0.9]), db=10.0, impedance=1.9, loss=0.55,
-                  soft_mm=0.25)
-    canvas.ellipse((2.2, -19.2), (0.7, 0.6), 0, db=8.0, impedance=1.6, soft_mm=0.2)
-    canvas.ellipse((1.0, -16.8), (1.1, 0.6), -30, db=-24.0, soft_mm=0.2)  # the mouth
-    canvas.ellipse((2.9, -16.2), (1.5, 0.7), -35, db=9.0, impedance=1.8, loss=0.5, soft_mm=0.25)
-    canvas.ellipse((1.0, -14.4), (1.6, 0.6), -25, db=4.0, impedance=1.4, soft_mm=0.3)
-    canvas.stroke(np.array([(-4.0, -14.2), (-2.6, -12.8), (-1.6, -11.0)]), 0.9, db=5.0, impedance=1.6, loss=0.3, soft_mm=0.25)
+    soft = np.array(
+        [
+            (-3.0, -21.0),
+            (0.5, -22.2),
+            (2.0, -20.2),
+            (3.4, -18.0),
+            (4.4, -15.6),
+            (3.0, -12.6),
+            (-2.0, -11.0),
+            (-3.2, -15.0),
+        ]
+    )
+    canvas.fill(smooth_curve(soft, closed=True), db=-15.0, soft_mm=0.6)
+    canvas.stroke(np.array([(-2.4, -20.4), (-1.3, -20.9), (-0.3, -21.5)]), 0.5, db=11.0, impedance=2.4, loss=0.5)
+    palate = np.array([(-3.0, -15.2), (-1.8, -16.4), (-0.3, -17.8), (1.4, -19.0)])
+    width = np.array([1.0, 2.0, 1.7, 1.1]) * rng.uniform(0.8, 1.15)
+    canvas.stroke(palate + rng.normal(0, 0.2, (4, 2)), width, db=13.0, impedance=1.2, loss=0.55, soft_mm=0.3)
+    canvas.ellipse((2.0 + rng.normal(0, 0.2), -18.6), (1.0, 0.7), -30, db=8.0, impedance=1.1, soft_mm=0.3)
+    canvas.ellipse((2.6, -16.0), (1.7, 0.8), -40 + rng.normal(0, 8), db=11.0, impedance=1.2, loss=0.5, soft_mm=0.3)
+    canvas.ellipse((0.6, -14.3), (1.5, 0.5), -25, db=0.0, impedance=1.1, soft_mm=0.4)
+    canvas.stroke(
+        np.array([(-4.0, -14.2), (-2.6, -12.8), (-1.6, -11.0)]), 0.9, db=3.0, impedance=1.2, loss=0.3, soft_mm=0.35
+    )
     canvas.ellipse((0.4, -11.0), (2.2, 1.2), 10, db=-20.0, soft_mm=0.5)  # pharynx
 
 
@@ -212,10 +320,16 @@ def paint_trunk(canvas: Canvas, rng: np.random.Generator, midline: bool) -> None
     canvas.ellipse((14.5 + rng.normal(0, 0.8), -10.0), (4.2, 2.9), -15, db=-15.0, impedance=0.8, soft_mm=0.7)
     canvas.ellipse((13.5, -10.5), (1.0, 0.6), 0, db=-2.0, impedance=1.2, soft_mm=0.3)
     canvas.ellipse((30.0, -12.0), (9.0, 5.5), 0, db=-5.5, soft_mm=1.5)
-    canvas.stroke(np.column_stack([np.linspace(6, 50, 30), -5.2 + 0.3 * np.sin(np.linspace(0, 6, 30))]), 0.8, db=-20.0,
-                  soft_mm=0.25)  # aorta
+    canvas.stroke(
+        np.column_stack([np.linspace(6, 50, 30), -5.2 + 0.3 * np.sin(np.linspace(0, 6, 30))]),
+        0.8,
+        db=-20.0,
+        soft_mm=0.25,
+    )  # aorta
     if midline:
-        canvas.stroke(np.array([(8.0, -13.2), (12.0, -15.4), (17.0, -17.2)]), 0.7, db=3.0, impedance=1.5, loss=0.2, soft_mm=0.2)
+        canvas.stroke(
+            np.array([(8.0, -13.2), (12.0, -15.4), (17.0, -17.2)]), 0.7, db=3.0, impedance=1.5, loss=0.2, soft_mm=0.2
+        )
     else:
         for x in np.arange(8.0, 30.0, 2.4):
             canvas.ellipse((x, -7.5 + rng.normal(0, 0.4)), (0.7, 0.45), 0, db=8.0, impedance=2.0, loss=0.8, soft_mm=0.1)
@@ -230,8 +344,9 @@ def paint_limbs(canvas: Canvas, rng: np.random.Generator, count: int) -> None:
         angle, length = rng.uniform(-1.2, 1.0), rng.uniform(2.5, 7.5)
         t = np.linspace(0, 1, 14)
         bow = rng.normal(0, 0.8) * np.sin(np.pi * t)
-        line = np.column_stack([x + length * t * np.cos(angle) - bow * np.sin(angle),
-                                y + length * t * np.sin(angle) + bow * np.cos(angle)])
+        line = np.column_stack(
+            [x + length * t * np.cos(angle) - bow * np.sin(angle), y + length * t * np.sin(angle) + bow * np.cos(angle)]
+        )
         canvas.stroke(line, rng.uniform(1.8, 2.8), db=-6.0, impedance=1.0, soft_mm=0.1)
         bone(canvas, rng, line[2:-2], 0.7, 7.0, gaps=0.3)
         for finger in range(rng.integers(0, 4)):
@@ -263,7 +378,9 @@ def paint_axial(canvas: Canvas, rng: np.random.Generator) -> None:
     canvas.fill(centre + oval * 0.98, db=-18.0 + tissue.mottle, impedance=0.7, soft_mm=0.2)
     for side in (-1, 1):
         canvas.ellipse((-3.4, -13.0 + side * 4.6), (8.2, 3.2), side * 8.0, db=-27.0, impedance=0.3, soft_mm=0.3)
-        canvas.ellipse((-4.6, -13.0 + side * 4.4), (6.6, 2.3), side * 8.0, db=0.0 + tissue.mottle, impedance=1.1, soft_mm=0.4)
+        canvas.ellipse(
+            (-4.6, -13.0 + side * 4.4), (6.6, 2.3), side * 8.0, db=0.0 + tissue.mottle, impedance=1.1, soft_mm=0.4
+        )
     bone(canvas, rng, centre + oval, 0.9, 5.0, gaps=0.15)
     falx = np.column_stack([np.linspace(-16.5, 8.5, 24), np.full(24, -13.0)])
     bone(canvas, rng, falx, 0.5, 0.0, gaps=0.2)

@@ -10,6 +10,7 @@ from calibration.phantom.skins import SKINS, layout_fan
 BORDERLINE_MM = (2.5, 3.5)  # neither healthy nor hygroma: raised translucency, a hard negative left out of both truths
 HYGROMA_MM = (3.0, 12.0)  # nuchal collections at 11-14 weeks (DESIGN section 5)
 HYGROMA_MEDIAN_MM, HYGROMA_LOG_SD = 6.0, 0.35  # chosen in DESIGN section 5; the spread puts 95 % between 3 and 12
+ROOM_MM = 5.0  # above the head and behind the skin: whoever scans sees to it that both are in the picture
 NUISANCE = ("lung", "cyst", "abdomen")
 LOST = ("black", "blue", "bars")
 
@@ -51,7 +52,8 @@ def sample_preset(rng: np.random.Generator, patient: Patient, skin: str | None =
     """One way of scanning: magnified to the size of the head, as guidelines ask. A large habitus costs gain and adds noise."""
     habitus = patient.habitus
     name = skin or str(rng.choice(list(SKINS), p=(0.4, 0.25, 0.2, 0.15)))
-    fan, scale = layout_fan(SKINS[name].layout, float(rng.uniform(*SKINS[name].depth_ofd)) * patient.ofd_mm, rng)
+    depth_mm = float(rng.uniform(*SKINS[name].depth_ofd)) * patient.ofd_mm
+    fan, scale = layout_fan(SKINS[name].layout, max(depth_mm, patient.ofd_mm + patient.nt_mm + ROOM_MM), rng)
     return Preset(
         skin=name,
         fan=fan,
@@ -79,13 +81,32 @@ def sample_exam(
     preset = sample_preset(rng, patient, skin)
     drawn = {"other": str(rng.choice(NUISANCE)), "lost": str(rng.choice(LOST))}.get(truth, "fetus")
     zoomed = SKINS[preset.skin].layout == "zoom"
-    return ExamSpec(name or f"{truth}-{seed}", truth, seed, FPS, seconds, anatomy or drawn, patient, preset,
-                    calipers=bool(rng.random() < 0.4), inset=bool(zoomed and rng.random() < 0.4))
+    return ExamSpec(
+        name or f"{truth}-{seed}",
+        truth,
+        seed,
+        FPS,
+        seconds,
+        anatomy or drawn,
+        patient,
+        preset,
+        calipers=bool(rng.random() < 0.4),
+        inset=bool(zoomed and rng.random() < 0.4),
+    )
 
 
 def clinic_session(seed: int) -> list[ExamSpec]:
     """The demonstration: six exams of 8 to 10 s with every state a clinic's screen shows; `render` them with `session`."""
-    plan = (("normal", 9.0, "aurelia"), ("hygroma", 10.0, "kestrel"), ("frozen", 8.0, "nordwelle"), ("other", 8.0, "mirador"),
-            ("lost", 8.0, None), ("normal", 9.0, "mirador"), ("hygroma", 10.0, "aurelia"))
-    return [sample_exam(seed * 1000 + i, truth, name=f"exam-{i + 1}-{truth}", seconds=seconds, skin=skin)
-            for i, (truth, seconds, skin) in enumerate(plan)]
+    plan = (
+        ("normal", 9.0, "aurelia"),
+        ("hygroma", 10.0, "kestrel"),
+        ("frozen", 8.0, "nordwelle"),
+        ("other", 8.0, "mirador"),
+        ("lost", 8.0, None),
+        ("normal", 9.0, "mirador"),
+        ("hygroma", 10.0, "aurelia"),
+    )
+    return [
+        sample_exam(seed * 1000 + i, truth, name=f"exam-{i + 1}-{truth}", seconds=seconds, skin=skin)
+        for i, (truth, seconds, skin) in enumerate(plan)
+    ]

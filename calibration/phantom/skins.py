@@ -29,8 +29,8 @@ class Skin:
 
 
 SKINS = {
-    "aurelia": Skin("AURELIA", "V8 Crown", "zoom", (1.35, 1.7), (1.0, 1.0, 1.0), (210, 210, 210), 0),
-    "nordwelle": Skin("Nordwelle", "S5 Fjord", "rect", (1.3, 1.65), (1.0, 1.0, 1.0), (225, 225, 225), 0),
+    "aurelia": Skin("AURELIA", "V8 Crown", "zoom", (1.35, 1.9), (1.0, 1.0, 1.0), (210, 210, 210), 0),
+    "nordwelle": Skin("Nordwelle", "S5 Fjord", "rect", (1.3, 1.85), (1.0, 1.0, 1.0), (225, 225, 225), 0),
     "kestrel": Skin("KESTREL", "P3 Portable", "wide", (2.0, 2.6), (1.0, 0.97, 0.92), (60, 200, 230), 12),
     "mirador": Skin("Mirador", "M20", "narrow", (1.8, 2.4), (0.90, 0.97, 1.0), (200, 220, 200), 6),
 }
@@ -51,10 +51,14 @@ def layout_fan(layout: str, depth_mm: float, rng: np.random.Generator) -> tuple[
         half = float(np.arctan((width / 2) / (above + height * rng.uniform(0.55, 1.1))))
         box = (x0, y0, x0 + width, y0 + height)
         return Fan("sector", box, apex, above + 4.0, float(np.hypot(above + height, width)), -half, half), scale
-    half, radius = (np.radians(rng.uniform(29, 35)), 55.0) if layout == "wide" else (np.radians(rng.uniform(22, 27)), 45.0)
+    half, radius = (
+        (np.radians(rng.uniform(29, 35)), 55.0) if layout == "wide" else (np.radians(rng.uniform(22, 27)), 45.0)
+    )
     half, r1_mm = float(half), radius + depth_mm
     drop = radius * float(np.cos(half))  # the arc's ends lie higher than its middle is deep
-    scale = 640.0 / (r1_mm - drop)
+    scale = min(
+        640.0 / (r1_mm - drop), 600.0 / (r1_mm * float(np.sin(half)))
+    )  # both its height and its width fit the screen
     apex = (640.0 + float(rng.uniform(-30, 30)), 45.0 - drop * scale)
     reach = r1_mm * float(np.sin(half)) * scale
     box = (int(apex[0] - reach), 44, int(apex[0] + reach) + 1, int(apex[1] + r1_mm * scale) + 1)
@@ -72,16 +76,23 @@ def screen(spec: ExamSpec) -> np.ndarray:
     skin, preset, fan = SKINS[spec.preset.skin], spec.preset, spec.preset.fan
     image = np.full((SCREEN_H, SCREEN_W, 3), skin.background, np.uint8)
     x0, y0, x1, y1 = fan.box
-    stamp = f"{rng.integers(1, 28):02d}-{rng.integers(1, 13):02d}-2026  {rng.integers(8, 18):02d}:{rng.integers(0, 60):02d}"
+    stamp = (
+        f"{rng.integers(1, 28):02d}-{rng.integers(1, 13):02d}-2026  {rng.integers(8, 18):02d}:{rng.integers(0, 60):02d}"
+    )
     put(image, f"{CANARY}  ID {rng.integers(10000, 99999)}-{rng.integers(10, 99)}", (20, 24), skin.text, 0.5)
     put(image, f"{skin.vendor} {skin.machine}", (560, 24), skin.text, 0.5)
     put(image, stamp, (1050, 24), skin.text, 0.5)
-    weeks = 4.2 + spec.patient.crl_mm / 9.3  # shown to the reader only; CRL 45 mm is 11w0d, 84 mm is 13w6d
-    lines = ["OB 1st Trim" if spec.anatomy == "fetus" else "General", f"Gn {preset.gain_db:+.0f}",
-             f"DR {preset.dynamic_range_db:.0f}", f"{spec.fps} Hz", f"D {(y1 - y0) / preset.px_per_mm / 10:.1f} cm",
-             f"MI {rng.uniform(0.6, 1.1):.1f}  TIb {rng.uniform(0.1, 0.4):.1f}"]
+    days = round(77 + (spec.patient.crl_mm - 45) * 20 / 39)  # CRL 45 mm is 11w0d, 84 mm is 13w6d
+    lines = [
+        "OB 1st Trim" if spec.anatomy == "fetus" else "General",
+        f"Gn {preset.gain_db:+.0f}",
+        f"DR {preset.dynamic_range_db:.0f}",
+        f"{spec.fps} Hz",
+        f"D {(y1 - y0) / preset.px_per_mm / 10:.1f} cm",
+        f"MI {rng.uniform(0.6, 1.1):.1f}  TIb {rng.uniform(0.1, 0.4):.1f}",
+    ]
     if spec.anatomy == "fetus":
-        lines.append(f"GA {int(weeks)}w{rng.integers(0, 7)}d")
+        lines.append(f"GA {days // 7}w{days % 7}d")
     left = skin.layout in ("rect", "wide")
     for i, line in enumerate(lines):
         put(image, line, (16 if left else 1140, 80 + 24 * i), skin.text)
@@ -156,7 +167,16 @@ def no_signal(kind: str) -> np.ndarray:
     if kind == "blue":
         image[:] = (200, 30, 10)
     elif kind == "bars":
-        colours = ((191,) * 3, (0, 191, 191), (191, 191, 0), (0, 191, 0), (191, 0, 191), (0, 0, 191), (191, 0, 0), (0,) * 3)
+        colours = (
+            (191,) * 3,
+            (0, 191, 191),
+            (191, 191, 0),
+            (0, 191, 0),
+            (191, 0, 191),
+            (0, 0, 191),
+            (191, 0, 0),
+            (0,) * 3,
+        )
         for i, colour in enumerate(colours):
             image[:, i * SCREEN_W // 8 : (i + 1) * SCREEN_W // 8] = colour
     return image

@@ -23,11 +23,15 @@ def paint_uterus(canvas: Canvas, rng: np.random.Generator, fetus: np.ndarray | N
         body = np.zeros(canvas.shape, np.uint8)
         cv2.fillPoly(body, [np.round(canvas.pixels(fetus)).astype(np.int32)], 1)
         away = cv2.distanceTransform(1 - body, cv2.DIST_L2, 5) * canvas.px_mm
-        gap = rng.uniform(0.3, 2.6) + rng.uniform(0.3, 0.9) * noise_field(rng, canvas.shape, 9 / canvas.px_mm, 40 / canvas.px_mm)
+        gap = rng.uniform(0.3, 2.6) + rng.uniform(0.3, 0.9) * noise_field(
+            rng, canvas.shape, 9 / canvas.px_mm, 40 / canvas.px_mm
+        )
         cavity |= (away < np.maximum(gap, 0.15)).astype(np.uint8)
-        if rng.random() < 0.45:  # amnion not yet fused with the chorion: a line beside the fetus, a known confounder
-            distance = rng.uniform(2.0, 5.0) + 0.8 * noise_field(rng, canvas.shape, 14 / canvas.px_mm, 14 / canvas.px_mm)
-            line = np.exp(-(((away - distance) / 0.14) ** 2)) * (cavity > 0)
+        if rng.random() < 0.35:  # amnion not yet fused with the chorion: a line beside the fetus, a known confounder
+            distance = rng.uniform(2.0, 5.0) + 1.6 * noise_field(
+                rng, canvas.shape, 12 / canvas.px_mm, 14 / canvas.px_mm
+            )
+            line = np.exp(-(((away - distance) / 0.12) ** 2)) * (cavity > 0)
         else:
             line = np.zeros(canvas.shape, np.float32)
     else:
@@ -36,8 +40,8 @@ def paint_uterus(canvas: Canvas, rng: np.random.Generator, fetus: np.ndarray | N
     canvas.db[:] = wall_texture(canvas, rng, depth)
     soft = cv2.GaussianBlur(cavity.astype(np.float32), (0, 0), max(0.5, 0.12 / canvas.px_mm))
     canvas.db += soft * (FLUID_DB - canvas.db)
-    canvas.impedance[:] = 1.0 - soft + 0.22 * line.astype(np.float32)
-    canvas.db += 38.0 * line.astype(np.float32)
+    canvas.impedance[:] = 1.0 - soft + 0.3 * line.astype(np.float32)
+    canvas.db += 26.0 * line.astype(np.float32)
     canvas.loss[:] = np.where(cavity > 0, -0.06, 0.02).astype(np.float32)
 
 
@@ -46,8 +50,13 @@ def wall_texture(canvas: Canvas, rng: np.random.Generator, depth: np.ndarray) ->
     xs = np.broadcast_to(np.arange(canvas.shape[1], dtype=np.float32), canvas.shape)
     ys = np.broadcast_to(np.arange(canvas.shape[0], dtype=np.float32)[:, None], canvas.shape)
     stripes = noise_field(rng, canvas.shape, 7 / canvas.px_mm, MYOMETRIUM_STRIPE_MM / canvas.px_mm)
-    along = cv2.remap(stripes, (0.75 * xs + 0.25 * ys), (depth / canvas.px_mm).astype(np.float32), cv2.INTER_LINEAR,
-                      borderMode=cv2.BORDER_REFLECT)
+    along = cv2.remap(
+        stripes,
+        (0.75 * xs + 0.25 * ys),
+        (depth / canvas.px_mm).astype(np.float32),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REFLECT,
+    )
     patchy = noise_field(rng, canvas.shape, 7 / canvas.px_mm, 5 / canvas.px_mm)
     decidua = 2.5 * np.exp(-depth / 2.0)
     return (-8.0 + decidua + 3.6 * along + 2.6 * patchy).astype(np.float32)
@@ -80,13 +89,21 @@ def paint_cyst(canvas: Canvas, rng: np.random.Generator) -> None:
     canvas.ellipse((0.0, 2.0), (19.0, 14.0), rng.uniform(-20, 20), db=-8.0 + 2.5 * patchy, impedance=1.1, soft_mm=0.6)
     if rng.random() < 0.5:
         radii = (rng.uniform(10, 16), rng.uniform(8, 12))
-        canvas.ellipse((rng.normal(0, 3), 2.0), radii, rng.uniform(-20, 20), db=-30.0 + 2 * patchy, impedance=0.0, loss=-0.12)
+        canvas.ellipse(
+            (rng.normal(0, 3), 2.0), radii, rng.uniform(-20, 20), db=-30.0 + 2 * patchy, impedance=0.0, loss=-0.12
+        )
         return
     for _ in range(int(rng.integers(5, 11))):
         angle, far = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 0.85)
         size = rng.uniform(1.5, 4.5)
-        canvas.ellipse((17 * far * np.cos(angle), 2 + 12 * far * np.sin(angle)), (size, size * rng.uniform(0.7, 1.0)), 0,
-                       db=FLUID_DB, impedance=0.0, loss=-0.12)
+        canvas.ellipse(
+            (17 * far * np.cos(angle), 2 + 12 * far * np.sin(angle)),
+            (size, size * rng.uniform(0.7, 1.0)),
+            0,
+            db=FLUID_DB,
+            impedance=0.0,
+            loss=-0.12,
+        )
 
 
 def paint_abdomen(canvas: Canvas, rng: np.random.Generator) -> None:

@@ -13,7 +13,13 @@ from calibration.phantom.skins import SKINS, cross, inset, no_signal, screen
 
 CANVAS_ROWS = 520  # canvas rows over the picture's height: finer than the beam's axial width at every depth setting
 MARGIN = 0.12  # canvas beyond the picture on each side, fraction of its height: what the probe may wander into
-STANDARD_LIMIT = 0.15  # offset from the midline up to which the plane counts as standard: 80 % of the energy is midline's
+STANDARD_LIMIT = (
+    0.15  # offset from the midline up to which the plane counts as standard: 80 % of the energy is midline's
+)
+TURN = (
+    0.72,
+    0.78,
+)  # between these offsets the probe turns from sagittal to axial: quick, a slow blend is no real plane
 SLICES = ("midline", "lateral", "axial")  # at offsets 0, 0.5 and 1
 
 
@@ -26,7 +32,7 @@ class Theatre:
         if spec.truth == "lost":
             return
         self.scanner = Scanner(spec.preset, np.random.default_rng([spec.seed, 1]))
-        self.tint = np.array(SKINS[spec.preset.skin].tint, np.float32)
+        self.tint = tint_table(SKINS[spec.preset.skin].tint)
         self.pose = self._pose()
         self.band = fetus.nape(spec.patient, self.pose.scale)
         self._slices: dict[str, Tissue] = {}
@@ -41,9 +47,16 @@ class Theatre:
         low = half_mm - patient.nt_mm - rng.uniform(3.5, 7.0)  # depth of the nape below the centre of the view
         drop = min(13.0 * scale + rng.normal(0, 1.5), low)
         offset = (float(rng.normal(0, 2.0)), float(drop - 12.5 * scale))
-        return fetus.Pose(scale, np.radians(-patient.flexion_deg), np.radians(patient.tilt_deg),
-                          1.0 if patient.facing == "right" else -1.0, float(rng.uniform(-0.002, 0.006)), (1.0, -12.5), offset,
-                          tuple(rng.uniform(0, 2 * np.pi, 4).tolist()))
+        return fetus.Pose(
+            scale,
+            np.radians(-patient.flexion_deg),
+            np.radians(patient.tilt_deg),
+            1.0 if patient.facing == "right" else -1.0,
+            float(rng.uniform(-0.002, 0.006)),
+            (1.0, -12.5),
+            offset,
+            tuple(rng.uniform(0, 2 * np.pi, 4).tolist()),
+        )
 
     def canvas(self) -> Canvas:
         """An empty canvas that covers the picture and its margin."""
@@ -67,8 +80,9 @@ class Theatre:
             fetus.paint_axial(canvas, rng)
         else:
             canvas.place = np.asarray
-            {"lung": surroundings.paint_lung, "cyst": surroundings.paint_cyst,
-             "abdomen": surroundings.paint_abdomen}[which](canvas, rng)
+            {"lung": surroundings.paint_lung, "cyst": surroundings.paint_cyst, "abdomen": surroundings.paint_abdomen}[
+                which
+            ](canvas, rng)
         return canvas
 
     def tissue(self, which: str) -> Tissue:
@@ -83,8 +97,9 @@ class Theatre:
         if self.spec.anatomy != "fetus":
             return [(self.tissue(self.spec.anatomy), 1.0)]
         step = int(offset >= 0.5)
-        part = np.pi * (offset - 0.5 * step)
-        pair = [(SLICES[step], float(np.cos(part))), (SLICES[min(step + 1, 2)], float(np.sin(part)))]
+        share = 2 * offset if step == 0 else float(np.clip((offset - TURN[0]) / (TURN[1] - TURN[0]), 0, 1))
+        part = 0.5 * np.pi * share
+        pair = [(SLICES[step], float(np.cos(part))), (SLICES[step + 1], float(np.sin(part)))]
         return [(self.tissue(name), weight) for name, weight in pair if weight > 0.02]
 
     def frame(self, index: int, offset: float, motion: Motion, calipers: bool = False) -> PhantomFrame:
@@ -98,10 +113,8 @@ class Theatre:
         image = self.background.copy()
         x0, y0, x1, y1 = spec.preset.fan.box
         region = image[y0:y1, x0:x1]
-        colour = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
-        if (self.tint < 1).any():
-            colour = cv2.multiply(colour, (*self.tint.tolist(), 1.0))
-        region[self.scanner.mask] = colour[self.scanner.mask]
+        colour = cv2.LUT(cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR), self.tint)
+        cv2.copyTo(colour, self.scanner.mask.view(np.uint8), region)
         if spec.inset:
             self._thumbnail = picture if self._thumbnail is None else self._thumbnail
             inset(image, self._thumbnail, spec.preset.fan)
@@ -112,8 +125,14 @@ class Theatre:
             peak = int(np.argmax(self.band.thickness))
             for point in self.on_screen(np.vstack([self.band.inner[peak], self.band.outer[peak]]), motion):
                 cross(image, (point[0], point[1]), (90, 220, 240))
-        return PhantomFrame(index, image, "standard" if standard else "nonstandard", spec.patient.nt_mm, spec.fan,
-                            self.nuchal_box(motion) if standard else None)
+        return PhantomFrame(
+            index,
+            image,
+            "standard" if standard else "nonstandard",
+            spec.patient.nt_mm,
+            spec.fan,
+            self.nuchal_box(motion) if standard else None,
+        )
 
     def on_screen(self, drawn: np.ndarray, motion: Motion) -> np.ndarray:
         """Drawn fetal millimetres [N,2] -> screen pixels [N,2] under a motion of the probe."""
@@ -131,3 +150,8 @@ class Theatre:
         left, top = np.maximum(points.min(0) - pad, (x0, y0))
         right, bottom = np.minimum(points.max(0) + pad, (x1, y1))
         return (int(left), int(top), int(right), int(bottom)) if right - left > 8 and bottom - top > 8 else None
+
+
+def tint_table(tint: tuple[float, float, float]) -> np.ndarray:
+    """Grey map of a screen that is not quite grey: uint8 [1,256,3] for cv2.LUT."""
+    return np.round(np.arange(256)[None, :, None] * np.asarray(tint)).astype(np.uint8)

@@ -20,10 +20,42 @@ SCHEMA = 1  # of session.json
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: int, *, crf: int = CRF, preset: str = "medium") -> int:
     """Encode uint8 BGR [720,1280,3] frames with libx264, yuv420p; returns how many. Needs `ffmpeg` on the PATH."""
-    command = ["ffmpeg", "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{SCREEN_W}x{SCREEN_H}",
-               "-r", str(fps), "-i", "-", "-an", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", str(crf), "-preset", preset,
-               "-g", str(4 * fps), "-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact",
-               "-movflags", "+faststart", str(path)]
+    command = [
+        "ffmpeg",
+        "-y",
+        "-loglevel",
+        "error",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "bgr24",
+        "-s",
+        f"{SCREEN_W}x{SCREEN_H}",
+        "-r",
+        str(fps),
+        "-i",
+        "-",
+        "-an",
+        "-c:v",
+        "libx264",
+        "-pix_fmt",
+        "yuv420p",
+        "-crf",
+        str(crf),
+        "-preset",
+        preset,
+        "-g",
+        str(4 * fps),
+        "-threads",
+        "1",
+        "-fflags",
+        "+bitexact",
+        "-flags:v",
+        "+bitexact",
+        "-movflags",
+        "+faststart",
+        str(path),
+    ]
     count = 0
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as encoder:
         assert encoder.stdin is not None and encoder.stderr is not None
@@ -52,9 +84,18 @@ def write_session(folder: Path, specs: list[ExamSpec], *, crf: int = CRF, preset
             yield frame.image
 
     total = write_video(folder / "clinic.mp4", images(), specs[0].fps, crf=crf, preset=preset)
-    exams = [PhantomExam(s.name, s.truth, s.seed, s.fps, None if s.nt_mm is None else round(s.nt_mm, 2), s.fan, *spans[i])
-             for i, s in enumerate(specs)]
-    session = {"schema": SCHEMA, "kind": "phantom", "fps": specs[0].fps, "frames": total, "width": SCREEN_W,
-               "height": SCREEN_H, "exams": [asdict(exam) for exam in exams]}
+    exams = [
+        PhantomExam(s.name, s.truth, s.seed, s.fps, None if s.nt_mm is None else round(s.nt_mm, 2), s.fan, *spans[i])
+        for i, s in enumerate(specs)
+    ]
+    session = {
+        "schema": SCHEMA,
+        "kind": "phantom",
+        "fps": specs[0].fps,
+        "frames": total,
+        "width": SCREEN_W,
+        "height": SCREEN_H,
+        "exams": [asdict(exam) for exam in exams],
+    }
     (folder / "session.json").write_text(json.dumps(session, indent=1) + "\n", encoding="utf-8")
     return exams
