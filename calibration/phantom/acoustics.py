@@ -1,8 +1,9 @@
 """From a slice of tissue to a scan-converted picture: scatterers, point spread, attenuation, envelope, log, fan.
 
-Complex-Gaussian scatterers live in tissue (not in the picture), so speckle moves with it. A frame samples them along its
-beams, convolves with a separable point spread whose lateral width grows away from the focus, takes the magnitude and the
-logarithm, and scan-converts with one `cv2.remap`. Cf. Bamber and Dickinson, Phys. Med. Biol. 25 (1980), for the model.
+Complex-Gaussian scatterers live in tissue (not in the picture), so speckle moves with it. A frame samples them along
+its beams, convolves with a separable point spread whose lateral width grows away from the focus, takes the magnitude
+and the logarithm, and scan-converts with one `cv2.remap`. The model is Bamber and Dickinson's, Phys. Med. Biol. 25
+(1980).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from edge.screen.geometry import fan_mask
 
 SAMPLES, BEAMS = 448, 320  # polar grid: about 3 samples a point spread, and few enough to convolve in milliseconds
 GRAIN_PX = 0.8  # blur of the scatterer field, canvas pixels: keeps it band-limited against the beam spacing
-SPECULAR_GAIN = 0.55  # smooth interfaces against parenchyma of unit strength; set by eye against first-trimester images
+SPECULAR_GAIN = 0.9  # smooth interfaces against parenchyma of unit strength; set by eye against first-trimester images
 SPECULAR_POWER = 5.0  # an interface fades much faster than its cosine as it turns away from the beam
 SPECULAR_PATCH_MM = 3.5  # smooth stretches of an interface are about this long; between them it scatters
 SIDE_LOBE = 0.045  # amplitude of the wide pedestal of the point spread, -27 dB: the haze beside bright bone
@@ -110,7 +111,7 @@ class Scanner:
         self.noise = 10 ** (preset.noise_db / 20) * rng.standard_normal((SAMPLES + 64, BEAMS + 64, 2), dtype=np.float32)
 
     def _point_spread(self, beam_mm: float) -> None:
-        """Axial, narrow, wide and side-lobe kernels, each of unit energy, and how much of the wide one each depth takes."""
+        """Axial, narrow and wide kernels of unit energy, the side lobes' reach, the share of the wide one by depth."""
         preset = self.preset
         sigma = 1 / 2.355  # of a Gaussian whose full width at half maximum is 1
         self.axial = energy_kernel(preset.axial_mm * sigma / self.sample_mm)

@@ -37,8 +37,8 @@ def smooth_curve(points: list[tuple[float, float]] | np.ndarray, closed: bool = 
 class Canvas:
     """Maps of one slice, all float32 [H,W], `px_mm` millimetres a pixel, origin of millimetres at the centre.
 
-    db: scatterer strength against parenchyma. impedance: arbitrary units, fluid 0, soft tissue 1; its change along the beam
-    makes the specular echo. loss: attenuation beyond what TGC compensates, dB/mm, one way times two.
+    db: scatterer strength against parenchyma. impedance: arbitrary units, fluid 0, soft tissue 1; its change along the
+    beam makes the specular echo. loss: attenuation beyond what TGC compensates, dB/mm, one way times two.
     """
 
     def __init__(self, shape: tuple[int, int], px_mm: float, place: Place):
@@ -73,7 +73,7 @@ class Canvas:
         loss: float | None = None,
         soft_mm: float = 0.0,
     ) -> None:
-        """Paint a polygon (subject's millimetres). `db` may be a map of the whole canvas. None leaves a map as it is."""
+        """Paint a polygon (subject's millimetres). `db` may be a map of the whole canvas. None leaves a map alone."""
         alpha, window = self.mask(points, soft_mm)
         if db is not None:
             self._blend(self.db, db, alpha, window)

@@ -13,11 +13,11 @@ from calibration.phantom.skins import menu
 from calibration.phantom.theatre import Theatre
 
 APPROACH_S, LEAVE_S = 2.2, 1.0  # seconds from an oblique view to the standard plane, and off it again
-LIVE_BEFORE_FREEZE_S = 1.6  # seconds of moving picture before a frozen exam stops
+LIVE_BEFORE_FREEZE_S = 3.0  # seconds of moving picture before a frozen exam stops, on the standard plane
 MENU_S = 1.5  # seconds of new-patient form between exams
-HAND_MM, HAND_RAD = 0.35, 0.008  # wander of a steady hand while it holds a plane: chosen
+HAND_MM, HAND_RAD = 0.5, 0.010  # wander of a steady hand while it holds a plane: chosen
 HAND_S = 0.6  # seconds over which that wander is correlated: breathing and hand tremor lie about here
-FIELD_FRAMES = 12  # stills taken from one patient before the next is built
+FIELD_FRAMES = 16  # stills taken from one patient before the next is built
 
 
 def wander(rng: np.random.Generator, frames: int, fps: int) -> np.ndarray:
@@ -46,7 +46,7 @@ def render(spec: ExamSpec) -> Iterator[PhantomFrame]:
     still: PhantomFrame | None = None
     for i in range(spec.n_frames):
         if still is not None and (
-            spec.truth == "lost" or i >= LIVE_BEFORE_FREEZE_S * spec.fps and spec.truth == "frozen"
+            spec.truth == "lost" or (spec.truth == "frozen" and i >= LIVE_BEFORE_FREEZE_S * spec.fps)
         ):
             yield PhantomFrame(i, still.image, still.view, still.nt_mm, still.fan, still.nuchal_box, frozen=True)
             continue
@@ -56,7 +56,7 @@ def render(spec: ExamSpec) -> Iterator[PhantomFrame]:
             0.6 * HAND_MM * hand[1] + 0.4 * sweep[1] * away[i],
             HAND_RAD * hand[2],
         )
-        offset = float(np.clip(away[i] * (0.6 if spec.truth == "frozen" else 1.0) + 0.03 * abs(hand[3]), 0, 1))
+        offset = float(np.clip(away[i] + 0.03 * abs(hand[3]), 0, 1))
         still = theatre.frame(i, offset, motion)
         yield still
 

@@ -1,8 +1,9 @@
 """Slices through an 11-14 week fetus: mid-sagittal (the standard plane), parasagittal, and axial through the head.
 
-Contours are in fetal millimetres at an occipito-frontal diameter of 25 mm: the fetus lies on its back, face up (y negative),
-crown to the left, origin at the nape. `Pose` bends, scales, turns and flips them. Read off the proportions in DESIGN
-section 5 and the standard plane as ISUOG describes it (nasal tip, palate, diencephalon, nuchal membrane); drawn by hand.
+Contours are in fetal millimetres at an occipito-frontal diameter of 25 mm: the fetus lies on its back, face up (y
+negative), crown to the left, origin at the nape. `Pose` bends, scales, turns and flips them. Drawn by hand after the
+proportions in DESIGN section 5 and the standard plane as ISUOG describes it (nasal tip, palate, diencephalon, nuchal
+membrane).
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ class Nape:
 
 
 def nape(patient: Patient, scale: float) -> Nape:
-    """Thickness rises from a hairline to `nt_mm` at the neck and falls along the back; a hygroma has a broad shoulder."""
+    """Thickness rises from a hairline to `nt_mm` at the neck and falls along the back; a hygroma is broader."""
     inner = smooth_curve(BACK, per_span=14)
     arc = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(inner, axis=0), axis=1))])
     neck = arc[np.argmin(np.hypot(inner[:, 0] - 1.5, inner[:, 1]))]
@@ -221,7 +222,7 @@ def paint_septa(canvas: Canvas, rng: np.random.Generator, band: Nape, count: int
         t = np.linspace(0, 1, 9)[:, None]
         line = band.inner[start] * (1 - t) + band.outer[stop] * t
         line[:, 0] += np.sin(np.pi * t[:, 0]) * rng.normal(0, 0.8)
-        canvas.stroke(line, 0.2, db=rng.uniform(-8, -2), impedance=0.4)
+        canvas.stroke(line, 0.22, db=rng.uniform(-4, 4), impedance=0.5)
 
 
 def bone(
@@ -246,7 +247,7 @@ def bone(
 
 
 def paint_brain(canvas: Canvas, rng: np.random.Generator, tissue: Tissue, midline: bool) -> None:
-    """Brain inside the skull; on the midline thalamus and midbrain are dark blobs, beside it the choroid plexus is bright."""
+    """Brain in the skull: on the midline thalamus and midbrain are dark, beside it the choroid plexus is bright."""
     skull = smooth_curve(SKULL, closed=True)
     canvas.fill(skull, db=-14.0 + tissue.mottle, impedance=0.85, loss=-0.03, soft_mm=0.3)
     canvas.ellipse((-15.5, -9.5), (4.6, 5.2), 20, db=-8.5 + tissue.mottle, soft_mm=0.9)
@@ -283,7 +284,7 @@ def paint_brain(canvas: Canvas, rng: np.random.Generator, tissue: Tissue, midlin
 
 
 def paint_face(canvas: Canvas, rng: np.random.Generator, midline: bool) -> None:
-    """Maxilla and palate, mandible, nasal bone, skull base: the bright cluster that marks the midline; off it, an orbit."""
+    """Maxilla and palate, mandible, nasal bone, skull base: the bright cluster of the midline; off it, an orbit."""
     if not midline:
         canvas.ellipse((-1.6, -18.4), (1.9, 1.7), 0, db=-30.0, impedance=0.2, soft_mm=0.15)
         canvas.ellipse((-0.6, -19.5), (0.6, 0.5), 0, db=0.0, impedance=1.2)

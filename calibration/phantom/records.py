@@ -1,4 +1,4 @@
-"""What the phantom is told and what it tells: patients, presets, exams, frames. All frozen, all derived from one seed."""
+"""What the phantom is told and what it tells: patients, presets, exams, frames. All frozen, all from one seed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ VIEWS = ("standard", "nonstandard", "other", "none")
 class Patient:
     """Random effects of one fetus and its mother.
 
-    crl_mm: crown-rump length [45, 84]. nt_mm: greatest nuchal thickness, fluid only, perpendicular to the skin. septa:
-    lines across a hygroma [0, 3]. reach: how far the band runs down the back, fraction [0, 1]. facing: where the face looks
-    on the screen. tilt_deg: long axis against the horizontal. flexion_deg: head against trunk, positive is chin to chest.
-    habitus: [0, 1], more is more attenuation and noise.
+    crl_mm: crown-rump length [45, 84]. nt_mm: greatest nuchal thickness, fluid only, perpendicular to the skin.
+    septa: lines across a hygroma [0, 3]. reach: how far the band runs down the back, fraction [0, 1]. facing: where the
+    face looks on the screen. tilt_deg: long axis against the horizontal. flexion_deg: head against trunk, positive is
+    chin to chest. habitus: [0, 1], more is more attenuation and noise.
     """
 
     seed: int
@@ -43,10 +43,13 @@ class Patient:
 
 @dataclass(frozen=True)
 class Preset:
-    """How one exam is scanned. px_per_mm: screen pixels a millimetre of tissue. lateral_mm, axial_mm: -6 dB width of the
-    point spread at the focus. focus: depth of the focus as a fraction of the picture. tgc_db: gain at the bottom minus
-    gain at the top. noise_db: electronic noise against parenchyma. smoothing: speckle
-    reduction, 0 none, 1 strong. grey_gamma: of the grey map."""
+    """How one exam is scanned.
+
+    px_per_mm: screen pixels a millimetre of tissue. lateral_mm, axial_mm: -6 dB width of the point
+    spread at the focus. focus: depth of the focus as a fraction of the picture. tgc_db: gain at the bottom minus gain
+    at the top. noise_db: electronic noise against parenchyma. smoothing: speckle reduction, 0 none, 1 strong.
+    grey_gamma: exponent of the grey map.
+    """
 
     skin: str
     fan: Fan
@@ -107,8 +110,11 @@ class PhantomExam:
 
 @dataclass(frozen=True)
 class PhantomFrame:
-    """One screen. image: uint8 BGR [720,1280,3]. nuchal_box: (x0, y0, x1, y1), screen pixels, half open, on standard views
-    only. frozen: the picture repeats the one before it exactly."""
+    """One screen.
+
+    image: uint8 BGR [720,1280,3]. view: one of VIEWS. nuchal_box: (x0, y0, x1, y1), screen pixels, half open, on
+    standard views only. frozen: the picture repeats the one before it exactly.
+    """
 
     index: int
     image: np.ndarray = field(repr=False, compare=False)

@@ -7,6 +7,7 @@ import numpy as np
 from calibration.phantom.records import FPS, TRUTHS, ExamSpec, Patient, Preset
 from calibration.phantom.skins import SKINS, layout_fan
 
+NORMAL_MM = (0.7, 2.5)  # thinner cannot be measured, thicker is borderline
 BORDERLINE_MM = (2.5, 3.5)  # neither healthy nor hygroma: raised translucency, a hard negative left out of both truths
 HYGROMA_MM = (3.0, 12.0)  # nuchal collections at 11-14 weeks (DESIGN section 5)
 HYGROMA_MEDIAN_MM, HYGROMA_LOG_SD = 6.0, 0.35  # chosen in DESIGN section 5; the spread puts 95 % between 3 and 12
@@ -16,18 +17,22 @@ LOST = ("black", "blue", "bars")
 
 
 def sample_nt(rng: np.random.Generator, crl_mm: float, truth: str) -> float:
-    """Nuchal thickness, mm. Normal: log-normal about the median for CRL, with the published 95th centile, below 2.5."""
-    if truth == "hygroma":
-        for _ in range(50):
-            value = HYGROMA_MEDIAN_MM * np.exp(HYGROMA_LOG_SD * rng.standard_normal())
-            if HYGROMA_MM[0] <= value <= HYGROMA_MM[1]:
-                return float(value)
+    """Nuchal thickness, mm, drawn again until it lies in its class's range.
+
+    Normal: log-normal about the median for CRL with the published 95th centile (DESIGN section 5), below borderline.
+    """
     if truth == "borderline":
         return float(rng.uniform(*BORDERLINE_MM))
     median = 0.437 + 0.01969 * crl_mm
     centile95 = np.interp(crl_mm, (45, 84), (2.1, 2.7))
     spread = np.log(centile95 / median) / 1.645  # 1.645 standard deviations is the 95th centile
-    return float(np.clip(median * np.exp(spread * rng.standard_normal()), 0.8, BORDERLINE_MM[0] - 0.05))
+    low, high = NORMAL_MM
+    if truth == "hygroma":
+        (low, high), median, spread = HYGROMA_MM, HYGROMA_MEDIAN_MM, HYGROMA_LOG_SD
+    while True:
+        value = float(median * np.exp(spread * rng.standard_normal()))
+        if low <= value < high:
+            return value
 
 
 def sample_patient(rng: np.random.Generator, truth: str) -> Patient:
@@ -49,7 +54,7 @@ def sample_patient(rng: np.random.Generator, truth: str) -> Patient:
 
 
 def sample_preset(rng: np.random.Generator, patient: Patient, skin: str | None = None) -> Preset:
-    """One way of scanning: magnified to the size of the head, as guidelines ask. A large habitus costs gain and adds noise."""
+    """One way of scanning, magnified to the head as guidelines ask. A large habitus costs gain and adds noise."""
     habitus = patient.habitus
     name = skin or str(rng.choice(list(SKINS), p=(0.4, 0.25, 0.2, 0.15)))
     depth_mm = float(rng.uniform(*SKINS[name].depth_ofd)) * patient.ofd_mm
@@ -66,7 +71,7 @@ def sample_preset(rng: np.random.Generator, patient: Patient, skin: str | None =
         focus=float(rng.uniform(0.45, 0.8)),
         noise_db=float(rng.uniform(-40, -31) + 6 * habitus),
         smoothing=float(rng.uniform(0.35, 1.0)),
-        grey_gamma=float(rng.uniform(1.1, 1.5)),
+        grey_gamma=float(rng.uniform(1.6, 2.2)),
     )
 
 
@@ -96,7 +101,7 @@ def sample_exam(
 
 
 def clinic_session(seed: int) -> list[ExamSpec]:
-    """The demonstration: six exams of 8 to 10 s with every state a clinic's screen shows; `render` them with `session`."""
+    """The demonstration: seven exams of 8 to 10 s with every state a clinic's screen shows, for `render_session`."""
     plan = (
         ("normal", 9.0, "aurelia"),
         ("hygroma", 10.0, "kestrel"),

@@ -16,8 +16,12 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 @dataclass(frozen=True)
 class Skin:
-    """vendor, machine: fictional. layout: "zoom" (a sector cut by its box), "wide" or "narrow" (whole sector), "rect".
-    depth_ofd: range of depth that the picture's height shows, in occipito-frontal diameters. tint: BGR of white in the picture. text: BGR of lettering."""
+    """One vendor's screen. vendor, machine: fictional.
+
+    layout: "zoom" (a sector cut by its box), "wide" or "narrow" (whole sector), "rect". depth_ofd: range of depth that
+    the picture's height shows, in occipito-frontal diameters. tint: BGR of white in the picture, fraction. text: BGR of
+    lettering. background: grey value around everything.
+    """
 
     vendor: str
     machine: str
@@ -75,7 +79,7 @@ def screen(spec: ExamSpec) -> np.ndarray:
     rng = np.random.default_rng([spec.seed, 77])
     skin, preset, fan = SKINS[spec.preset.skin], spec.preset, spec.preset.fan
     image = np.full((SCREEN_H, SCREEN_W, 3), skin.background, np.uint8)
-    x0, y0, x1, y1 = fan.box
+    _, y0, _, y1 = fan.box
     stamp = (
         f"{rng.integers(1, 28):02d}-{rng.integers(1, 13):02d}-2026  {rng.integers(8, 18):02d}:{rng.integers(0, 60):02d}"
     )

@@ -1,4 +1,4 @@
-"""What is not the fetus: uterus, fluid and membranes around it, and the organs of exams that are not obstetric at all."""
+"""What is not the fetus: uterus, fluid and membranes around it, and the organs of exams that are not obstetric."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MYOMETRIUM_STRIPE_MM = 0.9  # muscle bundles and vessels run along the wall at a
 
 
 def paint_uterus(canvas: Canvas, rng: np.random.Generator, fetus: np.ndarray | None) -> None:
-    """Wall everywhere, then a cavity of fluid that holds the fetus (outline [N,2], subject's mm) with little behind it."""
+    """Wall everywhere, then a cavity of fluid that holds the fetus (outline [N,2], mm), little behind it."""
     loop = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     radius = 1 + 0.06 * np.convolve(rng.standard_normal(28), np.ones(5) / 5**0.5, "valid")
     rx, ry = rng.uniform(30, 46), rng.uniform(15, 22)

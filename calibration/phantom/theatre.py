@@ -11,7 +11,7 @@ from calibration.phantom.canvas import Canvas
 from calibration.phantom.records import ExamSpec, PhantomFrame
 from calibration.phantom.skins import SKINS, cross, inset, no_signal, screen
 
-CANVAS_ROWS = 520  # canvas rows over the picture's height: finer than the beam's axial width at every depth setting
+CANVAS_ROWS = 440  # canvas rows over the picture's height: finer than the beam's axial width at every depth setting
 MARGIN = 0.12  # canvas beyond the picture on each side, fraction of its height: what the probe may wander into
 STANDARD_LIMIT = (
     0.15  # offset from the midline up to which the plane counts as standard: 80 % of the energy is midline's
@@ -68,7 +68,7 @@ class Theatre:
         return Canvas(shape, px_mm, self.pose)
 
     def anatomy(self, which: str) -> Canvas:
-        """The painted canvas of one slice: "midline", "lateral", "axial", or the organ of an exam that is not obstetric."""
+        """The painted canvas of one slice: "midline", "lateral", "axial", or the organ of another exam."""
         canvas, patient = self.canvas(), self.spec.patient
         womb, rng = np.random.default_rng([patient.seed, 3]), np.random.default_rng([patient.seed, 4, len(which)])
         if which in ("midline", "lateral"):

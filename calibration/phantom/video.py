@@ -14,7 +14,8 @@ from calibration.phantom.exam import render_session
 from calibration.phantom.records import SCREEN_H, SCREEN_W, ExamSpec, PhantomExam
 from edge.errors import InputError
 
-CRF = 28  # x264's constant quality: speckle still looks like speckle, and a minute fits the repository
+CRF = 22  # x264's constant quality: speckle still looks like speckle, and a minute fits the repository
+MAX_GOP = 1000  # frames: a key frame changes every pixel a little, and a frozen screen must stay frozen
 SCHEMA = 1  # of session.json
 
 
@@ -45,7 +46,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int, *, crf: int 
         "-preset",
         preset,
         "-g",
-        str(4 * fps),
+        str(MAX_GOP),
         "-threads",
         "1",
         "-fflags",

@@ -125,7 +125,7 @@ def test_an_exam_arrives_holds_and_leaves() -> None:
 
 
 def test_frozen_lost_and_other_exams_say_so() -> None:
-    frozen = list(render(sample_exam(1, "frozen", seconds=2.4)))
+    frozen = list(render(sample_exam(1, "frozen", seconds=3.8)))
     assert all(f.frozen and np.array_equal(f.image, frozen[-1].image) for f in frozen[-15:])
     assert not frozen[0].frozen
     lost = next(render(sample_exam(1, "lost")))
