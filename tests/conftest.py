@@ -1,4 +1,4 @@
-"""Fixtures that more than one folder of tests needs: a bundle without a model, and a student small enough to export in a test."""
+"""Fixtures that more than one folder of tests needs: a bundle without a model, and a student small enough to export."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def pictures() -> Callable[..., np.ndarray]:
 
 @pytest.fixture(scope="session")
 def tiny_student() -> tuple[dict[str, Any], Any]:
-    """(state dict, ViTConfig) of an untrained student, 48 pixels, two blocks, with weights large enough that every layer matters."""
+    """(state dict, ViTConfig) of an untrained student, 48 pixels, two blocks; weights so large that every layer matters."""
     torch = pytest.importorskip("torch")
     from export.vit import HygromaViT, ViTConfig
 

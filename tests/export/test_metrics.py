@@ -53,7 +53,7 @@ def test_auc_counts_pairs_and_halves_ties() -> None:
 
 
 def test_auc_interval_covers_the_truth() -> None:
-    """Normal scores one deviation apart have area Phi(1/sqrt 2) = .760; of 400 samples' 95 % intervals about 380 hold it."""
+    """Normal scores one deviation apart have area Phi(1/sqrt 2) = .760; of 400 samples' intervals about 380 hold it."""
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 60)
     held = 0
