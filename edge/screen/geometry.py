@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -33,3 +34,28 @@ def rasterise(fan: Fan, box: tuple[int, int, int, int]) -> np.ndarray:
 def full_fan(shape: tuple[int, ...]) -> Fan:
     """The fan of a still that has no screen around it: all of it."""
     return Fan("full", (0, 0, int(shape[1]), int(shape[0])))
+
+
+def sector_bounds(a0: float, a1: float, r0: float, r1: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    """((x0, x1), (y0, y1)) of an annulus sector relative to its apex, pixels."""
+    angles = np.array([a0, a1] + ([0.0] if a0 < 0 < a1 else []))
+    xs = np.outer([r0, r1], np.sin(angles))
+    ys = np.outer([r0, r1], np.cos(angles))
+    return (float(xs.min()), float(xs.max())), (float(ys.min()), float(ys.max()))
+
+
+def scaled(fan: Fan, k: float) -> Fan:
+    """The same fan on a screen resized by `k`."""
+    x0, y0, x1, y1 = (round(v * k) for v in fan.box)
+    apex = ((fan.apex[0] + 0.5) * k - 0.5, (fan.apex[1] + 0.5) * k - 0.5)
+    return replace(fan, box=(x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)), apex=apex, r0=fan.r0 * k, r1=fan.r1 * k)
+
+
+def screen_iou(one: Fan, other: Fan) -> float:
+    """Intersection over union of two fans on one screen, sampled on a grid of about 200 steps."""
+    x0, y0 = min(one.box[0], other.box[0]), min(one.box[1], other.box[1])
+    x1, y1 = max(one.box[2], other.box[2]), max(one.box[3], other.box[3])
+    k = min(1.0, 200 / max(x1 - x0, y1 - y0))
+    box = (int(x0 * k), int(y0 * k), int(np.ceil(x1 * k)), int(np.ceil(y1 * k)))
+    a, b = rasterise(scaled(one, k), box), rasterise(scaled(other, k), box)
+    return float((a & b).sum() / max(1, (a | b).sum()))

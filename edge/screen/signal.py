@@ -8,11 +8,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+MIN_SIDE = 16  # px; below this there is no screen to read
 FLAT_LEVELS = 8  # grey levels around the commonest one that still count as flat: MJPEG noise on flat blue is +-4
 FLAT_SHARE = 0.97  # flat share of a screen without signal; "No signal" in letters a tenth of the height covers < 2 %
 BAR_ROWS = 0.5  # upper part of the screen that colour bars fill in every standard pattern (SMPTE, EBU)
 BAR_CHROMA = 80  # BGR spread of a saturated bar, levels; EBU 75 % bars have 191
-DOPPLER_CHROMA = 48  # distance from the map's own tint, levels of Cb and Cr together; sepia maps vary by < 25 at one grey
+DOPPLER_CHROMA = 48  # distance from the map's own tint, levels of Cb and Cr together; sepia varies < 25 at one grey
 DOPPLER_SHARE = 0.004  # of the fan's area: a colour box of 1/20 of the fan with a tenth of it filled
 PHOTO_SHARE = 0.12  # of the picture in colours that no single map explains: photographs and desktops
 FEW_LEVELS_SHARE = 0.75  # of the picture in its eight commonest grey levels: drawn interface, never speckle (< .5)
@@ -47,11 +48,12 @@ def is_colour_bars(thumb: np.ndarray) -> bool:
 def foreign_colour(bgr: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """uint8 BGR [h,w,3], bool [h,w] -> bool [h,w]: pixels inside whose colour the grey map's tint does not explain.
 
-    A tinted map (sepia, blue) gives one colour per brightness, so the median chroma in each of 16 brightness bins is the
-    tint. A bin that colour flow dominates is held to within TINT_BEND of the tint's straight line through black.
+    A tinted map (sepia, blue) gives one colour per brightness, so the median chroma in each of 16 brightness bins is
+    the tint. A bin that colour flow dominates is held to within TINT_BEND of the tint's straight line through black.
     """
     out = np.zeros(inside.shape, bool)
-    spread = cv2.max(cv2.max(bgr[..., 0], bgr[..., 1]), bgr[..., 2]) - cv2.min(cv2.min(bgr[..., 0], bgr[..., 1]), bgr[..., 2])
+    blue, green, red = cv2.split(bgr)
+    spread = cv2.max(cv2.max(blue, green), red) - cv2.min(cv2.min(blue, green), red)
     if np.count_nonzero((spread > DOPPLER_CHROMA // 2) & inside) == 0:
         return out  # a grey picture, the usual case
     luma, cr, cb = cv2.cvtColor(bgr, cv2.COLOR_BGR2YCrCb)[inside].T
@@ -71,7 +73,7 @@ def foreign_colour(bgr: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 
 def is_doppler(bgr: np.ndarray, inside: np.ndarray) -> bool:
-    """uint8 BGR samples [h,w,3] of the fan's box, bool [h,w]: colour flow inside the fan? Thin coloured marks do not count."""
+    """uint8 BGR samples [h,w,3] of the fan's box, bool [h,w]: colour flow inside the fan? Thin marks do not count."""
     if bgr.ndim == 2 or not inside.any():
         return False
     colour = foreign_colour(bgr, inside).astype(np.uint8)
@@ -98,3 +100,10 @@ def change(now: np.ndarray, before: np.ndarray, inside: np.ndarray) -> float:
         return 0.0
     moved = np.minimum(cv2.absdiff(now, before), CHANGE_CLIP)
     return float(moved[lit].sum()) / count
+
+
+def readable(image: np.ndarray) -> bool:
+    """Whether an array can be a screen at all: uint8, grey [H,W] or colour [H,W,1|3|4], neither side under MIN_SIDE."""
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
+        return False
+    return min(image.shape[:2]) >= MIN_SIDE

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 
 from edge.records import Fan, Reading, Signal
-from edge.screen.fan import Fit, background_level, find_two, fit_fan, gather, plausible
+from edge.screen.fan import background_level, find_two, gather, plausible
+from edge.screen.fit import Fit, fit_fan
 from edge.screen.geometry import fan_mask, full_fan
 from edge.screen.preprocess import Preprocessing, prepare, to_grey
-from edge.screen.signal import is_colour_bars, is_doppler, is_drawn, is_flat
+from edge.screen.signal import is_colour_bars, is_doppler, is_drawn, is_flat, readable
 
 MAX_CUT = 0.04  # of the picture that may lie outside the fan: logos, grey bars, a thumbnail
 MAX_ACROSS = 0.012  # of the picture that may go on across the fan's edge; beyond, "full" is safer than a wrong fan
@@ -19,14 +20,16 @@ SAMPLES = 240  # px, about the width at which colour is looked at
 
 
 def read_still(image: np.ndarray, spec: Preprocessing) -> Reading:
-    """uint8 grey [H,W] or BGR [H,W,3] -> Reading (frame 0, time 0). Never FROZEN; "full" fan where no fan is certain."""
-    signal, fan = _judge(image)
+    """uint8 grey [H,W] or BGR [H,W,3] -> Reading (frame 0, time 0). Never FROZEN; "full" where no fan is sure."""
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[..., 0]
+    signal, fan = _judge(image[..., :3] if image.ndim == 3 else image)
     crop = prepare(image, fan, spec) if fan is not None and signal is Signal.OK else None
     return Reading(0, 0, signal, fan, crop)
 
 
 def _judge(image: np.ndarray) -> tuple[Signal, Fan | None]:
-    if image.ndim not in (2, 3) or image.dtype != np.uint8 or min(image.shape[:2]) < 16:
+    if not readable(image):
         return Signal.NO_SIGNAL, None
     if is_flat(image) or is_colour_bars(image):
         return Signal.NO_SIGNAL, None
@@ -57,8 +60,8 @@ def cuts(grey: np.ndarray, fit: Fit) -> bool:
     loose = cv2.morphologyEx(loose, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
     count, labels = cv2.connectedComponents(loose)
     inside = fan_mask(fit.fan, (0, 0, grey.shape[1], grey.shape[0]))
-    held = np.bincount(labels[inside], minlength=count).astype(np.float64)
-    lost = np.bincount(labels[~inside], minlength=count).astype(np.float64)
+    held: np.ndarray = np.bincount(labels[inside], minlength=count).astype(np.float64)
+    lost: np.ndarray = np.bincount(labels[~inside], minlength=count).astype(np.float64)
     held[0] = lost[0] = 0
     across = lost[held > 0].sum()  # picture that goes on beyond the fan's edge
     return bool(across > MAX_ACROSS * held.sum() or lost.sum() > MAX_CUT * held.sum())

@@ -1,0 +1,149 @@
+"""Follow a live screen's layout: one fan, two fans or none, and where.
+
+Estimates rest on temporal maxima and ranges of a thumbnail. A new layout is estimated at once from one frame, improved
+while it settles, then rechecked about once a second, and at once when the screen around the fan jumps.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from edge.records import Fan, Signal
+from edge.screen.fan import find_two, gather, plausible
+from edge.screen.fit import fit_fan
+from edge.screen.geometry import rasterise, scaled, screen_iou
+from edge.screen.preprocess import to_grey
+from edge.screen.signal import is_drawn
+
+SECOND = 1_000_000_000  # ns
+SETTLING = (SECOND // 2, 2 * SECOND)  # ns after a layout appears at which its first, one-frame estimate is improved
+RECHECK = SECOND  # ns between later checks
+SAME_LAYOUT = 0.93  # IoU of two estimates of one layout; tissue that comes and goes at the edges costs up to 6 %
+SAME_ESTIMATE = 0.97  # IoU of two estimates of a new layout: a real one repeats itself, an accident of tissue does not
+CONFIRM = 2  # further checks in a row that must repeat a new layout
+CONFIRM_SMALLER = 4  # the same when it lies inside the old one, as it seems to when the probe is lifted for a moment
+MOVING_RANGE = 10  # grey levels that a thumbnail pixel must range over in a window to count as live
+MOVING_SHARE = 0.02  # of the screen that must be live before stillness means anything
+JUMP_LEVELS = 16  # grey levels by which a pixel around the fan must change from one frame to the next to count
+JUMP_SHARE = 0.02  # of the screen around the fan that must change at once: a clock or a cursor changes < .5 %
+JUMP_AREA = 0.1  # of the screen that must lie around the fan for this to be watched
+
+Layout = tuple[Signal, Fan | None]  # OK with a fan; DUAL or MENU without
+
+
+class LayoutTracker:
+    """The layout of one live screen of fixed resolution `shape` = (height, width, ...) in pixels."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+        self._layout: Layout | None = None
+        self._rival: Layout | None = None  # another layout, as the last check saw it
+        self._repeats = 0
+        self._settling: list[int] = []  # ns, times of the checks to come while the layout settles
+        self._next_check = 0
+        self._peak: np.ndarray | None = None  # uint8, temporal maximum and minimum of the thumbnail in this window
+        self._low: np.ndarray | None = None
+        self._before: np.ndarray | None = None  # uint8, the frame before, tiny
+        self._around: np.ndarray | None = None  # bool, pixels of it that lie around the fan; None: too few to watch
+
+    @property
+    def layout(self) -> Layout:
+        return self._layout if self._layout is not None else (Signal.MENU, None)
+
+    def update(self, thumb: np.ndarray, tiny: np.ndarray, now: int, fresh: bool) -> bool:
+        """Take in one frame at time `now`, ns; returns whether the layout changed for good.
+
+        `thumb`, `tiny`: the same screen at two sizes, uint8 grey or BGR. `fresh`: there was no picture just before.
+        """
+        grey, small = to_grey(thumb), to_grey(tiny)
+        jumped = fresh or self._jumped(small)
+        self._before = small
+        if self._peak is None or self._low is None or jumped:
+            self._peak, self._low = grey.copy(), grey.copy()
+        else:
+            np.maximum(self._peak, grey, out=self._peak)
+            np.minimum(self._low, grey, out=self._low)
+        if not jumped and now < self._next_check:
+            return False
+        seen = self._estimate(thumb, self._peak, self._low)
+        if self._layout is None or jumped:
+            changed = self._layout is not None and not same(seen, self._layout, SAME_LAYOUT)
+            settled = not self._settling
+            if changed or self._layout is None:
+                self._settling = [now + after for after in SETTLING]
+                self._adopt(seen, small.shape)
+            self._schedule(now)
+            return changed and settled  # until it has settled, a better estimate is no other layout
+        if self._settling:
+            self._settling.pop(0)
+            self._adopt(seen, small.shape)
+            self._schedule(now)
+            return False
+        self._schedule(now)
+        return self._challenge(seen, small.shape)
+
+    def _schedule(self, now: int) -> None:
+        """When to look next; a settling layout keeps its window, a settled one starts afresh with every check."""
+        if self._settling:
+            self._next_check = self._settling[0]
+        else:
+            self._next_check = now + RECHECK
+            self._peak = self._low = None
+
+    def _challenge(self, seen: Layout, small: tuple[int, ...]) -> bool:
+        """A check of a settled layout: adopt another one only when it repeats itself."""
+        assert self._layout is not None
+        if same(seen, self._layout, SAME_LAYOUT):
+            self._rival = None
+            return False
+        if self._rival is None or not same(seen, self._rival, SAME_ESTIMATE):
+            self._rival, self._repeats = seen, 0
+            return False
+        self._repeats += 1
+        if self._repeats < (CONFIRM_SMALLER - 1 if inside(seen[1], self._layout[1]) else CONFIRM - 1):
+            return False
+        self._adopt(seen, small)
+        return True
+
+    def _estimate(self, thumb: np.ndarray, peak: np.ndarray, low: np.ndarray) -> Layout:
+        moving = cv2.absdiff(peak, low) > MOVING_RANGE
+        evidence = gather(peak, moving if moving.mean() > MOVING_SHARE else None, screen=self._shape[:2])
+        height, width = evidence.picture.shape
+        if is_drawn(cv2.resize(thumb, (width, height), interpolation=cv2.INTER_NEAREST), evidence.picture):
+            return Signal.MENU, None
+        if find_two(evidence) is not None:
+            return Signal.DUAL, None
+        fit = fit_fan(evidence)
+        return (Signal.OK, fit.fan) if fit is not None and plausible(fit, evidence.shape) else (Signal.MENU, None)
+
+    def _adopt(self, seen: Layout, small: tuple[int, ...]) -> None:
+        self._layout, self._rival = seen, None
+        fan = seen[1]
+        around = np.ones((small[0], small[1]), bool)
+        if fan is not None:
+            covered = rasterise(scaled(fan, small[1] / self._shape[1]), (0, 0, small[1], small[0]))
+            around = cv2.dilate(covered.astype(np.uint8), np.ones((5, 5), np.uint8)) == 0
+        self._around = around if around.mean() >= JUMP_AREA else None
+
+    def _jumped(self, small: np.ndarray) -> bool:
+        if self._before is None or self._around is None:
+            return False
+        changed = cv2.absdiff(small, self._before) > JUMP_LEVELS
+        return bool(np.count_nonzero(changed & self._around) > JUMP_SHARE * np.count_nonzero(self._around))
+
+
+def same(one: Layout, other: Layout, iou: float) -> bool:
+    """Whether two estimates are of one layout."""
+    if one[0] is not other[0]:
+        return False
+    return one[1] is None or other[1] is None or screen_iou(one[1], other[1]) >= iou
+
+
+def inside(small: Fan | None, large: Fan | None) -> bool:
+    """Whether one fan's box lies in the other's, give or take 2 % of its size."""
+    if small is None or large is None:
+        return False
+    slack = 0.02 * max(large.box[2] - large.box[0], large.box[3] - large.box[1])
+    first = all(s >= b - slack for s, b in zip(small.box[:2], large.box[:2], strict=True))
+    return first and all(s <= b + slack for s, b in zip(small.box[2:], large.box[2:], strict=True))
