@@ -15,7 +15,7 @@ CALLS = np.array([1, 1, 1, 0, 1, 0, 0, 0, 0, 0])
 
 
 def test_exact_intervals() -> None:
-    # R: binom.test(119, 129)$conf.int, binom.test(0, 10), binom.test(10, 10)
+    # 0 of n: 1 - .025^(1/n), in closed form; 8 of 10: the value that textbooks print
     figure = metrics.proportion(8, 10)
     assert (figure.value, figure.n) == (0.8, 10)
     assert (figure.low, figure.high) == pytest.approx((0.4439045, 0.9747893), abs=1e-6)
