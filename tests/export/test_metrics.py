@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -15,14 +17,18 @@ CALLS = np.array([1, 1, 1, 0, 1, 0, 0, 0, 0, 0])
 
 
 def test_exact_intervals() -> None:
-    # 0 of n: 1 - .025^(1/n), in closed form; 8 of 10: the value that textbooks print
+    # the interval's definition: at either end, what was seen or worse has probability .025
     figure = metrics.proportion(8, 10)
     assert (figure.value, figure.n) == (0.8, 10)
-    assert (figure.low, figure.high) == pytest.approx((0.4439045, 0.9747893), abs=1e-6)
-    assert (metrics.proportion(0, 10).low, metrics.proportion(0, 10).high) == pytest.approx((0.0, 0.3084971), abs=1e-6)
-    assert (metrics.proportion(10, 10).low, metrics.proportion(10, 10).high) == pytest.approx(
-        (0.6915029, 1.0), abs=1e-6
+    assert sum(math.comb(10, k) * figure.low**k * (1 - figure.low) ** (10 - k) for k in range(8, 11)) == pytest.approx(
+        0.025
     )
+    assert sum(math.comb(10, k) * figure.high**k * (1 - figure.high) ** (10 - k) for k in range(9)) == pytest.approx(
+        0.025
+    )
+    none, every = metrics.proportion(0, 10), metrics.proportion(10, 10)
+    assert (none.low, none.high) == pytest.approx((0.0, 1 - 0.025**0.1))
+    assert (every.low, every.high) == pytest.approx((0.025**0.1, 1.0))
     for bad in ((0, 0), (3, 2), (-1, 2)):
         with pytest.raises(InputError):
             metrics.proportion(*bad)
