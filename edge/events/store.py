@@ -268,8 +268,8 @@ class EventStore:
                     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif version != SCHEMA_VERSION:
             raise StoreError(
-                f"{self.root / 'events.db'}: schema version {version}, this hygroma reads {SCHEMA_VERSION}; update hygroma,"
-                " or set events.dir to another directory"
+                f"{self.root / 'events.db'}: schema version {version}, this hygroma reads {SCHEMA_VERSION};"
+                " update hygroma, or set events.dir to another directory"
             )
 
     def _one(self, event_id: int) -> Event:

@@ -1,0 +1,212 @@
+"""What was acknowledged is there, image before row; what failed was not acknowledged; retention keeps what it must."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edge.errors import StoreError
+from edge.events import Disk, EventStore, NewEvent, Retention, evidence_reader
+
+TODAY = "2026-11-23T10:00:00.000+00:00"
+LONG_AGO = "2001-01-01T10:00:00.000+00:00"
+
+
+def flag(exam_id: int = 1, t_wall: str = TODAY, image: bytes = b"picture") -> NewEvent:
+    return NewEvent(exam_id, "file:x", 7, time.monotonic_ns(), t_wall, 0.9, 6.5, "student 0.1.0", image)
+
+
+class FakeDisk(Disk):
+    """Records what was done, and fails at the step that it is told to."""
+
+    def __init__(self, fail: str = "", free: int = 10**12) -> None:
+        self.fail, self.free, self.done = fail, free, []
+
+    def _step(self, name: str) -> None:
+        if name == self.fail:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "the disk")
+        self.done.append(name)
+
+    def write(self, path: Path, data: bytes) -> None:
+        self._step("write")
+        super().write(path, data)
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._step("rename")
+        super().rename(old, new)
+
+    def sync_directory(self, path: Path) -> None:
+        self._step("sync " + path.name)
+        super().sync_directory(path)
+
+    def free_bytes(self, path: Path) -> int:
+        return self.free
+
+
+def test_commit_show_and_read_again(tmp_path: Path) -> None:
+    with EventStore(tmp_path) as store:
+        event = store.commit(flag(exam_id=3))
+        assert (event.exam_id, event.review, event.hygroma, event.frame_id) == (3, "open", 0.9, 7)
+        assert 0 < event.latency_ms < 5000
+    with EventStore(tmp_path, create=False) as store:
+        assert store.events() == [event] == [store.show(event.id)]
+        assert store.image(event) == b"picture"
+        assert store.next_exam_id() == 4
+
+
+def test_the_image_and_its_name_are_durable_before_the_row(tmp_path: Path) -> None:
+    disk = FakeDisk()
+    store = EventStore(tmp_path, disk=disk)
+    rows_at_sync = []
+
+    def sync_directory(path: Path) -> None:
+        disk._step("sync " + path.name)
+        with sqlite3.connect(tmp_path / "events.db") as other:
+            rows_at_sync.append(other.execute("SELECT count(*) FROM events").fetchone()[0])
+
+    disk.sync_directory = sync_directory  # type: ignore[method-assign]
+    store.commit(flag())
+    day = TODAY[:10]
+    assert disk.done == ["sync evidence", f"sync {tmp_path.name}", "write", "rename", f"sync {day}"]
+    assert rows_at_sync == [0, 0, 0]
+    assert len(store.events()) == 1
+
+
+@pytest.mark.parametrize("fail", ["write", "rename", "sync 2026-11-23"])
+def test_a_failing_disk_acknowledges_nothing_and_recovers(tmp_path: Path, fail: str) -> None:
+    disk = FakeDisk(fail)
+    store = EventStore(tmp_path, disk=disk)
+    with pytest.raises(StoreError, match="No space left"):
+        store.commit(flag())
+    assert store.events() == []
+    disk.fail = ""
+    assert store.image(store.commit(flag())) == b"picture"
+
+
+def test_commits_survive_kill_9(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from edge.events import EventStore, NewEvent\n"
+        "store = EventStore(sys.argv[1])\n"
+        "for n in range(10**6):\n"
+        "    e = store.commit(NewEvent(n, 's', n, 0, '2026-11-23', .9, 6., 'b', b'x' * 1000)); print(e.id, flush=True)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    acknowledged = [int(child.stdout.readline()) for _ in range(5)]
+    child.send_signal(signal.SIGKILL)
+    acknowledged += [int(line) for line in child.stdout.read().split("\n") if line.isdigit()]
+    child.wait(10)
+    child.stdout.close()
+    with EventStore(tmp_path, create=False) as store:
+        found = {event.id: event for event in store.events(limit=-1)}
+        assert set(acknowledged) <= set(found)
+        assert all(store.image(event) == b"x" * 1000 for event in found.values())
+
+
+def test_review_is_recorded(tmp_path: Path) -> None:
+    with EventStore(tmp_path) as store:
+        event = store.commit(flag())
+        reviewed = store.review(event.id, "confirmed", "nurse A")
+        assert (reviewed.review, reviewed.reviewed_by) == ("confirmed", "nurse A")
+        assert store.events(review="open") == [] and store.events(review="confirmed") == [reviewed]
+        with pytest.raises(StoreError, match="one of open, confirmed, dismissed"):
+            store.review(event.id, "maybe", "nurse A")
+        with pytest.raises(StoreError, match="there is no event 99"):
+            store.review(99, "confirmed", "nurse A")
+
+
+def test_an_altered_image_is_told(tmp_path: Path) -> None:
+    with EventStore(tmp_path) as store:
+        event = store.commit(flag())
+        (tmp_path / event.image_path).write_bytes(b"another")
+        with pytest.raises(StoreError, match="not the image that was committed"):
+            store.image(event)
+        assert evidence_reader(tmp_path)(event.id) is None
+
+
+def test_evidence_for_other_threads(tmp_path: Path) -> None:
+    with EventStore(tmp_path) as store:
+        event = store.commit(flag())
+        assert evidence_reader(tmp_path)(event.id) == b"picture"
+    assert evidence_reader(tmp_path)(99) is None
+    assert evidence_reader(tmp_path / "none")(1) is None
+
+
+def test_export(tmp_path: Path) -> None:
+    with EventStore(tmp_path / "store") as store:
+        first, second = store.commit(flag(1)), store.commit(flag(2, image=b"other"))
+        assert store.export(tmp_path / "out") == [second, first]
+        rows = json.loads((tmp_path / "out" / "events.json").read_text())
+        assert [(tmp_path / "out" / row["image_path"]).read_bytes() for row in rows] == [b"other", b"picture"]
+        with open(tmp_path / "out" / "events.csv", newline="") as file:
+            assert [row["exam_id"] for row in csv.DictReader(file)] == ["2", "1"]
+        assert store.export(tmp_path / "one", [first.id]) == [first]
+
+
+def test_retention_by_age_keeps_confirmed_and_pinned(tmp_path: Path) -> None:
+    with EventStore(tmp_path, Retention(days=30), FakeDisk()) as store:
+        old, confirmed, pinned = (store.commit(flag(n, LONG_AGO)) for n in (1, 2, 3))
+        new = store.commit(flag(4, "2999-01-01"))
+        store.review(confirmed.id, "confirmed", "A")
+        store.pin(pinned.id)
+        assert store.retain() == 1
+        assert {event.id for event in store.events()} == {confirmed.id, pinned.id, new.id}
+        assert not (tmp_path / old.image_path).exists() and (tmp_path / new.image_path).exists()
+
+
+def test_retention_by_bytes_takes_dismissed_first_then_the_oldest(tmp_path: Path) -> None:
+    with EventStore(tmp_path, Retention(days=10**4, max_bytes=250), FakeDisk()) as store:
+        events = [store.commit(flag(n, "2999-01-01", b"x" * 100)) for n in range(4)]
+        store.review(events[3].id, "dismissed", "A")
+        assert store.retain() == 2
+        assert [event.id for event in store.events()] == [events[2].id, events[1].id]
+
+
+def test_a_full_disk_costs_no_flag_that_nobody_has_seen(tmp_path: Path) -> None:
+    with EventStore(tmp_path, Retention(days=10**4, min_free_bytes=10**6), FakeDisk(free=0)) as store:
+        seen, unseen = store.commit(flag(1, "2999-01-01")), store.commit(flag(2, "2999-01-01"))
+        store.review(seen.id, "dismissed", "A")
+        assert store.retain() == 1
+        assert [event.id for event in store.events()] == [unseen.id]
+
+
+def test_orphans_are_swept_once_they_are_old(tmp_path: Path) -> None:
+    with EventStore(tmp_path) as store:
+        event = store.commit(flag())
+        folder = (tmp_path / event.image_path).parent
+        for name, age_s in (("old.png", 7200), ("old.png.tmp", 7200), ("young.png", 0)):
+            (folder / name).write_bytes(b"")
+            os.utime(folder / name, (time.time() - age_s,) * 2)
+        store.retain()
+        assert {path.name for path in folder.iterdir()} == {Path(event.image_path).name, "young.png"}
+
+
+def test_no_store_a_damaged_one_and_a_newer_one_are_told(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="holds no event store"):
+        EventStore(tmp_path / "none", create=False).open()
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "events.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreError, match="move it aside"):
+        EventStore(tmp_path / "damaged").open()
+    EventStore(tmp_path).open()
+    with sqlite3.connect(tmp_path / "events.db") as database:
+        database.execute("PRAGMA user_version = 99")
+    with pytest.raises(StoreError, match="schema version 99"):
+        EventStore(tmp_path).open()
+
+
+def test_a_path_that_cannot_be_a_store_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be opened"):
+        EventStore(tmp_path / "file" / "store").open()

@@ -1,0 +1,239 @@
+"""The page's endpoints, and who may have them."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.capture import FeedStats
+from edge.errors import ConfigError, SourceError
+from edge.metrics import LatencySummary
+from edge.records import Event, Signal, Verdict
+from edge.status import Board, ExamRow, Snapshot, StatusServer, read_token
+from edge.status.board import REQUESTS_MAX, NewExamRequest, ReviewRequest
+from edge.status.render import to_prometheus, to_state
+
+TOKEN = "correct-horse-battery"
+VERDICT = Verdict(7, 0, 2, Signal.OK, True, (), 0.9, 0.8, 0.1, 3.0, 6.0, False, False)
+EVENT = Event(1, 1, "file:x", 3, "2026-11-23T10:00:00Z", 40.0, 0.9, 6.5, "student 0.1.0", "evidence/x.png", "00")
+
+
+def snapshot(**changes: object) -> Snapshot:
+    now = time.monotonic_ns()
+    shown = Snapshot(
+        t_mono_ns=now,
+        source="file:x",
+        bundle="student 0.1.0",
+        engine="fake",
+        ready=True,
+        verdict=VERDICT,
+        frame_t_mono_ns=now,
+        degraded=(),
+        frames_by_signal={"OK": 8},
+        duplicates=1,
+        errors={"store": 2},
+        feed=FeedStats(read=9, dropped=1),
+        latencies={"infer": LatencySummary(8, 5.0, 6.0, 7.0, 8.0, 40.0)},
+        exams=(ExamRow(2, "2026-11-23T10:00:00Z", 5, False, 0.8),),
+        events=(EVENT,),
+        history=((1.0, 3.0, 0.8),),
+        crop=np.full((16, 16), 90, np.uint8),
+        nuchal_map=np.zeros((2, 2), np.float32),
+    )
+    return replace(shown, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def board() -> Board:
+    board = Board()
+    board.publish(snapshot())
+    return board
+
+
+@pytest.fixture
+def page(board: Board) -> Iterator[StatusServer]:
+    with StatusServer(board, port=0, evidence=lambda event_id: b"png" if event_id == 1 else None) as server:
+        yield server
+
+
+def ask(
+    server: StatusServer, path: str, method: str = "GET", body: bytes | None = None, **headers: str
+) -> tuple[int, bytes, dict[str, str]]:
+    request = urllib.request.Request(server.url.rstrip("/") + path, body, headers, method=method)
+    opener = urllib.request.build_opener(NoRedirect)
+    try:
+        with opener.open(request, timeout=5) as answer:
+            return answer.status, answer.read(), dict(answer.headers)
+    except urllib.error.HTTPError as error:
+        return error.code, error.read(), dict(error.headers)
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *args: object) -> None:
+        return None
+
+
+def test_the_page_loads_nothing_from_elsewhere(page: StatusServer) -> None:
+    status, body, headers = ask(page, "/")
+    assert status == 200 and b"hygroma-edge" in body
+    assert not re.search(rb"(?:https?:)?//[a-z0-9]+\.[a-z]", body), "the page names another machine"
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'")
+
+
+def test_snapshot_json(page: StatusServer) -> None:
+    shown = json.loads(ask(page, "/snapshot.json")[1])
+    assert (shown["state"], shown["words"]) == ("assessing", "ASSESSING")
+    assert shown["verdict"]["signal"] == "OK" and shown["verdict"]["evidence"] == 3.0
+    assert shown["events"][0]["id"] == 1 and shown["exams"][0]["exam_id"] == 2
+    assert shown["feed"]["dropped"] == 1 and shown["latency_ms"]["infer"]["p95"] == 6.0
+
+
+def test_pictures(page: StatusServer, board: Board) -> None:
+    status, body, headers = ask(page, "/live.jpg")
+    assert (status, headers["Content-Type"]) == (200, "image/jpeg")
+    assert cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_GRAYSCALE).mean() == pytest.approx(90, abs=1)
+    assert ask(page, "/events/1.png")[:2] == (200, b"png")
+    assert ask(page, "/events/2.png")[0] == ask(page, "/events/../1.png")[0] == 404
+    board.publish(snapshot(crop=None))
+    assert ask(page, "/live.jpg")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({}, "assessing"),
+        ({"verdict": None}, "waiting"),
+        ({"verdict": replace(VERDICT, signal=Signal.NO_SIGNAL, assessable=False)}, "no-signal"),
+        ({"verdict": replace(VERDICT, assessable=False, reasons=("menu",))}, "not-assessing"),
+        ({"verdict": replace(VERDICT, flagged=True, assessable=False)}, "flagged"),
+        ({"t_mono_ns": 0}, "stopped"),
+    ],
+)
+def test_states(changes: dict, state: str) -> None:
+    assert to_state(snapshot(**changes), time.monotonic_ns())[0] == state
+
+
+def test_health(page: StatusServer, board: Board) -> None:
+    status, body, _ = ask(page, "/healthz")
+    health = json.loads(body)
+    assert (status, health["live"], health["ready"], health["degraded"]) == (200, True, True, False)
+    assert 0 <= health["frame_age_s"] < 5
+    board.publish(snapshot(degraded=("the disk is full",)))
+    status, body, _ = ask(page, "/healthz")
+    assert status == 200 and json.loads(body)["problems"] == ["the disk is full"]
+    board.publish(snapshot(t_mono_ns=0))
+    status, body, _ = ask(page, "/healthz")
+    assert status == 503 and not json.loads(body)["live"]
+
+
+def test_before_the_first_snapshot() -> None:
+    with StatusServer(Board(), port=0) as page:
+        assert ask(page, "/healthz")[0] == 503
+        assert json.loads(ask(page, "/snapshot.json")[1])["state"] == "stopped"
+        assert b"hygroma_up 0" in ask(page, "/metrics")[1]
+        assert ask(page, "/live.jpg")[0] == 404
+
+
+def test_metrics_are_well_formed(page: StatusServer) -> None:
+    text = ask(page, "/metrics")[1].decode()
+    sample = re.compile(r'hygroma_[a-z_]+(\{[a-z_]+="[^"]*"(,[a-z_]+="[^"]*")*\})? -?[0-9.e+-]+$')
+    described = set(re.findall(r"# TYPE (\w+) (?:gauge|counter|summary)", text))
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            assert sample.match(line), line
+            name = re.split(r"[{ ]", line)[0]
+            assert name in described or re.sub("_(sum|count)$", "", name) in described
+    assert len(re.findall("# TYPE", text)) == len(described) == len(re.findall("# HELP", text))
+    assert 'hygroma_stage_seconds{stage="infer",quantile="0.95"} 0.006' in text
+    assert 'hygroma_errors_total{stage="store"} 2' in text and text.endswith("\n")
+    assert to_prometheus(None, 0).count("# TYPE") == 2
+
+
+def test_buttons_become_requests(page: StatusServer, board: Board) -> None:
+    assert ask(page, "/new-exam", "POST")[0] == 202
+    assert ask(page, "/ack/1", "POST")[0] == 202
+    assert ask(page, "/ack/2", "POST", b'{"review": "dismissed", "by": "nurse A"}')[0] == 202
+    assert board.requests() == [
+        NewExamRequest(),
+        ReviewRequest(1, "confirmed", "operator"),
+        ReviewRequest(2, "dismissed", "nurse A"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/ack/x", b"", 404),
+        ("/ack/" + "9" * 30, b"", 404),
+        ("/elsewhere", b"", 404),
+        ("/ack/1", b"[1]", 400),
+        ("/ack/1", b"{", 400),
+        ("/ack/1", b" " * 5000, 400),
+        ("/ack/1", b'{"review": "maybe"}', 400),
+        ("/ack/1", b'{"by": "a\\nb"}', 400),
+        ("/ack/1", b'{"by": 3}', 400),
+    ],
+)
+def test_wrong_requests_are_refused(page: StatusServer, board: Board, path: str, body: bytes, status: int) -> None:
+    assert ask(page, path, "POST", body)[0] == status
+    assert board.requests() == []
+
+
+def test_a_daemon_that_takes_no_requests_says_so(page: StatusServer) -> None:
+    assert [ask(page, "/new-exam", "POST")[0] for _ in range(REQUESTS_MAX + 1)] == [202] * REQUESTS_MAX + [503]
+
+
+def test_other_pages_cannot_press_buttons_or_read(page: StatusServer, board: Board) -> None:
+    assert ask(page, "/new-exam", "POST", Origin="http://evil.example")[0] == 403
+    assert ask(page, "/snapshot.json", Host="evil.example")[0] == 403
+    assert board.requests() == []
+    assert ask(page, "/new-exam", "POST", Origin=page.url.rstrip("/"))[0] == 202
+
+
+def test_a_token_is_asked_for_everything(board: Board) -> None:
+    with StatusServer(board, port=0, token=TOKEN) as page:
+        for path in ("/", "/snapshot.json", "/live.jpg", "/metrics", "/healthz"):
+            assert ask(page, path)[0] == 401
+        assert ask(page, "/new-exam", "POST")[0] == ask(page, "/new-exam?token=" + TOKEN, "POST")[0] == 401
+        assert ask(page, "/healthz", Authorization="Bearer wrong")[0] == 401
+        assert ask(page, "/healthz", Authorization="Bearer " + TOKEN)[0] == 200
+        status, _, headers = ask(page, "/?token=" + TOKEN)
+        assert (status, headers["Location"]) == (303, "/") and "HttpOnly" in headers["Set-Cookie"]
+        assert ask(page, "/", Cookie=headers["Set-Cookie"].split(";")[0])[0] == 200
+        assert ask(page, "/?token=wrong-wrong-wrong-wrong")[0] == 401
+
+
+def test_beyond_loopback_only_with_a_token(board: Board) -> None:
+    with pytest.raises(ConfigError, match="status.host: 0.0.0.0 .*token"):
+        StatusServer(board, host="0.0.0.0", port=0)
+    with pytest.raises(ConfigError, match="must be an IP address"):
+        StatusServer(board, host="scanner.local", port=0)
+    with StatusServer(board, host="0.0.0.0", port=0, token=TOKEN) as page:
+        assert ask(page, "/healthz", Authorization="Bearer " + TOKEN)[0] == 200
+
+
+def test_a_taken_port_is_told(page: StatusServer, board: Board) -> None:
+    with pytest.raises(SourceError, match=f"port {page.port}.*status.port"):
+        StatusServer(board, port=page.port)
+
+
+def test_read_token(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    assert read_token("") == ""
+    path.write_text(TOKEN + "\n")
+    assert read_token(str(path)) == TOKEN
+    path.write_text("short")
+    with pytest.raises(ConfigError, match="holds 5 characters, must be at least 16"):
+        read_token(str(path))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_token(str(tmp_path / "none"))

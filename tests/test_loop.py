@@ -1,0 +1,257 @@
+"""The loop with every stage a fake: what it counts, what it survives, what ends it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge.capture import FeedStats
+from edge.decision import DecisionParams, Exam
+from edge.errors import EngineError, HygromaError, StoreError
+from edge.events import EventStore, NewEvent
+from edge.loop import FAILURES_IN_A_ROW_MAX, RETRY_NS, Identity, Watch
+from edge.notify import Notifier
+from edge.records import Event, Frame, Reading, Scores, Signal, Verdict
+from edge.status.board import Board, NewExamRequest, ReviewRequest, Snapshot
+
+STEP_NS = 100_000_000  # nanoseconds between the fake feed's frames
+IMAGE = np.full((8, 8), 100, np.uint8)
+CROP = np.full((16, 16), 100, np.uint8)
+MAP = np.full((2, 2), 0.5, np.float32)
+
+
+class Clock:
+    now_ns = 1_000_000_000
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
+class FakeFeed:
+    """`script`: one character a turn; "." is a frame, " " a time-out."""
+
+    name, media_time = "fake:", False
+
+    def __init__(self, clock: Clock, script: str, at: dict[int, Callable[[], object]] | None = None) -> None:
+        self.clock, self.script, self.at = clock, script, at or {}
+        self.turn = self.frames = 0
+
+    def __enter__(self) -> FakeFeed:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def next(self, timeout_s: float) -> Frame | None:
+        self.clock.now_ns += STEP_NS
+        if self.ended:
+            return None
+        self.at.get(self.turn, lambda: None)()
+        self.turn += 1
+        if self.script[self.turn - 1] == " ":
+            return None
+        self.frames += 1
+        return Frame(self.frames - 1, self.clock.now_ns, IMAGE)
+
+    @property
+    def ended(self) -> bool:
+        return self.turn >= len(self.script)
+
+    def stats(self) -> FeedStats:
+        return FeedStats(read=self.frames)
+
+
+class FakeReader:
+    def __init__(self, duplicate_every: int = 0, broken: Callable[[int], bool] = lambda frame_id: False) -> None:
+        self.duplicate_every, self.broken = duplicate_every, broken
+
+    def read(self, frame: Frame) -> Reading:
+        if self.broken(frame.id):
+            raise ValueError("odd screen")
+        duplicate = bool(self.duplicate_every) and frame.id % self.duplicate_every == 1
+        return Reading(frame.id, frame.t_mono_ns, Signal.OK, None, CROP, duplicate)
+
+
+class FakeScorer:
+    def __init__(self, hygroma: float = 0.99, broken: Callable[[int], bool] = lambda call: False) -> None:
+        self.hygroma, self.broken, self.calls = hygroma, broken, 0
+
+    def score(self, crop: np.ndarray) -> Scores:
+        self.calls += 1
+        if self.broken(self.calls):
+            raise RuntimeError("device lost")
+        return Scores(0.9, self.hygroma, 0.1, MAP)
+
+
+class FailingStore(EventStore):
+    """Refuses until told otherwise."""
+
+    failing = True
+
+    def commit(self, new: NewEvent) -> Event:
+        if self.failing:
+            raise StoreError("events.db: the disk is full")
+        return super().commit(new)
+
+
+class Bench:
+    """One Watch with its fakes."""
+
+    def __init__(
+        self, tmp_path: Path, script: str, at: dict[int, Callable[[], object]] | None = None, **stages
+    ) -> None:
+        self.clock, self.board, self.verdicts = Clock(), Board(), []
+        self.store = stages.pop("store", None) or EventStore(tmp_path, clock_ns=self.clock)
+        self.feed = FakeFeed(self.clock, script, at)
+        self.scorer = stages.pop("scorer", FakeScorer())
+        self.watch = Watch(
+            feed=self.feed,
+            reader=stages.pop("reader", FakeReader()),
+            scorer=self.scorer,
+            exam=Exam(DecisionParams()),
+            store=self.store,
+            board=self.board,
+            identity=Identity("fake:", "student 0.1.0", "fake"),
+            clock_ns=self.clock,
+            on_verdict=self.verdicts.append,
+            **stages,
+        )
+
+    def shown(self) -> Snapshot:
+        snapshot = self.board.latest()
+        assert snapshot is not None
+        return snapshot
+
+
+def words(verdict: Verdict) -> str:
+    return verdict.reasons[0] if verdict.reasons else "assessable"
+
+
+def test_a_sick_exam_becomes_one_committed_event_and_is_shown(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "." * 50)
+    summary = bench.watch.run()
+    assert (summary.frames, summary.frames_by_signal, summary.lost_events) == (50, {"OK": 50}, 0)
+    (event,) = summary.events
+    assert bench.store.events() == [event]
+    assert bench.store.image(event).startswith(b"\x89PNG")
+    assert event.frame_id == next(verdict.frame_id for verdict in bench.verdicts if verdict.newly_flagged)
+    snapshot = bench.shown()
+    assert snapshot.verdict is not None and snapshot.verdict.flagged
+    assert snapshot.events == (event,) and not snapshot.degraded and snapshot.crop is CROP
+    assert [row.flagged for row in summary.exams] == [True] and summary.exams[0].assessable_frames == 50
+    assert summary.latencies["infer"].count == 50 and summary.latencies["flag"].count == 1
+
+
+def test_a_duplicate_is_not_scored_again_and_keeps_its_state(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "." * 20, reader=FakeReader(duplicate_every=2))
+    summary = bench.watch.run()
+    assert (bench.scorer.calls, summary.duplicates) == (10, 10)
+    assert {words(verdict) for verdict in bench.verdicts} == {"assessable"}
+
+
+def test_silence_becomes_no_signal_within_a_second_and_ends(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "..." + " " * 10 + "..", stall_s=0.6)
+    bench.watch.run()
+    stalled = [verdict for verdict in bench.verdicts if words(verdict) == "no signal"]
+    assert bench.verdicts[2].t_mono_ns + 10**9 >= stalled[0].t_mono_ns
+    assert words(bench.verdicts[-1]) == "assessable" and bench.verdicts[-1].exam_id == 1
+
+
+def test_a_failing_store_does_not_stop_the_watching_and_loses_nothing(tmp_path: Path) -> None:
+    seen: list[Snapshot] = []
+    store = FailingStore(tmp_path)
+
+    def repair() -> None:
+        seen.append(bench.shown())
+        store.failing = False
+
+    bench = Bench(tmp_path, "." * 60, {30: repair}, store=store)
+    summary = bench.watch.run()
+    assert any("events cannot be written" in problem for problem in seen[0].degraded)
+    assert seen[0].verdict is not None and seen[0].verdict.flagged
+    assert len(summary.events) == 1 and summary.lost_events == 0 and summary.frames == 60
+    assert 1 <= summary.errors["store"] <= 2 + 30 * STEP_NS // RETRY_NS
+    assert bench.shown().degraded == ()
+
+
+def test_a_store_that_never_works_is_reported_at_the_end(tmp_path: Path) -> None:
+    summary = Bench(tmp_path, "." * 30, store=FailingStore(tmp_path)).watch.run()
+    assert (summary.events, summary.lost_events) == ((), 1)
+
+
+def test_a_passing_engine_failure_is_counted_and_said(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "." * 20, scorer=FakeScorer(broken=lambda call: call in (3, 4)))
+    summary = bench.watch.run()
+    assert summary.errors == {"engine": 2}
+    assert [words(verdict) for verdict in bench.verdicts[1:5]] == ["assessable", *["no model answer"] * 2, "assessable"]
+
+
+def test_a_lasting_engine_failure_ends_the_run(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "." * 100, scorer=FakeScorer(broken=lambda call: call > 5))
+    with pytest.raises(EngineError, match="device lost"):
+        bench.watch.run()
+    assert bench.feed.frames == 5 + FAILURES_IN_A_ROW_MAX
+
+
+def test_a_screen_that_cannot_be_read_costs_that_frame(tmp_path: Path) -> None:
+    summary = Bench(tmp_path, "." * 20, reader=FakeReader(broken=lambda frame_id: frame_id == 4)).watch.run()
+    assert summary.errors == {"screen": 1} and summary.frames_by_signal == {"OK": 19}
+    with pytest.raises(HygromaError, match="odd screen"):
+        Bench(tmp_path, "." * 50, reader=FakeReader(broken=lambda frame_id: True)).watch.run()
+
+
+def test_the_operators_requests_are_obeyed(tmp_path: Path) -> None:
+    bench = Bench(
+        tmp_path,
+        "." * 60,
+        {
+            30: lambda: bench.board.ask(NewExamRequest()),
+            40: lambda: bench.board.ask(ReviewRequest(1, "dismissed", "nurse A")),
+            41: lambda: bench.board.ask(ReviewRequest(99, "dismissed", "nurse A")),
+        },
+    )
+    summary = bench.watch.run()
+    assert [event.exam_id for event in summary.events] == [1, 2]
+    assert bench.store.show(1).reviewed_by == "nurse A"
+    assert summary.errors == {"store": 1}  # there is no event 99
+
+
+def test_the_watchdog_is_fed_by_finished_loops_only(tmp_path: Path) -> None:
+    class Heard(Notifier):
+        def __init__(self) -> None:
+            super().__init__({})
+            self.messages: list[str] = []
+
+        def _send(self, message: str) -> None:
+            self.messages.append(message.split("=")[0])
+
+    heard = Heard()
+    bench = Bench(tmp_path, "." * 20, notifier=heard, scorer=FakeScorer(broken=lambda call: True))
+    with pytest.raises(EngineError):
+        bench.watch.run()
+    assert heard.messages.count("WATCHDOG") == FAILURES_IN_A_ROW_MAX - 1
+    assert heard.messages.index("READY") < heard.messages.index("WATCHDOG")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    bench = Bench(tmp_path, "." * 1000, {50: lambda: os.kill(os.getpid(), number)})
+    summary = bench.watch.run()
+    assert 50 <= summary.frames < 1000 and len(summary.events) == 1
+    assert signal.getsignal(number) is before
+
+
+def test_it_runs_beside_the_main_thread_too(tmp_path: Path) -> None:
+    results = []
+    bench = Bench(tmp_path, "." * 10)
+    thread = threading.Thread(target=lambda: results.append(bench.watch.run().frames))
+    thread.start()
+    thread.join(20)
+    assert results == [10]
