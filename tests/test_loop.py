@@ -106,7 +106,8 @@ class Bench:
     def __init__(
         self, tmp_path: Path, script: str, at: dict[int, Callable[[], object]] | None = None, **stages
     ) -> None:
-        self.clock, self.board, self.verdicts = Clock(), Board(), []
+        self.clock, self.board = Clock(), Board()
+        self.verdicts: list[Verdict] = []
         self.store = stages.pop("store", None) or EventStore(tmp_path, clock_ns=self.clock)
         self.feed = FakeFeed(self.clock, script, at)
         self.scorer = stages.pop("scorer", FakeScorer())

@@ -15,6 +15,7 @@ def test_evidence_shows_crop_heat_and_words() -> None:
     nuchal[0, 0] = 1.0
     data = render_evidence(crop, Scores(0.9, 0.95, 0.1, nuchal), "2026-11-23T10:00:00Z", 3, "student 0.1.0")
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
     assert picture.shape == (PANEL + BAND, 2 * PANEL, 3)
     assert (picture[:PANEL, :PANEL] == 90).all()
     right = picture[:PANEL, PANEL:]

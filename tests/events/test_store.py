@@ -30,7 +30,8 @@ class FakeDisk(Disk):
     """Records what was done, and fails at the step that it is told to."""
 
     def __init__(self, fail: str = "", free: int = 10**12) -> None:
-        self.fail, self.free, self.done = fail, free, []
+        self.fail, self.free = fail, free
+        self.done: list[str] = []
 
     def _step(self, name: str) -> None:
         if name == self.fail:
@@ -98,7 +99,8 @@ def test_commits_survive_kill_9(tmp_path: Path) -> None:
         "import sys, time; from edge.events import EventStore, NewEvent\n"
         "store = EventStore(sys.argv[1])\n"
         "for n in range(10**6):\n"
-        "    e = store.commit(NewEvent(n, 's', n, 0, '2026-11-23', .9, 6., 'b', b'x' * 1000)); print(e.id, flush=True)\n"
+        "    e = store.commit(NewEvent(n, 's', n, 0, '2026-11-23', .9, 6., 'b', b'x' * 1000))\n"
+        "    print(e.id, flush=True)\n"
     )
     child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None

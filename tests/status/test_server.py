@@ -101,7 +101,8 @@ def test_snapshot_json(page: StatusServer) -> None:
 def test_pictures(page: StatusServer, board: Board) -> None:
     status, body, headers = ask(page, "/live.jpg")
     assert (status, headers["Content-Type"]) == (200, "image/jpeg")
-    assert cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_GRAYSCALE).mean() == pytest.approx(90, abs=1)
+    picture = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert picture is not None and picture.mean() == pytest.approx(90, abs=1)
     assert ask(page, "/events/1.png")[:2] == (200, b"png")
     assert ask(page, "/events/2.png")[0] == ask(page, "/events/../1.png")[0] == 404
     board.publish(snapshot(crop=None))
