@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ class Bench:
     """One Watch with its fakes."""
 
     def __init__(
-        self, tmp_path: Path, script: str, at: dict[int, Callable[[], object]] | None = None, **stages
+        self, tmp_path: Path, script: str, at: dict[int, Callable[[], object]] | None = None, **stages: Any
     ) -> None:
         self.clock, self.board = Clock(), Board()
         self.verdicts: list[Verdict] = []
