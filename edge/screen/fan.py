@@ -13,7 +13,9 @@ import numpy as np
 
 from edge.records import Fan
 from edge.screen.fit import Evidence, Fit, fit_fan
+from edge.screen.geometry import rasterise, scaled
 from edge.screen.preprocess import to_grey
+from edge.screen.signal import is_drawn
 
 WORK_SIDE = 480  # px, longest side of the image that is fitted: finer gains < .2 % IoU, coarser merges text with it
 RING = 0.03  # of the screen's lesser side: depth of the border that shows the background
@@ -23,6 +25,8 @@ MIN_AREA = 0.03  # of the screen; a smaller fan is a thumbnail
 MIN_FILL = 0.30  # picture pixels in the fan; below, the shape rests on scattered interface elements
 MAX_OUTSIDE = 0.10  # of the picture outside the fan; above, the shape does not describe the picture
 DUAL_LIKENESS = 0.45  # area of the smaller fan over the larger; a thumbnail is < .2
+DUAL_OUTSIDE = 0.03  # of each picture that may lie outside its own fan: fluid has no straight edges
+DUAL_OFF_CENTRE = 0.3  # of its box's width, from the box's middle to a sector's apex; half a fan is off by .5
 DUAL_FILL = 0.75  # of each fan of a dual view that must be picture
 COMPONENT_SHARE = 0.12  # of the largest component's area: smaller ones are logos, grey bars and thumbnails
 ISLAND_SHARE = 0.01  # of the largest component's area for one that lies between the picture's sides
@@ -38,36 +42,39 @@ def background_level(grey: np.ndarray) -> int:
     return max(level - 1, 0) if level <= 1 else level if share[level] >= FLAT_SHARE else 0
 
 
-def gather(grey: np.ndarray, moving: np.ndarray | None = None, screen: tuple[int, ...] | None = None) -> Evidence:
+def gather(grey: np.ndarray, moving: np.ndarray | None = None, screen: tuple[int, int] | None = None) -> Evidence:
     """uint8 [H,W] (one frame, or a temporal maximum) -> Evidence.
 
     `moving`: bool [H,W] or None: where live video changed. Components that never move are interface.
     `screen`: (height, width) of the screen when `grey` is a thumbnail of it.
     """
-    full_height, full_width = screen if screen is not None else grey.shape
-    scale = min(1.0, WORK_SIDE / max(full_height, full_width))
-    height, width = full_height, full_width
-    if grey.shape != (round(height * scale), round(width * scale)):
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-        if moving is not None:
-            moving = cv2.resize(moving.astype(np.uint8), size, interpolation=cv2.INTER_AREA) > 0
+    height, width = screen if screen is not None else grey.shape
+    scale = min(1.0, WORK_SIDE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if grey.shape != size[::-1]:
+        grey = shrink(grey, size)
+        moving = None if moving is None else shrink(moving.astype(np.uint8), size) > 0
     level = background_level(grey)
     # A median of 5 removes strokes up to 2 px wide at the working scale: text, rulers, calipers, frames.
     smooth = cv2.medianBlur(np.ascontiguousarray(grey), 5)
     # Either way from the background: on a grey interface the fan's own black is picture too.
-    picture = cv2.absdiff(smooth, np.full_like(smooth, level)) > BACKGROUND_MARGIN
+    mask = (cv2.absdiff(smooth, np.full_like(smooth, level)) > BACKGROUND_MARGIN).astype(np.uint8)
     side = min(grey.shape)
-    mask = picture.astype(np.uint8)
     # Join speckle, then drop whatever is narrower than a grey bar (about 2.5 % of the screen's height).
-    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, _disc(0.012 * side))
-    mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, _disc(0.025 * side))
-    return Evidence(_weigh(mask, moving), scale, (height, width))
+    joined = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, disc(0.012 * side))
+    solid = cv2.morphologyEx(joined, cv2.MORPH_OPEN, disc(0.025 * side))
+    return Evidence(_weigh(np.asarray(solid, np.uint8), moving), scale, (height, width))
 
 
-def _disc(diameter: float) -> np.ndarray:
+def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H,W] at another (width, height), area averaged."""
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def disc(diameter: float) -> np.ndarray:
+    """A round structuring element of odd size, at least 3 px."""
     size = max(3, int(diameter) | 1)
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)), np.uint8)
 
 
 def _weigh(mask: np.ndarray, moving: np.ndarray | None) -> np.ndarray:
@@ -80,7 +87,7 @@ def _weigh(mask: np.ndarray, moving: np.ndarray | None) -> np.ndarray:
         alive = np.bincount(labels.ravel(), weights=moving.ravel(), minlength=count)
         area[alive < 0.05 * area] = 0  # a fan's speckle moves everywhere; 5 % allows for deep, dark fans
     if area.max() == 0:
-        return weight[labels]
+        return np.asarray(weight[labels], np.float32)
     large = area >= COMPONENT_SHARE * area.max()
     weight[large] = 1
     # Islands in fluid, such as a limb above the fetus; beside the picture the like would be a logo or a thumbnail.
@@ -90,12 +97,12 @@ def _weigh(mask: np.ndarray, moving: np.ndarray | None) -> np.ndarray:
     weight[islands] = 1
     if moving is not None:
         weight[islands & (alive > 0.5 * area)] = LIVE_ISLAND_WEIGHT
-    return weight[labels]
+    return np.asarray(weight[labels], np.float32)
 
 
-def plausible(fit: Fit | None, shape: tuple[int, int]) -> bool:
+def plausible(fit: Fit, shape: tuple[int, int]) -> bool:
     """Whether a fit describes an ultrasound picture on a screen of `shape` (height, width)."""
-    if fit is None or fit.fill < MIN_FILL or fit.outside > MAX_OUTSIDE:
+    if fit.fill < MIN_FILL or fit.outside > MAX_OUTSIDE:
         return False
     x0, y0, x1, y1 = fit.fan.box
     return (x1 - x0) * (y1 - y0) >= MIN_AREA * shape[0] * shape[1]
@@ -103,16 +110,26 @@ def plausible(fit: Fit | None, shape: tuple[int, int]) -> bool:
 
 def find_fan(image: np.ndarray) -> Fan | None:
     """One screen, uint8 grey [H,W] or BGR [H,W,3] -> its fan, or None."""
-    evidence = gather(to_grey(image))
+    fit = judge(image, gather(to_grey(image)))
+    return fit.fan if fit is not None else None
+
+
+def judge(image: np.ndarray, evidence: Evidence) -> Fit | None:
+    """The fan that the evidence shows, if it is plausible and `image` (uint8, any size) shows no drawing in it."""
     fit = fit_fan(evidence)
-    return fit.fan if fit is not None and plausible(fit, evidence.shape) else None
+    if fit is None or not plausible(fit, evidence.shape):
+        return None
+    height, width = evidence.weight.shape
+    thumb = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
+    inside = rasterise(scaled(fit.fan, evidence.scale), (0, 0, width, height))
+    return None if is_drawn(thumb, evidence.picture & inside, fit.fan.kind) else fit
 
 
 def find_two(evidence: Evidence) -> tuple[Fan, Fan] | None:
     """Two fans side by side (a dual view), left first; None when there is one fan or none.
 
     Two pictures of like size, abreast, with a clean gap between them, each filling its own fan: fluid that splits one
-    picture in two leaves ragged halves.
+    picture in two leaves ragged or lopsided halves.
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(evidence.picture.astype(np.uint8), connectivity=8)
     if count < 3:
@@ -128,7 +145,10 @@ def find_two(evidence: Evidence) -> tuple[Fan, Fan] | None:
     fans = []
     for k in (left, right):
         fit = fit_fan(replace(evidence, weight=(labels == k).astype(np.float32)))
-        if fit is None or fit.fill < DUAL_FILL or fit.outside > MAX_OUTSIDE:
+        if fit is None or fit.fill < DUAL_FILL or fit.outside > DUAL_OUTSIDE:
+            return None
+        x0, _, x1, _ = fit.fan.box
+        if fit.fan.kind == "sector" and abs(fit.fan.apex[0] - (x0 + x1) / 2) > DUAL_OFF_CENTRE * (x1 - x0):
             return None
         fans.append(fit.fan)
     return fans[0], fans[1]

@@ -4,8 +4,9 @@ The fan is taken to be the smallest shape that holds the picture: the fit minimi
 
     weight of picture outside the fan  +  EMPTY_WEIGHT * background pixels inside it
 
-over the two side lines, the two arcs and a clipping box. Along one row a fan is an interval less an interval, so with
-cumulative sums per row a candidate costs a few operations per row, and candidates are scored in batches.
+over the two side lines, the two arcs and a clipping box, with a slight preference for fans that
+point straight down. Along one row a fan is an interval less an interval, so with cumulative sums per row a candidate
+costs a few operations per row, and candidates are scored in batches.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from edge.records import Fan
 from edge.screen.geometry import rasterise, scaled, sector_bounds
 
 COARSE_SIDE = 120  # px, longest side for the first fit, which is only to land in the right basin
-EMPTY_WEIGHT = 0.30  # cost of background inside per cost of picture outside, per pixel: fluid belongs to the fan
+EMPTY_WEIGHT = 0.20  # cost of background inside per cost of picture outside, per pixel: fluid belongs to the fan
+LEAN_WEIGHT = 0.04  # of the picture, per unit of the two side lines' slopes added up: upright unless picture says not
 MIN_PICTURE = 0.005  # of the screen that must show picture for a fit to be tried
 SECTOR_GAIN = 0.015  # of the rectangle's area by which a sector must beat it, as it has more parameters
 CLIP_GAIN = 0.006  # of the picture's extent by which a clipping box must improve a sector
@@ -29,8 +31,8 @@ CLIP_GAIN = 0.006  # of the picture's extent by which a clipping box must improv
 class Evidence:
     """What a fit rests on.
 
-    `weight`: float32 [h,w], cost of leaving a pixel outside the fan; 0 where there is no picture. `scale`: its pixels per
-    screen pixel."""
+    `weight`: float32 [h,w], cost of leaving a pixel outside the fan; 0 where there is no picture. `scale`: its pixels
+    per screen pixel."""
 
     weight: np.ndarray
     scale: float
@@ -44,8 +46,8 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Fit:
-    """A fan and how well it describes the picture: `fill` is the share of the fan that is picture, `outside` the share of
-    the picture that lies outside."""
+    """A fan and how well it describes the picture: `fill` is the share of the fan that is picture, `outside` the share
+    of the picture that lies outside."""
 
     fan: Fan
     fill: float
@@ -58,6 +60,7 @@ class _Rows:
     def __init__(self, weight: np.ndarray, step: int = 1) -> None:
         height, width = weight.shape
         self.total = float(weight.sum())
+        self.area = float(np.count_nonzero(weight))
         self.height, self.width, self.step = height, width, step
         self.rows = np.arange(step // 2, height, step) + 0.5
         self.signed = np.zeros((self.rows.size, width + 2))  # one pixel of zeros on either side: no edge cases
@@ -70,7 +73,7 @@ class _Rows:
         x = np.minimum(np.maximum(x, 0.0), self.width)
         i = x.astype(np.int32)
         index = i + self.base[: x.shape[1]]
-        return self.cumulative.take(index) + self.signed.take(index) * (x - i)
+        return np.asarray(self.cumulative.take(index) + self.signed.take(index) * (x - i))
 
     def score(self, p: np.ndarray) -> np.ndarray:
         """[K,10] parameters (listed below at _LINES) -> [K] cost in pixels."""
@@ -93,7 +96,8 @@ class _Rows:
             hole0 = np.minimum(np.maximum(ax - inner, low[:, :n]), high[:, :n])
             hole1 = np.minimum(np.maximum(ax + inner, low[:, :n]), high[:, :n])
             inside[:, :n] -= self._upto(hole1) - self._upto(hole0)
-        cost = self.total + self.step * (inside * share).sum(axis=1)
+        lean = np.abs(xlb - xlt + xrb - xrt)[:, 0] / self.height
+        cost = self.total + self.step * (inside * share).sum(axis=1) + LEAN_WEIGHT * self.area * lean
         legal = (xrb - xlb - (xrt - xlt) > 0.02 * self.height)[:, 0] & (yb > yt)[:, 0] & (yt >= ay)[:, 0]
         return np.where(legal, cost, np.inf)
 
@@ -125,7 +129,7 @@ def _refine(rows: _Rows, start: np.ndarray, steps: tuple[float, ...], moves: np.
     return best, cost
 
 
-def _moves(*moves: dict[int, float]) -> np.ndarray:
+def _moves(*moves: dict[int, int]) -> np.ndarray:
     """Each move and its opposite, as steps on the ten parameters: float64 [2K,10]."""
     out = np.zeros((2 * len(moves), 10))
     for k, move in enumerate(moves):
@@ -136,15 +140,15 @@ def _moves(*moves: dict[int, float]) -> np.ndarray:
 
 # Parameters: 0, 1 the left line's x at the top and bottom row; 2, 3 the right line's; 4, 5 where the two arcs cross the
 # vertical through the apex, y; 6 to 9 the clipping box (x0, y0, x1, y1). All in pixels at the working scale.
-_LINES = ({0: 1}, {1: 1}, {2: 1}, {3: 1}, {0: 1, 1: 1}, {2: 1, 3: 1}, {0: 1, 1: 1, 2: 1, 3: 1}, {0: 1, 2: 1}, {1: 1, 3: 1},
-          {0: -1, 2: 1}, {1: -1, 3: 1})
+_LINES = ({0: 1}, {1: 1}, {2: 1}, {3: 1}, {0: 1, 1: 1}, {2: 1, 3: 1}, {0: 1, 1: 1, 2: 1, 3: 1}, {0: 1, 2: 1},
+          {1: 1, 3: 1}, {0: -1, 2: 1}, {1: -1, 3: 1})
 _ARCS = ({4: 1}, {5: 1}, {4: 1, 5: 1})
 _WHOLE_MOVES = _moves(*_LINES, *_ARCS)
 _CLIPPED_MOVES = _moves(*_LINES, *_ARCS, {6: 1}, {7: 1}, {8: 1}, {9: 1})
 
 
 def _whole_starts(extent: tuple[float, float, float, float], height: int, width: int) -> np.ndarray:
-    """[K,10] whole sectors of several openings, axes and curvatures that touch the picture's extent (x0, y0, x1, y1)."""
+    """[K,10] whole sectors of several openings, axes and curvatures that touch the extent (x0, y0, x1, y1)."""
     x0, y0, x1, y1 = extent
     starts = []
     for half in np.deg2rad([6.0, 14.0, 24.0, 34.0, 46.0, 62.0]):

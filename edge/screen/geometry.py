@@ -28,7 +28,7 @@ def rasterise(fan: Fan, box: tuple[int, int, int, int]) -> np.ndarray:
         dx, dy = xs - fan.apex[0], ys - fan.apex[1]
         radius, angle = np.hypot(dx, dy), np.arctan2(dx, dy)
         mask &= (radius >= fan.r0) & (radius <= fan.r1) & (angle >= fan.a0) & (angle <= fan.a1)
-    return mask
+    return np.asarray(mask)
 
 
 def full_fan(shape: tuple[int, ...]) -> Fan:

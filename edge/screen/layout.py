@@ -10,19 +10,19 @@ import cv2
 import numpy as np
 
 from edge.records import Fan, Signal
-from edge.screen.fan import find_two, gather, plausible
-from edge.screen.fit import fit_fan
+from edge.screen.fan import find_two, gather, judge
 from edge.screen.geometry import rasterise, scaled, screen_iou
 from edge.screen.preprocess import to_grey
-from edge.screen.signal import is_drawn
 
 SECOND = 1_000_000_000  # ns
 SETTLING = (SECOND // 2, 2 * SECOND)  # ns after a layout appears at which its first, one-frame estimate is improved
 RECHECK = SECOND  # ns between later checks
+SEARCH = SECOND // 2  # ns between checks while there is no fan
+JUMP_PAUSE = SECOND // 4  # ns after any check in which a jump starts no other: a check costs several frames' time
 SAME_LAYOUT = 0.93  # IoU of two estimates of one layout; tissue that comes and goes at the edges costs up to 6 %
 SAME_ESTIMATE = 0.97  # IoU of two estimates of a new layout: a real one repeats itself, an accident of tissue does not
-CONFIRM = 2  # further checks in a row that must repeat a new layout
-CONFIRM_SMALLER = 4  # the same when it lies inside the old one, as it seems to when the probe is lifted for a moment
+CONFIRM = 1  # further checks in a row that must repeat a new layout
+CONFIRM_SMALLER = 3  # the same when it lies inside the old one, as it seems to when the probe is lifted for a moment
 MOVING_RANGE = 10  # grey levels that a thumbnail pixel must range over in a window to count as live
 MOVING_SHARE = 0.02  # of the screen that must be live before stillness means anything
 JUMP_LEVELS = 16  # grey levels by which a pixel around the fan must change from one frame to the next to count
@@ -42,10 +42,11 @@ class LayoutTracker:
         self._repeats = 0
         self._settling: list[int] = []  # ns, times of the checks to come while the layout settles
         self._next_check = 0
+        self._quiet_until = 0
         self._peak: np.ndarray | None = None  # uint8, temporal maximum and minimum of the thumbnail in this window
         self._low: np.ndarray | None = None
         self._before: np.ndarray | None = None  # uint8, the frame before, tiny
-        self._around: np.ndarray | None = None  # bool, pixels of it that lie around the fan; None: too few to watch
+        self._around: np.ndarray | None = None  # bool, pixels of it that lie around the fan; None: no fan, or too few
 
     @property
     def layout(self) -> Layout:
@@ -57,7 +58,7 @@ class LayoutTracker:
         `thumb`, `tiny`: the same screen at two sizes, uint8 grey or BGR. `fresh`: there was no picture just before.
         """
         grey, small = to_grey(thumb), to_grey(tiny)
-        jumped = fresh or self._jumped(small)
+        jumped = fresh or (now >= self._quiet_until and self._jumped(small))
         self._before = small
         if self._peak is None or self._low is None or jumped:
             self._peak, self._low = grey.copy(), grey.copy()
@@ -67,13 +68,17 @@ class LayoutTracker:
         if not jumped and now < self._next_check:
             return False
         seen = self._estimate(thumb, self._peak, self._low)
-        if self._layout is None or jumped:
-            changed = self._layout is not None and not same(seen, self._layout, SAME_LAYOUT)
-            settled = not self._settling
-            if changed or self._layout is None:
-                self._settling = [now + after for after in SETTLING]
-                self._adopt(seen, small.shape)
-            self._schedule(now)
+        self._quiet_until = now + JUMP_PAUSE
+        if self._layout is None:
+            self._begin(seen, small.shape, now)
+            return False
+        settled = not self._settling
+        if jumped or self._layout[1] is None:
+            changed = not same(seen, self._layout, SAME_LAYOUT)
+            if changed:
+                self._begin(seen, small.shape, now)
+            else:
+                self._schedule(now)
             return changed and settled  # until it has settled, a better estimate is no other layout
         if self._settling:
             self._settling.pop(0)
@@ -83,12 +88,18 @@ class LayoutTracker:
         self._schedule(now)
         return self._challenge(seen, small.shape)
 
+    def _begin(self, seen: Layout, small: tuple[int, ...], now: int) -> None:
+        """A new layout, known from one look: adopt it and let it settle. What has no fan has nothing to settle."""
+        self._settling = [now + after for after in SETTLING] if seen[1] is not None else []
+        self._adopt(seen, small)
+        self._schedule(now)
+
     def _schedule(self, now: int) -> None:
         """When to look next; a settling layout keeps its window, a settled one starts afresh with every check."""
         if self._settling:
             self._next_check = self._settling[0]
         else:
-            self._next_check = now + RECHECK
+            self._next_check = now + (RECHECK if self._layout is not None and self._layout[1] is not None else SEARCH)
             self._peak = self._low = None
 
     def _challenge(self, seen: Layout, small: tuple[int, ...]) -> bool:
@@ -101,30 +112,28 @@ class LayoutTracker:
             self._rival, self._repeats = seen, 0
             return False
         self._repeats += 1
-        if self._repeats < (CONFIRM_SMALLER - 1 if inside(seen[1], self._layout[1]) else CONFIRM - 1):
+        if self._repeats < (CONFIRM_SMALLER if inside(seen[1], self._layout[1]) else CONFIRM):
             return False
         self._adopt(seen, small)
         return True
 
     def _estimate(self, thumb: np.ndarray, peak: np.ndarray, low: np.ndarray) -> Layout:
         moving = cv2.absdiff(peak, low) > MOVING_RANGE
-        evidence = gather(peak, moving if moving.mean() > MOVING_SHARE else None, screen=self._shape[:2])
-        height, width = evidence.picture.shape
-        if is_drawn(cv2.resize(thumb, (width, height), interpolation=cv2.INTER_NEAREST), evidence.picture):
-            return Signal.MENU, None
+        alive = moving if moving.mean() > MOVING_SHARE else None
+        evidence = gather(peak, alive, screen=(self._shape[0], self._shape[1]))
         if find_two(evidence) is not None:
             return Signal.DUAL, None
-        fit = fit_fan(evidence)
-        return (Signal.OK, fit.fan) if fit is not None and plausible(fit, evidence.shape) else (Signal.MENU, None)
+        fit = judge(thumb, evidence)
+        return (Signal.OK, fit.fan) if fit is not None else (Signal.MENU, None)
 
     def _adopt(self, seen: Layout, small: tuple[int, ...]) -> None:
         self._layout, self._rival = seen, None
         fan = seen[1]
-        around = np.ones((small[0], small[1]), bool)
+        self._around = None
         if fan is not None:
             covered = rasterise(scaled(fan, small[1] / self._shape[1]), (0, 0, small[1], small[0]))
             around = cv2.dilate(covered.astype(np.uint8), np.ones((5, 5), np.uint8)) == 0
-        self._around = around if around.mean() >= JUMP_AREA else None
+            self._around = around if around.mean() >= JUMP_AREA else None
 
     def _jumped(self, small: np.ndarray) -> bool:
         if self._before is None or self._around is None:

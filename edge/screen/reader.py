@@ -72,10 +72,10 @@ class ScreenReader:
 
     def _watch(self, fan: Fan, now: int, keep_time: bool) -> None:
         """Begin to watch the inside of a fan; a better estimate of the same one does not restart the freeze clock."""
-        self._fan, self._samples = fan, None
+        self._fan, self._samples, self._colour_until = fan, None, now
         if not keep_time:
             self._history.clear()
-            self._watched_since = self._colour_until = now
+            self._watched_since = now
 
     def _look_inside(self, image: np.ndarray, fan: Fan, now: int) -> tuple[Signal, bool]:
         """Colour and change inside the fan -> (signal, duplicate)."""

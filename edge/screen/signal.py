@@ -8,14 +8,17 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from edge.screen.preprocess import to_grey
+
 MIN_SIDE = 16  # px; below this there is no screen to read
 FLAT_LEVELS = 8  # grey levels around the commonest one that still count as flat: MJPEG noise on flat blue is +-4
 FLAT_SHARE = 0.97  # flat share of a screen without signal; "No signal" in letters a tenth of the height covers < 2 %
+NOTICE_SPREAD = 0.4  # of the screen that a notice's bounding box may take; a dark scanner's lettering takes nearly all
 BAR_ROWS = 0.5  # upper part of the screen that colour bars fill in every standard pattern (SMPTE, EBU)
 BAR_CHROMA = 80  # BGR spread of a saturated bar, levels; EBU 75 % bars have 191
 DOPPLER_CHROMA = 48  # distance from the map's own tint, levels of Cb and Cr together; sepia varies < 25 at one grey
 DOPPLER_SHARE = 0.004  # of the fan's area: a colour box of 1/20 of the fan with a tenth of it filled
-PHOTO_SHARE = 0.12  # of the picture in colours that no single map explains: photographs and desktops
+PHOTO_SHARE = 0.12  # of a rectangle's picture in colours that no single map explains: photographs and desktops
 FEW_LEVELS_SHARE = 0.75  # of the picture in its eight commonest grey levels: drawn interface, never speckle (< .5)
 TINT_BEND = 24  # levels of chroma by which a tinted map may leave its straight line through black
 CHANGE_CLIP = 12  # levels at which one pixel's change saturates, so that a moved caliper does not outweigh the speckle
@@ -30,7 +33,11 @@ def is_flat(thumb: np.ndarray) -> bool:
         plane = channels[..., c]
         mode = int(np.argmax(np.bincount(plane.ravel(), minlength=256)))
         near &= np.abs(plane.astype(np.int16) - mode) <= FLAT_LEVELS
-    return bool(near.mean() >= FLAT_SHARE)
+    if near.mean() < FLAT_SHARE:
+        return False
+    rows, columns = np.flatnonzero(~near.all(axis=1)), np.flatnonzero(~near.all(axis=0))
+    spread = (np.ptp(rows) + 1) * (np.ptp(columns) + 1) / near.size if rows.size else 0.0
+    return bool(spread < NOTICE_SPREAD)
 
 
 def is_colour_bars(thumb: np.ndarray) -> bool:
@@ -81,15 +88,20 @@ def is_doppler(bgr: np.ndarray, inside: np.ndarray) -> bool:
     return bool(blobs.sum() > DOPPLER_SHARE * inside.sum())
 
 
-def is_drawn(thumb: np.ndarray, picture: np.ndarray) -> bool:
-    """uint8 thumbnail (grey or BGR), bool [h,w]: a drawn interface or a colour photograph rather than ultrasound?"""
-    grey = thumb if thumb.ndim == 2 else cv2.cvtColor(thumb, cv2.COLOR_BGR2GRAY)
-    if not picture.any():
+def is_drawn(thumb: np.ndarray, picture: np.ndarray, kind: str) -> bool:
+    """A drawn interface or a colour photograph rather than ultrasound?
+
+    uint8 thumbnail, grey [h,w] or BGR [h,w,3]; `picture`: bool [h,w], what is taken for picture in the fan of `kind`.
+    """
+    count = int(np.count_nonzero(picture))
+    if count == 0:
         return True
-    share = np.sort(np.bincount(grey[picture], minlength=256))[-8:].sum() / picture.sum()
-    if share > FEW_LEVELS_SHARE:
+    levels = np.sort(np.bincount(to_grey(thumb)[picture], minlength=256))
+    if levels[-8:].sum() > FEW_LEVELS_SHARE * count:
         return True
-    return bool(thumb.ndim == 3 and foreign_colour(thumb, picture).sum() > PHOTO_SHARE * picture.sum())
+    if thumb.ndim == 2 or kind == "sector":  # no photograph is a sector, and colour flow may fill one
+        return False
+    return bool(foreign_colour(thumb, picture).sum() > PHOTO_SHARE * count)
 
 
 def change(now: np.ndarray, before: np.ndarray, inside: np.ndarray) -> float:
@@ -106,4 +118,4 @@ def readable(image: np.ndarray) -> bool:
     """Whether an array can be a screen at all: uint8, grey [H,W] or colour [H,W,1|3|4], neither side under MIN_SIDE."""
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
         return False
-    return min(image.shape[:2]) >= MIN_SIDE
+    return bool(min(image.shape[:2]) >= MIN_SIDE)

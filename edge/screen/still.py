@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 
 from edge.records import Fan, Reading, Signal
-from edge.screen.fan import background_level, find_two, gather, plausible
-from edge.screen.fit import Fit, fit_fan
+from edge.screen.fan import background_level, find_two, gather, judge
+from edge.screen.fit import Fit
 from edge.screen.geometry import fan_mask, full_fan
 from edge.screen.preprocess import Preprocessing, prepare, to_grey
 from edge.screen.signal import is_colour_bars, is_doppler, is_drawn, is_flat, readable
 
-MAX_CUT = 0.04  # of the picture that may lie outside the fan: logos, grey bars, a thumbnail
+MAX_CUT = 0.05  # of the picture that may lie outside the fan: logos, grey bars, a thumbnail
 MAX_ACROSS = 0.012  # of the picture that may go on across the fan's edge; beyond, "full" is safer than a wrong fan
 LOOSE_MARGIN = 3  # grey levels above the background: faint echoes count when the question is what a fan cuts away
 MIN_STILL_FILL = 0.55  # of the fan that must be picture: a still has no time in which noise fills the fluid
@@ -35,15 +35,16 @@ def _judge(image: np.ndarray) -> tuple[Signal, Fan | None]:
         return Signal.NO_SIGNAL, None
     grey = to_grey(image)
     evidence = gather(grey)
-    height, width = evidence.picture.shape
-    if is_drawn(cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST), evidence.picture):
-        return Signal.MENU, None
     if find_two(evidence) is not None:
         return Signal.DUAL, None
-    fit = fit_fan(evidence)
-    fan = full_fan(image.shape)
-    if fit is not None and plausible(fit, evidence.shape) and fit.fill >= MIN_STILL_FILL and not cuts(grey, fit):
+    fit = judge(image, evidence)
+    if fit is not None and fit.fill >= MIN_STILL_FILL and not cuts(grey, fit):
         fan = fit.fan
+    else:
+        fan = full_fan(image.shape)
+        height, width = evidence.weight.shape
+        if is_drawn(cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST), evidence.picture, fan.kind):
+            return Signal.MENU, None
     x0, y0, x1, y1 = fan.box
     step = max(1, (x1 - x0) // SAMPLES)
     inside = fan_mask(fan, fan.box)[::step, ::step]
@@ -57,8 +58,8 @@ def cuts(grey: np.ndarray, fit: Fit) -> bool:
     smooth = cv2.medianBlur(grey, 5)
     loose = (smooth > background_level(grey) + LOOSE_MARGIN).astype(np.uint8)
     side = max(3, int(0.015 * min(grey.shape)) | 1)  # strokes and ticks are thinner
-    loose = cv2.morphologyEx(loose, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
-    count, labels = cv2.connectedComponents(loose)
+    solid = cv2.morphologyEx(loose, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
+    count, labels = cv2.connectedComponents(solid)
     inside = fan_mask(fit.fan, (0, 0, grey.shape[1], grey.shape[0]))
     held: np.ndarray = np.bincount(labels[inside], minlength=count).astype(np.float64)
     lost: np.ndarray = np.bincount(labels[~inside], minlength=count).astype(np.float64)

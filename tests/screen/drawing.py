@@ -1,0 +1,67 @@
+"""Synthetic scanner screens for the tests: speckle in a fan, lettering, rulers and grey bars around it."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from edge.records import Fan, Frame
+from edge.screen.geometry import rasterise
+
+SECOND = 1_000_000_000  # ns
+SCREEN = (720, 1280)  # pixels
+SECTOR = Fan("sector", (312, 40, 969, 661), (640.0, -112.0), 160.0, 772.0, -0.44, 0.44)
+ZOOM = Fan("sector", (240, 60, 1040, 660), (620.0, -520.0), 560.0, 1500.0, -0.33, 0.33)
+RECT = Fan("rect", (300, 70, 980, 650))
+LEFT, RIGHT = Fan("rect", (90, 120, 600, 620)), Fan("rect", (680, 120, 1190, 620))
+
+
+def speckle(rng: np.random.Generator, shape: tuple[int, int] = SCREEN, lit: float = 70.0) -> np.ndarray:
+    """uint8 [H,W]: Rayleigh speckle of a few pixels, with bands of tissue. `lit`: mean grey level."""
+    small = rng.rayleigh(1.0, (shape[0] // 3 + 1, shape[1] // 4 + 1)).astype(np.float32)
+    field = cv2.resize(small, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
+    rows = np.linspace(0, 9, shape[0], dtype=np.float32)[:, None]
+    return np.clip(field * lit * (0.8 + 0.3 * np.sin(rows)), 0, 255).astype(np.uint8)
+
+
+def screen(
+    rng: np.random.Generator, *fans: Fan, background: int = 0, shape: tuple[int, int] = SCREEN, furniture: bool = True,
+    picture: np.ndarray | None = None,
+) -> np.ndarray:
+    """uint8 BGR [H,W,3]: a scanner's screen with speckle in each of `fans`."""
+    image = np.full((*shape, 3), background, np.uint8)
+    if furniture:
+        furnish(image)
+    source = speckle(rng, shape) if picture is None else picture
+    for fan in fans:
+        mask = rasterise(fan, (0, 0, shape[1], shape[0]))
+        image[mask] = source[mask][:, None]
+    return image
+
+
+def furnish(image: np.ndarray) -> None:
+    """Name line, settings, ruler, grey bar, TGC curve, logo: what must never be taken for picture."""
+    height, width = image.shape[:2]
+    white = (225, 225, 225)
+    cv2.putText(image, "DOE^JANE 12-34-56  CLINIC  23/11/2026 10:15", (20, 26), cv2.FONT_HERSHEY_SIMPLEX, 0.6, white, 1)
+    for i, line in enumerate(("Gn 45", "DR 60", "25 Hz", "D 9.1 cm", "MI 0.9", "TIb 0.2")):
+        cv2.putText(image, line, (16, 90 + 26 * i), cv2.FONT_HERSHEY_SIMPLEX, 0.5, white, 1)
+    for i, y in enumerate(range(60, height - 60, 20)):
+        cv2.line(image, (width - 60, y), (width - (48 if i % 5 else 40), y), white, 1)
+    image[100:280, width - 30 : width - 18] = np.linspace(255, 0, 180).astype(np.uint8)[:, None, None]
+    curve = np.array([[width - 110 + int(12 * np.sin(t)), height - 250 + 8 * t] for t in range(20)], np.int32)
+    cv2.polylines(image, [curve], False, (60, 200, 230), 1)
+    cv2.circle(image, (30, height - 60), 14, (200, 120, 40), -1)
+
+
+def frames(images: list[np.ndarray], fps: float = 25.0, start: int = 0) -> list[Frame]:
+    """Images as consecutive frames of a source."""
+    return [Frame(start + i, int((start + i) / fps * SECOND), image) for i, image in enumerate(images)]
+
+
+def iou(one: Fan | None, other: Fan, shape: tuple[int, int] = SCREEN) -> float:
+    """Intersection over union of two fans on the pixel grid."""
+    if one is None:
+        return 0.0
+    a, b = (rasterise(fan, (0, 0, shape[1], shape[0])) for fan in (one, other))
+    return float((a & b).sum() / (a | b).sum())
