@@ -15,6 +15,7 @@ FLAT_LEVELS = 8  # grey levels around the commonest one that still count as flat
 FLAT_SHARE = 0.97  # flat share of a screen without signal; "No signal" in letters a tenth of the height covers < 2 %
 NOTICE_SPREAD = 0.4  # of the screen that a notice's bounding box may take; a dark scanner's lettering takes nearly all
 BAR_ROWS = 0.5  # upper part of the screen that colour bars fill in every standard pattern (SMPTE, EBU)
+BAR_STEP = 4  # pixels of the thumbnail between samples; bars are a seventh of the screen wide
 BAR_CHROMA = 80  # BGR spread of a saturated bar, levels; EBU 75 % bars have 191
 DOPPLER_CHROMA = 48  # distance from the map's own tint, levels of Cb and Cr together; sepia varies < 25 at one grey
 DOPPLER_SHARE = 0.004  # of the fan's area: a colour box of 1/20 of the fan with a tenth of it filled
@@ -44,7 +45,7 @@ def is_colour_bars(thumb: np.ndarray) -> bool:
     """uint8 BGR thumbnail [h,w,3]: a test pattern of vertical, saturated bars?"""
     if thumb.ndim == 2:
         return False
-    upper = thumb[: max(2, int(BAR_ROWS * thumb.shape[0]))].astype(np.int16)
+    upper = thumb[: max(2, int(BAR_ROWS * thumb.shape[0])) : BAR_STEP, ::BAR_STEP].astype(np.int16)
     column = np.median(upper, axis=0)
     steady = (np.abs(upper - column).max(axis=2) <= FLAT_LEVELS).mean()
     chroma = column.max(axis=1) - column.min(axis=1)

@@ -71,8 +71,8 @@ def flow(image: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "image",
-    [np.zeros((720, 1280, 3), np.uint8), np.full((720, 1280, 3), (255, 0, 0), np.uint8), np.full((480, 640), 90, np.uint8),
-     no_signal_text((0, 0, 0)), no_signal_text((180, 30, 10)), colour_bars()],
+    [np.zeros((720, 1280, 3), np.uint8), np.full((720, 1280, 3), (255, 0, 0), np.uint8),
+     np.full((480, 640), 90, np.uint8), no_signal_text((0, 0, 0)), no_signal_text((180, 30, 10)), colour_bars()],
     ids=["black", "blue", "grey", "text", "text on blue", "bars"],
 )
 def test_no_signal(image):
@@ -207,7 +207,8 @@ def test_canary_the_interface_never_reaches_a_crop():
 @pytest.mark.parametrize(
     "image",
     [np.zeros((0, 0), np.uint8), np.zeros((1, 1), np.uint8), np.zeros((3, 2000, 3), np.uint8),
-     np.zeros((8, 8, 3), np.uint8), np.zeros((720, 1280), np.float32), np.zeros((720,), np.uint8), np.zeros((64, 64, 2), np.uint8)],
+     np.zeros((8, 8, 3), np.uint8), np.zeros((720, 1280), np.float32), np.zeros((720,), np.uint8),
+     np.zeros((64, 64, 2), np.uint8)],
     ids=["empty", "1x1", "sliver", "8x8", "float", "flat", "two channels"],
 )
 def test_unreadable_frames_are_no_signal(image):
