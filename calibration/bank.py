@@ -58,7 +58,9 @@ def box_in_crop(box: tuple[float, float, float, float], shape: tuple[int, int]) 
     return (box[0] + left) / side, (box[1] + top) / side, (box[2] + left) / side, (box[3] + top) / side
 
 
-def build_bank(data: Path, stills: list[Still], folds: np.ndarray, seed: int, on_step: Callable[[int, int], None]) -> Bank:
+def build_bank(
+    data: Path, stills: list[Still], folds: np.ndarray, seed: int, on_step: Callable[[int, int], None]
+) -> Bank:
     """Deterministic from `seed`, still by still. `on_step(done, total)` is called as it goes."""
     spec = Preprocessing(size=BANK_SIZE)
     crops: list[np.ndarray] = []

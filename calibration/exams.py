@@ -37,7 +37,11 @@ class Trace:
 
 
 def trace_exams(
-    truths: Sequence[str], seed: int, scorer: Scorer, spec: Preprocessing, on_exam: Callable[[int], None] = lambda n: None
+    truths: Sequence[str],
+    seed: int,
+    scorer: Scorer,
+    spec: Preprocessing,
+    on_exam: Callable[[int], None] = lambda n: None,
 ) -> list[Trace]:
     """Render, read and score one exam per entry of `truths`, seeds counted up from `seed`."""
     traces = []
@@ -87,7 +91,8 @@ def outcome(traces: Iterable[Trace], params: DecisionParams) -> Outcome:
         counts[sick][1] += flag is not None
         if sick and flag is not None:
             seconds.append(flag.t_mono_ns / 1e9 - (trace.standard_s or 0.0))
-    return Outcome(*counts[True], *counts[False], tuple(seconds))
+    (hygroma, flagged), (healthy, false_flags) = counts[True], counts[False]
+    return Outcome(hygroma, flagged, healthy, false_flags, tuple(seconds))
 
 
 def fit_decision(traces: Sequence[Trace], base: DecisionParams) -> DecisionParams:

@@ -96,14 +96,14 @@ def paint_out_calipers(grey: np.ndarray, box: tuple[float, float, float, float])
     its neighbourhood and no larger than a caliper cross (11 px)."""
     x0, y0, x1, y1 = (int(v) for v in box)
     pad = 14
-    ys, xs = slice(max(0, y0 - pad), y1 + pad), slice(max(0, x0 - pad), x1 + pad)
-    region = grey[ys, xs]
+    rows, columns = slice(max(0, y0 - pad), y1 + pad), slice(max(0, x0 - pad), x1 + pad)
+    region = grey[rows, columns]
     hat_h = cv2.morphologyEx(region, cv2.MORPH_TOPHAT, np.ones((1, 13), np.uint8))
     hat_v = cv2.morphologyEx(region, cv2.MORPH_TOPHAT, np.ones((13, 1), np.uint8))
     spots = (np.minimum(hat_h, hat_v) > 28).astype(np.uint8)
-    spots = cv2.dilate(spots, np.ones((5, 5), np.uint8))
+    spots = np.asarray(cv2.dilate(spots, np.ones((5, 5), np.uint8)), np.uint8)
     out = grey.copy()
-    out[ys, xs] = cv2.inpaint(region, spots, 3, cv2.INPAINT_TELEA)
+    out[rows, columns] = cv2.inpaint(region, spots, 3, cv2.INPAINT_TELEA)
     return out
 
 
@@ -139,7 +139,9 @@ def operate(
         flipped = NuchalAnatomy((nx0, height - ny1, nx1, height - ny0), anatomy.thalami_px, True)
         out, done = operate(np.ascontiguousarray(grey[::-1]), flipped, thickness_mm, rng, septa)
         bx0, by0, bx1, by1 = done.nuchal_box
-        return np.ascontiguousarray(out[::-1]), Operation(done.thickness_mm, (bx0, height - by1, bx1, height - by0), septa)
+        return np.ascontiguousarray(out[::-1]), Operation(
+            done.thickness_mm, (bx0, height - by1, bx1, height - by0), septa
+        )
 
     clean = paint_out_calipers(grey, anatomy.nt)
     x0, x1 = int(max(0, round(nx0))), int(min(width, round(nx1)))
@@ -184,7 +186,9 @@ def operate(
     decay = np.maximum(30.0, 2.2 * np.abs(full_gap))[None]
     behind = full_centre[None] + depth + full_gap[None] * (1 - np.exp(-np.maximum(depth - SKIN_PX, 0) / decay))
     source = np.where(ys <= full_centre[None], ys, np.where(depth < 0, full_centre[None], behind))
-    warped = cv2.remap(clean, xs, source.astype(np.float32), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+    warped = cv2.remap(clean, xs, source.astype(np.float32), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(
+        np.float32
+    )
 
     # fluid from the anterior to the posterior border; the sham gets its own band refilled in the same way
     full_ant, full_post = np.zeros(width, np.float32), np.zeros(width, np.float32)
@@ -208,10 +212,14 @@ def operate(
         if bottom - top < 14:  # px: no room for a septum that could be seen
             continue
         t = np.linspace(0, 1, 30)
-        points = np.stack([x_at + lean * (bottom - top) * (t - 0.5) + bow * np.sin(np.pi * t), top + t * (bottom - top)], 1)
-        septum = np.zeros((height, width), np.float32)
+        points = np.stack(
+            [x_at + lean * (bottom - top) * (t - 0.5) + bow * np.sin(np.pi * t), top + t * (bottom - top)], 1
+        )
+        septum: np.ndarray = np.zeros((height, width), np.float32)
         cv2.polylines(septum, [np.round(points * 8).astype(np.int32)], False, 1.0, 2, cv2.LINE_AA, 3)
-        septum = cv2.GaussianBlur(septum, (0, 0), 1.0) * (0.6 + 0.4 * _smooth_noise(height, 5, rng)[:, None].clip(-1, 1))
+        septum = cv2.GaussianBlur(septum, (0, 0), 1.0) * (
+            0.6 + 0.4 * _smooth_noise(height, 5, rng)[:, None].clip(-1, 1)
+        )
         out = out + np.clip(septum, 0, 1) * rng.uniform(0.35, 0.75) * float(np.quantile(clean, 0.93))
 
     bright = np.where(present > 0.5)[0]

@@ -59,7 +59,8 @@ def load_stills(data: Path) -> list[Still]:
         x0, y0, x1, y1 = (float(row[k]) for k in ("x_min", "y_min", "x_max", "y_max"))
         boxes[row["path"]][row["structure"]] = (x0, y0, x1, y1)
     flags = {row["path"]: row for row in _rows(data / "ultrasound/nt_weak_flags.csv")}
-    stills, first_of_hash = [], {}
+    stills: list[Still] = []
+    first_of_hash: dict[str, str] = {}
     for row in _rows(data / "manifest.csv"):
         if row["source"] != "fetus_framework" or row["kind"] != "still":
             continue

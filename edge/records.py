@@ -28,7 +28,7 @@ class Frame:
     """One picture from a source. `image` is uint8, grey [H,W] or BGR [H,W,3]; treat it as read-only."""
 
     id: int  # consecutive per source from 0, counting dropped frames too
-    t_mono_ns: int
+    t_mono_ns: int  # of a recording played fast: the clip's own time, so that evidence does not depend on the machine
     image: np.ndarray = field(repr=False, compare=False)
 
 

@@ -17,7 +17,7 @@ def augment(crop: np.ndarray, box: Box | None, size: int, rng: np.random.Generat
         pixels = tuple(v * side for v in box) if box else (0.3 * side, 0.3 * side, 0.7 * side, 0.7 * side)
         crop = add_calipers(crop, pixels, rng)  # type: ignore[arg-type]
     crop, box = _geometry(crop, box, size, rng)
-    image = crop.astype(np.float32) / 255
+    image: np.ndarray = crop.astype(np.float32) / 255
     image = np.clip(image, 0, 1) ** float(np.exp(rng.normal(0, 0.2)))  # the scanner's grey map
     gain = float(np.exp(rng.normal(0, 0.2)))
     tgc = 1 + rng.uniform(-0.25, 0.25) * np.linspace(-1, 1, size, dtype=np.float32)[:, None]
@@ -41,7 +41,9 @@ def augment(crop: np.ndarray, box: Box | None, size: int, rng: np.random.Generat
 
 def _geometry(crop: np.ndarray, box: Box | None, size: int, rng: np.random.Generator) -> tuple[np.ndarray, Box | None]:
     side = crop.shape[0]
-    scale = size / side * float(np.exp(rng.uniform(np.log(0.62), np.log(1.35))))  # depth settings: half to all of the fan
+    scale = (
+        size / side * float(np.exp(rng.uniform(np.log(0.62), np.log(1.35))))
+    )  # depth settings: half to all of the fan
     angle = np.deg2rad(rng.uniform(-14, 14))
     flip_x, flip_y = rng.random() < 0.5, rng.random() < 0.12  # facing either way; prone fetuses are rare
     focus = np.array([0.5, 0.5]) if box is None else np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2])

@@ -94,7 +94,9 @@ def load_recipe(path: Path) -> Recipe:
     recipe: Recipe = _build(Recipe, content, str(path), "")
     for number in recipe.student.blocks:
         if not 0 <= number < recipe.teacher.depth:
-            raise ConfigError(f"{path}: student.blocks: found {number}; the teacher has blocks 0 to {recipe.teacher.depth - 1}")
+            raise ConfigError(
+                f"{path}: student.blocks: found {number}; the teacher has blocks 0 to {recipe.teacher.depth - 1}"
+            )
     if recipe.image % 16:
         raise ConfigError(f"{path}: image: found {recipe.image}; must be a multiple of the patch side, 16")
     base = path.resolve().parent
@@ -139,4 +141,6 @@ def _value(hint: Any, found: Any, where: str, path: str) -> Any:
         return found
     if hint in (str, bool) and type(found) is hint and found != "":
         return found
-    raise ConfigError(f"{where}: {path}: found {found!r}; expected {hint.__name__}{' above 0' if hint is float else ''}")
+    raise ConfigError(
+        f"{where}: {path}: found {found!r}; expected {hint.__name__}{' above 0' if hint is float else ''}"
+    )

@@ -25,8 +25,8 @@ SOURCE_SHARES = {  # crops of an epoch, as a share of the number of training sti
     "real": 0.45,
     "sham": 0.30,
     "lesion": 0.50,
-    "hc18": 0.20,
-    "phantom": 0.45,
+    "hc18": 0.15,
+    "phantom": 0.35,
 }
 MAP_WEIGHT = 0.5  # the map's loss beside the two heads': localising helps, deciding matters more
 LABEL_SMOOTHING = 0.02  # simulated labels are clean, but probabilities of 0 and 1 would make the decision brittle
@@ -184,7 +184,14 @@ def fit(
             optimiser.step()
             total += float(value.detach())
         epoch += 1
-        log.info("%s epoch %d/%d loss %.4f %.0f s", checkpoint.stem, epoch, schedule.epochs, total / steps, time.monotonic() - started)
+        log.info(
+            "%s epoch %d/%d loss %.4f %.0f s",
+            checkpoint.stem,
+            epoch,
+            schedule.epochs,
+            total / steps,
+            time.monotonic() - started,
+        )
         partial = checkpoint.with_suffix(".partial")
         torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch}, partial)
         partial.replace(checkpoint)
@@ -204,7 +211,9 @@ def distillation_loss(teacher: HygromaViT) -> Loss:
         judged = batch.plane == 1  # the hygroma head answers for assessable planes only
         gap = F.binary_cross_entropy_with_logits(out.hygroma.float(), aim.hygroma.float().sigmoid(), reduction="none")
         soft = soft + (gap * judged).sum() / judged.sum().clamp(min=1)
-        soft = soft + MAP_WEIGHT * F.binary_cross_entropy_with_logits(out.nuchal_map.float(), aim.nuchal_map.float().sigmoid())
+        soft = soft + MAP_WEIGHT * F.binary_cross_entropy_with_logits(
+            out.nuchal_map.float(), aim.nuchal_map.float().sigmoid()
+        )
         tokens = 1 - F.cosine_similarity(out.tokens.float(), aim.tokens.float(), dim=-1).mean()
         return label_loss(out, batch) + soft + 2.0 * tokens
 

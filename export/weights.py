@@ -39,7 +39,11 @@ def load_backbone(model: HygromaViT, path: Path) -> None:
     if "pos_embed" in state:
         state["pos_embed"] = resample_positions(state["pos_embed"], model.config.grid)
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [f"{k} {tuple(state[k].shape)} != {tuple(own[k].shape)}" for k in own.keys() & state.keys() if state[k].shape != own[k].shape]
+    shapes = [
+        f"{k} {tuple(state[k].shape)} != {tuple(own[k].shape)}"
+        for k in own.keys() & state.keys()
+        if state[k].shape != own[k].shape
+    ]
     if missing or unexpected or shapes:
         raise InputError(
             f"{path}: not a checkpoint of this architecture ({model.config}); missing {missing or 'none'}, "

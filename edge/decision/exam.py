@@ -83,9 +83,11 @@ def _boundaries(state: ExamState, reading: Reading, params: DecisionParams) -> E
         last_signal_ns=state.last_signal_ns if signal is Signal.NO_SIGNAL else now,
     )
     if signal in (Signal.NO_SIGNAL, Signal.MENU):
-        return replace(state, boundary=state.boundary or reading.layout_changed)
-    if (state.boundary or reading.layout_changed) and state.has_picture:
+        return state
+    if state.boundary and state.has_picture:
         state = ExamState(state.exam_id + 1, last_signal_ns=state.last_signal_ns)
+    if reading.layout_changed:  # another depth or zoom: the same patient, so a flag stays, but the evidence starts again
+        state = replace(state, evidence=0.0, counted=0, last_counted_ns=None)
     return replace(state, has_picture=True, boundary=False)
 
 

@@ -127,13 +127,18 @@ def boundary_silent_gap(screen: Screen) -> None:
     screen.now += 11 * 10**9
 
 
-def boundary_layout(screen: Screen) -> None:
-    screen.show(1, layout_changed=True, scores=None)
+def test_another_layout_starts_the_evidence_again_but_keeps_exam_and_flag() -> None:
+    screen = Screen()
+    screen.show(4)
+    reset = screen.show(1, layout_changed=True, scores=None)[0]
+    assert (reset.exam_id, reset.evidence) == (1, 0.0)
+    assert screen.show(20)[-1].flagged
+    after = screen.show(20, layout_changed=True)
+    assert all(verdict.flagged and verdict.exam_id == 1 for verdict in after)
+    assert not any(verdict.newly_flagged for verdict in after)
 
 
-@pytest.mark.parametrize(
-    "boundary", [boundary_button, boundary_menu, boundary_gap, boundary_silent_gap, boundary_layout]
-)
+@pytest.mark.parametrize("boundary", [boundary_button, boundary_menu, boundary_gap, boundary_silent_gap])
 def test_a_boundary_begins_an_exam_without_evidence_that_can_be_flagged_again(boundary) -> None:
     screen = Screen()
     first = screen.show(20)

@@ -1,0 +1,432 @@
+"""The command line: composes and prints. Everything that decides anything lives elsewhere; heavy imports are lazy.
+
+Exit codes: 0 done; 1 done, but something was unreadable or a check failed; 2 wrong usage; 3 a gate failed; 65 bad bundle; 66 bad
+input; 69 source unavailable; 70 engine; 74 event store; 78 configuration (see edge/errors.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge import __version__
+from edge.errors import ConfigError, HygromaError
+
+if TYPE_CHECKING:
+    from edge.config import Config
+    from edge.stills import Scored
+
+STAGE_HELP = {
+    "train": "fine-tune the teachers, one a fold and one on everything",
+    "distill": "distil a student from each teacher",
+    "quantize": "INT8 graphs of the students",
+    "validate": "held-out figures of every form, as JSON and HTML",
+    "bundle": "the bundle, unless its conversion fails the gate",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    level = logging.INFO if args.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        return int(args.handler(args))
+    except HygromaError as error:
+        print(f"hygroma: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("hygroma: interrupted; what was finished is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `| head`
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hygroma",
+        description="Watches a point-of-care ultrasound screen for a thick nuchal collection. Decision support, not a diagnosis.",
+        epilog="On a device: demo, run, score, events, doctor. On a workstation: train, distill, quantize, validate, bundle, export.",
+    )
+    parser.add_argument("--version", action="version", version=f"hygroma-edge {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what happens to stderr")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="watch the phantom clinic session that ships with this package")
+    demo.add_argument("--json", action="store_true", help="print one JSON object")
+    demo.add_argument(
+        "--realtime", action="store_true", help="play the clip at its own rate (72 s) instead of as fast as possible"
+    )
+    demo.add_argument(
+        "--serve", action="store_true", help="real time with the status page, which stays up until Ctrl-C"
+    )
+    demo.add_argument("--bundle", metavar="B", help="another bundle than the shipped one")
+    demo.add_argument(
+        "--out", metavar="DIR", help="where events and evidence images go (default: a new temporary folder)"
+    )
+    demo.set_defaults(handler=_demo)
+
+    run = commands.add_parser(
+        "run",
+        help="watch a source",
+        description="Watch a source until it ends or SIGTERM. SOURCE: file:clip.mp4, v4l2:/dev/video0, rtsp://host/path, phantom:",
+    )
+    run.add_argument("--source", metavar="URI", help="what to watch (else source.uri of the configuration)")
+    run.add_argument(
+        "--bundle", metavar="B", help="a bundle's folder or .tar (else the configuration's, else the shipped one)"
+    )
+    run.add_argument("--config", metavar="C", type=Path, help="a YAML file; edge/config.example.yaml shows every key")
+    run.add_argument("--events", metavar="DIR", help="the event store (else events.dir of the configuration)")
+    run.add_argument(
+        "--as-fast-as-possible", action="store_true", dest="fast", help="play a file without waiting for its clock"
+    )
+    run.add_argument("--no-status", action="store_true", help="no status page")
+    run.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    run.set_defaults(handler=_run)
+
+    score = commands.add_parser(
+        "score",
+        help="score stills, folders, DICOM files and clips",
+        description="One line a frame. Probabilities are given for every picture that decodes; `assessable` says if they mean anything.",
+    )
+    score.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    score.add_argument("--json", action="store_true", help="one JSON object a line")
+    score.add_argument("--bundle", metavar="B", help="another bundle than the shipped one")
+    score.add_argument(
+        "--every", type=_positive, default=1, metavar="N", help="of clips, score every Nth frame (default 1)"
+    )
+    score.add_argument("--overlay", type=Path, metavar="DIR", help="also write each frame with its nuchal map")
+    score.set_defaults(handler=_score)
+
+    _add_events(commands)
+
+    doctor = commands.add_parser("doctor", help="find what is wrong on this machine and say what to do")
+    doctor.add_argument("--config", metavar="C", type=Path)
+    doctor.add_argument("--bundle", metavar="B")
+    doctor.add_argument("--json", action="store_true")
+    doctor.set_defaults(handler=_doctor)
+
+    for stage, text in STAGE_HELP.items():
+        command = commands.add_parser(
+            stage, help=f"workstation: {text}", description=f"{text}. Earlier stages run if they must."
+        )
+        command.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+        command.add_argument("--json", action="store_true", help="print the result as one JSON object")
+        if stage == "bundle":
+            command.add_argument(
+                "--accept-failing-gate", action="store_true", help="write it all the same; recorded and shown"
+            )
+        command.set_defaults(handler=_stage, stage=stage)
+    export = commands.add_parser("export", help="workstation: all stages of a recipe; goes on where it stopped")
+    export.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    export.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    export.add_argument(
+        "--accept-failing-gate", action="store_true", help="write the bundle all the same; recorded and shown"
+    )
+    export.set_defaults(handler=_stage, stage="bundle")
+    return parser
+
+
+def _add_events(commands: Any) -> None:
+    events = commands.add_parser("events", help="list, show, export and review committed flags")
+    actions = events.add_subparsers(title="actions", required=True, metavar="ACTION")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--store", required=True, metavar="DIR", help="the event store's folder")
+    shared.add_argument("--json", action="store_true")
+    listing = actions.add_parser("list", parents=[shared], help="newest first")
+    listing.add_argument("--review", choices=("open", "confirmed", "dismissed"))
+    show = actions.add_parser("show", parents=[shared], help="one event")
+    show.add_argument("id", type=int)
+    export = actions.add_parser("export", parents=[shared], help="images, events.json and events.csv into a folder")
+    export.add_argument("folder", type=Path)
+    export.add_argument("ids", type=int, nargs="*", help="events (default: all)")
+    review = actions.add_parser("review", parents=[shared], help="record what a person decided")
+    review.add_argument("id", type=int)
+    review.add_argument("review", choices=("confirmed", "dismissed", "open"))
+    review.add_argument("--by", required=True, help="who decided")
+    for action in (listing, show, export, review):
+        action.set_defaults(handler=_events, action=action.prog.split()[-1])
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"found {value}; must be at least 1")
+    return value
+
+
+# -- the device ---------------------------------------------------------------------------------------------------------
+
+
+def _config(path: Path | None, bundle: str | None = None) -> Config:
+    from edge.config import Config, load_config
+
+    config = load_config(path) if path else Config()
+    if bundle:
+        config = dataclasses.replace(config, engine=dataclasses.replace(config.engine, bundle=bundle))
+    return config
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from edge.demo import run_demo, to_json
+
+    folder = Path(args.out) if args.out else Path(tempfile.mkdtemp(prefix="hygroma-demo-"))
+    config = _config(None, args.bundle)
+    config = dataclasses.replace(
+        config,
+        events=dataclasses.replace(config.events, dir=str(folder), min_free_mb=0),
+        status=dataclasses.replace(config.status, enabled=args.serve),
+    )
+    progress = _Progress()
+    say = (lambda text: None) if args.json else print
+    say("The daemon watches a simulated clinic session (phantom). Not real patients.")
+
+    def note(done: int, total: int, verdict: Any) -> None:
+        state = "FLAGGED" if verdict.flagged else ", ".join(verdict.reasons) or "assessing"
+        progress("frame", done, total, state)
+
+    def linger() -> bool:
+        return bool(args.serve)
+
+    if args.serve:
+        say("Ctrl-C ends it.")
+    try:
+        result = run_demo(config, args.realtime or args.serve, note, lambda url: say(f"status page: {url}"), linger)
+    except KeyboardInterrupt:
+        if args.serve:
+            return 0
+        raise
+    progress.clear()
+    if args.json:
+        print(json.dumps(to_json(result)))
+        return 0
+    print(f"\n{'exam':<20}{'truth':<10}{'flagged':<9}{'after':<9}{'best':<7}{'assessable':<14}the screen was mostly")
+    for exam in result.exams:
+        after = f"{exam.seconds_to_flag:.1f} s" if exam.seconds_to_flag is not None else "-"
+        best = f"{exam.best_hygroma:.2f}" if exam.best_hygroma is not None else "-"
+        counted = f"{exam.assessable_frames}/{exam.frames}"
+        print(
+            f"{exam.name:<20}{exam.truth:<10}{'YES' if exam.flagged else 'no':<9}{after:<9}{best:<7}{counted:<14}{exam.said}"
+        )
+    for event in result.events:
+        print(
+            f"\nsuspected nuchal collection: refer. Exam {event.exam_id}, p {event.hygroma:.2f}, evidence {event.evidence:.1f}"
+        )
+        print(f"  {folder / event.image_path}")
+    t = result.latency_ms
+    print(
+        f"\na frame took p50 {t.p50:.1f}, p95 {t.p95:.1f}, p99 {t.p99:.1f} ms from memory to verdict (n = {t.count}); "
+        f"{result.fps:.0f} frames a second, {result.dropped} dropped"
+    )
+    print(f"bundle {result.bundle} on {result.engine}; events in {folder}")
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    from edge.capture.build import open_source
+    from edge.watching import open_watching
+
+    config = _config(args.config, args.bundle)
+    if args.source:
+        config = dataclasses.replace(config, source=dataclasses.replace(config.source, uri=args.source))
+    if args.events:
+        config = dataclasses.replace(config, events=dataclasses.replace(config.events, dir=args.events))
+    if args.no_status:
+        config = dataclasses.replace(config, status=dataclasses.replace(config.status, enabled=False))
+    if not config.source.uri:
+        raise ConfigError("source.uri: nothing to watch; give --source URI or set source.uri in the configuration")
+    source = (
+        _phantom(args.fast)
+        if config.source.uri.startswith("phantom:")
+        else open_source(config.source.uri, config.capture, args.fast)
+    )
+    with open_watching(config, source) as watching:
+        if watching.url and not args.json:
+            print(f"watching {source.name}; status page: {watching.url}", file=sys.stderr)
+        summary = watching.watch.run()
+        label = watching.scorer.label
+    total = summary.latencies["verdict"]
+    if args.json:
+        print(json.dumps({
+            "source": source.name, "bundle": label, "frames": summary.frames, "seconds": round(summary.seconds, 2),
+            "signal": summary.frames_by_signal, "duplicates": summary.duplicates, "dropped": summary.feed.dropped,
+            "decode_errors": summary.feed.decode_errors, "errors": summary.errors, "lost_events": summary.lost_events,
+            "exams": [dataclasses.asdict(exam) for exam in summary.exams],
+            "events": [dataclasses.asdict(event) for event in summary.events],
+            "latency_ms": {"p50": total.p50, "p95": total.p95, "p99": total.p99, "max": total.max},
+        }))  # fmt: skip
+        return 0
+    states = ", ".join(f"{n} {state}" for state, n in sorted(summary.frames_by_signal.items()))
+    assessed = sum(exam.assessable_frames for exam in summary.exams)
+    print(
+        f"{source.name}: {summary.frames} frames ({states or 'none'}), {assessed} assessable, {summary.feed.dropped} dropped, "
+        f"{len(summary.events)} flagged; p50 {total.p50:.1f}, p99 {total.p99:.1f} ms a frame"
+    )
+    return 0
+
+
+def _phantom(fast: bool) -> Any:
+    from edge.capture.recorded import FramesSource
+
+    try:
+        from calibration.phantom import PhantomSource
+    except ImportError:
+        raise ConfigError(
+            "phantom: needs the `calibration` package, which this installation lacks; `hygroma demo` plays a clip"
+        ) from None
+    phantom = PhantomSource()
+    return FramesSource("phantom", iter(phantom.read, None), phantom.fps, fast)
+
+
+def _score(args: argparse.Namespace) -> int:
+    from edge.engines.scorer import Scorer
+    from edge.errors import InputError
+    from edge.stills import list_files, score_file
+    from edge.watching import SHIPPED_BUNDLE
+
+    failed = False
+    with Scorer.open(args.bundle or SHIPPED_BUNDLE) as scorer:
+        for path in list_files(args.paths):
+            try:
+                for scored in score_file(path, scorer, args.every):
+                    print(json.dumps(_scored_json(scored)) if args.json else _scored_line(scored), flush=True)
+                    if args.overlay:
+                        _write_overlay(args.overlay, scored)
+            except InputError as error:
+                failed = True
+                if args.json:
+                    print(json.dumps({"path": str(path), "error": str(error)}), flush=True)
+                else:
+                    print(f"hygroma: {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _scored_json(scored: Scored) -> dict[str, object]:
+    return {
+        "path": str(scored.path), "frame": scored.frame, "signal": scored.reading.signal.value, "assessable": scored.assessable,
+        "reasons": list(scored.reasons), "plane": round(scored.scores.plane, 6), "hygroma": round(scored.scores.hygroma, 6),
+        "ood": round(scored.scores.ood, 4), "ms": round(scored.ms, 2),
+    }  # fmt: skip
+
+
+def _scored_line(scored: Scored) -> str:
+    s = scored.scores
+    state = "assessable" if scored.assessable else f"not assessable ({', '.join(scored.reasons)})"
+    return f"{scored.path} frame {scored.frame}: {state}; plane {s.plane:.2f}, hygroma {s.hygroma:.2f}, ood {s.ood:.2f}"
+
+
+def _write_overlay(folder: Path, scored: Scored) -> None:
+    import cv2
+
+    from edge.events.evidence import heat_overlay
+
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = heat_overlay(scored.crop, scored.scores.nuchal_map, 3 * scored.crop.shape[0])
+    cv2.imwrite(str(folder / f"{scored.path.stem}_{scored.frame:06d}.png"), picture)
+
+
+def _events(args: argparse.Namespace) -> int:
+    from edge.events.store import EventStore
+
+    with EventStore(args.store, create=False) as store:
+        if args.action == "list":
+            found = store.events(args.review, limit=-1)
+        elif args.action == "show":
+            found = [store.show(args.id)]
+        elif args.action == "review":
+            found = [store.review(args.id, args.review, args.by)]
+        else:
+            found = store.export(args.folder, args.ids or None)
+    if args.json:
+        rows = [dataclasses.asdict(event) for event in found]
+        print(json.dumps(rows[0] if args.action in ("show", "review") else rows))
+        return 0
+    for e in found:
+        reviewer = f" by {e.reviewed_by}" if e.reviewed_by else ""
+        print(
+            f"{e.id:>5}  {e.t_wall}  exam {e.exam_id}  p {e.hygroma:.2f}  evidence {e.evidence:.1f}  {e.review}{reviewer}  "
+            f"{Path(args.store) / e.image_path}"
+        )
+    if not found:
+        print("no events")
+    if args.action == "export":
+        print(f"written to {args.folder}")
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from edge.doctor import examine
+
+    findings = list(examine(_config(args.config, args.bundle)))
+    if args.json:
+        print(json.dumps([dataclasses.asdict(f) for f in findings]))
+    else:
+        for f in findings:
+            print(f"{f.level.upper():<5} {f.check:<9} {f.found}" + (f"\n      -> {f.fix}" if f.fix else ""))
+    return 1 if any(f.level == "fail" for f in findings) else 0
+
+
+# -- the workstation ----------------------------------------------------------------------------------------------------
+
+
+def _stage(args: argparse.Namespace) -> int:
+    try:
+        from export.pipeline import Pipeline
+        from export.recipe import load_recipe
+    except ImportError as error:
+        raise ConfigError(
+            f"the workstation's packages are missing ({error.name}): pip install 'hygroma-edge[toolchain]'"
+        ) from None
+    progress = _Progress()
+    pipeline = Pipeline(load_recipe(args.recipe), progress)
+    pipeline.run(until=args.stage, accept_failing_gate=getattr(args, "accept_failing_gate", False))
+    progress.clear()
+    result = {
+        "stage": args.stage,
+        "work": str(pipeline.work),
+        "report": str(pipeline.work / "report" / "validation.html"),
+    }
+    if args.stage == "bundle":
+        result["bundle"] = str(pipeline.work / "bundle")
+    elif args.stage != "validate":
+        del result["report"]
+    print(json.dumps(result) if args.json else "\n".join(f"{key}: {value}" for key, value in result.items()))
+    return 0
+
+
+class _Progress:
+    """A one-line bar on a terminal; a line now and then elsewhere. Always on stderr."""
+
+    WIDTH = 30  # characters
+    QUIET_S = 10.0  # seconds between lines when stderr is a file
+
+    def __init__(self) -> None:
+        self._live, self._last, self._what = sys.stderr.isatty(), 0.0, ""
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        wait = 0.1 if self._live else self.QUIET_S
+        if what == self._what and now - self._last < wait:
+            return
+        self._last, self._what = now, what
+        filled = self.WIDTH * done // max(1, total)
+        line = f"[{'#' * filled}{'.' * (self.WIDTH - filled)}] {what} {done}/{total} {note}"
+        print(
+            f"\r{line[:110]:<110}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True
+        )
+
+    def clear(self) -> None:
+        if self._live:
+            print("\r" + " " * 110 + "\r", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

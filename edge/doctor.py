@@ -1,0 +1,179 @@
+"""What could keep this machine from watching, and what to do about it. Every check is read-only but for one test file."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edge.capture.uri import parse_uri
+from edge.config import Config
+from edge.errors import HygromaError
+from edge.watching import SHIPPED_BUNDLE, open_scorer
+
+CLOCK_FLOOR = 1_750_000_000  # seconds since 1970, June 2025: an earlier clock was never set
+FRAME_BUDGET_MS = 33.0  # a 30 fps source
+PROBES = 20  # inferences timed; enough for a median
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`level` is "ok", "warn" or "fail"; `fix` says what to do ("" when ok)."""
+
+    check: str
+    level: str
+    found: str
+    fix: str = ""
+
+
+def examine(config: Config) -> Iterator[Finding]:
+    """Every check, in order, as it finishes. A check that breaks is itself a finding."""
+    checks: tuple[Callable[[Config], Finding], ...] = (
+        _python,
+        _packages,
+        _bundle,
+        _source,
+        _store,
+        _clock,
+        _cores,
+        _thermal,
+    )
+    for check in checks:
+        try:
+            yield check(config)
+        except HygromaError as error:
+            yield Finding(check.__name__.strip("_"), "fail", str(error), "see the message")
+
+
+def _python(config: Config) -> Finding:
+    found = f"Python {platform.python_version()} on {platform.machine()}"
+    if sys.version_info < (3, 10):
+        return Finding("python", "fail", found, "install Python 3.10 or newer")
+    return Finding("python", "ok", found)
+
+
+def _packages(config: Config) -> Finding:
+    versions = []
+    for name in ("numpy", "cv2", "onnxruntime", "yaml", "pydicom"):
+        try:
+            versions.append(f"{name} {importlib.import_module(name).__version__}")
+        except ImportError as error:
+            return Finding("packages", "fail", str(error), "install the package again: pip install hygroma-edge")
+    return Finding("packages", "ok", ", ".join(versions))
+
+
+def _bundle(config: Config) -> Finding:
+    path = config.engine.bundle or str(SHIPPED_BUNDLE)
+    with open_scorer(path, config) as scorer:
+        size = scorer.manifest.input.size
+        crop = np.zeros((size, size), np.uint8)
+        times = sorted(scorer.score(crop).ms for _ in range(PROBES))
+    median = times[PROBES // 2]
+    found = f"{scorer.label} on {scorer.runner_name}: self-test passed, {median:.1f} ms a frame (median of {PROBES})"
+    if scorer.manifest.gate.accepted_failing:
+        return Finding(
+            "bundle",
+            "warn",
+            found + "; its conversion FAILED its gate and was accepted by hand",
+            "use a bundle that passed",
+        )
+    if median > FRAME_BUDGET_MS:
+        return Finding(
+            "bundle",
+            "warn",
+            found,
+            f"slower than {FRAME_BUDGET_MS:.0f} ms: frames will be dropped; try engine.threads: 2",
+        )
+    return Finding("bundle", "ok", found)
+
+
+def _source(config: Config) -> Finding:
+    if not config.source.uri:
+        cameras = sorted(str(p) for p in Path("/dev/v4l/by-id").glob("*")) if Path("/dev/v4l/by-id").is_dir() else []
+        if cameras:
+            return Finding(
+                "source", "warn", f"none configured; cameras here: {', '.join(cameras)}", "set source.uri to v4l2:PATH"
+            )
+        return Finding(
+            "source",
+            "warn",
+            "none configured, and no camera under /dev/v4l/by-id",
+            "plug in the grabber, set source.uri",
+        )
+    parsed = parse_uri(config.source.uri)
+    if parsed.scheme == "v4l2":
+        if not Path(parsed.target).exists():
+            return Finding(
+                "source",
+                "fail",
+                f"{parsed.name}: no such device",
+                "plug in the grabber; `ls /dev/v4l/by-id` lists them",
+            )
+        if not os.access(parsed.target, os.R_OK | os.W_OK):
+            return Finding("source", "fail", f"{parsed.name}: no permission", "add this user to the group `video`")
+    if parsed.scheme == "file" and not Path(parsed.target).is_file():
+        return Finding("source", "fail", f"{parsed.name}: no such file", "correct source.uri")
+    return Finding("source", "ok", parsed.name)
+
+
+def _store(config: Config) -> Finding:
+    folder = Path(config.events.dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return Finding(
+            "events", "fail", f"{folder}: {error.strerror}", "set events.dir to a folder that this user may write"
+        )
+    free_mb = shutil.disk_usage(folder).free // 2**20
+    if free_mb < config.events.min_free_mb:
+        return Finding(
+            "events", "fail", f"{folder}: {free_mb} MB free", f"free at least {config.events.min_free_mb} MB"
+        )
+    return Finding("events", "ok", f"{folder}: writable, {free_mb} MB free")
+
+
+def _clock(config: Config) -> Finding:
+    now = time.time()
+    text = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now))
+    if now < CLOCK_FLOOR:
+        return Finding(
+            "clock", "warn", text, "the clock was never set: events will carry wrong dates (flags still work)"
+        )
+    return Finding("clock", "ok", text)
+
+
+def _cores(config: Config) -> Finding:
+    cores = len(os.sched_getaffinity(0))
+    if config.engine.threads > cores:
+        return Finding(
+            "cores",
+            "warn",
+            f"{cores} cores, engine.threads is {config.engine.threads}",
+            f"set engine.threads to at most {cores}",
+        )
+    return Finding("cores", "ok", f"{cores} cores, {config.engine.threads} for the engine")
+
+
+def _thermal(config: Config) -> Finding:
+    hottest = -273.0
+    for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp"):
+        try:
+            hottest = max(hottest, int(zone.read_text()) / 1000)
+        except (OSError, ValueError):  # a zone that is switched off cannot be read
+            continue
+    if hottest < -200:
+        return Finding("thermal", "ok", "no temperature sensor to read")
+    if hottest > 85:  # degrees Celsius: Jetson modules begin to throttle in the nineties
+        return Finding("thermal", "warn", f"{hottest:.0f} degrees C", "clear the vents; the module throttles soon")
+    return Finding("thermal", "ok", f"{hottest:.0f} degrees C")

@@ -1,0 +1,80 @@
+"""Putting a daemon together: from a configuration and a source to a Watch with everything it needs, opened and closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.bundle import load_bundle
+from edge.capture.build import feed_for
+from edge.capture.source import Source
+from edge.config import Config
+from edge.decision.exam import Exam
+from edge.decision.params import DecisionParams
+from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
+from edge.engines.scorer import Scorer
+from edge.errors import ConfigError
+from edge.events.store import EventStore, Retention, evidence_reader
+from edge.loop import Identity, Watch
+from edge.records import Verdict
+from edge.screen.reader import ScreenReader
+from edge.status.board import Board
+from edge.status.server import StatusServer, read_token
+
+SHIPPED = Path(__file__).with_name("data")
+SHIPPED_BUNDLE = SHIPPED / "bundle"
+
+
+@dataclass(frozen=True)
+class Watching:
+    """A Watch that is ready to run, its scorer (for the label), its store, and where its page is ("" without one)."""
+
+    watch: Watch
+    scorer: Scorer
+    store: EventStore
+    url: str
+
+
+def open_scorer(bundle: str | Path, config: Config) -> Scorer:
+    """The bundle's scorer, not yet entered. ConfigError for a runtime that this build has no runner for."""
+    if config.engine.runtime == "tensorrt":
+        raise ConfigError(
+            "engine.runtime: found 'tensorrt'; this version runs ONNX Runtime only: set auto or onnxruntime"
+        )
+    loaded = load_bundle(bundle)
+    return Scorer(loaded, OnnxRuntimeRunner(loaded.model, config.engine.threads))
+
+
+@contextmanager
+def open_watching(
+    config: Config, source: Source, on_verdict: Callable[[Verdict], None] | None = None
+) -> Iterator[Watching]:
+    """Opens scorer (with its self-test), store, page and feed, in that order; closes them in the other."""
+    with ExitStack() as stack:
+        scorer = stack.enter_context(open_scorer(config.engine.bundle or SHIPPED_BUNDLE, config))
+        params = config.decision.apply(DecisionParams.from_manifest(scorer.manifest))
+        e = config.events
+        store = EventStore(e.dir, Retention(e.retention_days, e.max_mb * 2**20, e.min_free_mb * 2**20))
+        stack.callback(store.close)
+        board, url = Board(), ""
+        if config.status.enabled:
+            token = read_token(config.status.token_file) if config.status.token_file else ""
+            evidence = evidence_reader(e.dir)
+            server = StatusServer(board, config.status.host, config.status.port, token, evidence)
+            url = stack.enter_context(server).url
+        feed = stack.enter_context(feed_for(source, config.capture))
+        store.open()
+        watch = Watch(
+            feed=feed,
+            reader=ScreenReader(scorer.manifest.preprocessing),
+            scorer=scorer,
+            exam=Exam(params, store.next_exam_id()),
+            store=store,
+            board=board,
+            identity=Identity(config.source.name or source.name, scorer.label, scorer.runner_name),
+            stall_s=config.capture.stall_s,
+            on_verdict=on_verdict,
+        )
+        yield Watching(watch, scorer, store, url)
