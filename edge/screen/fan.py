@@ -17,14 +17,14 @@ from edge.screen.geometry import rasterise, scaled
 from edge.screen.preprocess import to_grey
 from edge.screen.signal import is_drawn
 
-WORK_SIDE = 480  # px, longest side of the image that is fitted: finer gains < .2 % IoU, coarser merges text with it
+WORK_SIDE = 480  # px, longest side of the image that is fitted: a pixel is .2 % of it; cost grows with its square
 RING = 0.03  # of the screen's lesser side: depth of the border that shows the background
-FLAT_SHARE = 0.25  # share of the border at one grey level (+-1) that makes this level the background; tissue has < .1
-BACKGROUND_MARGIN = 4  # grey levels above the background that count as picture; H.264 noise on flat black is +-2
+FLAT_SHARE = 0.25  # share of the border at one grey level (+-1) that makes this level the background; chosen
+BACKGROUND_MARGIN = 4  # grey levels above the background that count as picture; chosen above codec noise on black
 MIN_AREA = 0.03  # of the screen; a smaller fan is a thumbnail
 MIN_FILL = 0.30  # picture pixels in the fan; below, the shape rests on scattered interface elements
 MAX_OUTSIDE = 0.10  # of the picture outside the fan; above, the shape does not describe the picture
-DUAL_LIKENESS = 0.45  # area of the smaller fan over the larger; a thumbnail is < .2
+DUAL_LIKENESS = 0.45  # area of the smaller fan over the larger; thumbnails are far smaller (chosen)
 DUAL_OUTSIDE = 0.03  # of each picture that may lie outside its own fan: fluid has no straight edges
 DUAL_OFF_CENTRE = 0.3  # of its box's width, from the box's middle to a sector's apex; half a fan is off by .5
 DUAL_FILL = 0.75  # of each fan of a dual view that must be picture

@@ -248,7 +248,7 @@ def _fit_sector(weight: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _coarse_fit(rows: _Rows, starts: np.ndarray, moves: np.ndarray) -> tuple[np.ndarray, float]:
-    """The best of the most promising starts; three hold the right one on every screen tried."""
+    """The best of the three most promising starts."""
     order = np.argsort(rows.score(starts))[:3]
     tries = [_refine(rows, starts[k], (6.0, 3.0, 1.0), moves) for k in order]
     return min(tries, key=lambda item: item[1])

@@ -19,14 +19,14 @@ SETTLING = (SECOND // 2, 2 * SECOND)  # ns after a layout appears at which its f
 RECHECK = SECOND  # ns between later checks
 SEARCH = SECOND // 2  # ns between checks while there is no fan
 JUMP_PAUSE = SECOND // 4  # ns after any check in which a jump starts no other: a check costs several frames' time
-SAME_LAYOUT = 0.93  # IoU of two estimates of one layout; tissue that comes and goes at the edges costs up to 6 %
+SAME_LAYOUT = 0.93  # IoU of two estimates of one layout; leaves room for tissue that comes and goes at the edges
 SAME_ESTIMATE = 0.97  # IoU of two estimates of a new layout: a real one repeats itself, an accident of tissue does not
 CONFIRM = 1  # further checks in a row that must repeat a new layout
 CONFIRM_SMALLER = 3  # the same when it lies inside the old one, as it seems to when the probe is lifted for a moment
 MOVING_RANGE = 10  # grey levels that a thumbnail pixel must range over in a window to count as live
 MOVING_SHARE = 0.02  # of the screen that must be live before stillness means anything
 JUMP_LEVELS = 16  # grey levels by which a pixel around the fan must change from one frame to the next to count
-JUMP_SHARE = 0.02  # of the screen around the fan that must change at once: a clock or a cursor changes < .5 %
+JUMP_SHARE = 0.02  # of the screen around the fan that must change at once: a clock or a cursor changes far less (chosen)
 JUMP_AREA = 0.1  # of the screen that must lie around the fan for this to be watched
 
 Layout = tuple[Signal, Fan | None]  # OK with a fan; DUAL or MENU without

@@ -11,16 +11,16 @@ import numpy as np
 from edge.screen.preprocess import to_grey
 
 MIN_SIDE = 16  # px; below this there is no screen to read
-FLAT_LEVELS = 8  # grey levels around the commonest one that still count as flat: MJPEG noise on flat blue is +-4
-FLAT_SHARE = 0.97  # flat share of a screen without signal; "No signal" in letters a tenth of the height covers < 2 %
+FLAT_LEVELS = 8  # grey levels around the commonest one that still count as flat: room for codec noise (chosen)
+FLAT_SHARE = 0.97  # flat share of a screen without signal; a line of lettering covers less
 NOTICE_SPREAD = 0.4  # of the screen that a notice's bounding box may take; a dark scanner's lettering takes nearly all
 BAR_ROWS = 0.5  # upper part of the screen that colour bars fill in every standard pattern (SMPTE, EBU)
 BAR_STEP = 4  # pixels of the thumbnail between samples; bars are a seventh of the screen wide
 BAR_CHROMA = 80  # BGR spread of a saturated bar, levels; EBU 75 % bars have 191
-DOPPLER_CHROMA = 48  # distance from the map's own tint, levels of Cb and Cr together; sepia varies < 25 at one grey
+DOPPLER_CHROMA = 48  # distance from the map's own tint, levels of Cb and Cr together; a map varies far less at one grey
 DOPPLER_SHARE = 0.004  # of the fan's area: a colour box of 1/20 of the fan with a tenth of it filled
 PHOTO_SHARE = 0.12  # of a rectangle's picture in colours that no single map explains: photographs and desktops
-FEW_LEVELS_SHARE = 0.75  # of the picture in its eight commonest grey levels: drawn interface, never speckle (< .5)
+FEW_LEVELS_SHARE = 0.75  # of the picture in its eight commonest grey levels: drawn interface, never speckle
 TINT_BEND = 24  # levels of chroma by which a tinted map may leave its straight line through black
 CHANGE_CLIP = 12  # levels at which one pixel's change saturates, so that a moved caliper does not outweigh the speckle
 CHANGE_FLOOR = 6  # grey level below which a pixel shows no echo and so cannot change
