@@ -26,7 +26,7 @@ CONFIRM_SMALLER = 3  # the same when it lies inside the old one, as it seems to 
 MOVING_RANGE = 10  # grey levels that a thumbnail pixel must range over in a window to count as live
 MOVING_SHARE = 0.02  # of the screen that must be live before stillness means anything
 JUMP_LEVELS = 16  # grey levels by which a pixel around the fan must change from one frame to the next to count
-JUMP_SHARE = 0.02  # of the screen around the fan that must change at once: a clock or a cursor changes far less (chosen)
+JUMP_SHARE = 0.02  # of the screen around the fan that must change at once: a clock changes far less (chosen)
 JUMP_AREA = 0.1  # of the screen that must lie around the fan for this to be watched
 
 Layout = tuple[Signal, Fan | None]  # OK with a fan; DUAL or MENU without

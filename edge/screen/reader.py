@@ -19,7 +19,7 @@ from edge.screen.signal import change, is_colour_bars, is_doppler, is_flat, read
 THUMB_SIDE = 640  # px, longest side of the thumbnail that geometry is estimated on
 TINY_SIDE = 160  # px, longest side of the one on which the whole screen's state is looked at
 SAMPLE_SIDE = 160  # px, longest side of the grid on which colour and change inside the fan are looked at
-DUPLICATE = 0.35  # mean change, grey levels: measured: repeats through codecs < .2, live clips > .4 (all but key frames)
+DUPLICATE = 0.35  # mean change, grey levels; measured: repeats < .35 but for key frames, real live clips .33 to 8
 FREEZE = SECOND  # ns without live change after which the picture is called frozen
 FROZEN_CHANGES = 2  # changes that a frozen picture may show in FREEZE: key frames of a low-rate H.264 stream
 FRAMES_PER_CHANGE = 10  # frames in FREEZE for each of them: at low frame rates every change counts
