@@ -67,7 +67,9 @@ class LayoutTracker:
             np.minimum(self._low, grey, out=self._low)
         if not jumped and now < self._next_check:
             return False
-        seen = self._estimate(thumb, self._peak, self._low)
+        moving = cv2.absdiff(self._peak, self._low) > MOVING_RANGE
+        alive = bool(moving.mean() > MOVING_SHARE)
+        seen = self._estimate(thumb, self._peak, moving if alive else None)
         self._quiet_until = now + JUMP_PAUSE
         if self._layout is None:
             self._begin(seen, small.shape, now)
@@ -80,6 +82,10 @@ class LayoutTracker:
             else:
                 self._schedule(now)
             return changed and settled  # until it has settled, a better estimate is no other layout
+        if not alive and seen[1] is not None:  # a frozen picture: one frame tells less than what is known already
+            self._settling = self._settling[1:]
+            self._schedule(now)
+            return False
         if self._settling:
             self._settling.pop(0)
             self._adopt(seen, small.shape)
@@ -117,10 +123,8 @@ class LayoutTracker:
         self._adopt(seen, small)
         return True
 
-    def _estimate(self, thumb: np.ndarray, peak: np.ndarray, low: np.ndarray) -> Layout:
-        moving = cv2.absdiff(peak, low) > MOVING_RANGE
-        alive = moving if moving.mean() > MOVING_SHARE else None
-        evidence = gather(peak, alive, screen=(self._shape[0], self._shape[1]))
+    def _estimate(self, thumb: np.ndarray, peak: np.ndarray, moving: np.ndarray | None) -> Layout:
+        evidence = gather(peak, moving, screen=(self._shape[0], self._shape[1]))
         if find_two(evidence) is not None:
             return Signal.DUAL, None
         fit = judge(thumb, evidence)

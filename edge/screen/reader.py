@@ -22,6 +22,7 @@ SAMPLE_SIDE = 160  # px, longest side of the grid on which colour and change ins
 DUPLICATE = 0.35  # mean change, grey levels; measured: repeats < .35 but for key frames, real live clips .33 to 8
 FREEZE = SECOND  # ns without live change after which the picture is called frozen
 FROZEN_CHANGES = 2  # changes that a frozen picture may show in FREEZE: key frames of a low-rate H.264 stream
+THAW_CHANGES = 8  # changes in FREEZE that thaw it: a stream sharpens a still in a few steps after a key frame
 FRAMES_PER_CHANGE = 10  # frames in FREEZE for each of them: at low frame rates every change counts
 DOPPLER_HOLD = SECOND // 2  # ns that DOPPLER outlasts the last colour: flow pulses with the heart
 
@@ -39,6 +40,7 @@ class ScreenReader:
         self._inside = np.zeros((0, 0), bool)
         self._history: deque[tuple[int, bool]] = deque()  # (t_mono_ns, changed) of the frames of the last FREEZE
         self._watched_since = 0  # ns
+        self._frozen = False
         self._colour_until = 0  # ns
 
     def read(self, frame: Frame) -> Reading:
@@ -75,6 +77,7 @@ class ScreenReader:
         self._fan, self._samples, self._colour_until = fan, None, now
         if not keep_time:
             self._history.clear()
+            self._frozen = False
             self._watched_since = now
 
     def _look_inside(self, image: np.ndarray, fan: Fan, now: int) -> tuple[Signal, bool]:
@@ -103,8 +106,12 @@ class ScreenReader:
         while now - self._history[0][0] > FREEZE:
             self._history.popleft()
         changes = sum(item[1] for item in self._history)
-        allowed = min(FROZEN_CHANGES, len(self._history) // FRAMES_PER_CHANGE)
-        return now - self._watched_since >= FREEZE and changes <= allowed
+        if self._frozen:
+            self._frozen = changes < min(THAW_CHANGES, (len(self._history) + 1) // 2)
+        else:
+            allowed = min(FROZEN_CHANGES, len(self._history) // FRAMES_PER_CHANGE)
+            self._frozen = now - self._watched_since >= FREEZE and changes <= allowed
+        return self._frozen
 
 
 def thumbnail(image: np.ndarray, side: int) -> np.ndarray:

@@ -148,7 +148,17 @@ def test_frozen_after_a_second_and_live_again(noise):
     signals = [r.signal for r in readings]
     assert signals[:53] == [Signal.OK] * 53
     assert signals[60:70] == [Signal.FROZEN] * 10 and readings[65].crop is None and readings[65].fan is not None
-    assert signals[75:] == [Signal.OK] * 15
+    assert signals[78:] == [Signal.OK] * 12
+
+
+def test_a_frozen_picture_keeps_the_fan_that_the_live_one_showed():
+    """A still shows less than live speckle did: fluid in the fan's corner must not become a new layout."""
+    images = live(40)
+    still = images[-1].copy()
+    still[40:300, 640:969] = 0
+    readings = run(images + [still] * 80)
+    assert not any(r.layout_changed for r in readings)
+    assert {r.signal for r in readings[70:]} == {Signal.FROZEN}
 
 
 def test_moving_calipers_do_not_thaw_a_frozen_picture():
