@@ -1,4 +1,5 @@
-"""The stages from data to bundle, in order. Each leaves files in the recipe's `work` folder and is skipped when they are there.
+"""The stages from data to bundle, in order. Each leaves files in the recipe's `work` folder and is skipped when they are
+there.
 
 bank      crops with labels: real stills, shams, simulated lesions, other anatomy, phantom frames
 train     one teacher a fold, and one on everything
@@ -13,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +25,10 @@ import edge
 from calibration.bank import BANK_SIZE, UNKNOWN, Bank, Entry, box_in_crop, build_bank, load_bank, save_bank
 from calibration.exams import Outcome, fit_decision, outcome, trace_exams
 from calibration.phantom import PhantomFrame, render_stills
-from calibration.stills import FOLDS, assign_folds, load_stills
-from edge.bundle import Bundle, load_bundle
+from calibration.stills import FOLDS, assign_folds, load_stills, read_grey
+from edge.bundle import Bundle, load_bundle, write_bundle
 from edge.bundle.manifest import (
+    CARD_FILE,
     Calibration,
     DataSource,
     EvidenceRow,
@@ -43,10 +46,12 @@ from edge.screen.preprocess import Preprocessing, letterbox, prepare
 from edge.screen.still import read_still
 from export import metrics
 from export.bundle import Ingredients, LabelledCrops, assemble_bundle
+from export.model_card import model_card
 from export.onnx_graph import build_float_graph
 from export.ort_graph import run_graph
 from export.quantize import quantize_best
 from export.recipe import Recipe
+from export.sources import DINOV2_INITIALISATION, PROTOTYPE_LIMITS, fetus_framework, hc18
 from export.train import distillation_loss, fit, predict
 from export.validate import EvaluationSet, Step, evidence_tables, validation_report, write_report
 from export.vit import HygromaViT
@@ -55,7 +60,6 @@ from export.weights import load_backbone, student_from_teacher
 log = logging.getLogger("hygroma.export")
 
 REFIT = FOLDS  # the run that trains on every training still; the shipped weights
-RUNS = (REFIT, *range(FOLDS))  # the refit first: should time run out, there is a model
 STAGES = ("bank", "train", "distill", "quantize", "validate", "bundle")
 SPECIFICITY = 0.98  # a frame's, at the operating point: the evidence over an exam does the rest
 PLANES_KEPT = 0.95  # of standard planes that the plane threshold keeps (DESIGN: other anatomy is judged at that point)
@@ -79,6 +83,7 @@ class Pipeline:
         self.work = Path(recipe.work)
         self.spec = Preprocessing(size=recipe.image)
         torch.set_num_threads(recipe.threads)
+        self.runs = (REFIT, *recipe.folds)  # the refit first: should time run out, there is a model
         self._bank: Bank | None = None
 
     def run(self, until: str = STAGES[-1], accept_failing_gate: bool = False) -> None:
@@ -89,7 +94,7 @@ class Pipeline:
             else:
                 getattr(self, stage)()
 
-    # -- data ---------------------------------------------------------------------------------------------------------------
+    # -- data
 
     def bank(self) -> Bank:
         if self._bank is not None:
@@ -98,8 +103,10 @@ class Pipeline:
         if not (real / "entries.json").is_file():
             stills = load_stills(Path(self.recipe.data))
             folds = assign_folds(stills, self.recipe.seed)
-            tick = lambda done, total: self.progress("bank: stills", done, total)
-            save_bank(build_bank(Path(self.recipe.data), stills, folds, self.recipe.seed, tick), real)
+            made = build_bank(
+                Path(self.recipe.data), stills, folds, self.recipe.seed, partial(self.progress, "bank: stills")
+            )
+            save_bank(made, real)
         if not (phantom / "entries.json").is_file():
             save_bank(self._phantom_bank(), phantom)
         extra = load_bank(phantom)
@@ -125,9 +132,17 @@ class Pipeline:
         return Bank(np.stack(crops), entries)
 
     def _crops(self, keep: np.ndarray) -> np.ndarray:
-        """Bank crops at the model's size, uint8 [N,S,S], without augmentation."""
-        crops = self.bank().crops
-        return np.stack([letterbox(crops[i], self.spec) for i in keep])
+        """What the device would make of these entries, uint8 [N,S,S]. An untouched still is read again as `hygroma
+        score` reads it, fan and all; an edited or rendered one comes from the bank."""
+        bank = self.bank()
+        stills = load_stills(Path(self.recipe.data))
+        out = []
+        for i in keep:
+            entry, crop = bank.entries[i], None
+            if entry.source == "real":
+                crop = read_still(read_grey(stills[entry.still].path), self.spec).crop
+            out.append(letterbox(bank.crops[i], self.spec) if crop is None else crop)
+        return np.stack(out)
 
     def _training(self, run: int) -> np.ndarray:
         return self.bank().where(lambda e: e.fold >= 0 and e.fold != run or e.source == "phantom")
@@ -136,18 +151,18 @@ class Pipeline:
         fold = -1 if run == REFIT else run
         return self.bank().where(lambda e: e.fold == fold and e.source in ("real", "sham", "lesion"))
 
-    # -- weights ------------------------------------------------------------------------------------------------------------
+    # -- weights
 
     def train(self) -> None:
-        for run in RUNS:
+        for run in self.runs:
             self.teacher(run)
 
     def distill(self) -> None:
-        for run in RUNS:
+        for run in self.runs:
             self.student(run)
 
     def teacher(self, run: int) -> HygromaViT:
-        """The teacher of a run, trained if it is not there yet. It never sees a phantom: what it teaches is real pixels."""
+        """The teacher of a run, trained if it is not there yet. Phantoms are kept from it: it teaches real pixels."""
         schedule = self.recipe.teacher_schedule(run)
         torch.manual_seed(schedule.seed)
         model = HygromaViT(self.recipe.teacher_config)
@@ -155,8 +170,14 @@ class Pipeline:
         bank = self.bank()
         keep = np.array([i for i in self._training(run) if bank.entries[i].source != "phantom"])
         name = f"teacher {run_name(run)}"
-        tick = lambda epoch, loss: self.progress(name, epoch, schedule.epochs)
-        fit(model, bank, keep, schedule, self._checkpoint("teacher", run), on_epoch=tick)
+        fit(
+            model,
+            bank,
+            keep,
+            schedule,
+            self._checkpoint("teacher", run),
+            on_epoch=lambda epoch, loss: self.progress(name, epoch, schedule.epochs),
+        )
         return model
 
     def student(self, run: int) -> HygromaViT:
@@ -167,9 +188,15 @@ class Pipeline:
         model = HygromaViT(self.recipe.student_config)
         student_from_teacher(model, teacher, tuple(self.recipe.student.blocks))
         name = f"student {run_name(run)}"
-        tick = lambda epoch, loss: self.progress(name, epoch, schedule.epochs)
-        checkpoint = self._checkpoint("student", run)
-        fit(model, self.bank(), self._training(run), schedule, checkpoint, distillation_loss(teacher), tick)
+        fit(
+            model,
+            self.bank(),
+            self._training(run),
+            schedule,
+            self._checkpoint("student", run),
+            distillation_loss(teacher),
+            on_epoch=lambda epoch, loss: self.progress(name, epoch, schedule.epochs),
+        )
         return model
 
     def _checkpoint(self, kind: str, run: int) -> Path:
@@ -177,11 +204,11 @@ class Pipeline:
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{run_name(run)}.pt"
 
-    # -- INT8 ---------------------------------------------------------------------------------------------------------------
+    # -- INT8
 
     def quantize(self) -> None:
-        for number, run in enumerate(RUNS):
-            self.progress("quantize", number, len(RUNS))
+        for number, run in enumerate(self.runs):
+            self.progress("quantize", number, len(self.runs))
             self.qdq(run)
 
     def qdq(self, run: int) -> onnx.ModelProto:
@@ -203,7 +230,7 @@ class Pipeline:
         crops = self._crops(keep)[:, None]
         return crops[:CALIBRATION_CROPS], crops[CALIBRATION_CROPS:]
 
-    # -- evidence -----------------------------------------------------------------------------------------------------------
+    # -- evidence
 
     def _predictions(self, run: int) -> dict[str, np.ndarray]:
         """Held-out probabilities of a run: keys "<form>_<head>" for teacher, student, qdq; "index" into the bank."""
@@ -225,8 +252,8 @@ class Pipeline:
 
     def _out_of_fold(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Predictions of all folds one after the other, and the fold of each."""
-        parts = [self._predictions(fold) for fold in range(FOLDS)]
-        folds = np.concatenate([np.full(len(p["index"]), fold) for fold, p in enumerate(parts)])
+        parts = [self._predictions(fold) for fold in self.recipe.folds]
+        folds = np.concatenate([np.full(len(p["index"]), f) for f, p in zip(self.recipe.folds, parts, strict=True)])
         return {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}, folds
 
     def evaluation_sets(self) -> list[EvaluationSet]:
@@ -235,7 +262,7 @@ class Pipeline:
         final = self._predictions(REFIT)
         sets = []
         for split, predictions, of in (
-            ("4 folds", oof, folds),
+            ("folds", oof, folds),
             ("validation", final, np.full(len(final["index"]), REFIT)),
         ):
             entries = [self.bank().entries[i] for i in predictions["index"]]
@@ -247,7 +274,7 @@ class Pipeline:
                 own = {form: predictions[f"{form}_{head}"][keep] for form in ("teacher", "student", "qdq")}
                 limit: dict[str, np.ndarray | float]
                 choose = _specific_threshold if head == "hygroma" else _keeping_threshold
-                if split == "4 folds":  # each fold's threshold comes from the other folds
+                if split == "folds":  # each fold's threshold comes from the other folds
                     limit = {
                         form: _cross_fitted(labels, own[form], of[keep], choose) for form in ("teacher", "student")
                     }
@@ -284,7 +311,7 @@ class Pipeline:
         from scipy.stats import spearmanr
 
         rows = []
-        for split, predictions in (("4 folds", self._out_of_fold()[0]), ("validation", self._predictions(REFIT))):
+        for split, predictions in (("folds", self._out_of_fold()[0]), ("validation", self._predictions(REFIT))):
             entries = [self.bank().entries[i] for i in predictions["index"]]
             keep = np.array([e.source == "real" and e.thickness_mm != UNKNOWN for e in entries])
             mm = np.array([e.thickness_mm for e in entries])[keep]
@@ -294,10 +321,10 @@ class Pipeline:
             rows.append({"split": split, "n": int(keep.sum()), "rho": rho, "low": float(low), "high": float(high)})
         return rows
 
-    # -- bundle -------------------------------------------------------------------------------------------------------------
+    # -- bundle
 
     def bundle(self, accept_failing_gate: bool = False) -> Path:
-        """Two passes: a bundle with default decision parameters runs the phantom exams, then the one with fitted ones."""
+        """A draft with default decision parameters runs the phantom exams; the bundle is the draft with fitted ones."""
         path = self.work / "bundle"
         if path.exists():
             return path
@@ -305,11 +332,17 @@ class Pipeline:
         ingredients = self._ingredients(report)
         draft = self.work / "draft"
         _remove(draft)
-        told = lambda stage: self.progress(f"bundle: {stage}", 0, 1)
-        assemble_bundle(draft, ingredients, accept_failing_gate, progress=told, threads=self.recipe.threads)
-        params, table = self._decision(load_bundle(draft))
-        final = replace(ingredients, decision=params.to_manifest(), evidence=[*ingredients.evidence, table])
-        assemble_bundle(path, final, accept_failing_gate, progress=told, threads=self.recipe.threads)
+        assemble_bundle(
+            draft,
+            ingredients,
+            accept_failing_gate,
+            progress=lambda stage: self.progress(f"bundle: {stage}", 0, 1),
+            threads=self.recipe.threads,
+        )
+        made = load_bundle(draft)
+        params, table = self._decision(made)
+        manifest = replace(made.manifest, decision=params.to_manifest(), evidence=(*made.manifest.evidence, table))
+        write_bundle(path, manifest, {**made.files, CARD_FILE: model_card(manifest).encode()})
         _remove(draft)
         return path
 
@@ -383,46 +416,33 @@ class Pipeline:
         lesions = len(bank.where(lambda e: e.source in ("lesion", "sham") and e.fold >= 0))
         heads = len(bank.where(lambda e: e.source == "hc18"))
         phantoms = len(bank.where(lambda e: e.source == "phantom"))
+        t, st = recipe.teacher, recipe.student
+        phantom = DataSource(
+            "hygroma-edge phantom",
+            "both heads; decision parameters; golden images",
+            phantoms,
+            "as this project",
+            "rendered by calibration/phantom",
+            "simulated, no patient",
+        )
         return Provenance(
             data=(
-                DataSource(
-                    "Dataset for Fetus Framework",
-                    "training of both heads; simulated lesions",
-                    stills,
-                    "CC BY 4.0",
-                    "Cui C, Dong F (2022) Dataset for Fetus Framework, Mendeley Data V1, doi:10.17632/n2rbrb9t4f.1",
-                    f"letterboxed; translucency altered by simulation in {lesions} derived images",
-                ),
-                DataSource(
-                    "HC18",
-                    "negatives of the plane head",
-                    heads,
-                    "CC BY 4.0",
-                    "van den Heuvel TLA et al. (2018) PLoS ONE 13(8):e0200412, doi:10.5281/zenodo.1327317",
-                    "letterboxed",
-                ),
-                DataSource(
-                    "hygroma-edge phantom",
-                    "both heads; decision parameters; golden images",
-                    phantoms,
-                    "as this project",
-                    "rendered by calibration/phantom",
-                    "simulated, no patient",
-                ),
+                fetus_framework("both heads; simulated lesions and shams", stills, edited=True),
+                hc18("negatives of the plane head", heads),
+                phantom,
             ),
-            initialisation=f"{Path(recipe.teacher.init).name} (DINOv2, Apache-2.0). USF-MAE's checkpoint was not reachable.",
-            teacher=f"ViT of {recipe.teacher.depth} blocks, {recipe.teacher.epochs} epochs, {recipe.teacher.frozen_blocks} blocks frozen, "
-            "on real stills with simulated lesions; never on phantoms",
-            recipe=f"hygroma export, version {edge.__version__}; student blocks {recipe.student.blocks} of the teacher, "
-            f"{recipe.student.epochs} epochs of labels, soft logits, map and token directions",
+            initialisation=f"{Path(t.init).name}. {DINOV2_INITIALISATION}",
+            teacher=f"ViT of {t.depth} blocks, {t.frozen_blocks} frozen, {t.epochs} epochs on real stills, {lesions} simulated "
+            "lesions and shams made of them, and HC18; never on phantoms",
+            recipe=f"hygroma export {edge.__version__}: the student starts from blocks {st.blocks} of its teacher; {st.epochs} "
+            "epochs of labels, the teacher's soft logits, nuchal map and token directions, phantoms by label alone; folds "
+            f"{recipe.folds} of {FOLDS} were held out in turn",
             seeds=(recipe.seed,),
-            quantisation="see below",
+            quantisation="-",  # assemble_bundle says what was done
             limits=(
-                "No real cystic hygroma was available: every positive is simulated, on real stills or in a phantom.",
-                "All real images come from one hospital and its branch; another site's pictures will score differently.",
-                "Thickness labels of real stills are heuristic, in millimetre-equivalents without pixel spacing.",
+                *PROTOTYPE_LIMITS,
+                "The golden images are phantoms, since no image of the data may travel with the bundle.",
                 "The phantom's exams show that the device works end to end; they say nothing about patients.",
-                "Decision support only. Not a medical device; not validated clinically.",
             ),
         )
 
@@ -488,7 +508,7 @@ def _evaluation_set(
         ),
         "plane": ("standard mid-sagittal nuchal view", "untouched real stills, standard against non-standard planes"),
     }
-    held = {"4 folds": "held out of training fold by fold", "validation": "the validation split, never trained on"}
+    held = {"folds": "held out of training fold by fold", "validation": "the validation split, never trained on"}
     name = f"{head}, {split}"
     return EvaluationSet(
         name,
@@ -508,7 +528,7 @@ def _thickness_table(rows: list[dict[str, float | int | str]]) -> EvidenceTable:
     return EvidenceTable(
         "thickness of untouched stills",
         "real",
-        "Spearman rank correlation of the INT8 hygroma probability with the heuristic nuchal thickness of untouched real stills.",
+        "Spearman rank correlation of the INT8 hygroma probability with the heuristic thickness of untouched real stills.",
         tuple(
             EvidenceRow(
                 "Spearman rho", str(r["split"]), int(r["n"]), float(r["rho"]), float(r["low"]), float(r["high"])
@@ -537,7 +557,7 @@ def _exam_table(result: Outcome) -> EvidenceTable:
                 None,
             )
         )
-    text = "Simulated cine exams (phantom), other seeds than those trained and fitted on, through screen reading, INT8 and decision."
+    text = "Simulated cine exams (phantom) of seeds neither trained nor fitted on, through screen, INT8 model and decision."
     return EvidenceTable("phantom exams", "phantom", text, tuple(rows))
 
 

@@ -29,6 +29,7 @@ SOURCE_SHARES = {  # crops of an epoch, as a share of the number of training sti
     "phantom": 0.35,
 }
 MAP_WEIGHT = 0.5  # the map's loss beside the two heads': localising helps, deciding matters more
+SOFT_WEIGHT, TOKEN_WEIGHT = 0.5, 0.5  # the teacher beside the labels: it is no better than they are on simulated lesions
 LABEL_SMOOTHING = 0.02  # simulated labels are clean, but probabilities of 0 and 1 would make the decision brittle
 
 
@@ -215,7 +216,7 @@ def distillation_loss(teacher: HygromaViT) -> Loss:
             out.nuchal_map.float(), aim.nuchal_map.float().sigmoid()
         )
         tokens = 1 - F.cosine_similarity(out.tokens.float(), aim.tokens.float(), dim=-1).mean()
-        return label_loss(out, batch) + soft + 2.0 * tokens
+        return label_loss(out, batch) + SOFT_WEIGHT * soft + TOKEN_WEIGHT * tokens
 
     return loss
 

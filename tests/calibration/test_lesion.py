@@ -1,0 +1,88 @@
+"""The lesion operator on a drawn neck: what it promises about thickness, texture and determinism."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from calibration.lesion import LESION_MM, NuchalAnatomy, add_calipers, draw_lesion_mm, operate, paint_out_calipers
+
+ANATOMY = NuchalAnatomy(nt=(120.0, 214.0, 400.0, 236.0), thalami_px=66.0, posterior_down=True)  # 11 px per mm
+
+
+def neck(seed: int = 0) -> np.ndarray:
+    """uint8 [360,512]: tissue with speckle, a dark band of 12 px (1.1 mm) at rows 219-231 between two bright lines."""
+    rng = np.random.default_rng(seed)
+    image = 90 + 18 * cv2.GaussianBlur(rng.standard_normal((360, 512)), (0, 0), 2.0) / 0.14
+    image[215:219], image[231:235] = 200, 200
+    image[219:231] = 12 + 4 * rng.standard_normal((12, 512))
+    image[:90] = 8 + 4 * rng.standard_normal((90, 512))  # amniotic fluid
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def dark_rows(image: np.ndarray, low: int = 205, high: int = 345) -> int:
+    """Largest number of dark rows in any column of the neck's middle."""
+    smooth = cv2.GaussianBlur(image, (0, 0), 1.5)
+    return int((smooth[low:high, 200:320] < 50).sum(0).max())
+
+
+@pytest.mark.parametrize("mm", [4.0, 6.0, 8.0])
+def test_the_collection_has_the_thickness_that_was_asked_for(mm: float) -> None:
+    out, done = operate(neck(), ANATOMY, mm, np.random.default_rng(1))
+    assert dark_rows(out) / ANATOMY.px_per_mm == pytest.approx(mm, rel=0.25)
+    assert done.nuchal_box[3] - done.nuchal_box[1] > 0.8 * mm * ANATOMY.px_per_mm
+
+
+def test_a_sham_stays_normal_and_far_tissue_is_untouched() -> None:
+    image = neck()
+    out, _ = operate(image, ANATOMY, 1.2, np.random.default_rng(1))
+    assert dark_rows(out) / ANATOMY.px_per_mm < 2.5
+    np.testing.assert_array_equal(out[:190], image[:190])
+
+
+def test_same_seed_same_bytes_other_seed_other_bytes() -> None:
+    one, two, three = (operate(neck(), ANATOMY, 6.0, np.random.default_rng(s), 2)[0] for s in (5, 5, 6))
+    np.testing.assert_array_equal(one, two)
+    assert (one != three).any()
+
+
+def test_a_prone_fetus_is_the_mirror_image() -> None:
+    image = neck()
+    down, done = operate(image, ANATOMY, 6.0, np.random.default_rng(3))
+    x0, y0, x1, y1 = ANATOMY.nt
+    prone = NuchalAnatomy((x0, 360 - y1, x1, 360 - y0), ANATOMY.thalami_px, posterior_down=False)
+    up, mirrored = operate(np.ascontiguousarray(image[::-1]), prone, 6.0, np.random.default_rng(3))
+    np.testing.assert_array_equal(up[::-1], down)
+    assert mirrored.nuchal_box[3] == pytest.approx(360 - done.nuchal_box[1])
+
+
+def test_fluid_is_not_flat() -> None:
+    out, done = operate(neck(), ANATOMY, 8.0, np.random.default_rng(1))
+    x0, y0, x1, y1 = (int(v) for v in done.nuchal_box)
+    middle = out[(y0 + y1) // 2 - 6 : (y0 + y1) // 2 + 6, 230:290]
+    assert middle.mean() < 60
+    assert middle.std() > 1.0
+
+
+def test_drawn_thickness_is_lognormal_and_truncated() -> None:
+    rng = np.random.default_rng(0)
+    mm = np.array([draw_lesion_mm(rng) for _ in range(2000)])
+    assert mm.min() >= LESION_MM[0] and mm.max() <= LESION_MM[1]
+    assert np.median(mm) == pytest.approx(6.0, abs=0.4)
+
+
+def test_calipers_are_painted_out() -> None:
+    image = neck()
+    marked = image.copy()
+    cv2.drawMarker(marked, (260, 225), 230, cv2.MARKER_CROSS, 7, 1)
+    cleaned = paint_out_calipers(marked, ANATOMY.nt)
+    assert marked[225, 260] == 230
+    assert cleaned[225, 260] < 80
+
+
+def test_calipers_are_added_without_touching_the_original() -> None:
+    image = neck()
+    before = image.copy()
+    assert (add_calipers(image, ANATOMY.nt, np.random.default_rng(0)) != before).any()
+    np.testing.assert_array_equal(image, before)

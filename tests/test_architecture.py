@@ -1,0 +1,71 @@
+"""Imports go one way, the device part is light, and no file of the data set is in the repository."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ALLOWED = {  # folder -> our folders that it may import
+    "edge": {"edge"},
+    "calibration": {"edge", "calibration"},
+    "export": {"edge", "calibration", "export"},
+    "benchmarks": {"edge", "calibration", "export", "benchmarks"},
+}
+HEAVY = {"torch", "onnx", "sklearn", "scipy", "matplotlib", "safetensors"}
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("folder", sorted(ALLOWED))
+def test_imports_go_one_way(folder: str) -> None:
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        if path == ROOT / "edge" / "cli.py":  # composes everything, lazily
+            continue
+        wrong = imported(path) & set(ALLOWED) - ALLOWED[folder]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_the_device_part_and_the_phantom_never_import_heavy_packages() -> None:
+    for path in [*sorted((ROOT / "edge").rglob("*.py")), *sorted((ROOT / "calibration" / "phantom").rglob("*.py"))]:
+        assert not imported(path) & HEAVY, path
+
+
+def test_every_device_module_imports_without_the_toolchain() -> None:
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in sorted((ROOT / "edge").rglob("*.py"))
+        if path.name not in ("__init__.py", "__main__.py")
+    ]
+    script = (
+        f"import sys, importlib\nfor name in {sorted(HEAVY)!r}: sys.modules[name] = None\n"
+        f"for name in {modules!r}: importlib.import_module(name)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=120)
+
+
+def test_no_file_of_the_data_set_is_in_the_repository() -> None:
+    manifest = ROOT.parent / "shared" / "data" / "manifest.csv"
+    if not manifest.is_file():
+        pytest.skip("../shared/data is not here")
+    with manifest.open(newline="") as file:
+        known = {row["sha256"] for row in csv.DictReader(file)}
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, timeout=60).stdout
+    for name in filter(None, listed.decode().split("\0")):
+        path = ROOT / name
+        if path.is_file():
+            assert hashlib.sha256(path.read_bytes()).hexdigest()[:16] not in known, name
