@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hygroma",
         description="Watches a point-of-care ultrasound screen for a thick nuchal collection. Decision support, not a diagnosis.",
-        epilog="On a device: demo, run, score, events, doctor. On a workstation: train, distill, quantize, validate, bundle, export.",
+        epilog="Device: demo, run, score, events, doctor. Workstation: train, distill, quantize, validate, bundle, export.",
     )
     parser.add_argument("--version", action="version", version=f"hygroma-edge {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="log what happens to stderr")
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run",
         help="watch a source",
-        description="Watch a source until it ends or SIGTERM. SOURCE: file:clip.mp4, v4l2:/dev/video0, rtsp://host/path, phantom:",
+        description="Watch a source until it ends or SIGTERM. URI: file:clip.mp4, v4l2:/dev/video0, rtsp://host/path, phantom:",
     )
     run.add_argument("--source", metavar="URI", help="what to watch (else source.uri of the configuration)")
     run.add_argument(
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     score = commands.add_parser(
         "score",
         help="score stills, folders, DICOM files and clips",
-        description="One line a frame. Probabilities are given for every picture that decodes; `assessable` says if they mean anything.",
+        description="One line a frame. Every picture that decodes gets probabilities; `assessable` says if they mean anything.",
     )
     score.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     score.add_argument("--json", action="store_true", help="one JSON object a line")

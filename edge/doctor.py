@@ -6,7 +6,6 @@ import importlib
 import os
 import platform
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -56,8 +55,6 @@ def examine(config: Config) -> Iterator[Finding]:
 
 def _python(config: Config) -> Finding:
     found = f"Python {platform.python_version()} on {platform.machine()}"
-    if sys.version_info < (3, 10):
-        return Finding("python", "fail", found, "install Python 3.10 or newer")
     return Finding("python", "ok", found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,13 +16,16 @@ from edge.decision.exam import Exam
 from edge.decision.params import DecisionParams
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.engines.scorer import Scorer
-from edge.errors import ConfigError
+from edge.errors import ConfigError, StoreError
 from edge.events.store import EventStore, Retention, evidence_reader
 from edge.loop import Identity, Watch
+from edge.notify import Notifier
 from edge.records import Verdict
 from edge.screen.reader import ScreenReader
 from edge.status.board import Board
 from edge.status.server import StatusServer, read_token
+
+log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).with_name("data")
 SHIPPED_BUNDLE = SHIPPED / "bundle"
@@ -65,16 +69,26 @@ def open_watching(
             server = StatusServer(board, config.status.host, config.status.port, token, evidence)
             url = stack.enter_context(server).url
         feed = stack.enter_context(feed_for(source, config.capture))
-        store.open()
         watch = Watch(
             feed=feed,
             reader=ScreenReader(scorer.manifest.preprocessing),
             scorer=scorer,
-            exam=Exam(params, store.next_exam_id()),
+            exam=Exam(params, _first_exam_id(store)),
             store=store,
             board=board,
             identity=Identity(config.source.name or source.name, scorer.label, scorer.runner_name),
             stall_s=config.capture.stall_s,
+            notifier=Notifier(),
             on_verdict=on_verdict,
         )
         yield Watching(watch, scorer, store, url)
+
+
+def _first_exam_id(store: EventStore) -> int:
+    """Exams are numbered on from the last flagged one. A store that cannot be read must not keep the daemon from watching: the
+    loop says so on the page and tries again."""
+    try:
+        return store.next_exam_id()
+    except StoreError as error:
+        log.error("%s", error)
+        return 1
