@@ -23,15 +23,15 @@ check: $(TEST_VENV)/.done
 unit:
 	systemd-analyze security --offline=true --threshold=12 systemd/hygroma@.service
 
-$(DEMO_VENV)/.done: pyproject.toml $(shell find edge -name '*.py' 2>/dev/null)
+$(DEMO_VENV)/.done: pyproject.toml $(shell find edge calibration export -type f -not -path '*/__pycache__/*' 2>/dev/null)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make demo PYTHON=python3.12")'
-	test -x $(DEMO_VENV)/bin/python || $(PYTHON) -m venv $(DEMO_VENV)
+	$(DEMO_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(DEMO_VENV)
 	$(DEMO_VENV)/bin/python -m pip install -q --disable-pip-version-check .
 	touch $@
 
 # torch first and by itself: where a CPU build is at hand this version takes it.
 $(TEST_VENV)/.done: pyproject.toml
-	test -x $(TEST_VENV)/bin/python || $(PYTHON) -m venv $(TEST_VENV)
+	$(TEST_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(TEST_VENV)
 	$(TEST_VENV)/bin/python -m pip install -q --disable-pip-version-check torch==2.13.0
 	$(TEST_VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test]'
 	touch $@

@@ -13,6 +13,7 @@ import logging
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -283,7 +284,12 @@ def _phantom(fast: bool) -> Any:
             "phantom: needs the `calibration` package, which this installation lacks; `hygroma demo` plays a clip"
         ) from None
     phantom = PhantomSource()
-    return FramesSource("phantom", iter(phantom.read, None), phantom.fps, fast)
+
+    def images() -> Iterator[Any]:
+        while (image := phantom.read()) is not None:
+            yield image
+
+    return FramesSource("phantom", images(), phantom.fps, fast)
 
 
 def _score(args: argparse.Namespace) -> int:
@@ -300,7 +306,9 @@ def _score(args: argparse.Namespace) -> int:
                     print(json.dumps(_scored_json(scored)) if args.json else _scored_line(scored), flush=True)
                     if args.overlay:
                         _write_overlay(args.overlay, scored)
-            except InputError as error:
+            except BrokenPipeError:
+                raise
+            except (InputError, OSError) as error:
                 failed = True
                 if args.json:
                     print(json.dumps({"path": str(path), "error": str(error)}), flush=True)
