@@ -57,6 +57,7 @@ def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert stop.value.code == 2
 
 
+@pytest.mark.timeout(900)
 def test_demo_flags_hygromas_and_nothing_else(demo: tuple[dict, Path]) -> None:
     result, _ = demo
     assert {"exams", "latency_ms", "fps", "dropped", "bundle"} <= set(result)
@@ -68,6 +69,7 @@ def test_demo_flags_hygromas_and_nothing_else(demo: tuple[dict, Path]) -> None:
     assert 0 < result["latency_ms"]["p50"] <= result["latency_ms"]["p95"] <= result["latency_ms"]["p99"]
 
 
+@pytest.mark.timeout(900)
 def test_demo_leaves_one_evidence_image_a_flag(demo: tuple[dict, Path]) -> None:
     result, out = demo
     assert len(result["events"]) == sum(e["flagged"] for e in result["exams"])
@@ -75,6 +77,7 @@ def test_demo_leaves_one_evidence_image_a_flag(demo: tuple[dict, Path]) -> None:
         assert cv2.imread(str(out / event["image_path"])) is not None
 
 
+@pytest.mark.timeout(900)
 def test_events_can_be_listed_shown_reviewed_and_exported(
     demo: tuple[dict, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
