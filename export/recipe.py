@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -14,6 +16,8 @@ from calibration.stills import FOLDS
 from edge.errors import ConfigError
 from export.train import Schedule
 from export.vit import ViTConfig
+
+PATCH = 16  # pixels: what the shipped graph is built for
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class StudentRecipe:
 
 @dataclass(frozen=True)
 class PhantomRecipe:
-    """Counts of phantom frames to train on and of phantom exams to fit and to measure the decision on."""
+    """Counts of phantom frames to train on (0: none) and of phantom exams to fit and to measure the decision on."""
 
     training_frames: int = 600
     fitting_exams: int = 40
@@ -54,7 +58,8 @@ class PhantomRecipe:
 @dataclass(frozen=True)
 class Recipe:
     """data: a folder laid out as ../shared/data. work: where every stage leaves what it made. image: input side, pixels.
-    folds: which of the four folds are held out in turn; fewer than all cost less, and the figures' n says so."""
+    folds: which of the four folds are held out in turn, two or more, since the threshold of each comes from the others;
+    fewer than all cost less, and the figures' n says so."""
 
     data: str
     work: str
@@ -72,7 +77,7 @@ class Recipe:
     @property
     def teacher_config(self) -> ViTConfig:
         t = self.teacher
-        return ViTConfig(self.image, 16, t.width, t.depth, t.heads, t.layer_scale)
+        return ViTConfig(self.image, PATCH, t.width, t.depth, t.heads, t.layer_scale)
 
     @property
     def student_config(self) -> ViTConfig:
@@ -98,15 +103,8 @@ def load_recipe(path: Path) -> Recipe:
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {error}") from None
     recipe: Recipe = _build(Recipe, content, str(path), "")
-    for number in recipe.student.blocks:
-        if not 0 <= number < recipe.teacher.depth:
-            raise ConfigError(
-                f"{path}: student.blocks: found {number}; the teacher has blocks 0 to {recipe.teacher.depth - 1}"
-            )
-    if len(set(recipe.folds)) != len(recipe.folds) or not set(recipe.folds) <= set(range(FOLDS)):
-        raise ConfigError(f"{path}: folds: found {recipe.folds}; expected different numbers from 0 to {FOLDS - 1}")
-    if recipe.image % 16:
-        raise ConfigError(f"{path}: image: found {recipe.image}; must be a multiple of the patch side, 16")
+    for key, found, right in _problems(recipe):
+        raise ConfigError(f"{path}: {key}: found {found}; {right}")
     base = path.resolve().parent
     return dataclasses.replace(
         recipe,
@@ -114,6 +112,46 @@ def load_recipe(path: Path) -> Recipe:
         work=str((base / recipe.work).resolve()),
         teacher=dataclasses.replace(recipe.teacher, init=str((base / recipe.teacher.init).resolve())),
     )
+
+
+def _problems(recipe: Recipe) -> Iterator[tuple[str, object, str]]:
+    """What cannot work although its type is right: (key, value found, what would be right)."""
+    t, s, phantom = recipe.teacher, recipe.student, recipe.phantom
+    for key, found in (
+        ("batch", recipe.batch),
+        ("threads", recipe.threads),
+        ("teacher.width", t.width),
+        ("teacher.depth", t.depth),
+        ("teacher.heads", t.heads),
+        ("teacher.epochs", t.epochs),
+        ("student.epochs", s.epochs),
+    ):
+        if found < 1:
+            yield key, found, "must be 1 or more"
+    if recipe.image < PATCH or recipe.image % PATCH:
+        yield "image", recipe.image, f"must be a multiple of the patch side, {PATCH}"
+    folds = recipe.folds
+    if len(set(folds)) != len(folds) or not set(folds) <= set(range(FOLDS)):
+        yield "folds", folds, f"expected different numbers from 0 to {FOLDS - 1}"
+    if len(folds) < 2:
+        yield "folds", folds, "give at least two: each fold's threshold is chosen on the others"
+    if t.heads and t.width % t.heads:
+        yield "teacher.width", t.width, f"must be a multiple of teacher.heads, {t.heads}"
+    wrong = [number for number in s.blocks if not 0 <= number < t.depth]
+    if wrong:
+        yield "student.blocks", wrong[0], f"the teacher has blocks 0 to {t.depth - 1}"
+    if len(set(s.blocks)) != len(s.blocks):
+        yield "student.blocks", s.blocks, "name each of the teacher's blocks once at most"
+    for name, stage, depth in (("teacher", t, t.depth), ("student", s, len(s.blocks))):
+        if stage.frozen_blocks > depth:
+            yield f"{name}.frozen_blocks", stage.frozen_blocks, f"the {name} has {depth} blocks; give at most that many"
+        if not math.isfinite(stage.lr):
+            yield f"{name}.lr", stage.lr, "give a finite learning rate, such as 3.0e-4"
+        if not 0 < stage.layer_decay <= 1:
+            yield f"{name}.layer_decay", stage.layer_decay, "give a factor above 0, at most 1"
+    for key, found in (("fitting_exams", phantom.fitting_exams), ("measuring_exams", phantom.measuring_exams)):
+        if found < 2:
+            yield f"phantom.{key}", found, "give at least 2: one exam with a hygroma and one without"
 
 
 def _build(kind: type, content: Any, where: str, prefix: str) -> Any:
@@ -149,6 +187,7 @@ def _value(hint: Any, found: Any, where: str, path: str) -> Any:
         return found
     if hint in (str, bool) and type(found) is hint and found != "":
         return found
-    raise ConfigError(
-        f"{where}: {path}: found {found!r}; expected {hint.__name__}{' above 0' if hint is float else ''}"
-    )
+    right = {int: "int, 0 or more", float: "float above 0"}.get(hint, hint.__name__)
+    if hint is float and isinstance(found, str):
+        right += "; YAML reads a number as text when its point is missing: write 1.0e-4, not 1e-4"
+    raise ConfigError(f"{where}: {path}: found {found!r}; expected {right}")
