@@ -1,7 +1,8 @@
 """The bank: every labelled crop that training and validation draw from, made once and kept on disk.
 
 A crop is the still as the daemon would see it, letterboxed to `BANK_SIZE`; augmentation happens later, on crops. Each still
-with an annotated translucency gives itself, shams and simulated lesions.
+with an annotated translucency gives itself, itself with its calipers painted out, shams, a borderline thickness and
+simulated lesions.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.lesion import NORMAL_NT_MM, draw_lesion_mm, operate
+from calibration.lesion import LESION_MM, NORMAL_NT_MM, draw_lesion_mm, operate, paint_out_calipers
 from calibration.stills import Still, other_anatomy, read_grey
 from edge.screen.preprocess import Preprocessing, letterbox
 
-BANK_SIZE = 240  # pixels: 1.5 x the model's 160, so that zooming in by augmentation does not blur
-SHAMS, LESIONS = 2, 3  # a still: enough that an epoch rarely shows the same one twice, small enough for memory (0.4 GB)
+BANK_SIZE = 256  # pixels: 1.33 x the model's 192, so that zooming in by augmentation does not blur
+# Edits of a still, in this order: enough that an epoch rarely shows the same one twice, few enough for memory (0.7 GB).
+EDITS = ("sham", "sham", "lesion", "lesion", "lesion", "borderline")
 MAX_SEPTA = 3
 UNKNOWN = -1.0
 
@@ -26,7 +28,8 @@ UNKNOWN = -1.0
 @dataclass(frozen=True)
 class Entry:
     """Labels of one crop. `plane` and `hygroma` are 0, 1 or UNKNOWN; `box` is the nuchal region in crop fractions (x0, y0,
-    x1, y1) or None; `source` is "real", "sham", "lesion", "hc18" or "phantom"; `still` indexes the stills, -1 if none."""
+    x1, y1) or None; `source` is "real", "cleaned" (calipers painted out), "sham", "lesion", "borderline" (between normal and
+    lesion: a thickness without a label), "hc18" or "phantom"; `still` indexes the stills, -1 if none."""
 
     still: int
     source: str
@@ -75,24 +78,32 @@ def build_bank(
         mm = still.thickness_mm if still.thickness_mm is not None else UNKNOWN
         crops.append(letterbox(grey, spec))
         entries.append(Entry(index, "real", fold, float(still.plane), healthy, mm, box))
-        if not still.plane or still.anatomy is None or still.by_eye_increased:
+        if not still.plane or still.anatomy is None:
             continue
-        for variant in range(SHAMS + LESIONS):
+        crops.append(letterbox(paint_out_calipers(grey, still.anatomy.nt), spec))
+        entries.append(Entry(index, "cleaned", fold, float(still.plane), healthy, mm, box))
+        if still.by_eye_increased:
+            continue
+        for variant, name in enumerate(EDITS):
             rng = np.random.default_rng([seed, index, variant])
-            lesion = variant >= SHAMS
-            target = draw_lesion_mm(rng) if lesion else float(rng.uniform(*NORMAL_NT_MM))
-            septa = int(rng.integers(0, MAX_SEPTA + 1)) if lesion else 0
+            target = _thickness(name, rng)
+            septa = int(rng.integers(0, MAX_SEPTA + 1)) if name == "lesion" else 0
             image, done = operate(grey, still.anatomy, target, rng, septa)
             crops.append(letterbox(image, spec))
-            name = "lesion" if lesion else "sham"
-            entries.append(
-                Entry(index, name, fold, 1.0, float(lesion), target, box_in_crop(done.nuchal_box, grey.shape))
-            )
+            label = {"sham": 0.0, "lesion": 1.0}.get(name, UNKNOWN)
+            entries.append(Entry(index, name, fold, 1.0, label, target, box_in_crop(done.nuchal_box, grey.shape)))
     heads = other_anatomy(data, "hc18", "train")
     for number, path in enumerate(heads):
         crops.append(letterbox(read_grey(path), spec))
         entries.append(Entry(-1, "hc18", number % 4, 0.0, UNKNOWN, UNKNOWN, None))
     return Bank(np.stack(crops), entries)
+
+
+def _thickness(edit: str, rng: np.random.Generator) -> float:
+    """The thickness an edit sets, mm-equivalents."""
+    if edit == "lesion":
+        return draw_lesion_mm(rng)
+    return float(rng.uniform(*(NORMAL_NT_MM if edit == "sham" else (NORMAL_NT_MM[1], LESION_MM[0]))))
 
 
 def save_bank(bank: Bank, folder: Path) -> None:

@@ -41,9 +41,8 @@ def augment(crop: np.ndarray, box: Box | None, size: int, rng: np.random.Generat
 
 def _geometry(crop: np.ndarray, box: Box | None, size: int, rng: np.random.Generator) -> tuple[np.ndarray, Box | None]:
     side = crop.shape[0]
-    scale = (
-        size / side * float(np.exp(rng.uniform(np.log(0.62), np.log(1.35))))
-    )  # depth settings: half to all of the fan
+    zoom_by = float(np.exp(rng.uniform(np.log(0.7), np.log(1.3))))  # depth settings
+    scale = size / side * zoom_by
     angle = np.deg2rad(rng.uniform(-14, 14))
     flip_x, flip_y = rng.random() < 0.5, rng.random() < 0.12  # facing either way; prone fetuses are rare
     focus = np.array([0.5, 0.5]) if box is None else np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2])
