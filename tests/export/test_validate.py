@@ -15,6 +15,7 @@ pytest.importorskip("scipy")
 
 from edge.errors import InputError  # noqa: E402
 from export.gate import gate  # noqa: E402
+from export.report_html import render  # noqa: E402
 from export.validate import EvaluationSet, Step, evidence_tables, validation_report, write_report  # noqa: E402
 
 N = 400
@@ -83,7 +84,7 @@ def evaluation(**changes: Any) -> EvaluationSet:
         description="Made by hand.",
         ids=IDS,
         labels=LABELS,
-        folds=np.arange(N) // 100,
+        splits=[f"fold {i // 100}" for i in range(N)],
         steps=[
             Step("teacher", changed(n1=0.2), 0.5),
             Step("student FP32", CLEAN, 0.5),
@@ -108,9 +109,20 @@ def test_report_holds_every_step_fold_and_conversion() -> None:
 
 
 def test_a_fold_with_one_class_gives_what_it_can() -> None:
-    report = validation_report([evaluation(folds=LABELS)])
+    report = validation_report([evaluation(splits=[f"fold {label}" for label in LABELS])])
     figures = report["sets"][0]["steps"]["INT8"]["fold 0"]
     assert figures["sensitivity"] is None and figures["ROC-AUC"] is None and figures["specificity"]["value"] < 1
+
+
+def test_a_set_of_one_part_shows_it_once_under_its_own_name() -> None:
+    report = validation_report([evaluation(splits=["validation"] * N)])
+    part = report["sets"][0]
+    assert list(part["steps"]["INT8"]) == ["validation"]
+    assert list(part["conversions"]["INT8"]) == ["validation", "gate"]
+    assert part["predictive_values"][0]["ppv"] > 0
+    assert {row.split for row in evidence_tables(report)[0].rows} == {"validation"}
+    html = render(report)
+    assert "all folds" not in html and "fold 4" not in html
 
 
 class Tags(HTMLParser):
@@ -137,12 +149,27 @@ class Tags(HTMLParser):
 def test_written_report_is_json_and_self_contained_html(tmp_path: Path) -> None:
     real = evaluation(name="planes", kind="real", screening=False)
     as_json, as_html = write_report(validation_report([real, evaluation()]), tmp_path / "out")
+    assert sorted(p.name for p in as_json.parent.iterdir()) == ["validation.html", "validation.json"]
     assert json.loads(as_json.read_text())["passed"] is True
     text = as_html.read_text()
     tags = Tags()
     tags.feed(text)
     assert tags.open == [] and [t.split()[0] for t in tags.titles] == ["Simulated", "Real"]  # kinds apart
     assert "lesions &lt;A &amp; B&gt;" in text and "1 in 285" in text and "http" not in text
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_json, _ = write_report(validation_report([evaluation()]), tmp_path)
+    before = as_json.read_text()
+
+    def dies(self: Path, text: str, **_: Any) -> int:
+        self.write_bytes(text[: len(text) // 2].encode())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", dies)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(validation_report([evaluation(name="another")]), tmp_path)
+    assert as_json.read_text() == before
 
 
 def test_evidence_is_of_the_last_step() -> None:
@@ -157,7 +184,7 @@ def test_evidence_is_of_the_last_step() -> None:
     [
         ({"kind": "paper"}, "kind: found 'paper'"),
         ({"reference": "nobody"}, "reference: found 'nobody'"),
-        ({"folds": np.zeros(3)}, "folds: found 3 entries; there are 400"),
+        ({"splits": ["fold 0"] * 3}, "splits: found 3 entries; there are 400"),
         ({"labels": np.zeros(N)}, "found one class only"),
     ],
 )

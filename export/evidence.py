@@ -1,0 +1,175 @@
+"""From held-out predictions to evidence: evaluation sets with their thresholds, the shipped operating point, and how the
+hygroma head goes with the thickness of untouched stills."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from calibration.bank import UNKNOWN, Bank, Entry
+from edge.bundle.manifest import EvidenceRow, EvidenceTable, OperatingPoint
+from edge.errors import InputError
+from export.validate import EvaluationSet, Step
+
+SPECIFICITY = 0.98  # a frame's, at the operating point: the evidence over an exam does the rest
+PLANES_KEPT = 0.95  # of standard planes that the plane threshold keeps (DESIGN: other anatomy is judged at that point)
+FORMS = ("teacher", "student", "qdq")
+HEADS = ("hygroma", "plane")
+KINDS = {"hygroma": "simulated_lesion", "plane": "real"}
+TASKS = {
+    "hygroma": "nuchal collection of 3.2-12 mm-equivalents, simulated",
+    "plane": "standard mid-sagittal nuchal view",
+}
+IMAGES = {
+    "hygroma": "real mid-sagittal stills with a simulated lesion, against shams and untouched stills",
+    "plane": "untouched real stills, standard against non-standard planes",
+}
+HELD_OUT = {
+    "folds": "held out of training fold by fold",
+    "validation": "the validation split, never trained on",
+}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Predictions on entries that their model never saw. name: a key of HELD_OUT. parts [n]: which part each entry was
+    held out in ("fold 0", "validation"). probability: "<form>_<head>" -> float [n]."""
+
+    name: str
+    entries: Sequence[Entry]
+    ids: Sequence[str]
+    parts: np.ndarray
+    probability: Mapping[str, np.ndarray]
+
+    def known(self, head: str) -> np.ndarray:
+        """bool [n]: the entries that a head is judged on. The plane head: untouched stills only."""
+        if head == "plane":
+            return np.array([e.source == "real" for e in self.entries])
+        return np.array([e.hygroma != UNKNOWN for e in self.entries])
+
+    def labels(self, head: str) -> np.ndarray:
+        """float [n], UNKNOWN among them."""
+        return np.array([getattr(e, head) for e in self.entries])
+
+
+def held_out(name: str, bank: Bank, parts: Mapping[str, Mapping[str, np.ndarray]]) -> HeldOut:
+    """`parts`: name of each part -> its predictions, with "index" into the bank; one after the other in that order."""
+    index = np.concatenate([p["index"] for p in parts.values()])
+    entries = [bank.entries[i] for i in index]
+    return HeldOut(
+        name,
+        entries,
+        [entry_id(e, i) for e, i in zip(entries, index, strict=True)],
+        np.concatenate([np.full(len(p["index"]), part) for part, p in parts.items()]),
+        {
+            f"{form}_{head}": np.concatenate([p[f"{form}_{head}"] for p in parts.values()])
+            for form in FORMS
+            for head in HEADS
+        },
+    )
+
+
+def entry_id(entry: Entry, index: int) -> str:
+    """What messages call an entry of the bank: source, still, place in the bank."""
+    return f"{entry.source}:{entry.still:04d}:{index}"
+
+
+def evaluation_sets(folds: HeldOut, validation: HeldOut) -> list[EvaluationSet]:
+    """Simulated lesions and real planes, out of fold and on the validation split. A fold is judged at the threshold that the
+    other folds give, the validation split at the shipped one, which all folds give."""
+    sets = []
+    for data in (folds, validation):
+        for head in HEADS:
+            keep = data.known(head)
+            if not keep.any():
+                raise InputError(
+                    f"evaluation of the {head} head on {data.name}: no held-out image; check `data` in the recipe"
+                )
+            labels, parts = data.labels(head)[keep], data.parts[keep]
+            own = {form: data.probability[f"{form}_{head}"][keep] for form in FORMS}
+            limit: dict[str, np.ndarray | float]
+            if data is folds:
+                limit = {
+                    form: _cross_fitted(labels, own[form], parts, _CHOOSE[head]) for form in ("teacher", "student")
+                }
+            else:
+                limit = {form: shipped_threshold(folds, form, head) for form in ("teacher", "student")}
+            sets.append(
+                EvaluationSet(
+                    f"{head}, {data.name}",
+                    KINDS[head],
+                    TASKS[head],
+                    f"{IMAGES[head]}; {HELD_OUT[data.name]}.",
+                    [i for i, k in zip(data.ids, keep, strict=True) if k],
+                    labels,
+                    parts.tolist(),
+                    [
+                        Step("teacher", own["teacher"], limit["teacher"]),
+                        Step("student", own["student"], limit["student"]),
+                        Step("INT8", own["qdq"], limit["student"]),
+                    ],
+                    "student",
+                    screening=head == "hygroma",
+                )
+            )
+    return sets
+
+
+def shipped_threshold(folds: HeldOut, form: str, head: str) -> float:
+    """A head's threshold, chosen on the held-out predictions of all folds."""
+    keep = folds.known(head)
+    return _CHOOSE[head](folds.labels(head)[keep], folds.probability[f"{form}_{head}"][keep])
+
+
+def operating_point(folds: HeldOut) -> OperatingPoint:
+    """The student's thresholds. Its conversion is judged at the same ones."""
+    return OperatingPoint(shipped_threshold(folds, "student", "hygroma"), shipped_threshold(folds, "student", "plane"))
+
+
+def _specific_threshold(labels: np.ndarray, probability: np.ndarray) -> float:
+    """The lowest probability at which SPECIFICITY of the negatives stay below."""
+    return float(np.clip(np.quantile(probability[labels == 0], SPECIFICITY), 0.01, 0.99))
+
+
+def _keeping_threshold(labels: np.ndarray, probability: np.ndarray) -> float:
+    """The probability that PLANES_KEPT of the positives reach."""
+    return float(np.clip(np.quantile(probability[labels == 1], 1 - PLANES_KEPT), 0.01, 0.99))
+
+
+Choose = Callable[[np.ndarray, np.ndarray], float]  # (labels, probability) -> threshold
+_CHOOSE: dict[str, Choose] = {"hygroma": _specific_threshold, "plane": _keeping_threshold}
+
+
+def _cross_fitted(labels: np.ndarray, probability: np.ndarray, parts: np.ndarray, choose: Choose) -> np.ndarray:
+    """A threshold per image, chosen on the other parts' held-out predictions."""
+    out = np.empty(len(labels))
+    for part in np.unique(parts):
+        out[parts == part] = choose(labels[parts != part], probability[parts != part])
+    return out
+
+
+def thickness_rows(splits: Sequence[HeldOut]) -> list[dict[str, Any]]:
+    """Rank correlation of the INT8 hygroma head with the heuristic thickness of untouched real stills, split by split."""
+    from scipy.stats import spearmanr
+
+    rows = []
+    for data in splits:
+        keep = np.array([e.source == "real" and e.thickness_mm != UNKNOWN for e in data.entries])
+        mm = np.array([e.thickness_mm for e in data.entries])[keep]
+        rho = float(spearmanr(mm, data.probability["qdq_hygroma"][keep])[0])
+        spread = 1.96 / np.sqrt(max(1, keep.sum() - 3))  # Fisher's z
+        low, high = np.tanh(np.arctanh(rho) + np.array([-spread, spread]))
+        rows.append({"split": data.name, "n": int(keep.sum()), "rho": rho, "low": float(low), "high": float(high)})
+    return rows
+
+
+def thickness_table(rows: Sequence[Mapping[str, Any]]) -> EvidenceTable:
+    return EvidenceTable(
+        "thickness of untouched stills",
+        "real",
+        "Spearman rank correlation of the INT8 hygroma probability with the heuristic thickness of untouched real stills.",
+        tuple(EvidenceRow("Spearman rho", r["split"], r["n"], r["rho"], r["low"], r["high"]) for r in rows),
+    )

@@ -1,0 +1,115 @@
+"""What the toolchain renders: phantom frames to train on, golden images to ship, exams to fit and measure the decision on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from calibration.bank import BANK_SIZE, UNKNOWN, Bank, Entry, box_in_crop
+from calibration.exams import Outcome, fit_decision, outcome, trace_exams
+from calibration.phantom import PhantomFrame, render_stills
+from edge.bundle.manifest import EvidenceRow, EvidenceTable
+from edge.decision.params import DecisionParams
+from edge.engines.scorer import Scorer
+from edge.screen.geometry import full_fan
+from edge.screen.preprocess import Preprocessing, prepare
+from edge.screen.still import read_still
+from export import metrics
+
+PHANTOM_MIX = {"normal": 0.35, "hygroma": 0.4, "other": 0.25}  # of the training frames
+PHANTOM_SEEDS = {"train": 10_000, "fit": 20_000, "measure": 30_000}  # never shared between uses
+
+Progress = Callable[[str, int, int], None]  # (what, done, total)
+
+
+def phantom_bank(total: int, progress: Progress) -> Bank:
+    """About `total` rendered frames, read as the device reads a screen; those without a fan are left out."""
+    spec = Preprocessing(size=BANK_SIZE)
+    crops: list[np.ndarray] = []
+    entries: list[Entry] = []
+    for number, (truth, share) in enumerate(PHANTOM_MIX.items()):
+        frames = render_stills(PHANTOM_SEEDS["train"] + number, round(share * total), truth)
+        for frame in frames:
+            progress("bank: phantom", len(crops), total)
+            reading = read_still(frame.image, spec)
+            found = reading.fan is not None and reading.fan.kind != "full"
+            fan = reading.fan if found else frame.fan  # a live reader finds in 2 s what one still may hide
+            if fan is None:
+                continue
+            crops.append(prepare(frame.image, fan, spec))
+            entries.append(_entry(frame, truth, fan.box))
+    return Bank(np.array(crops, np.uint8).reshape(-1, BANK_SIZE, BANK_SIZE), entries)
+
+
+def _entry(frame: PhantomFrame, truth: str, fan: tuple[int, int, int, int]) -> Entry:
+    standard = frame.view == "standard"
+    box = None
+    if frame.nuchal_box is not None:
+        x0, y0, x1, y1 = frame.nuchal_box
+        box = box_in_crop((x0 - fan[0], y0 - fan[1], x1 - fan[0], y1 - fan[1]), (fan[3] - fan[1], fan[2] - fan[0]))
+    hygroma = float(truth == "hygroma") if standard else UNKNOWN
+    return Entry(-1, "phantom", -2, float(standard), hygroma, frame.nt_mm if frame.nt_mm is not None else UNKNOWN, box)
+
+
+def golden_crops(count: int, spec: Preprocessing) -> np.ndarray:
+    """uint8 [count,S,S]: phantom frames of every sort from seeds that nothing is trained on."""
+    share = {"normal": count // 2 - count // 8, "hygroma": count // 2 - count // 8, "other": count // 4}
+    frames = [
+        f
+        for i, (truth, n) in enumerate(share.items())
+        for f in render_stills(PHANTOM_SEEDS["measure"] + 900 + i, n, truth)
+    ]
+    return np.stack([prepare(f.image, f.fan or full_fan(f.image.shape), spec) for f in frames])
+
+
+def decide_on_exams(
+    draft: Path, base: DecisionParams, spec: Preprocessing, fitting: int, measuring: int, progress: Progress
+) -> tuple[DecisionParams, EvidenceTable]:
+    """Parameters fitted on `fitting` exams scored by the bundle at `draft`, and what they do on `measuring` others."""
+    with Scorer.open(draft) as scorer:
+        fitted_on = trace_exams(
+            exam_truths(fitting),
+            PHANTOM_SEEDS["fit"],
+            scorer,
+            spec,
+            lambda n: progress("decision: fitting exams", n, fitting),
+        )
+        measured_on = trace_exams(
+            exam_truths(measuring),
+            PHANTOM_SEEDS["measure"],
+            scorer,
+            spec,
+            lambda n: progress("decision: measuring exams", n, measuring),
+        )
+    params = fit_decision(fitted_on, base)
+    return params, exam_table(outcome(measured_on, params))
+
+
+def exam_truths(count: int) -> list[str]:
+    """Half hygroma; the rest mostly normal, every fifth of it other anatomy."""
+    return ["hygroma" if i % 2 == 0 else ("other" if i % 10 == 9 else "normal") for i in range(count)]
+
+
+def exam_table(result: Outcome) -> EvidenceTable:
+    sens = metrics.proportion(result.flagged_hygroma, result.hygroma)
+    spec = metrics.proportion(result.healthy - result.flagged_healthy, result.healthy)
+    rows = [
+        EvidenceRow("exam sensitivity", "measuring exams", sens.n, sens.value, sens.low, sens.high),
+        EvidenceRow("exam specificity", "measuring exams", spec.n, spec.value, spec.low, spec.high),
+    ]
+    if result.seconds_to_flag:
+        median = float(np.median(result.seconds_to_flag))
+        rows.append(
+            EvidenceRow(
+                "median seconds from standard plane to flag",
+                "measuring exams",
+                len(result.seconds_to_flag),
+                median,
+                None,
+                None,
+            )
+        )
+    text = "Simulated cine exams (phantom) of seeds neither trained nor fitted on, through screen, INT8 model and decision."
+    return EvidenceTable("phantom exams", "phantom", text, tuple(rows))

@@ -1,0 +1,169 @@
+"""Which recipe made what lies in the `work` folder. Beside each stage's outputs a stamp, `recipe.json`, holds every key that
+decides them; a stage goes on with outputs of the same keys only.
+
+Where the data lies and how many threads run do not decide weights, so neither is a key. `folds` says which runs there
+are, not what a run makes: it decides the bundle alone, and folds may be added to a work folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import edge
+from edge.errors import ConfigError, InputError
+from export.atomic import PARTIAL, appearing
+from export.recipe import Recipe
+
+STAMP = "recipe.json"
+# Raise a stage's number when its code would make something else of the same recipe: what the older code made is refused then.
+VERSIONS = {"bank": 1, "bank_phantom": 1, "teacher": 1, "student": 1, "qdq": 1, "predictions": 1, "bundle": 1}
+NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys too
+    "bank": (),
+    "bank_phantom": (),
+    "teacher": ("bank",),
+    "student": ("teacher", "bank_phantom"),
+    "qdq": ("student",),
+    "predictions": ("qdq",),
+    "bundle": ("predictions",),
+}
+KEYS: dict[str, tuple[str, ...]] = {  # stage -> its own keys of the recipe; "x." stands for every key under x
+    "bank": ("data", "seed"),
+    "bank_phantom": ("phantom.training_frames",),
+    "teacher": ("image", "batch", "teacher."),
+    "student": ("student.",),
+    "qdq": (),
+    "predictions": (),
+    "bundle": ("name", "version", "folds", "phantom.", "teacher.init's name", "hygroma-edge"),
+}
+BANK_SOURCES = ("fetus_framework", "hc18")  # of the data's manifest.csv: what the bank is made of
+CODE = "code of "  # before a stage's name: the key that holds its number in VERSIONS
+DIGITS = 16  # hex digits of a SHA-256 that a stamp keeps, as many as the data's manifest.csv
+
+
+class Stamps:
+    """The stamps of one recipe's work folder."""
+
+    def __init__(self, recipe: Recipe):
+        self.recipe, self.work = recipe, Path(recipe.work)
+
+    def folder(self, stage: str) -> Path:
+        return self.work / stage
+
+    def path(self, stage: str) -> Path:
+        """A bundle holds its own files and no other, so its stamp lies beside it."""
+        return self.work / f"bundle.{STAMP}" if stage == "bundle" else self.folder(stage) / STAMP
+
+    def keys(self, stage: str) -> dict[str, Any]:
+        """Everything that decides what `stage` makes, as JSON values, its code's version included. InputError when the
+        data or the checkpoint to start from is not there."""
+        out: dict[str, Any] = {}
+        for needed in NEEDS[stage]:
+            out |= self.keys(needed)
+        for key in KEYS[stage]:
+            out |= self._values(key)
+        return out | {f"{CODE}{stage}": VERSIONS[stage]}
+
+    def differences(self, stage: str) -> list[str] | None:
+        """What the stamp of `stage` and the recipe do not agree on, in words; None where nothing was made yet. ConfigError
+        when there are outputs without a stamp."""
+        folder, path = self.folder(stage), self.path(stage)
+        if not folder.is_dir() or not any(PARTIAL not in p.name and p.name != STAMP for p in folder.iterdir()):
+            return None
+        try:
+            found = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise ConfigError(
+                f"{path}: missing, so what lies in {folder} may be another recipe's; {self._fix(stage)}"
+            ) from None
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise ConfigError(f"{path}: not readable as a JSON object; {self._fix(stage)}")
+        wanted = self.keys(stage)
+        return [
+            f"{key}: found {found.get(key, 'nothing')!r}, {_says(key)} {wanted.get(key, 'nothing')!r}"
+            for key in {**wanted, **found}
+            if found.get(key) != wanted.get(key)
+        ]
+
+    def check(self, stage: str) -> None:
+        """ConfigError when `stage` has outputs that other keys made, or whose keys are not known."""
+        differences = self.differences(stage)
+        if differences:
+            raise ConfigError(f"{self.path(stage)}: {'; '.join(differences)}; {self._fix(stage)}")
+
+    def claim(self, stage: str) -> Path:
+        """The checked folder of `stage`, made and stamped where it holds nothing yet."""
+        self.check(stage)
+        if self.differences(stage) is None:
+            self.write(stage, self.path(stage))
+        return self.folder(stage)
+
+    def write(self, stage: str, path: Path) -> None:
+        """Stamp `path` with the keys of `stage`."""
+        keys = json.dumps(self.keys(stage), indent=1) + "\n"
+        with appearing(path) as partial:
+            partial.write_text(keys)
+
+    def _fix(self, stage: str) -> str:
+        stale = [stage]
+        for later in NEEDS:
+            if set(NEEDS[later]) & set(stale) and later != "bundle":  # a stale bundle is made again unasked
+                stale.append(later)
+        folders = ", ".join(str(self.folder(s)) for s in stale if self.folder(s).exists())
+        return f"give another `work` in the recipe, or delete {folders} to have it made again"
+
+    def _values(self, key: str) -> dict[str, Any]:
+        if key == "data":
+            return {key: self._data}
+        if key == "teacher.init's name":
+            return {key: Path(self.recipe.teacher.init).name}
+        if key == "hygroma-edge":
+            return {key: edge.__version__}
+        if key.endswith("."):
+            name = key[:-1]
+            fields = dataclasses.fields(getattr(self.recipe, name))
+            return {k: v for field in fields for k, v in self._values(f"{name}.{field.name}").items()}
+        if key == "teacher.init":
+            return {key: self._init}
+        value: Any = self.recipe
+        for name in key.split("."):
+            value = getattr(value, name)
+        return {key: value}
+
+    @cached_property
+    def _data(self) -> str:
+        """The rows of the data's tables that the bank is made from; they hold the SHA-256 of every image."""
+        data = Path(self.recipe.data)
+        digest = hashlib.sha256()
+        for name in ("manifest.csv", "ultrasound/nt_structures.csv", "ultrasound/nt_weak_flags.csv"):
+            try:
+                with (data / name).open(newline="") as file:
+                    for row in csv.DictReader(file):
+                        if row.get("source", BANK_SOURCES[0]) in BANK_SOURCES:
+                            digest.update(json.dumps(row, sort_keys=True).encode())
+            except FileNotFoundError:
+                raise InputError(
+                    f"{data / name}: missing; `data` in the recipe must name a folder laid out as ../shared/data"
+                ) from None
+        return f"SHA-256 {digest.hexdigest()[:DIGITS]}"
+
+    @cached_property
+    def _init(self) -> str:
+        path, digest = Path(self.recipe.teacher.init), hashlib.sha256()
+        if not path.is_file():
+            raise InputError(f"{path}: no such checkpoint; set `teacher.init` in the recipe")
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+        return f"SHA-256 {digest.hexdigest()[:DIGITS]}"
+
+
+def _says(key: str) -> str:
+    return "this version has" if key.startswith(CODE) else "the recipe says"

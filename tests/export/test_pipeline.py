@@ -1,0 +1,456 @@
+"""The whole pipeline on a data set and a model small enough for a test: what it leaves, what it takes up again, and what
+it refuses to."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+pytest.importorskip("sklearn")
+
+from edge.bundle import load_bundle
+from edge.bundle.manifest import EvidenceRow, EvidenceTable
+from edge.errors import ConfigError, InputError
+from export import pipeline as stages
+from export.pipeline import Pipeline
+from export.recipe import PhantomRecipe, Recipe, StudentRecipe, TeacherRecipe
+from export.stamps import STAMP, VERSIONS
+from export.vit import HygromaViT
+
+SHAPE = (160, 200)  # rows, columns of a still: enough for the lesion operator's reach
+NT, THALAMI = (60.0, 90.0, 150.0, 104.0), (80.0, 40.0, 124.0, 62.0)
+
+
+def still(rng: np.random.Generator, standard: bool) -> np.ndarray:
+    """Speckle; on a standard plane a dark band between two bright lines, thicker or thinner."""
+    image = cv2.GaussianBlur(rng.normal(90, 60, SHAPE).astype(np.float32), (0, 0), 1.5)
+    if standard:
+        image[86:108, 50:160] += 60
+        image[92 : 100 + rng.integers(0, 4), 50:160] = rng.integers(4, 14)
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def write_table(path: Path, rows: list[dict[str, object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_data(folder: Path, stills: int = 32, validation: int = 8) -> Path:
+    """A folder laid out as ../shared/data: every fourth still is no standard plane; four axial heads."""
+    rng = np.random.default_rng(0)
+    manifest: list[dict[str, object]] = []
+    structures: list[dict[str, object]] = []
+    flags: list[dict[str, object]] = []
+    (folder / "ultrasound").mkdir(parents=True)
+    for number in range(stills + validation + 4):
+        head = number >= stills + validation
+        standard = not head and number % 4 != 3
+        name = f"ultrasound/{number:04d}.png"
+        cv2.imwrite(str(folder / name), still(rng, standard))
+        split = "validation" if stills <= number < stills + validation else "train"
+        manifest.append(
+            {
+                "path": name,
+                "source": "hc18" if head else "fetus_framework",
+                "kind": "still",
+                "patient_or_video_id": f"P{number}",
+                "label": "standard plane" if standard else "other",
+                "proposed_split": split,
+                "sha256": f"{number:016x}",
+            }
+        )
+        if standard:
+            for structure, box in (("NT", NT), ("thalami", THALAMI)):
+                sides = dict(zip(("x_min", "y_min", "x_max", "y_max"), box, strict=True))
+                structures.append({"path": name, "structure": structure, **sides})
+            ratio = round(float(rng.uniform(0.2, 0.5)), 3)
+            flags.append({"path": name, "nt_over_thalami_size": ratio, "by_eye_increased_nt": ""})
+    write_table(folder / "manifest.csv", manifest)
+    write_table(folder / "ultrasound/nt_structures.csv", structures)
+    write_table(folder / "ultrasound/nt_weak_flags.csv", flags)
+    return folder
+
+
+def tiny(base: Path, **changes: Any) -> Recipe:
+    recipe = Recipe(
+        data=str(base / "data"),
+        work=str(base / "work"),
+        name="tiny",
+        version="0.0.1",
+        teacher=TeacherRecipe(str(base / "init.pt"), width=64, depth=2, heads=2, epochs=1, frozen_blocks=1),
+        image=48,
+        batch=8,
+        threads=1,
+        folds=[0, 1],
+        student=StudentRecipe(blocks=[0, 1], epochs=1, frozen_blocks=0),
+        phantom=PhantomRecipe(training_frames=4, fitting_exams=2, measuring_exams=2),
+    )
+    return dataclasses.replace(recipe, **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, a checkpoint to start from and a `work` in which every stage has run. Not to be written to."""
+    base = tmp_path_factory.mktemp("pipeline")
+    write_data(base / "data")
+    recipe = tiny(base)
+    torch.manual_seed(0)
+    torch.save(
+        {k: v for k, v in HygromaViT(recipe.teacher_config).state_dict().items() if "_head" not in k}, base / "init.pt"
+    )
+    Pipeline(recipe).run(accept_failing_gate=True)  # untrained weights may lose anything
+    return base
+
+
+@pytest.fixture
+def work(finished: Path, tmp_path: Path) -> Path:
+    """That work folder for a test's own use. Linked: the pipeline replaces files, it never writes into one."""
+    return Path(shutil.copytree(finished / "work", tmp_path / "work", copy_function=os.link))
+
+
+@pytest.fixture
+def no_exams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rendering exams is most of a bundle's time and not what the test is about."""
+
+    def decide(
+        draft: Path, base: Any, spec: Any, fitting: int, measuring: int, progress: Any
+    ) -> tuple[Any, EvidenceTable]:
+        row = EvidenceRow("exam sensitivity", "measuring exams", measuring, 0.5, None, None)
+        return base, EvidenceTable("phantom exams", "phantom", f"would fit on {fitting}", (row,))
+
+    monkeypatch.setattr(stages, "decide_on_exams", decide)
+
+
+def edit(recipe: Recipe, key: str, value: object) -> Recipe:
+    """The recipe with one key changed: edit(recipe, "teacher.lr", 1e-3)."""
+    first, _, rest = key.partition(".")
+    if rest:
+        value = dataclasses.replace(getattr(recipe, first), **{rest: value})
+    return dataclasses.replace(recipe, **{first: value})
+
+
+def inodes(folder: Path) -> dict[str, int]:
+    """Which files there are: a file that was made again has another number."""
+    return {str(p.relative_to(folder)): p.stat().st_ino for p in folder.rglob("*") if p.is_file()}
+
+
+WEIGHTS = ("bank/", "bank_phantom/", "teacher/", "student/", "qdq/", "predictions/")
+
+
+def weights(folder: Path) -> dict[str, int]:
+    return {name: number for name, number in inodes(folder).items() if name.startswith(WEIGHTS)}
+
+
+def test_every_stage_leaves_its_outputs_and_nothing_unfinished(finished: Path) -> None:
+    names = set(inodes(finished / "work"))
+    runs = ("refit", "fold0", "fold1")
+    for folder, suffix in (("teacher", "pt"), ("student", "pt"), ("qdq", "onnx"), ("predictions", "npz")):
+        assert {f"{folder}/{run}.{suffix}" for run in runs} | {f"{folder}/{STAMP}"} <= names
+    assert f"bundle.{STAMP}" in names and not any("partial" in name or "draft" in name for name in names)
+    assert load_bundle(finished / "work/bundle").manifest.model.id == "tiny"
+
+
+def test_the_validation_split_is_called_so_in_report_and_card(finished: Path) -> None:
+    report = json.loads((finished / "work/report/validation.json").read_text())
+    splits = {part["name"]: list(part["steps"]["INT8"]) for part in report["sets"]}
+    assert splits["hygroma, folds"] == ["all folds", "fold 0", "fold 1"]
+    assert splits["hygroma, validation"] == splits["plane, validation"] == ["validation"]
+    card = (finished / "work/bundle/MODEL_CARD.md").read_text()
+    assert "| validation | ROC-AUC |" in card and "fold 4" not in card
+
+
+def test_a_rerun_makes_nothing_again(finished: Path, work: Path) -> None:
+    before = inodes(work)
+    moved = shutil.copytree(finished / "data", work.parent / "elsewhere")  # where the data lies decides nothing
+    Pipeline(tiny(finished, work=str(work), data=str(moved), threads=2)).run(accept_failing_gate=True)
+    after = inodes(work)
+    assert {n: i for n, i in after.items() if "report/" not in n} == {
+        n: i for n, i in before.items() if "report/" not in n
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "stage", "words"),
+    [
+        ("seed", 1, "bank", "seed: found 0, the recipe says 1"),
+        ("image", 64, "teacher", "image: found 48, the recipe says 64"),
+        ("batch", 4, "teacher", "batch: found 8, the recipe says 4"),
+        ("teacher.lr", 1e-3, "teacher", "teacher.lr: found 0.0003, the recipe says 0.001"),
+        ("teacher.epochs", 2, "teacher", "teacher.epochs: found 1, the recipe says 2"),
+        ("phantom.training_frames", 3, "bank_phantom", "phantom.training_frames: found 4, the recipe says 3"),
+        ("student.blocks", [1], "student", "student.blocks: found [0, 1], the recipe says [1]"),
+        ("student.layer_decay", 0.5, "student", "student.layer_decay: found 0.75, the recipe says 0.5"),
+    ],
+)
+def test_outputs_of_other_settings_are_refused(
+    finished: Path, work: Path, key: str, value: object, stage: str, words: str
+) -> None:
+    before = inodes(work)
+    pipeline = Pipeline(edit(tiny(finished, work=str(work)), key, value))
+    direct: dict[str, Callable[[], object]] = {
+        "bank": pipeline.bank,
+        "bank_phantom": pipeline.bank,
+        "teacher": lambda: pipeline.teacher(0),
+        "student": lambda: pipeline.student(0),
+    }
+    for call in (pipeline.run, direct[stage], pipeline.validate, pipeline.bundle):
+        with pytest.raises(ConfigError) as error:
+            call()
+        said = str(error.value)
+        assert words in said and f"/{STAMP}: " in said
+        assert "give another `work` in the recipe, or delete " in said and str(work / "predictions") in said
+    assert inodes(work) == before
+    with pytest.raises(ConfigError, match=str(work / stage / STAMP)):
+        pipeline.run()
+
+
+def test_deleting_what_the_message_names_is_enough(finished: Path, work: Path, no_exams: None) -> None:
+    pipeline = Pipeline(edit(tiny(finished, work=str(work)), "student.epochs", 2))
+    with pytest.raises(ConfigError) as error:
+        pipeline.run()
+    named = str(error.value).split("or delete ")[1].split(" to have")[0].split(", ")
+    assert named == [str(work / name) for name in ("student", "qdq", "predictions")]
+    kept = {name: number for name, number in weights(work).items() if name.startswith(WEIGHTS[:3])}
+    for name in named:
+        shutil.rmtree(name)
+    pipeline.run(accept_failing_gate=True)
+    assert kept.items() <= weights(work).items()  # nobody was taught again
+    assert torch.load(work / "student/fold0.pt", weights_only=True)["epoch"] == 2
+    assert "2 epochs of labels" in load_bundle(work / "bundle").manifest.provenance.recipe
+
+
+def test_other_data_or_another_checkpoint_under_the_same_name_is_refused(finished: Path, work: Path) -> None:
+    base = work.parent
+    shutil.copytree(finished / "data", base / "data")
+    torch.save({**torch.load(finished / "init.pt"), "cls_token": torch.ones(1, 1, 64)}, base / "init.pt")
+    with pytest.raises(ConfigError, match=r"teacher/recipe.json: teacher.init: found 'SHA-256 \w{16}'"):
+        Pipeline(tiny(base)).run("train")
+    manifest = base / "data/manifest.csv"
+    manifest.write_text(manifest.read_text().replace("000000000003", "00000000000f"))  # another image's hash
+    with pytest.raises(ConfigError, match=r"bank/recipe.json: data: found 'SHA-256 \w{16}'"):
+        Pipeline(tiny(base)).run("bank")
+
+
+def test_rows_of_sources_that_the_bank_is_not_made_of_change_nothing(finished: Path, work: Path) -> None:
+    base = work.parent
+    shutil.copytree(finished / "data", base / "data")
+    with (base / "data/manifest.csv").open("a") as file:
+        file.write("lung/1.png,pocus_covid,still,P1,lung,train,00\n")
+    Pipeline(tiny(base)).run("bank")
+
+
+@pytest.mark.parametrize("stage", ["bank", "bank_phantom", "teacher", "student", "qdq", "predictions", "bundle"])
+def test_outputs_without_a_stamp_are_refused(finished: Path, work: Path, stage: str) -> None:
+    stamp = work / f"bundle.{STAMP}" if stage == "bundle" else work / stage / STAMP
+    stamp.unlink()
+    before = weights(work)
+    with pytest.raises(ConfigError) as error:
+        Pipeline(tiny(finished, work=str(work))).run()
+    assert str(error.value).startswith(f"{stamp}: missing, so what lies in {work / stage} may be another recipe's; ")
+    assert f"or delete {work / stage}" in str(error.value)
+    assert weights(work) == before
+
+
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_a_stamp_that_cannot_be_read_is_refused(finished: Path, work: Path, text: str) -> None:
+    stamp = work / "qdq" / STAMP
+    stamp.unlink()  # a link: what it is linked to stays
+    stamp.write_text(text)
+    with pytest.raises(ConfigError, match=f"{stamp}: not readable as a JSON object; give another"):
+        Pipeline(tiny(finished, work=str(work))).qdq(0)
+
+
+def test_outputs_of_older_code_are_refused(finished: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(VERSIONS, "qdq", VERSIONS["qdq"] + 1)
+    pipeline = Pipeline(tiny(finished, work=str(work)))
+    pipeline.run("distill")
+    with pytest.raises(
+        ConfigError, match=f"qdq/{STAMP}: code of qdq: found 1, this version has 2; .*/qdq, .*/predictions"
+    ):
+        pipeline.run("quantize")
+
+
+def test_a_bundle_without_a_stamp_is_refused_before_hours_of_training(finished: Path, work: Path) -> None:
+    for name in ("teacher", "student", "qdq", "predictions"):
+        shutil.rmtree(work / name)
+    (work / f"bundle.{STAMP}").unlink()
+    with pytest.raises(ConfigError, match=f"bundle.{STAMP}: missing"):
+        Pipeline(tiny(finished, work=str(work))).run()
+    assert not (work / "teacher").exists()
+
+
+def test_an_earlier_stage_does_not_ask_about_later_ones(finished: Path, work: Path) -> None:
+    (work / "student" / STAMP).unlink()
+    Pipeline(tiny(finished, work=str(work))).run("train")
+
+
+def test_a_stamp_of_a_run_that_made_nothing_binds_nobody(finished: Path, work: Path) -> None:
+    for name in ("teacher", "student", "qdq", "predictions"):
+        shutil.rmtree(work / name)
+    first = Pipeline(tiny(finished, work=str(work)))
+    first.stamps.claim("teacher")
+    (work / "teacher/refit.partial").write_bytes(b"killed in its first epoch")
+    other = Pipeline(edit(tiny(finished, work=str(work)), "teacher.lr", 1e-3))
+    other.teacher(0)
+    assert json.loads((work / "teacher" / STAMP).read_text())["teacher.lr"] == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("name", "renamed"), ("version", "9.9.9"), ("phantom.fitting_exams", 4), ("phantom.measuring_exams", 4)],
+)
+def test_an_edit_that_changes_no_weight_makes_the_bundle_again(
+    finished: Path, work: Path, no_exams: None, key: str, value: object
+) -> None:
+    before = weights(work)
+    recipe = edit(tiny(finished, work=str(work)), key, value)
+    path = Pipeline(recipe).bundle(accept_failing_gate=True)
+    made = load_bundle(path)
+    table = made.manifest.evidence[-1]
+    assert weights(work) == before
+    assert table.description == f"would fit on {recipe.phantom.fitting_exams}"
+    assert table.rows[0].n == recipe.phantom.measuring_exams
+    assert (made.manifest.model.id, made.manifest.model.version) == (recipe.name, recipe.version)
+    assert not [p.name for p in work.iterdir() if "draft" in p.name or "made" in p.name or "old" in p.name]
+    Pipeline(recipe).bundle()  # and once only: a second time would raise GateError
+    assert load_bundle(path).sha256 == made.sha256
+
+
+def test_folds_are_added_without_touching_the_others(finished: Path, work: Path, no_exams: None) -> None:
+    before = weights(work)
+    recipe = tiny(finished, work=str(work), folds=[0, 1, 2])
+    path = Pipeline(recipe).bundle(accept_failing_gate=True)
+    assert before.items() <= weights(work).items()
+    assert (work / "predictions/fold2.npz").is_file()
+    manifest = load_bundle(path).manifest
+    assert "[0, 1, 2] of 4" in manifest.provenance.recipe
+    assert "fold 2" in {row.split for table in manifest.evidence for row in table.rows}
+
+
+# -- kills
+
+
+def half(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def dying_savez(path: Path, **arrays: np.ndarray) -> None:
+    path.write_bytes(b"PK half a file")
+    raise KeyboardInterrupt
+
+
+def dying_onnx_save(model: Any, path: str) -> None:
+    Path(path).write_bytes(half(model.SerializeToString()))
+    raise KeyboardInterrupt
+
+
+def dying_save_bank(bank: Any, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "entries.json").write_text("[")
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "dying", "stage", "file"),
+    [
+        (stages.onnx, "save", dying_onnx_save, "qdq", "qdq/refit.onnx"),
+        (np, "savez", dying_savez, "predictions", "predictions/refit.npz"),
+        (stages, "save_bank", dying_save_bank, "bank", "bank/entries.json"),
+        (stages, "save_bank", dying_save_bank, "bank_phantom", "bank_phantom/entries.json"),
+    ],
+)
+def test_a_file_cut_short_is_never_taken_for_finished(
+    finished: Path,
+    work: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: Any,
+    name: str,
+    dying: Any,
+    stage: str,
+    file: str,
+) -> None:
+    shutil.rmtree(work / stage)
+    recipe = tiny(finished, work=str(work))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(where, name, dying)
+        Pipeline(recipe).run("validate")
+    assert not (work / file).exists()
+    Pipeline(recipe).run("validate")
+    assert (work / file).stat().st_size == (finished / "work" / file).stat().st_size
+
+
+def test_what_a_killed_process_left_is_cleared(finished: Path, work: Path) -> None:
+    """SIGKILL lets no block end: the unfinished file or folder stays."""
+    for name in ("bank", "qdq", "predictions"):
+        shutil.rmtree(work / name)
+    (work / "bank.partial").mkdir()
+    for name in ("bank.partial/entries.json", "qdq/fold0.partial.onnx", "predictions/fold0.partial.npz"):
+        (work / name).parent.mkdir(exist_ok=True)
+        (work / name).write_bytes(b"[")
+    Pipeline(tiny(finished, work=str(work))).validate()
+    assert set(weights(work)) == set(weights(finished / "work")) and not (work / "bank.partial").exists()
+
+
+def test_a_bundle_is_replaced_whole(
+    finished: Path, work: Path, no_exams: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny(finished, work=str(work), name="renamed")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # while the new one is written
+        patch.setattr(stages, "write_bundle", dying_write_bundle)
+        Pipeline(recipe).bundle(accept_failing_gate=True)
+    assert load_bundle(work / "bundle").manifest.model.id == "tiny"
+    pipeline = Pipeline(recipe)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # while they change places
+        patch.setattr(pipeline.stamps, "write", interrupted)
+        pipeline.bundle(accept_failing_gate=True)
+    Pipeline(recipe).bundle(accept_failing_gate=True)
+    assert load_bundle(work / "bundle").manifest.model.id == "renamed"
+    assert json.loads((work / f"bundle.{STAMP}").read_text())["name"] == "renamed"
+
+
+def dying_write_bundle(path: Path, manifest: Any, files: Any) -> None:
+    path.mkdir()
+    (path / "manifest.json").write_text("{")
+    raise KeyboardInterrupt
+
+
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+# -- data
+
+
+def test_fewer_crops_than_a_batch_are_refused_before_training(finished: Path, work: Path) -> None:
+    shutil.rmtree(work / "teacher")
+    recipe = tiny(finished, work=str(work), batch=64)
+    keep = stages._taught(Pipeline(dataclasses.replace(recipe, batch=8)).bank(), 0)
+    with pytest.raises(
+        InputError, match=r"data: found (\d+) crops an epoch to train (\w+) on, fewer than one batch"
+    ) as e:
+        Pipeline(recipe).train()
+    assert "(64); add training stills, or lower `batch`" in str(e.value) and len(keep) > 64
+    assert not (work / "teacher").exists()
+
+
+def test_training_without_phantoms(finished: Path, tmp_path: Path) -> None:
+    recipe = edit(tiny(finished, work=str(tmp_path / "work")), "phantom.training_frames", 0)
+    pipeline = Pipeline(recipe)
+    pipeline.student(0)
+    assert (tmp_path / "work/student/fold0.pt").is_file()
+    assert not len(pipeline.bank().where(lambda e: e.source == "phantom"))
