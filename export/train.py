@@ -193,14 +193,14 @@ def start_plane_head(model: HygromaViT, crops: np.ndarray, labels: np.ndarray) -
     model.plane_head.bias.fill_(float(probe.intercept_[0] - weight @ scaler.mean_))
 
 
-def parameter_groups(model: HygromaViT, schedule: Schedule) -> list[dict[str, object]]:
-    """Layer-wise learning-rate decay (arXiv 2106.08254); no weight decay on vectors. Frozen blocks get no gradient."""
-    depth = model.config.depth
+def layered_groups(
+    model: torch.nn.Module, layer_of: Callable[[str], int], depth: int, schedule: Schedule
+) -> list[dict[str, object]]:
+    """Layer-wise learning-rate decay (arXiv 2106.08254); no weight decay on vectors. `layer_of`: parameter name -> 0 (nearest
+    the input) to depth, depth + 1 for the heads. Frozen layers get no gradient."""
     groups: dict[tuple[int, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        layer = int(name.split(".")[1]) + 1 if name.startswith("blocks.") else 0
-        if name.startswith(("norm.", "map_head", "plane_head", "hygroma_head")):
-            layer = depth + 1
+        layer = layer_of(name)
         parameter.requires_grad = layer > schedule.frozen_blocks or schedule.frozen_blocks == 0
         if parameter.requires_grad:
             groups.setdefault((layer, parameter.ndim > 1), []).append(parameter)
@@ -212,6 +212,24 @@ def parameter_groups(model: HygromaViT, schedule: Schedule) -> list[dict[str, ob
         }
         for (layer, matrix), parameters in groups.items()
     ]
+
+
+def parameter_groups(model: HygromaViT, schedule: Schedule) -> list[dict[str, object]]:
+    """The groups of our transformer: a layer a block; the last norm counts as a head."""
+    depth = model.config.depth
+    return layered_groups(model, lambda name: vit_layer(name, depth), depth, schedule)
+
+
+def vit_layer(name: str, depth: int) -> int:
+    """The layer of one of HygromaViT's parameters, as `layered_groups` counts."""
+    if name.startswith(("norm.", "map_head", "plane_head", "hygroma_head")):
+        return depth + 1
+    return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else 0
+
+
+def rate_factor(progress: float, warmup: float) -> float:
+    """Share of the peak learning rate at `progress` in [0,1]: linear warm-up under a cosine, never below a thousandth."""
+    return max(min(1.0, progress / warmup) * 0.5 * (1 + math.cos(math.pi * progress)), 1e-3)
 
 
 Loss = Callable[[ViTOutputs, Batch, Tensor], Tensor]  # (outputs, batch, normalised input) -> scalar
@@ -240,10 +258,9 @@ def fit(
         order = draw_epoch(bank, keep, np.random.default_rng([schedule.seed, epoch]))
         started, total = time.monotonic(), 0.0
         for number, batch in enumerate(batches(bank, order, model, schedule, epoch)):
-            progress = (epoch * steps + number) / (schedule.epochs * steps)
-            factor = min(1.0, progress / schedule.warmup) * 0.5 * (1 + math.cos(math.pi * progress))
+            factor = rate_factor((epoch * steps + number) / (schedule.epochs * steps), schedule.warmup)
             for group in optimiser.param_groups:
-                group["lr"] = schedule.lr * group["scale"] * max(factor, 1e-3)
+                group["lr"] = schedule.lr * group["scale"] * factor
             x = normalise(batch.crops)
             with torch.autocast("cpu", torch.bfloat16):
                 out = model(x)

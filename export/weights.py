@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from edge.errors import InputError
 from export.vit import HygromaViT
@@ -16,17 +17,31 @@ _OURS = ("map_head.", "plane_head.", "hygroma_head.")
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """A flat state dict from .safetensors or torch (flat, {"model": ...} or {"state_dict": ...}), never unpickling objects."""
+    """A flat state dict from .safetensors or torch (flat, {"model": ...} or {"state_dict": ...}), never unpickling objects.
+    InputError for anything else."""
     if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint; set `teacher.init` in the recipe")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+        raise InputError(f"{path}: no such checkpoint; correct `--init`, or `teacher.init` in the recipe")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
 
-        return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise InputError(
+            f"{path}: not a checkpoint, or one that holds more than tensors; objects are never unpickled: "
+            "save its state dict alone, torch.save(model.state_dict(), FILE)"
+        ) from None
+    except Exception as error:  # torch and safetensors raise many kinds for damaged files
+        raise InputError(f"{path}: not readable as a checkpoint ({error}); copy it again") from None
     for wrapper in ("model", "state_dict"):
-        if isinstance(state.get(wrapper), dict):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
+    wrong = (
+        "no state dict" if not isinstance(state, dict) else [k for k, v in state.items() if not isinstance(v, Tensor)]
+    )
+    if wrong:
+        raise InputError(f"{path}: expected names and tensors, found {wrong}; save the model's state dict alone")
     return state
 
 
@@ -38,6 +53,12 @@ def load_backbone(model: HygromaViT, path: Path) -> None:
         state["patch_embed.proj.weight"] = resample_patch(state["patch_embed.proj.weight"], model.config.patch)
     if "pos_embed" in state:
         state["pos_embed"] = resample_positions(state["pos_embed"], model.config.grid)
+    fill(model, own, state, f"{path}: not a checkpoint of this architecture ({model.config})")
+
+
+def fill(model: nn.Module, own: dict[str, Tensor], state: dict[str, Tensor], problem: str) -> None:
+    """Load `state` where it has exactly the keys and shapes of `own`, a part of the model's; else InputError, `problem` and
+    every missing, unexpected and misshapen key."""
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [
         f"{k} {tuple(state[k].shape)} != {tuple(own[k].shape)}"
@@ -46,16 +67,17 @@ def load_backbone(model: HygromaViT, path: Path) -> None:
     ]
     if missing or unexpected or shapes:
         raise InputError(
-            f"{path}: not a checkpoint of this architecture ({model.config}); missing {missing or 'none'}, "
-            f"unexpected {unexpected or 'none'}, misshapen {sorted(shapes) or 'none'}"
+            f"{problem}; missing {missing or 'none'}, unexpected {unexpected or 'none'}, "
+            f"misshapen {sorted(shapes) or 'none'}"
         )
     model.load_state_dict(state, strict=False)
 
 
 def resample_patch(weight: Tensor, patch: int) -> Tensor:
-    """Patch embedding [W,3,p,p] -> [W,3,patch,patch] by the pseudo-inverse of the resize (FlexiViT, arXiv 2212.08013)."""
+    """Patch embedding [W,3,p,p] -> [W,3,patch,patch] by the pseudo-inverse of the resize (FlexiViT, arXiv 2212.08013).
+    Another shape comes back as it is, to be named by `load_backbone`."""
     old = weight.shape[-1]
-    if old == patch:
+    if old == patch or weight.ndim != 4 or weight.shape[-2] != old:
         return weight
     basis = torch.eye(old * old).reshape(old * old, 1, old, old)
     resize = F.interpolate(basis, (patch, patch), mode="bilinear", antialias=False).reshape(old * old, patch * patch)
@@ -64,9 +86,11 @@ def resample_patch(weight: Tensor, patch: int) -> Tensor:
 
 
 def resample_positions(positions: Tensor, grid: int) -> Tensor:
-    """[1,1+g*g,W] -> [1,1+grid*grid,W], bicubic, class token kept."""
+    """[1,1+g*g,W] -> [1,1+grid*grid,W], bicubic, class token kept. Another shape comes back as it is."""
+    if positions.ndim != 3 or positions.shape[1] < 2:
+        return positions
     old = round((positions.shape[1] - 1) ** 0.5)
-    if old == grid:
+    if old == grid or old**2 != positions.shape[1] - 1:
         return positions
     cls, patches = positions[:, :1], positions[:, 1:]
     patches = patches.reshape(1, old, old, -1).permute(0, 3, 1, 2)
