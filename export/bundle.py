@@ -35,7 +35,6 @@ from edge.errors import BundleError, GateError, InputError
 from edge.screen.preprocess import Preprocessing
 from export.gate import DEFAULT_LIMITS, GateLimits, gate
 from export.model_card import model_card
-from export.onnx_graph import build_float_graph
 from export.ood import fit_ood
 from export.ort_graph import optimised_graph, run_graph
 from export.quantize import lint_qdq, quantize_best
@@ -108,10 +107,8 @@ def assemble_bundle(
     i = ingredients
     if len(i.golden) < MIN_GOLDEN:
         raise InputError(f"golden crops: found {len(i.golden)}; give at least {MIN_GOLDEN} held-out images")
-    progress("float graph")
-    float_graph = build_float_graph(i.state, i.config)
     progress("INT8 graph")
-    choice = quantize_best(float_graph, i.calibration, i.selection, threads=threads)
+    choice = quantize_best(i.state, i.config, i.calibration, i.selection, threads=threads)
     problems = lint_qdq(choice.model)
     optimised = optimised_graph(choice.model)
     if optimised.int8_linears != 4 * i.config.depth:  # qkv, proj, fc1, fc2
@@ -139,11 +136,10 @@ def assemble_bundle(
     ood = fit_ood(run_graph(choice.model, i.assessable, threads).embedding)
     distances = ood.distance(run_graph(choice.model, i.typical, threads).embedding)
 
-    errors = ", ".join(f"{method} {error:.5f}" for method, error in choice.errors.items())
     quantisation = (
         f"INT8 on {4 * i.config.depth} matrix products: weights signed per channel, inputs signed per tensor, "
-        f"everything else float; ranges from {len(i.calibration)} training crops by {choice.method}, chosen on "
-        f"{len(i.selection)} others (error of each: {errors})."
+        f"everything else float. {choice.described()}; {len(i.calibration)} training crops for the ranges, "
+        f"{len(i.selection)} others for the choice."
     )
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,

@@ -38,19 +38,19 @@ from export.evidence import (
     entry_id,
     evaluation_sets,
     held_out,
+    increased_rows,
     operating_point,
     thickness_rows,
     thickness_table,
 )
 from export.model_card import model_card
-from export.onnx_graph import build_float_graph
 from export.ort_graph import run_graph
 from export.phantoms import Progress, decide_on_exams, golden_crops, phantom_bank
 from export.quantize import quantize_best
 from export.recipe import Recipe
 from export.sources import provenance
 from export.stamps import STAMP, Stamps
-from export.train import distillation_loss, draw_epoch, fit, predict
+from export.train import distillation_loss, draw_epoch, fit, predict, start_plane_head
 from export.validate import EvaluationSet, evidence_tables, validation_report, write_report
 from export.vit import HygromaViT
 from export.weights import load_backbone, student_from_teacher
@@ -162,7 +162,7 @@ class Pipeline:
 
     def _held_out(self, run: int) -> np.ndarray:
         fold = -1 if run == REFIT else run
-        return self.bank().where(lambda e: e.fold == fold and e.source in ("real", "sham", "lesion"))
+        return self.bank().where(lambda e: e.fold == fold and e.source in ("real", "cleaned", "sham", "lesion"))
 
     # -- weights
 
@@ -182,6 +182,8 @@ class Pipeline:
         torch.manual_seed(schedule.seed)
         model = HygromaViT(self.recipe.teacher_config)
         load_backbone(model, Path(self.recipe.teacher.init))
+        if not checkpoint.is_file():
+            self._start_plane_head(model, run)
         name = f"teacher {run_name(run)}"
         fit(
             model,
@@ -202,6 +204,8 @@ class Pipeline:
         torch.manual_seed(schedule.seed)
         model = HygromaViT(self.recipe.student_config)
         student_from_teacher(model, teacher, tuple(self.recipe.student.blocks))
+        if not checkpoint.is_file():
+            self._start_plane_head(model, run)
         name = f"student {run_name(run)}"
         fit(
             model,
@@ -213,6 +217,12 @@ class Pipeline:
             on_epoch=lambda epoch, loss: self.progress(name, epoch, schedule.epochs),
         )
         return model
+
+    def _start_plane_head(self, model: HygromaViT, run: int) -> None:
+        bank = self.bank()
+        untouched = [i for i in _taught(bank, run) if bank.entries[i].source in ("real", "hc18")]
+        crops = np.stack([letterbox(bank.crops[i], self.spec) for i in untouched])
+        start_plane_head(model, crops, np.array([bank.entries[i].plane for i in untouched]))
 
     # -- INT8
 
@@ -226,9 +236,11 @@ class Pipeline:
         path = self.stamps.claim("qdq") / f"{run_name(run)}.onnx"
         if not path.is_file():
             calibration, selection = self._calibration_crops(run)
-            graph = build_float_graph(self.student(run).state_dict(), self.recipe.student_config)
-            choice = quantize_best(graph, calibration, selection, threads=self.recipe.threads)
-            log.info("%s: ranges by %s, errors %s", path.name, choice.method, choice.errors)
+            state = self.student(run).state_dict()
+            choice = quantize_best(
+                state, self.recipe.student_config, calibration, selection, threads=self.recipe.threads
+            )
+            log.info("%s: %s", path.name, choice.described())
             with appearing(path) as unfinished:
                 onnx.save(choice.model, str(unfinished))
         return onnx.load(str(path))
@@ -276,6 +288,7 @@ class Pipeline:
         self.progress("validate", 0, 1)
         report = validation_report(self.evaluation_sets())
         report["thickness"] = thickness_rows((self._folds(), self._validation()))
+        report["increased"] = increased_rows((self._folds(), self._validation()))
         write_report(report, self.work / "report")
         self.progress("validate", 1, 1)
         return report
@@ -331,7 +344,7 @@ class Pipeline:
             lambda e: e.plane == 1 and (e.source == "phantom" or e.fold >= 0 and e.source != "hc18")
         )
         typical = bank.where(lambda e: e.fold == -1 and e.plane == 1 and e.source in ("real", "sham", "lesion"))
-        gated = bank.where(lambda e: e.fold == -1 and e.hygroma != UNKNOWN)
+        gated = bank.where(lambda e: e.fold == -1 and e.hygroma != UNKNOWN and e.source != "cleaned")
         sizes = f"ViT, {len(recipe.student.blocks)} blocks, width {recipe.teacher.width}, {recipe.image} px, patch 16"
         return Ingredients(
             state=self.student(REFIT).state_dict(),
@@ -342,7 +355,7 @@ class Pipeline:
             temperatures=Calibration(1.0, 1.0),
             decision=DecisionParams().to_manifest(),
             provenance=provenance(recipe, bank),
-            evidence=[*evidence_tables(report), thickness_table(report["thickness"])],  # type: ignore[arg-type]
+            evidence=[*evidence_tables(report), thickness_table(report["thickness"], report["increased"])],  # type: ignore[arg-type]
             calibration=calibration,
             selection=selection,
             assessable=self._crops(assessable)[:, None],

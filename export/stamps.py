@@ -22,7 +22,7 @@ from export.recipe import Recipe
 
 STAMP = "recipe.json"
 # Raise a stage's number when its code would make something else of the same recipe: what the older code made is refused then.
-VERSIONS = {"bank": 1, "bank_phantom": 1, "teacher": 1, "student": 1, "qdq": 1, "predictions": 1, "bundle": 1}
+VERSIONS = {"bank": 2, "bank_phantom": 2, "teacher": 2, "student": 2, "qdq": 2, "predictions": 2, "bundle": 2}
 NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys too
     "bank": (),
     "bank_phantom": (),

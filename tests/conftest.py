@@ -118,8 +118,8 @@ def tiny_float_graph(tiny_student: tuple[dict[str, Any], Any]) -> Any:
 
 
 @pytest.fixture(scope="session")
-def tiny_int8_graph(tiny_float_graph: Any) -> Any:
+def tiny_int8_graph(tiny_student: tuple[dict[str, Any], Any]) -> Any:
     """The tiny student's canonical INT8 graph."""
     from export.quantize import quantize_best
 
-    return quantize_best(tiny_float_graph, noise(32, 48, seed=1), noise(32, 48, seed=2)).model
+    return quantize_best(*tiny_student, noise(32, 48, seed=1), noise(32, 48, seed=2)).model

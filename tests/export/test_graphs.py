@@ -17,6 +17,7 @@ from edge.errors import InputError  # noqa: E402
 from export.onnx_graph import build_float_graph, fold_patch_embedding  # noqa: E402
 from export.ort_graph import optimised_graph, run_graph  # noqa: E402
 from export.quantize import (  # noqa: E402
+    ALPHAS,
     BINS,
     METHODS,
     Histogram,
@@ -27,6 +28,7 @@ from export.quantize import (  # noqa: E402
     quantize_best,
     quantize_weight,
 )
+from export.smooth import input_peaks, smooth  # noqa: E402
 from export.torch_runner import TorchRunner  # noqa: E402
 from export.vit import HygromaViT, ViTConfig, normalise  # noqa: E402
 
@@ -115,11 +117,11 @@ def test_int8_graph_is_close_to_the_float_graph(
     assert 0 < gap.max() < 0.05
 
 
-def test_the_method_with_the_least_heldout_error_is_chosen(tiny_float_graph: Any, pictures: Pictures) -> None:
-    choice = quantize_best(tiny_float_graph, pictures(16, 48, seed=1), pictures(16, 48, seed=2))
-    assert set(choice.errors) == set(METHODS)
-    assert choice.errors[choice.method] == min(choice.errors.values())
-    again = quantize_best(tiny_float_graph, pictures(16, 48, seed=1), pictures(16, 48, seed=2))
+def test_the_method_with_the_least_heldout_error_is_chosen(tiny_student: Any, pictures: Pictures) -> None:
+    choice = quantize_best(*tiny_student, pictures(16, 48, seed=1), pictures(16, 48, seed=2))
+    assert set(choice.errors) == {(alpha, method) for alpha in ALPHAS for method in METHODS}
+    assert choice.errors[choice.alpha, choice.method] == min(choice.errors.values())
+    again = quantize_best(*tiny_student, pictures(16, 48, seed=1), pictures(16, 48, seed=2))
     assert again.model.SerializeToString(deterministic=True) == choice.model.SerializeToString(deterministic=True)
 
 
@@ -211,3 +213,25 @@ def test_lint_sees_a_graph_that_was_not_quantised(tiny_float_graph: Any) -> None
 def test_a_missing_range_is_an_error_not_a_default(tiny_float_graph: Any) -> None:
     with pytest.raises(KeyError):
         quantize(tiny_float_graph, {})
+
+
+def test_smoothing_changes_nothing_in_float_and_evens_the_inputs(tiny_student: Any, pictures: Pictures) -> None:
+    state, config = tiny_student
+    state = {name: value.clone() for name, value in state.items()}
+    state["blocks.0.norm1.weight"][3] *= 40  # an outlier channel, as trained transformers have
+    crops = pictures(8, 48)
+    peaks = input_peaks(state, config, crops)
+    smoothed = smooth(state, config, peaks, 0.5)
+    before, after = (
+        run_graph(build_float_graph(state, config), crops),
+        run_graph(build_float_graph(smoothed, config), crops),
+    )
+    for name in RawOutputs.__dataclass_fields__:
+        np.testing.assert_allclose(getattr(after, name), getattr(before, name), atol=5e-4, rtol=1e-4)
+    evened = input_peaks(smoothed, config, crops)["blocks.0.attn.qkv"]
+    found, was = (
+        float(evened.max() / evened.median()),
+        float(peaks["blocks.0.attn.qkv"].max() / peaks["blocks.0.attn.qkv"].median()),
+    )
+    assert found < 0.5 * was
+    assert set(peaks) == {f"blocks.{i}.{linear}" for i in range(2) for linear in ("attn.qkv", "attn.proj", "mlp.fc1")}

@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 pytest.importorskip("sklearn")
 
-from edge.bundle import load_bundle
+from edge.bundle import ANYONE, load_bundle
 from edge.bundle.manifest import EvidenceRow, EvidenceTable
 from edge.errors import ConfigError, InputError
 from export import pipeline as stages
@@ -162,7 +162,7 @@ def test_every_stage_leaves_its_outputs_and_nothing_unfinished(finished: Path) -
     for folder, suffix in (("teacher", "pt"), ("student", "pt"), ("qdq", "onnx"), ("predictions", "npz")):
         assert {f"{folder}/{run}.{suffix}" for run in runs} | {f"{folder}/{STAMP}"} <= names
     assert f"bundle.{STAMP}" in names and not any("partial" in name or "draft" in name for name in names)
-    assert load_bundle(finished / "work/bundle").manifest.model.id == "tiny"
+    assert load_bundle(finished / "work/bundle", ANYONE).manifest.model.id == "tiny"
 
 
 def test_the_validation_split_is_called_so_in_report_and_card(finished: Path) -> None:
@@ -231,7 +231,7 @@ def test_deleting_what_the_message_names_is_enough(finished: Path, work: Path, n
     pipeline.run(accept_failing_gate=True)
     assert kept.items() <= weights(work).items()  # nobody was taught again
     assert torch.load(work / "student/fold0.pt", weights_only=True)["epoch"] == 2
-    assert "2 epochs of labels" in load_bundle(work / "bundle").manifest.provenance.recipe
+    assert "2 epochs of labels" in load_bundle(work / "bundle", ANYONE).manifest.provenance.recipe
 
 
 def test_other_data_or_another_checkpoint_under_the_same_name_is_refused(finished: Path, work: Path) -> None:
@@ -280,7 +280,7 @@ def test_outputs_of_older_code_are_refused(finished: Path, work: Path, monkeypat
     pipeline = Pipeline(tiny(finished, work=str(work)))
     pipeline.run("distill")
     with pytest.raises(
-        ConfigError, match=f"qdq/{STAMP}: code of qdq: found 1, this version has 2; .*/qdq, .*/predictions"
+        ConfigError, match=f"qdq/{STAMP}: code of qdq: found 2, this version has 3; .*/qdq, .*/predictions"
     ):
         pipeline.run("quantize")
 
@@ -320,7 +320,7 @@ def test_an_edit_that_changes_no_weight_makes_the_bundle_again(
     before = weights(work)
     recipe = edit(tiny(finished, work=str(work)), key, value)
     path = Pipeline(recipe).bundle(accept_failing_gate=True)
-    made = load_bundle(path)
+    made = load_bundle(path, ANYONE)
     table = made.manifest.evidence[-1]
     assert weights(work) == before
     assert table.description == f"would fit on {recipe.phantom.fitting_exams}"
@@ -328,7 +328,7 @@ def test_an_edit_that_changes_no_weight_makes_the_bundle_again(
     assert (made.manifest.model.id, made.manifest.model.version) == (recipe.name, recipe.version)
     assert not [p.name for p in work.iterdir() if "draft" in p.name or "made" in p.name or "old" in p.name]
     Pipeline(recipe).bundle()  # and once only: a second time would raise GateError
-    assert load_bundle(path).sha256 == made.sha256
+    assert load_bundle(path, ANYONE).sha256 == made.sha256
 
 
 def test_folds_are_added_without_touching_the_others(finished: Path, work: Path, no_exams: None) -> None:
@@ -337,7 +337,7 @@ def test_folds_are_added_without_touching_the_others(finished: Path, work: Path,
     path = Pipeline(recipe).bundle(accept_failing_gate=True)
     assert before.items() <= weights(work).items()
     assert (work / "predictions/fold2.npz").is_file()
-    manifest = load_bundle(path).manifest
+    manifest = load_bundle(path, ANYONE).manifest
     assert "[0, 1, 2] of 4" in manifest.provenance.recipe
     assert "fold 2" in {row.split for table in manifest.evidence for row in table.rows}
 
@@ -413,13 +413,13 @@ def test_a_bundle_is_replaced_whole(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # while the new one is written
         patch.setattr(stages, "write_bundle", dying_write_bundle)
         Pipeline(recipe).bundle(accept_failing_gate=True)
-    assert load_bundle(work / "bundle").manifest.model.id == "tiny"
+    assert load_bundle(work / "bundle", ANYONE).manifest.model.id == "tiny"
     pipeline = Pipeline(recipe)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # while they change places
         patch.setattr(pipeline.stamps, "write", interrupted)
         pipeline.bundle(accept_failing_gate=True)
     Pipeline(recipe).bundle(accept_failing_gate=True)
-    assert load_bundle(work / "bundle").manifest.model.id == "renamed"
+    assert load_bundle(work / "bundle", ANYONE).manifest.model.id == "renamed"
     assert json.loads((work / f"bundle.{STAMP}").read_text())["name"] == "renamed"
 
 
