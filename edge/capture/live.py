@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from edge.capture.opencv import cv2
+from edge.capture.source import Opened
 from edge.capture.uri import redact
 from edge.config import CaptureConfig
 from edge.errors import SourceError
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 FAILED_IN_A_ROW_MAX = 5
 
 
-class _LiveSource:
+class _LiveSource(Opened):
     """What the two have in common: BGR uint8 [H,W,3], stamped when read."""
 
     live = True
@@ -31,13 +32,6 @@ class _LiveSource:
         self._config = config
         self._capture: cv2.VideoCapture | None = None
         self._next_id = 0
-
-    def __enter__(self) -> _LiveSource:
-        self.open()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def open(self) -> None:
         self.close()

@@ -10,6 +10,7 @@ import numpy as np
 
 from edge.capture.opencv import cv2
 from edge.capture.pacer import Pacer
+from edge.capture.source import Opened
 from edge.errors import InputError
 from edge.records import Frame
 
@@ -22,7 +23,7 @@ DAMAGED_IN_A_ROW_MAX = 30
 COUNT_TOLERANCE = 3
 
 
-class FileSource:
+class FileSource(Opened):
     """A video file through OpenCV's FFmpeg. Frames are BGR uint8 [H,W,3]; each one is delivered, none dropped here."""
 
     live = False
@@ -35,13 +36,6 @@ class FileSource:
         self._capture: cv2.VideoCapture | None = None
         self._next_id = 0
         self._in_clip = 0
-
-    def __enter__(self) -> FileSource:
-        self.open()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def open(self) -> None:
         self.close()
@@ -106,7 +100,7 @@ class FileSource:
             self._capture = None
 
 
-class FramesSource:
+class FramesSource(Opened):
     """Pictures from anywhere, for example the phantom: uint8, grey [H,W] or BGR [H,W,3], at `fps` frames per second."""
 
     live = False
@@ -118,13 +112,6 @@ class FramesSource:
         self._images, self._fps, self._fast = images, fps, fast
         self._iterator: Iterator[np.ndarray] = iter(())
         self._next_id = 0
-
-    def __enter__(self) -> FramesSource:
-        self.open()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def open(self) -> None:
         self._iterator = iter(self._images)

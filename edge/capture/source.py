@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from edge.records import Frame
+
+_Opened = TypeVar("_Opened", bound="Opened")
 
 
 @runtime_checkable
@@ -32,3 +34,20 @@ class Source(Protocol):
     def close(self) -> None:
         """Safe to call at any time, more than once."""
         ...
+
+
+class Opened:
+    """What every source of this package shares: open on enter, close on exit."""
+
+    def __enter__(self: _Opened) -> _Opened:
+        self.open()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def open(self) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
