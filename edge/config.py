@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 import yaml
 
+from edge.bundle.keys import KEY_FORM, is_key_text, parse_public_key
+from edge.bundle.trust import Trust
 from edge.decision.params import DecisionParams
 from edge.errors import ConfigError
 
@@ -71,6 +73,20 @@ class _Choice:
 
     def allows(self, value: Any) -> bool:
         return isinstance(value, str) and value in self.options
+
+
+@dataclass(frozen=True)
+class _Keys:
+    max_keys: int
+
+    @property
+    def expected(self) -> str:
+        return f"a list of at most {self.max_keys} public keys, each {KEY_FORM}"
+
+    def allows(self, value: Any) -> bool:
+        if not isinstance(value, list) or len(value) > self.max_keys:
+            return False
+        return all(isinstance(item, str) and is_key_text(item) for item in value)
 
 
 @dataclass(frozen=True)
@@ -135,6 +151,19 @@ class EngineConfig:
 
 
 @dataclass(frozen=True)
+class BundleConfig:
+    """Whose bundles run, and where updates are kept. The bundle that came with hygroma is trusted by its hash."""
+
+    trusted_keys: tuple[str, ...] = field(default=(), metadata={"rule": _Keys(16)})
+    allow_unsigned: bool = _flag(False)
+    dir: str = _text("", "a directory that the daemon may write; empty for `bundles` in events.dir")
+
+    def trust(self) -> Trust:
+        """The rule that `load_bundle` takes."""
+        return Trust(tuple(parse_public_key(text) for text in self.trusted_keys), self.allow_unsigned)
+
+
+@dataclass(frozen=True)
 class DecisionConfig:
     """Overrides of the bundle's decision parameters. Empty is right: they were fitted together with the model."""
 
@@ -177,6 +206,7 @@ class Config:
     source: SourceConfig = field(default_factory=SourceConfig)
     capture: CaptureConfig = field(default_factory=CaptureConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    bundle: BundleConfig = field(default_factory=BundleConfig)
     decision: DecisionConfig = field(default_factory=DecisionConfig)
     events: EventsConfig = field(default_factory=EventsConfig)
     status: StatusConfig = field(default_factory=StatusConfig)
@@ -220,7 +250,7 @@ def _section(kind: type, content: Any, where: str, name: str) -> Any:
         rule: _Rule = rules[key]
         if not rule.allows(value):
             raise ConfigError(f"{where}: {name}.{key}: found {_shown(value)}, must be {rule.expected}")
-    return kind(**values)
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
 def _mapping(content: Any, where: str, what: str) -> dict[str, Any]:

@@ -42,12 +42,13 @@ class Watching:
 
 
 def open_scorer(bundle: str | Path, config: Config) -> Scorer:
-    """The bundle's scorer, not yet entered. ConfigError for a runtime that this build has no runner for."""
+    """The scorer of a bundle that the configuration trusts, not yet entered. ConfigError for a runtime that this build
+    has no runner for."""
     if config.engine.runtime == "tensorrt":
         raise ConfigError(
             "engine.runtime: found 'tensorrt'; this version runs ONNX Runtime only: set auto or onnxruntime"
         )
-    loaded = load_bundle(bundle)
+    loaded = load_bundle(bundle, config.bundle.trust())
     return Scorer(loaded, OnnxRuntimeRunner(loaded.model, config.engine.threads))
 
 

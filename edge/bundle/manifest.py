@@ -11,10 +11,12 @@ import json
 from dataclasses import dataclass, field
 
 from edge.bundle.schema import Decoder, encode, rule
+from edge.bundle.trust import SIGNATURE_FILE
 from edge.screen.preprocess import Preprocessing
 
 SCHEMA_VERSION = 1  # raised when an older reader would misread a newer manifest
 
+MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.qdq.onnx"  # the canonical INT8 graph
 GOLDEN_FILE = "golden.npz"  # self-test inputs and outputs
 OOD_FILE = "ood.npz"  # embedding statistics
@@ -37,7 +39,8 @@ class ModelInfo:
     )
     version: str = field(
         metadata=rule(
-            pattern=r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?",
+            pattern=r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9A-Za-z.-]+)?",
+            high=64,  # characters; it becomes part of a folder's name
             hint="a semantic version such as 1.2.0",
         )
     )
@@ -235,8 +238,10 @@ def parse_manifest(data: bytes, file: str = "manifest.json") -> Manifest:
             raise decoder.fail(
                 f"files.{name}", name, "expected a plain file name: letters, digits, dot, dash, underscore; no folder"
             )
-        if name == "manifest.json":
-            raise decoder.fail(f"files.{name}", name, "a manifest cannot hold its own hash; remove the entry")
+        if name in (MANIFEST_FILE, SIGNATURE_FILE):
+            raise decoder.fail(
+                f"files.{name}", name, "a manifest cannot hold its own hash or signature; remove the entry"
+            )
     for i, table in enumerate(manifest.evidence):
         for j, row in enumerate(table.rows):
             where = f"evidence[{i}].rows[{j}]"

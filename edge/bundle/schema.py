@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from edge.errors import BundleError
 
 T = TypeVar("T")
+MAX_DIGITS = 19  # of a whole number: 64 bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +67,14 @@ class Decoder:
         def constant(name: str) -> float:
             raise self.fail("", name, "only finite numbers are allowed")
 
+        def whole(digits: str) -> int:
+            if len(digits) > MAX_DIGITS:  # Python's own conversion takes quadratic time
+                raise self.fail("", digits, f"a whole number has at most {MAX_DIGITS} digits")
+            return int(digits)
+
         try:
-            return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant, parse_int=whole)
+        except (ValueError, RecursionError) as error:  # bad UTF-8 and bad JSON are ValueErrors
             raise BundleError(
                 f"{self.file}: not valid JSON ({error}); the file is damaged, fetch the bundle again"
             ) from error

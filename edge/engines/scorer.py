@@ -9,6 +9,7 @@ import numpy as np
 
 from edge.bundle.bundle import Bundle, load_bundle
 from edge.bundle.manifest import Manifest
+from edge.bundle.trust import ANYONE
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.engines.runner import Runner
 from edge.engines.selftest import SelfTestReport, run_selftest, sigmoid
@@ -19,14 +20,15 @@ from edge.records import Scores
 class Scorer:
     """Scores crops with a verified bundle. Enter it (`with`): that activates the runner and runs the golden self-test.
 
-    `manifest`, `label` (for events), `runner_name`, and after entering `selftest` (what the self-test measured) are
-    public.
+    `manifest`, `label` (for events), `signed_by` (see `Trust.signer`), `runner_name`, and after entering `selftest` (what
+    the self-test measured) are public.
     """
 
     def __init__(self, bundle: Bundle, runner: Runner):
         """BundleError when the bundle's arrays are not what its manifest says."""
         self.manifest: Manifest = bundle.manifest
         self.label = bundle.label
+        self.signed_by = bundle.signed_by
         self.runner_name = runner.name
         self.selftest: SelfTestReport | None = None
         self._runner = runner
@@ -35,8 +37,9 @@ class Scorer:
 
     @classmethod
     def open(cls, path: str | Path, threads: int = 1, spinning: bool = False) -> Scorer:
-        """The bundle at `path` on ONNX Runtime's CPU kernels; see OnnxRuntimeRunner for `threads` and `spinning`."""
-        bundle = load_bundle(path)
+        """The bundle at `path`, whoever made it, on ONNX Runtime's CPU kernels: for the toolchain, whose bundles are not
+        signed yet. See OnnxRuntimeRunner for `threads` and `spinning`."""
+        bundle = load_bundle(path, ANYONE)
         return cls(bundle, OnnxRuntimeRunner(bundle.model, threads, spinning))
 
     def __enter__(self) -> Scorer:

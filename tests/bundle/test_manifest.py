@@ -130,8 +130,9 @@ def test_every_required_section_is_missed(raw: dict[str, Any]) -> None:
         (b'{"a": 1, "a": 2}', "the key is given twice"),
         (b'{"a": NaN}', "only finite numbers"),
         (b'{"schema_version": -Infinity}', "only finite numbers"),
+        (b'{"schema_version": ' + b"1" * 100_000 + b"}", "at most 19 digits"),
     ],
-    ids=["empty", "not UTF-8", "a list", "cut off", "nested", "key twice", "NaN", "infinity"],
+    ids=["empty", "not UTF-8", "a list", "cut off", "nested", "key twice", "NaN", "infinity", "digits"],
 )
 def test_text_that_is_not_a_manifest(data: bytes, message: str) -> None:
     with pytest.raises(BundleError, match=message):
