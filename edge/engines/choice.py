@@ -1,0 +1,90 @@
+"""Which runner a bundle gets: TensorRT from the cache, or ONNX Runtime. Nothing is built here: a daemon starts in seconds.
+
+`auto` on a machine without TensorRT is ONNX Runtime and no news. `auto` on a machine with TensorRT but without a verified
+engine is ONNX Runtime too, said in the log and counted: see `Choice.fallback`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edge.bundle.bundle import Bundle
+from edge.engines.engine_build import Host, this_host
+from edge.engines.engine_cache import EngineCache, Stored
+from edge.engines.engine_key import sha256
+from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
+from edge.engines.race import result_name
+from edge.engines.runner import Runner
+from edge.engines.selftest import run_selftest
+from edge.engines.tensorrt_runner import TensorRTRunner
+from edge.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`fallback` says why a machine with TensorRT does not use it, "" when nothing was fallen back from."""
+
+    runner: Runner
+    fallback: str = ""
+
+
+def has_tensorrt() -> bool:
+    """Whether `tensorrt` is installed. It is not imported: that takes a second."""
+    return importlib.util.find_spec("tensorrt") is not None
+
+
+def choose(
+    bundle: Bundle,
+    runtime: str,
+    threads: int,
+    cache_folder: str = "",
+    find_host: Callable[[], Host] = this_host,
+    installed: Callable[[], bool] = has_tensorrt,
+) -> Choice:
+    """The bundle's runner, not entered, for `runtime` auto, onnxruntime or tensorrt. cache_folder: "" for the default.
+
+    For `auto` an engine from the cache passes the golden self-test here, since one that does not must not keep the machine
+    from watching. EngineError for runtime tensorrt when there is no engine that works, saying what to do.
+    """
+    portable = OnnxRuntimeRunner(bundle.model, threads)
+    if runtime == "onnxruntime" or (runtime == "auto" and not installed()):
+        return Choice(portable)
+    try:
+        runner = _engine_runner(bundle, EngineCache(cache_folder or None), find_host())
+        if runtime == "auto":
+            with runner:
+                run_selftest(runner, bundle.golden(), bundle.manifest.golden, bundle.manifest.calibration)
+        return Choice(runner)
+    except EngineError as error:
+        if runtime == "tensorrt":
+            raise
+        log.warning("engine.runtime auto: falls back to ONNX Runtime: %s", error)
+        return Choice(portable, str(error))
+
+
+def find_engine(bundle: Bundle, cache: EngineCache, host: Host) -> Stored | None:
+    """The race's winner for this bundle and machine; without a race, the newest engine of batch 1. Verified."""
+    onnx = sha256(bundle.model)
+    fitting = [
+        entry for entry in cache.entries() if entry.key.onnx_sha256 == onnx and entry.key.platform == host.platform
+    ]
+    raced = cache.read_json(result_name(onnx, host.platform))
+    if raced is not None:
+        fitting = [entry for entry in fitting if entry.key.digest == raced.get("winner")]
+    else:
+        fitting = [entry for entry in fitting if " batch=1 " in f" {entry.key.flags} "]
+    return next((stored for entry in fitting if (stored := cache.get(entry.key)) is not None), None)
+
+
+def _engine_runner(bundle: Bundle, cache: EngineCache, host: Host) -> TensorRTRunner:
+    stored = find_engine(bundle, cache, host)
+    if stored is None:
+        raise EngineError(
+            f"{cache.root}: no verified engine for this bundle on {host.platform}; build one with `hygroma engine race`"
+        )
+    return TensorRTRunner(stored.plan, stored.entry.key.precision, host.api, host.cuda)
