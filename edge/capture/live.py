@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from edge.capture.opencv import cv2
-from edge.capture.source import Opened
+from edge.capture.source import OpenClose
 from edge.capture.uri import redact
 from edge.config import CaptureConfig
 from edge.errors import SourceError
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 FAILED_IN_A_ROW_MAX = 5
 
 
-class _LiveSource(Opened):
+class _LiveSource(OpenClose):
     """What the two have in common: BGR uint8 [H,W,3], stamped when read."""
 
     live = True

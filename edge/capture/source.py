@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 from edge.records import Frame
 
-_Opened = TypeVar("_Opened", bound="Opened")
+_Openable = TypeVar("_Openable", bound="OpenClose")
 
 
 @runtime_checkable
@@ -36,10 +36,10 @@ class Source(Protocol):
         ...
 
 
-class Opened:
+class OpenClose:
     """What every source of this package shares: open on enter, close on exit."""
 
-    def __enter__(self: _Opened) -> _Opened:
+    def __enter__(self: _Openable) -> _Openable:
         self.open()
         return self
 
