@@ -7,23 +7,39 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes.cuda_fake import FakeDevice, python_module
+from fakes.tensorrt_fake import World, make_tensorrt
 
+from edge.engines.cuda_api import Cuda, python_caller
 from edge.engines.fake_runner import FakeRunner
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.engines.runner import RawOutputs, Runner
+from edge.engines.tensorrt_api import describe
+from edge.engines.tensorrt_build import BuildOptions, build_plan
+from edge.engines.tensorrt_runner import TensorRTRunner
 from edge.errors import EngineError
 
 
-@pytest.fixture(params=["fake", "onnxruntime", "torch"])
+@pytest.fixture(params=["fake", "onnxruntime", "tensorrt", "torch"])
 def runner(request: pytest.FixtureRequest) -> Runner:
     if request.param == "fake":
         return FakeRunner()
     if request.param == "onnxruntime":
         return OnnxRuntimeRunner(request.getfixturevalue("tiny_int8_graph").SerializeToString())
+    if request.param == "tensorrt":
+        return fake_tensorrt_runner(request.getfixturevalue("tiny_int8_graph").SerializeToString())
     pytest.importorskip("torch")
     from export.torch_runner import TorchRunner
 
     return TorchRunner(*request.getfixturevalue("tiny_student"))
+
+
+def fake_tensorrt_runner(model: bytes) -> TensorRTRunner:
+    """Over a fake device; see tests/fakes."""
+    world = World(FakeDevice())
+    api = describe(make_tensorrt("10.3.0", world))
+    plan, _ = build_plan(api, model, BuildOptions("int8", batch=2))
+    return TensorRTRunner(plan, "int8", api, Cuda(python_caller(python_module(world.device)), "fake"))
 
 
 @pytest.fixture

@@ -18,10 +18,12 @@ from pathlib import Path
 
 OUT = Path(__file__).with_name("tensorrt_names.tsv")
 CLASSES = (
-    "Builder BuilderFlag DataType EngineInspector IBuilderConfig ICudaEngine IExecutionContext IHostMemory ILogger ILogger.Severity "
-    "INetworkDefinition IOptimizationProfile IProgressMonitor ITensor ITimingCache LayerInformationFormat MemoryPoolType "
-    "NetworkDefinitionCreationFlag OnnxParser ProfilingVerbosity Runtime TacticSource TensorIOMode"
-).split()
+    "Builder", "BuilderFlag", "DataType", "EngineInspector", "IBuilderConfig", "ICudaEngine",
+    "IExecutionContext", "IHostMemory", "ILogger", "ILogger.Severity", "INetworkDefinition",
+    "IOptimizationProfile", "IProgressMonitor", "ITensor", "ITimingCache", "LayerInformationFormat",
+    "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser", "ProfilingVerbosity", "Runtime",
+    "TacticSource", "TensorIOMode",
+)  # fmt: skip
 ASK = """
 import json, sys, tensorrt_bindings as trt
 found = {}

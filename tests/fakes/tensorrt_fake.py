@@ -45,13 +45,15 @@ def recorded() -> dict[str, frozenset[str]]:
 @dataclass
 class World:
     """What the fake does and what it saw. `ms`: kind of engine -> a call's time; a kind is "int8", "fp16", "mixed" or "fp32".
-    `refuse`: kinds that cannot be built. `wrong`: kinds whose hygroma logit is off by so much. `builds`: what was built."""
+    `refuse`: kinds that cannot be built. `wrong`: kinds whose hygroma logit is off by so much. `builds`: what was built.
+    `capturable`: whether a graph can be captured. `half_outputs`: an engine whose outputs are FP16."""
 
     device: FakeDevice
     ms: dict[str, float] = field(default_factory=dict)
     refuse: set[str] = field(default_factory=set)
     wrong: dict[str, float] = field(default_factory=dict)
     capturable: bool = True
+    half_outputs: bool = False
     builds: list[dict[str, Any]] = field(default_factory=list)
     timing_seen: list[bytes] = field(default_factory=list)
 
@@ -255,11 +257,10 @@ def make_tensorrt(version: str, world: World) -> Any:
         def get_engine_information(self, format: Any) -> str:
             if not self._about["detailed"]:
                 return json.dumps({"Layers": ["a", "b"], "Bindings": []})
-            return json.dumps({"Layers": [
-                {"Name": "Reformatting CopyNode for Input Tensor 0", "LayerType": "Reformat", "Inputs": [{"Format/Datatype": "Row major linear FP32"}]},
-                {"Name": "fc1", "LayerType": "gemm", "Inputs": [{"Format/Datatype": "Row major Int8 format"}, {"Format/Datatype": "Row major linear FP32"}]},
-                {"Name": "{ForeignNode[a...b]}", "LayerType": "Myelin", "Inputs": [{"Format/Datatype": "Row major linear FP16 format"}]},
-            ], "Bindings": []})  # fmt: skip  # noqa: E501
+            layers = [_layer("Reformatting CopyNode for Input Tensor 0", "Reformat", "Row major linear FP32")]
+            layers.append(_layer("fc1", "gemm", "Row major Int8 format", "Row major linear FP32"))
+            layers.append(_layer("{ForeignNode[a...b]}", "Myelin", "Row major linear FP16 format"))
+            return json.dumps({"Layers": layers, "Bindings": []})
 
     @only("IExecutionContext")
     class IExecutionContext:
@@ -313,7 +314,8 @@ def make_tensorrt(version: str, world: World) -> Any:
             return module.TensorIOMode.INPUT if name == "image" else module.TensorIOMode.OUTPUT
 
         def get_tensor_dtype(self, name: str) -> Any:
-            return module.DataType.UINT8 if name == "image" else module.DataType.FLOAT
+            output = module.DataType.HALF if world.half_outputs else module.DataType.FLOAT
+            return module.DataType.UINT8 if name == "image" else output
 
         def get_tensor_shape(self, name: str) -> tuple[int, ...]:
             return (-1, *self._shapes[name][1:])  # TensorRT keeps the graph's open dimension
@@ -347,6 +349,10 @@ def make_tensorrt(version: str, world: World) -> Any:
         if cls.__name__ in names:
             setattr(module, cls.__name__, cls)
     return module
+
+
+def _layer(name: str, kind: str, *inputs: str) -> dict[str, Any]:
+    return {"Name": name, "LayerType": kind, "Inputs": [{"Format/Datatype": text} for text in inputs]}
 
 
 def _kind(graph: bytes, strong: bool, flags: set[str]) -> str:

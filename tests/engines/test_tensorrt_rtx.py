@@ -1,0 +1,33 @@
+"""Every graph that is shipped parses and builds as a strongly typed engine in NVIDIA's own builder, on a machine without a GPU.
+
+TensorRT-RTX is TensorRT's sibling with the same parser. What this cannot show: tactics, fusion, latency, numbers.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed: pip install -e '.[rtx]' (95 MB)")
+pytest.importorskip("onnx")
+
+from edge.bundle import ANYONE, load_bundle
+from edge.engines.tensorrt_api import PRECISIONS, describe
+from edge.engines.tensorrt_build import BuildOptions, build_plan
+from edge.errors import EngineError
+from edge.watching import SHIPPED_BUNDLE
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_shipped_graph_builds_in_every_form(precision: str) -> None:
+    api = describe(rtx)
+    assert api.strongly_typed
+    phases: list[tuple[str, int, int]] = []
+    model = load_bundle(SHIPPED_BUNDLE, ANYONE).model
+    plan, timing = build_plan(api, model, BuildOptions(precision), progress=lambda *state: phases.append(state))
+    assert len(plan) > 10_000 and timing
+    assert phases and phases[-1][1] == phases[-1][2]
+
+
+def test_what_is_no_graph_is_refused_in_tensorrts_words() -> None:
+    with pytest.raises(EngineError, match="does not parse: .*MODEL_DESERIALIZE_FAILED"):
+        build_plan(describe(rtx), b"not a graph", BuildOptions("int8"))
