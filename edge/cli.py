@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge import __version__
+from edge.cli_bundles import add_commands, allow_unsigned, recipe_means_build
 from edge.errors import ConfigError, HygromaError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ STAGE_HELP = {
 
 def main(argv: list[str] | None = None) -> int:
     parser = _parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_args(recipe_means_build(sys.argv[1:] if argv is None else argv))
     level = logging.INFO if args.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
@@ -115,9 +116,13 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true")
     doctor.set_defaults(handler=_doctor)
 
+    for parser_with_bundle in (demo, run, score, doctor):
+        allow_unsigned(parser_with_bundle)
+    bundle_actions = add_commands(commands)
     for stage, text in STAGE_HELP.items():
-        command = commands.add_parser(
-            stage, help=f"workstation: {text}", description=f"{text}. Earlier stages run if they must."
+        place, name = (bundle_actions, "build") if stage == "bundle" else (commands, stage)
+        command = place.add_parser(
+            name, help=f"workstation: {text}", description=f"{text}. Earlier stages run if they must."
         )
         command.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
         command.add_argument("--json", action="store_true", help="print the result as one JSON object")
@@ -167,12 +172,14 @@ def _positive(text: str) -> int:
 # -- the device ---------------------------------------------------------------------------------------------------------
 
 
-def _config(path: Path | None, bundle: str | None = None) -> Config:
+def _config(path: Path | None, bundle: str | None = None, unsigned: bool = False) -> Config:
     from edge.config import Config, load_config
 
     config = load_config(path) if path else Config()
     if bundle:
         config = dataclasses.replace(config, engine=dataclasses.replace(config.engine, bundle=bundle))
+    if unsigned:
+        config = dataclasses.replace(config, bundle=dataclasses.replace(config.bundle, allow_unsigned=True))
     return config
 
 
@@ -180,7 +187,7 @@ def _demo(args: argparse.Namespace) -> int:
     from edge.demo import run_demo, to_json
 
     folder = Path(args.out) if args.out else Path(tempfile.mkdtemp(prefix="hygroma-demo-"))
-    config = _config(None, args.bundle)
+    config = _config(None, args.bundle, args.allow_unsigned)
     config = dataclasses.replace(
         config,
         events=dataclasses.replace(config.events, dir=str(folder), min_free_mb=0),
@@ -235,7 +242,7 @@ def _run(args: argparse.Namespace) -> int:
     from edge.capture.build import open_source
     from edge.watching import open_watching
 
-    config = _config(args.config, args.bundle)
+    config = _config(args.config, args.bundle, args.allow_unsigned)
     if args.source:
         config = dataclasses.replace(config, source=dataclasses.replace(config.source, uri=args.source))
     if args.events:
@@ -293,13 +300,12 @@ def _phantom(fast: bool) -> Any:
 
 
 def _score(args: argparse.Namespace) -> int:
-    from edge.engines.scorer import Scorer
     from edge.errors import InputError
     from edge.stills import list_files, score_file
-    from edge.watching import SHIPPED_BUNDLE
+    from edge.watching import SHIPPED_BUNDLE, open_scorer
 
     failed = False
-    with Scorer.open(args.bundle or SHIPPED_BUNDLE) as scorer:
+    with open_scorer(args.bundle or SHIPPED_BUNDLE, _config(None, None, args.allow_unsigned)) as scorer:
         for path in list_files(args.paths):
             try:
                 for scored in score_file(path, scorer, args.every):
@@ -373,7 +379,7 @@ def _events(args: argparse.Namespace) -> int:
 def _doctor(args: argparse.Namespace) -> int:
     from edge.doctor import examine
 
-    findings = list(examine(_config(args.config, args.bundle)))
+    findings = list(examine(_config(args.config, args.bundle, args.allow_unsigned)))
     if args.json:
         print(json.dumps([dataclasses.asdict(f) for f in findings]))
     else:

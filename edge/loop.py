@@ -28,7 +28,7 @@ from edge.events.store import EventStore, NewEvent
 from edge.metrics import Latency, LatencySummary
 from edge.notify import Notifier
 from edge.records import Event, Frame, Reading, Scores, Signal, Verdict
-from edge.status.board import Board, ExamRow, NewExamRequest, Request, ReviewRequest, Snapshot
+from edge.status.board import Board, BundleState, ExamRow, NewExamRequest, Request, ReviewRequest, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,8 @@ class Identity:
     source: str  # credentials removed
     bundle: str
     engine: str
+    bundle_state: BundleState | None = None
+    fallback: str = ""  # why this engine stands in for a better one
 
 
 @dataclass(frozen=True)
@@ -299,6 +301,7 @@ class Watch:
                 nuchal_map=self._scores.nuchal_map if self._scores is not None else None,
             )
         )
+                bundle_state=self._identity.bundle_state,
 
     # -- what the loop remembers
 
@@ -334,6 +337,10 @@ class Watch:
             problems.append(f"{self._lost} flags could not be kept")
         return tuple(problems)
 
+        if self._identity.fallback:
+            problems.append(f"TensorRT is not used: {self._identity.fallback}")
+        if self._identity.bundle_state is not None:
+            problems.extend(self._identity.bundle_state.problems)
     def _obey(self, request: Request) -> None:
         if isinstance(request, NewExamRequest):
             log.info("operator: exam %d begins", self._exam.new_exam())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edge.bundle import load_bundle
 from edge.capture.build import feed_for
+from edge.bundle.trust import SHIPPED_BUNDLE as SHIPPED_BUNDLE
 from edge.capture.source import Source
 from edge.config import Config
 from edge.decision.exam import Exam
@@ -19,16 +20,15 @@ from edge.engines.scorer import Scorer
 from edge.errors import ConfigError, StoreError
 from edge.events.store import EventStore, Retention, evidence_reader
 from edge.loop import Identity, Watch
-from edge.notify import Notifier
 from edge.records import Verdict
 from edge.screen.reader import ScreenReader
 from edge.status.board import Board
 from edge.status.server import StatusServer, read_token
 
 log = logging.getLogger(__name__)
+from edge.update.startup import open_start
 
 SHIPPED = Path(__file__).with_name("data")
-SHIPPED_BUNDLE = SHIPPED / "bundle"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def open_watching(
 ) -> Iterator[Watching]:
     """Opens scorer (with its self-test), store, page and feed, in that order; closes them in the other."""
     with ExitStack() as stack:
-        scorer = stack.enter_context(open_scorer(config.engine.bundle or SHIPPED_BUNDLE, config))
+        start = stack.enter_context(open_start(config, open_scorer))
+        scorer = start.scorer
         params = config.decision.apply(DecisionParams.from_manifest(scorer.manifest))
         e = config.events
         store = EventStore(e.dir, Retention(e.retention_days, e.max_mb * 2**20, e.min_free_mb * 2**20))
@@ -77,9 +78,11 @@ def open_watching(
             exam=Exam(params, _first_exam_id(store)),
             store=store,
             board=board,
-            identity=Identity(config.source.name or source.name, scorer.label, scorer.runner_name),
+            identity=Identity(
+                config.source.name or source.name, scorer.label, scorer.runner_name, start.bundle, scorer.fallback
+            ),
             stall_s=config.capture.stall_s,
-            notifier=Notifier(),
+            notifier=start.notifier,
             on_verdict=on_verdict,
         )
         yield Watching(watch, scorer, store, url)

@@ -20,7 +20,8 @@ from edge.errors import BundleError
 SIGNATURE_FILE = "manifest.sig"
 MAX_SIGNATURE_BYTES = 256  # the one form there is has 134
 SHIPPED = "hygroma"  # stands in `signed_by` for the pinned bundle
-PIN_FILE = Path(__file__).parents[1] / "data" / "bundle.sha256"
+SHIPPED_BUNDLE = Path(__file__).parents[1] / "data" / "bundle"
+PIN_FILE = SHIPPED_BUNDLE.with_suffix(".sha256")
 
 # Signed together with the manifest, so that a signature made for anything else means nothing here.
 _CONTEXT = b"hygroma bundle manifest 1\0"
@@ -68,6 +69,11 @@ def make_signature(manifest: bytes, key: SigningKey) -> bytes:
     """The bytes of `manifest.sig`."""
     value = base64.b64encode(key.sign(_CONTEXT + manifest)).decode()
     return f"hygroma-signature 1 ed25519 {key.public.id} {value}\n".encode()
+
+
+def words_for(signed_by: str) -> str:
+    """`signed_by` for people."""
+    return {SHIPPED: "shipped with hygroma", "": "UNSIGNED"}.get(signed_by, f"signed by key {signed_by}")
 
 
 @lru_cache(maxsize=1)

@@ -20,14 +20,17 @@ from edge.records import Scores
 class Scorer:
     """Scores crops with a verified bundle. Enter it (`with`): that activates the runner and runs the golden self-test.
 
-    `manifest`, `label` (for events), `signed_by` (see `Trust.signer`), `runner_name`, and after entering `selftest` (what
+    `manifest`, `label` (for events), `sha256` and `signed_by` (see `Trust.signer`), `runner_name`, and after entering `selftest` (what
     the self-test measured) are public.
     """
 
-    def __init__(self, bundle: Bundle, runner: Runner):
-        """BundleError when the bundle's arrays are not what its manifest says."""
+    def __init__(self, bundle: Bundle, runner: Runner, fallback: str = ""):
+        """fallback: why this runner stands in for a better one, kept as `fallback`. BundleError when the bundle's arrays
+        are not what its manifest says."""
+        self.fallback = fallback
         self.manifest: Manifest = bundle.manifest
         self.label = bundle.label
+        self.sha256 = bundle.sha256
         self.signed_by = bundle.signed_by
         self.runner_name = runner.name
         self.selftest: SelfTestReport | None = None

@@ -27,6 +27,21 @@ class ExamRow:
 
 
 @dataclass(frozen=True)
+class BundleState:
+    """Which bundle runs, who vouches for it (`signed_by` as in `Trust.signer`), and how it came to run."""
+
+    model: str
+    version: str
+    sha256: str  # of its manifest
+    signed_by: str
+    allow_unsigned: bool  # the setting, whatever this bundle is
+    previous: str  # the slot that a failing update goes back to, or "shipped"; "" when no update is installed
+    on_trial: bool  # as of the start
+    rollbacks: int  # on this device, ever
+    problems: tuple[str, ...]  # in words for people
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """The loop's state at one moment. Immutable; arrays are never written after they were put here."""
 
@@ -52,6 +67,7 @@ class Snapshot:
         repr=False, compare=False, default=None
     )  # uint8 [S,S], never anything outside the fan
     nuchal_map: np.ndarray | None = field(repr=False, compare=False, default=None)  # float [G,G] in [0,1]
+    bundle_state: BundleState | None = None
 
 
 @dataclass(frozen=True)

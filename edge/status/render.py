@@ -64,6 +64,7 @@ def to_json(snapshot: Snapshot | None, now_ns: int) -> dict[str, Any]:
         "source": snapshot.source,
         "bundle": snapshot.bundle,
         "engine": snapshot.engine,
+        "bundle_state": asdict(snapshot.bundle_state) if snapshot.bundle_state else None,
         "verdict": verdict,
         "frames_by_signal": snapshot.frames_by_signal,
         "duplicates": snapshot.duplicates,
@@ -111,6 +112,14 @@ def to_prometheus(snapshot: Snapshot | None, now_ns: int) -> str:
         metric("evidence", "gauge", "Accumulated evidence of the exam.", ("", verdict.evidence))
         metric("exam_id", "gauge", "Number of the exam under way.", ("", verdict.exam_id))
     metric("source_connected", "gauge", "0 while a live source is away.", ("", feed.connected))
+    if (bundle := snapshot.bundle_state) is not None:
+        named = ("model", "version", "sha256", "signed_by", "previous")
+        labels = ",".join(f'{name}="{getattr(bundle, name)}"' for name in named)
+        metric("bundle_info", "gauge", "1; which bundle runs, by its labels.", (f"{{{labels}}}", 1))
+        metric("bundle_unsigned", "gauge", "1 while nobody trusted vouches for it.", ("", not bundle.signed_by))
+        metric("bundle_unsigned_allowed", "gauge", "The setting bundle.allow_unsigned.", ("", bundle.allow_unsigned))
+        metric("bundle_on_trial", "gauge", "1 when it was on trial as it started.", ("", bundle.on_trial))
+        metric("bundle_rollbacks_total", "counter", "Updates rolled back on this device.", ("", bundle.rollbacks))
     frames = [(f'{{signal="{name}"}}', count) for name, count in sorted(snapshot.frames_by_signal.items())]
     metric("frames_total", "counter", "Frames looked at, by what the screen showed.", *frames)
     metric("frames_received_total", "counter", "Frames read from the source.", ("", feed.read))
@@ -118,7 +127,7 @@ def to_prometheus(snapshot: Snapshot | None, now_ns: int) -> str:
     metric("frames_duplicate_total", "counter", "Frames that repeated the one before.", ("", snapshot.duplicates))
     metric("decode_errors_total", "counter", "Damaged pictures.", ("", feed.decode_errors))
     metric("reconnects_total", "counter", "Times that a lost source came back.", ("", feed.reconnects))
-    errors = [(f'{{stage="{kind}"}}', snapshot.errors.get(kind, 0)) for kind in ("screen", "engine", "store")]
+    errors = [(f'{{stage="{kind}"}}', snapshot.errors.get(kind, 0)) for kind in ("screen", "engine", "store", "fallback")]
     metric("errors_total", "counter", "Failures by stage.", *errors)
     stages = sorted(snapshot.latencies.items())
     samples: list[tuple[str, float]] = []

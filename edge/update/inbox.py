@@ -1,0 +1,84 @@
+"""The watched folder: every `.tar` that is dropped into it is installed or refused, and a text beside it says which."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.errors import HygromaError, StoreError
+from edge.update.install import Installed
+
+log = logging.getLogger(__name__)
+
+SETTLED_S = 2.0  # seconds without a change: nobody copies into the file any more
+WAIT_MAX_S = 600.0  # seconds; half a gigabyte from a USB 1 stick
+FILES_MAX = 16  # of one run; each costs a self-test
+
+
+@dataclass(frozen=True)
+class Processed:
+    """One file of the inbox: what came of it. `error` is "" when `installed` is there."""
+
+    file: Path
+    installed: Installed | None
+    error: str
+
+
+def process_inbox(
+    folder: Path,
+    install: Callable[[Path], Installed],
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[Processed]:
+    """Every `.tar` in `folder`, by name: `install`ed files are removed, refused ones renamed to `.tar.refused`, and
+    `NAME.tar.txt` says what happened, so that none is tried twice. A file that is still written to stays for the next run.
+    StoreError when the folder cannot be written."""
+    done = []
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.endswith(".tar") and not name.startswith("."))
+        for name in names[:FILES_MAX]:
+            path = folder / name
+            if not _settled(path, sleep, clock):
+                log.warning("%s: still changing after %.0f s; left for later", path, WAIT_MAX_S)
+                continue
+            try:
+                if path.is_symlink():
+                    raise StoreError(f"{path}: a link; copy the file itself")
+                result = Processed(path, install(path), "")
+            except HygromaError as error:
+                result = Processed(path, None, str(error))
+            _say(path, result)
+            done.append(result)
+    except OSError as error:
+        raise StoreError(
+            f"{error.filename or folder}: the inbox cannot be worked on ({error.strerror}); check its permissions"
+        ) from error
+    return done
+
+
+def _say(path: Path, result: Processed) -> None:
+    text = result.error or (
+        f"installed {result.installed.label}" if result.installed and result.installed.changed else "is current already"
+    )
+    path.with_name(path.name + ".txt").write_text(text + "\n", encoding="utf-8")
+    if result.installed:
+        path.unlink()  # it is unpacked; a kill before this line installs it again, which changes nothing
+    else:
+        path.rename(path.with_name(path.name + ".refused"))
+
+
+def _settled(path: Path, sleep: Callable[[float], None], clock: Callable[[], float]) -> bool:
+    deadline, last, since = clock() + WAIT_MAX_S, None, clock()
+    while True:
+        info = path.lstat()
+        if (info.st_size, info.st_mtime_ns) != last:
+            last, since = (info.st_size, info.st_mtime_ns), clock()
+        elif clock() - since >= SETTLED_S:
+            return True
+        if clock() > deadline:
+            return False
+        sleep(SETTLED_S / 4)

@@ -1,0 +1,130 @@
+"""`hygroma update`: from a file that somebody brought to the bundle that runs next."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edge.bundle import Bundle, load_bundle
+from edge.bundle.trust import SHIPPED_BUNDLE
+from edge.config import Config
+from edge.engines.scorer import Scorer
+from edge.errors import BundleError, ConfigError, EngineError, HygromaError
+from edge.update.disk import SlotDisk
+from edge.update.rehearse import evidence_pictures, rehearse
+from edge.update.semver import precedence
+from edge.update.slots import Slots, bundles_folder, version_of
+from edge.update.trial import CRASHES_MAX, load_state, save_state
+
+log = logging.getLogger(__name__)
+
+# In this order. A kill between any two leaves the old bundle current up to "kept", the new one from "switched".
+STEPS = ("verified", "unpacked", "placed", "rehearsed", "kept", "switched", "recorded", "cleaned")
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What an update did. `previous` is the slot to go back to, "" for the shipped bundle; `changed` is false when this
+    very bundle was current already; `pictures` counts the evidence images of the rehearsal."""
+
+    label: str
+    signed_by: str
+    slot: str
+    previous: str
+    changed: bool
+    pictures: int
+
+
+def install(
+    file: str | Path,
+    config: Config,
+    open_scorer: Callable[[str | Path, Config], Scorer],
+    allow_downgrade: bool = False,
+    disk: SlotDisk | None = None,
+    step: Callable[[str], None] = log.info,
+) -> Installed:
+    """Verify `file`, unpack it beside what runs, let it show that it works, and make it current for the next start.
+
+    `step` is called after each of STEPS. In each of these cases nothing has changed:
+    BundleError: not trusted, damaged, or an earlier version than what runs.
+    EngineError: its engine cannot be built, or it fails its self-test or the rehearsal.
+    ConfigError: the configuration runs another bundle whatever is installed.
+    StoreError: the disk refuses, or another update is under way.
+    """
+    if config.engine.bundle:
+        raise ConfigError(
+            f"engine.bundle: found {config.engine.bundle!r}: it runs whatever is installed; leave it empty for updates"
+        )
+    slots, trust = Slots(bundles_folder(config), disk), config.bundle.trust()
+    bundle = load_bundle(file, trust)
+    if not allow_downgrade:
+        _refuse_downgrade(file, bundle, slots, config)
+    step("verified")
+    with slots.locked("update.lock", wait_s=0.0):
+        slot = slots.find(bundle, trust)
+        if slot and slot == slots.current():
+            return Installed(bundle.label, bundle.signed_by, slot, slots.previous(), False, 0)
+        if not slot:
+            slots.unpack(bundle)
+            step("unpacked")
+            slot = slots.place(bundle)
+            step("placed")
+        try:
+            pictures = _try_out(slots.path(slot), config, open_scorer)
+        except HygromaError:
+            slots.clean()
+            raise
+        step("rehearsed")
+        with slots.locked():
+            if not _is_failing(slots):  # else what comes before it stays the one to go back to
+                slots.keep()
+                step("kept")
+            slots.switch(slot)
+            step("switched")
+            save_state(slots, replace(load_state(slots), attempt=None, last=None))
+            step("recorded")
+        slots.clean()
+        step("cleaned")
+        return Installed(bundle.label, bundle.signed_by, slot, slots.previous(), True, pictures)
+
+
+def _refuse_downgrade(file: str | Path, bundle: Bundle, slots: Slots, config: Config) -> None:
+    new, current = bundle.manifest.model, slots.current()
+    try:
+        path = slots.path(current) if current else SHIPPED_BUNDLE
+        running = load_bundle(path, config.bundle.trust()).manifest.model
+        model, version = running.id, running.version
+    except BundleError as error:
+        log.warning("what is current cannot be read, its version is taken from its name: %s", error)
+        model, version = new.id, version_of(current)
+    if model != new.id:
+        raise BundleError(
+            f"{file}: model.id: found {new.id!r}, {model!r} is current; versions of different models cannot be compared:"
+            " say --allow-downgrade if this is meant"
+        )
+    if version and precedence(new.version) < precedence(version):
+        raise BundleError(
+            f"{file}: model.version: found {new.version}, {version} is current; say --allow-downgrade if an earlier"
+            " version is meant"
+        )
+
+
+def _try_out(path: Path, config: Config, open_scorer: Callable[[str | Path, Config], Scorer]) -> int:
+    """Builds the engine where the runtime has one, runs the golden self-test, then the rehearsal."""
+    pictures = evidence_pictures(config.events.dir)
+    try:
+        with open_scorer(path, config) as scorer:
+            rehearse(scorer, config, pictures)
+    except HygromaError:
+        raise
+    except Exception as error:  # code that never met this bundle may raise anything
+        raise EngineError(f"{path}: the pipeline fails with this bundle: {error!r}; do not use it") from error
+    return len(pictures)
+
+
+def _is_failing(slots: Slots) -> bool:
+    """Whether the current bundle is on trial and has crashed, so that it is no place to go back to."""
+    attempt = load_state(slots).attempt
+    return attempt is not None and attempt.slot == slots.current() and 0 < attempt.crashes <= CRASHES_MAX
