@@ -65,7 +65,6 @@ class Identity:
     bundle: str
     engine: str
     bundle_state: BundleState | None = None
-    fallback: str = ""  # why this engine stands in for a better one
 
 
 @dataclass(frozen=True)
@@ -299,9 +298,9 @@ class Watch:
                 history=tuple(((now_ns - t) / 1e9, evidence, hygroma) for t, evidence, hygroma in self._history),
                 crop=self._crop,
                 nuchal_map=self._scores.nuchal_map if self._scores is not None else None,
+                bundle_state=self._identity.bundle_state,
             )
         )
-                bundle_state=self._identity.bundle_state,
 
     # -- what the loop remembers
 
@@ -335,12 +334,10 @@ class Watch:
             problems.append(f"{len(self._waiting)} flags wait to be written")
         if self._lost:
             problems.append(f"{self._lost} flags could not be kept")
-        return tuple(problems)
-
-        if self._identity.fallback:
-            problems.append(f"TensorRT is not used: {self._identity.fallback}")
         if self._identity.bundle_state is not None:
             problems.extend(self._identity.bundle_state.problems)
+        return tuple(problems)
+
     def _obey(self, request: Request) -> None:
         if isinstance(request, NewExamRequest):
             log.info("operator: exam %d begins", self._exam.new_exam())

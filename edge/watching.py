@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.bundle import load_bundle
-from edge.capture.build import feed_for
 from edge.bundle.trust import SHIPPED_BUNDLE as SHIPPED_BUNDLE
+from edge.capture.build import feed_for
 from edge.capture.source import Source
 from edge.config import Config
 from edge.decision.exam import Exam
@@ -24,9 +24,9 @@ from edge.records import Verdict
 from edge.screen.reader import ScreenReader
 from edge.status.board import Board
 from edge.status.server import StatusServer, read_token
+from edge.update.startup import open_start
 
 log = logging.getLogger(__name__)
-from edge.update.startup import open_start
 
 SHIPPED = Path(__file__).with_name("data")
 
@@ -78,9 +78,7 @@ def open_watching(
             exam=Exam(params, _first_exam_id(store)),
             store=store,
             board=board,
-            identity=Identity(
-                config.source.name or source.name, scorer.label, scorer.runner_name, start.bundle, scorer.fallback
-            ),
+            identity=Identity(config.source.name or source.name, scorer.label, scorer.runner_name, start.bundle),
             stall_s=config.capture.stall_s,
             notifier=start.notifier,
             on_verdict=on_verdict,
