@@ -4,6 +4,9 @@ DEMO_VENV ?= .venv
 TEST_VENV ?= .venv-test
 ARGS ?=
 
+NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "$(PYTHON) is Python " + \
+  sys.version.split()[0] + "; 3.10 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12")'
+
 .PHONY: demo test check unit clean
 
 demo: $(DEMO_VENV)/.done
@@ -24,13 +27,15 @@ unit:
 	systemd-analyze security --offline=true --threshold=12 systemd/hygroma@.service
 
 $(DEMO_VENV)/.done: pyproject.toml $(shell find edge calibration export -type f -not -path '*/__pycache__/*' 2>/dev/null)
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make demo PYTHON=python3.12")'
+	@$(NEW_ENOUGH)
 	$(DEMO_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(DEMO_VENV)
+	rm -rf build # what an earlier version left there would go into the wheel
 	$(DEMO_VENV)/bin/python -m pip install -q --disable-pip-version-check .
 	touch $@
 
-# torch first and by itself: where a CPU build is at hand this version takes it.
+# torch first and by itself: where a CPU build is at hand this version takes it. It has wheels for CPython 3.10 and newer.
 $(TEST_VENV)/.done: pyproject.toml
+	@$(NEW_ENOUGH)
 	$(TEST_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(TEST_VENV)
 	$(TEST_VENV)/bin/python -m pip install -q --disable-pip-version-check torch==2.13.0
 	$(TEST_VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test]'

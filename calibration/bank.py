@@ -84,19 +84,27 @@ def build_bank(
         entries.append(Entry(index, "cleaned", fold, float(still.plane), healthy, mm, box))
         if still.by_eye_increased:
             continue
-        for variant, name in enumerate(EDITS):
-            rng = np.random.default_rng([seed, index, variant])
-            target = _thickness(name, rng)
-            septa = int(rng.integers(0, MAX_SEPTA + 1)) if name == "lesion" else 0
+        streams = [np.random.default_rng([seed, index, variant]) for variant in range(len(EDITS))]
+        for edit, rng in zip(EDITS, streams, strict=True):
+            target = _thickness(edit, rng)
+            septa = int(rng.integers(0, MAX_SEPTA + 1)) if edit == "lesion" else 0
             image, done = operate(grey, still.anatomy, target, rng, septa)
             crops.append(letterbox(image, spec))
-            label = {"sham": 0.0, "lesion": 1.0}.get(name, UNKNOWN)
-            entries.append(Entry(index, name, fold, 1.0, label, target, box_in_crop(done.nuchal_box, grey.shape)))
+            name, label = _class_of(done.thickness_mm)
+            nuchal = box_in_crop(done.nuchal_box, grey.shape)
+            entries.append(Entry(index, name, fold, 1.0, label, done.thickness_mm, nuchal))
     heads = other_anatomy(data, "hc18", "train")
     for number, path in enumerate(heads):
         crops.append(letterbox(read_grey(path), spec))
         entries.append(Entry(-1, "hc18", number % 4, 0.0, UNKNOWN, UNKNOWN, None))
     return Bank(np.stack(crops), entries)
+
+
+def _class_of(thickness_mm: float) -> tuple[str, float]:
+    """Source and label of an edit by the thickness it reached, not the one it aimed at."""
+    if thickness_mm >= LESION_MM[0]:
+        return "lesion", 1.0
+    return ("sham", 0.0) if thickness_mm <= NORMAL_NT_MM[1] else ("borderline", UNKNOWN)
 
 
 def _thickness(edit: str, rng: np.random.Generator) -> float:

@@ -16,13 +16,21 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from calibration.drawn import fixed_screen
+
 THALAMI_MM = 6.0  # long side of the thalami box, see above
 NORMAL_NT_MM = (0.8, 2.3)  # 95th centile at CRL 57 mm is about 2.3 mm (DESIGN section 5)
 LESION_MM = (3.2, 12.0)  # below 3.2 mm a thick NT and a hygroma cannot be told apart by thickness
 LESION_MEDIAN_MM, LESION_SIGMA = 6.0, 0.38  # lognormal, chosen in DESIGN section 5
 EDGE_PX = 1.6  # softness of the fluid's border: about one axial point-spread width at 512 px
+BEND_PX = 30.0  # over which the line's slope at the ends of the box levels out beyond them
+MIN_REACH_PX = 20.0  # from the widest place to an end: shorter is a notch
+STEEPEST = 1.3  # length of an end in thicknesses at least: a collection tapers along the back
+WALL_PX = 6  # of the posterior border that stay in the picture
+DECAY_PX, SPREAD = 45.0, 3.5  # what is pushed away settles over this, or so many gaps: tissue shrinks by at most 22 %
 SKIN_PX = 14  # the skin line and its neighbour keep their thickness; compression starts behind them
 SMOOTH_TRACE_PX = 9.0  # the spine-side border is smooth over about a vertebra
+HAZE_MM = 0.5  # over which the fluid darkens from its border inwards: the walls' side lobes reach about that far
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,8 @@ class NuchalAnatomy:
 
 @dataclass(frozen=True)
 class Operation:
-    """What was done: target thickness, and the region that is now fluid as a box in pixels of the still."""
+    """What was done: the thickness reached, which is less than was asked for where the picture ends below the neck, and the
+    region that is now fluid as a box in pixels of the still."""
 
     thickness_mm: float
     nuchal_box: tuple[float, float, float, float]
@@ -60,6 +69,7 @@ def dark_line(grey: np.ndarray, box: tuple[float, float, float, float]) -> np.nd
     programming, at most one row of slope a column). float32 [columns]."""
     x0, y0, x1, y1 = (int(round(v)) for v in box)
     strip = cv2.GaussianBlur(grey, (0, 0), 2.0)[y0:y1, x0:x1].astype(np.float32)
+    strip = strip + strip * strip / max(1.0, float(np.median(strip)))  # a path across a bright wall never pays
     cost = strip.copy()
     back = np.zeros(strip.shape, np.int8)
     for x in range(1, strip.shape[1]):
@@ -107,23 +117,54 @@ def paint_out_calipers(grey: np.ndarray, box: tuple[float, float, float, float])
     return out
 
 
-def fluid(grey: np.ndarray, shape: tuple[int, int], level: float, rng: np.random.Generator) -> np.ndarray:
-    """Fluid texture float32 [h,w]: this picture's own darkest grain (its 20 % quietest 16-px tiles) on the given level."""
-    tiles = grey[: grey.shape[0] // 16 * 16, : grey.shape[1] // 16 * 16].reshape(grey.shape[0] // 16, 16, -1, 16)
-    means, stds = tiles.mean((1, 3)), tiles.std((1, 3))
-    live = means > 1.0  # the screen's black outside the fan has no grain at all
-    dark = live & (means < np.quantile(means[live], 0.25)) if live.any() else live
-    grain = float(np.median(stds[dark])) if dark.any() else 3.0
-    noise = cv2.GaussianBlur(rng.standard_normal(shape).astype(np.float32), (0, 0), 2.2, sigmaY=1.1)
-    slow = cv2.GaussianBlur(rng.standard_normal(shape).astype(np.float32), (0, 0), 14.0)
-    noise, slow = noise / noise.std(), slow / slow.std()
-    return np.clip(level + min(grain, 9.0) * (0.8 * noise + 0.35 * slow), 0, 255)
+def speckle_size(grey: np.ndarray, box: tuple[int, int, int, int]) -> tuple[float, float]:
+    """Lateral and axial width (Gaussian sigma, px) of the grain in a box, from its correlation two pixels apart."""
+    x0, y0, x1, y1 = box
+    part = grey[max(0, y0) : y1, max(0, x0) : x1].astype(np.float32)
+    if min(part.shape) < 12:
+        return 2.2, 1.1  # typical of 512-pixel stills
+    part = part - cv2.GaussianBlur(part, (0, 0), 6.0)
+    power = float((part * part).mean()) + 1e-6
+    found = [float((a * b).mean()) / power for a, b in ((part[:, :-2], part[:, 2:]), (part[:-2], part[2:]))]
+    wide, high = (1.0 / np.sqrt(-np.log(np.clip(r, 0.1, 0.9))) for r in found)
+    return float(wide), float(high)
+
+
+def fluid(
+    grey: np.ndarray, line: np.ndarray, half: float, x0: int, size: tuple[float, float], rng: np.random.Generator
+) -> np.ndarray:
+    """Grain float32 [H,W] around 0, as strong as the translucency's own along `line` (within `half` px of it) and of speckle
+    `size`."""
+    steps = np.arange(-int(half), int(half) + 1)
+    rows = np.clip(np.round(line).astype(int)[None] + steps[:, None], 0, grey.shape[0] - 1)
+    band = grey[rows, np.arange(x0, x0 + len(line))[None]].astype(np.float32)
+    grain = float(np.median(np.abs(band - cv2.GaussianBlur(band, (0, 0), 6.0, sigmaY=1e-3)))) * 1.48
+    noise = cv2.GaussianBlur(rng.standard_normal(grey.shape).astype(np.float32), (0, 0), size[0], sigmaY=size[1])
+    slow = cv2.GaussianBlur(rng.standard_normal(grey.shape).astype(np.float32), (0, 0), 14.0)
+    return np.clip(grain, 1.0, 9.0) * (0.9 * noise / noise.std() + 0.4 * slow / slow.std())
 
 
 def _smooth_noise(n: int, sigma: float, rng: np.random.Generator) -> np.ndarray:
     noise = cv2.GaussianBlur(rng.standard_normal((1, n + int(8 * sigma))).astype(np.float32), (0, 0), sigma)[0]
     noise = noise[int(4 * sigma) : int(4 * sigma) + n]
     return noise / (noise.std() + 1e-6)
+
+
+def _trace(clean: np.ndarray, anatomy: NuchalAnatomy) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    """First column; the dark line's rows and the half-widths above and below it, px, of that column and those after it."""
+    height, width = clean.shape
+    nx0, ny0, nx1, ny1 = anatomy.nt
+    x0, x1 = int(max(0, round(nx0))), int(min(width, round(nx1)))
+    pad = 3  # px: boxes are drawn tight
+    line = dark_line(clean, (x0, max(0, ny0 - pad), x1, min(height, ny1 + pad)))
+    return x0, line, *half_widths(clean, line, x0)
+
+
+def measured_mm(grey: np.ndarray, anatomy: NuchalAnatomy) -> float:
+    """The thickness that `operate` finds in a still, mm-equivalents: the median over the middle half of the box."""
+    _, line, anterior, posterior = _trace(paint_out_calipers(grey, anatomy.nt), anatomy)
+    n = len(line)
+    return float(np.median((anterior + posterior)[n // 4 : max(1, 3 * n // 4)])) / anatomy.px_per_mm
 
 
 def operate(
@@ -144,10 +185,8 @@ def operate(
         )
 
     clean = paint_out_calipers(grey, anatomy.nt)
-    x0, x1 = int(max(0, round(nx0))), int(min(width, round(nx1)))
-    pad_y = 3
-    line = dark_line(clean, (x0, max(0, ny0 - pad_y), x1, min(height, ny1 + pad_y)))
-    anterior, posterior = half_widths(clean, line, x0)
+    x0, line, anterior, posterior = _trace(clean, anatomy)
+    x1 = x0 + len(line)
 
     # extend the line beyond the box along its end tangents, fading out: a collection has no vertical end wall
     n = x1 - x0
@@ -155,18 +194,28 @@ def operate(
     span = np.arange(-margin, n + margin)
     slope_l = np.clip((line[min(20, n - 1)] - line[0]) / 20, -0.6, 0.6)
     slope_r = np.clip((line[-1] - line[max(0, n - 21)]) / 20, -0.6, 0.6)
-    centre = np.interp(span, np.arange(n), line)
-    centre = centre + np.where(span < 0, span * slope_l, 0) + np.where(span >= n, (span - n + 1) * slope_r, 0)
+    beyond_l, beyond_r = (BEND_PX * (1 - np.exp(-np.maximum(d, 0) / BEND_PX)) for d in (-span, span - n + 1))
+    centre = np.interp(span, np.arange(n), line) - beyond_l * slope_l + beyond_r * slope_r
     ant, post = np.interp(span, np.arange(n), anterior), np.interp(span, np.arange(n), posterior)
 
-    # target thickness along the back: widest somewhere in the middle half, falling smoothly to nothing at both ends
+    # what the screen draws stays where it is; the operation keeps clear of it sideways
+    screen = fixed_screen(clean)
     peak = rng.uniform(0.3, 0.7) * n
-    reach_l, reach_r = rng.uniform(0.5, 0.95) * n * 0.8, rng.uniform(0.5, 0.95) * n * 0.8
+    rows = slice(int(max(0, centre.min())), int(min(height, centre.max() + SKIN_PX)))
+    blocked = np.flatnonzero(screen[rows].any(0)) - x0
+    free_l = peak - max(blocked[blocked < peak], default=-np.inf)
+    free_r = min(blocked[blocked >= peak], default=np.inf) - peak
+
+    # target thickness along the back: widest somewhere in the middle half, falling smoothly to nothing at both ends
+    goal = thickness_mm * anatomy.px_per_mm
+    reach_l, reach_r = (
+        max(MIN_REACH_PX, min(free, margin + 0.5 * n, max(rng.uniform(0.5, 0.95) * n * 0.8, STEEPEST * goal)))
+        for free in (free_l, free_r)
+    )
     u = np.where(span < peak, (peak - span) / reach_l, (span - peak) / reach_r)
-    profile = np.where(u < 1, np.cos(np.clip(u, 0, 1) * np.pi / 2) ** rng.uniform(0.7, 1.3), 0)
+    profile = (0.5 + 0.5 * np.cos(np.clip(u, 0, 1) * np.pi)) ** rng.uniform(0.5, 0.9)
     wobble = 1 + 0.07 * _smooth_noise(len(span), rng.uniform(10, 30), rng)
-    target = thickness_mm * anatomy.px_per_mm * profile * wobble
-    gap = (target - (ant + post) * np.clip(profile, 0, 1)).astype(np.float32)  # > 0 opens, < 0 closes
+    gap = (profile * (goal * wobble - (ant + post))).astype(np.float32)  # > 0 opens, < 0 closes
     gap = np.maximum(gap, -0.75 * (ant + post))
 
     columns = span + x0
@@ -176,34 +225,40 @@ def operate(
     full_centre[columns[keep][-1] :] = centre[keep][-1]
     full_gap[columns[keep]], full_centre[columns[keep]] = gap[keep], centre[keep]
     full_gap = cv2.GaussianBlur(full_gap[None], (0, 0), 4.0)[0]
-    room = height - full_centre - SKIN_PX - 4
-    full_gap = np.minimum(full_gap, np.maximum(room * 0.8, 0))
+    ys = np.arange(height, dtype=np.float32)[:, None]
+    # one factor for all columns, so that the shape stays: the posterior border must remain in the picture
+    floor = np.where(screen.any(0), np.argmax(screen & (ys > full_centre), 0), 0)
+    floor = np.where(floor == 0, height, floor)
+    full_ant, full_post = np.zeros(width, np.float32), np.zeros(width, np.float32)
+    full_ant[columns[keep]], full_post[columns[keep]] = ant[keep], post[keep]
+    room = np.maximum(floor - full_centre - full_post - WALL_PX, 0)
+    wide = full_gap > max(1.0, 0.3 * float(full_gap.max()))
+    if wide.any():
+        full_gap = np.minimum(full_gap * min(1.0, float((room[wide] / full_gap[wide]).min())), room)
 
     # inverse map: each output row asks where it came from
-    ys = np.arange(height, dtype=np.float32)[:, None]
     xs = np.broadcast_to(np.arange(width, dtype=np.float32)[None], (height, width))
     depth = ys - full_centre[None] - full_gap[None]  # rows behind the gap
-    decay = np.maximum(30.0, 2.2 * np.abs(full_gap))[None]
+    decay = np.maximum(DECAY_PX, SPREAD * np.abs(full_gap))[None]
     behind = full_centre[None] + depth + full_gap[None] * (1 - np.exp(-np.maximum(depth - SKIN_PX, 0) / decay))
+    behind = np.minimum(behind, np.maximum(floor[None] - 1.0, ys))  # nothing is drawn up from below the picture
     source = np.where(ys <= full_centre[None], ys, np.where(depth < 0, full_centre[None], behind))
     warped = cv2.remap(clean, xs, source.astype(np.float32), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(
         np.float32
     )
 
-    # fluid from the anterior to the posterior border; the sham gets its own band refilled in the same way
-    full_ant, full_post = np.zeros(width, np.float32), np.zeros(width, np.float32)
-    full_ant[columns[keep]], full_post[columns[keep]] = ant[keep], post[keep]
+    # fluid in what was opened: at its borders as dark as the translucency was, anechoic further in; the rest is the still's own
     upper = full_centre - 0.75 * full_ant
     lower = full_centre + np.maximum(full_gap, 0) + 0.75 * full_post * (full_gap > -0.5)
-    present = np.zeros(width, np.float32)
-    present[columns[keep]] = np.clip(profile[keep] * 4, 0, 1)
-    present = cv2.GaussianBlur(present[None], (0, 0), 6.0)[0]
-    inside = np.clip((ys - upper[None]) / EDGE_PX, 0, 1) * np.clip((lower[None] - ys) / EDGE_PX, 0, 1) * present[None]
-    inside = cv2.GaussianBlur(inside.astype(np.float32), (0, 0), 0.9)
-    on_line = clean[np.clip(np.round(line).astype(int), 0, height - 1), np.arange(x0, x1)]
-    level = float(np.quantile(on_line, 0.35)) * rng.uniform(0.85, 1.25)
-    gap_fluid = fluid(clean, (height, width), level, rng)
-    out = warped * (1 - inside) + np.minimum(gap_fluid, np.maximum(warped, gap_fluid)) * inside
+    within = np.minimum(ys - full_centre[None], full_centre[None] + full_gap[None] - ys)  # px from the nearer border, < 0 outside
+    inside = cv2.GaussianBlur(np.clip(0.5 + within / EDGE_PX, 0, 1).astype(np.float32), (0, 0), 0.9)
+    on_line = cv2.GaussianBlur(clean, (0, 0), 1.0)[np.clip(np.round(line).astype(int), 0, height - 1), np.arange(x0, x1)]
+    deep = float(np.quantile(on_line, 0.35)) * rng.uniform(0.8, 1.1)
+    own = cv2.GaussianBlur(np.interp(np.arange(width), np.arange(x0, x1), on_line)[None].astype(np.float32), (0, 0), 6.0)
+    level = deep + np.maximum(own - deep, 0) * np.exp(-np.maximum(within, 0) / (HAZE_MM * anatomy.px_per_mm))
+    size = speckle_size(clean, (x0, int(line.min()) - 70, x1, int(line.min()) - 10))
+    grain = fluid(clean, line, 0.4 * float(np.median(np.minimum(anterior, posterior))), x0, size, rng)
+    out = warped * (1 - inside) + np.clip(level + grain, 0, 255) * inside
 
     for _ in range(septa):
         x_at = x0 + rng.uniform(0.2, 0.8) * n
@@ -222,10 +277,13 @@ def operate(
         )
         out = out + np.clip(septum, 0, 1) * rng.uniform(0.35, 0.75) * float(np.quantile(clean, 0.93))
 
-    bright = np.where(present > 0.5)[0]
-    b0, b1 = (int(bright[0]), int(bright[-1]) + 1) if len(bright) else (x0, x1)
+    out[screen] = clean[screen]
+    changed = columns[keep][profile[keep] > 0.12]
+    b0, b1 = (int(changed[0]), int(changed[-1]) + 1) if len(changed) else (x0, x1)
     box = (float(b0), float(max(0, upper[b0:b1].min())), float(b1), float(min(height, lower[b0:b1].max())))
-    return np.clip(out, 0, 255).astype(np.uint8), Operation(float(thickness_mm), box, septa)
+    made = float((full_ant + full_post + full_gap)[b0:b1].max()) / anatomy.px_per_mm
+    done = thickness_mm if full_gap.min() < 0 else min(thickness_mm, made)
+    return np.clip(out, 0, 255).astype(np.uint8), Operation(float(done), box, septa)
 
 
 def add_calipers(grey: np.ndarray, box: tuple[float, float, float, float], rng: np.random.Generator) -> np.ndarray:

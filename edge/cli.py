@@ -7,6 +7,7 @@ input; 69 source unavailable; 70 engine; 74 event store; 78 configuration (see e
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
@@ -19,10 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from edge import __version__
 from edge.cli_bundles import add_commands, allow_unsigned, recipe_means_build
+from edge.cli_engine import add_engine, add_engine_validation, validate_engine
 from edge.errors import ConfigError, HygromaError
 
 if TYPE_CHECKING:
     from edge.config import Config
+    from edge.demo import DemoResult
+    from edge.loop import Summary
     from edge.stills import Scored
 
 STAGE_HELP = {
@@ -52,14 +56,25 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes -v before and after a command's name: commands' parsers are of this class too."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_argument(
+            "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="log what happens to stderr"
+        )
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="hygroma",
         description="Watches a point-of-care ultrasound screen for a thick nuchal collection. Decision support, not a diagnosis.",
-        epilog="Device: demo, run, score, events, doctor. Workstation: train, distill, quantize, validate, bundle, export.",
+        epilog="Device: demo, run, score, events, doctor. Workstation: train, distill, quantize, validate, bundle, export,"
+        " crossval, compare.",
     )
     parser.add_argument("--version", action="version", version=f"hygroma-edge {__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="log what happens to stderr")
+    parser.set_defaults(verbose=False)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="watch the phantom clinic session that ships with this package")
@@ -109,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     score.set_defaults(handler=_score)
 
     _add_events(commands)
+    add_engine(commands, _engine_config, _Progress)
 
     doctor = commands.add_parser("doctor", help="find what is wrong on this machine and say what to do")
     doctor.add_argument("--config", metavar="C", type=Path)
@@ -124,8 +140,11 @@ def _parser() -> argparse.ArgumentParser:
         command = place.add_parser(
             name, help=f"workstation: {text}", description=f"{text}. Earlier stages run if they must."
         )
-        command.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+        optional = "?" if stage == "validate" else None  # `validate --engine` needs none
+        command.add_argument("recipe", type=Path, metavar="RECIPE.yaml", nargs=optional)
         command.add_argument("--json", action="store_true", help="print the result as one JSON object")
+        if stage == "validate":
+            add_engine_validation(command)
         if stage == "bundle":
             command.add_argument(
                 "--accept-failing-gate", action="store_true", help="write it all the same; recorded and shown"
@@ -138,7 +157,71 @@ def _parser() -> argparse.ArgumentParser:
         "--accept-failing-gate", action="store_true", help="write the bundle all the same; recorded and shown"
     )
     export.set_defaults(handler=_stage, stage="bundle")
+    _add_crossval(commands)
     return parser
+
+
+def _add_crossval(commands: Any) -> None:
+    crossval = commands.add_parser(
+        "crossval",
+        help="workstation: cross-validate one of the paper's systems on your own images",
+        description="4-fold cross-validation, grouped by patient, on a folder per class (DATA/hygroma, DATA/normal). Everything "
+        "wrong with the data is said before anything is trained. Goes on where it was cut off.",
+        epilog="docs/paper-protocol.md has the whole protocol, command by command.",
+    )
+    crossval.add_argument("data", type=Path, metavar="DATA", help="a folder with two folders of images, one a class")
+    crossval.add_argument(
+        "--system", required=True, choices=("usf-mae", "vit-random", "densenet169"), help="what is trained"
+    )
+    crossval.add_argument(
+        "--init", metavar="FILE|random", help="usf-mae: its checkpoint; densenet169: torchvision's, or random (default)"
+    )
+    crossval.add_argument(
+        "--shape-of", type=Path, metavar="FILE", help="vit-random: this checkpoint's architecture (default: ViT-B/16)"
+    )
+    crossval.add_argument(
+        "--csv", type=Path, metavar="FILE", help="path,label,patient,site[,plane][,fold], a row an image"
+    )
+    crossval.add_argument(
+        "--positive", default="hygroma", metavar="CLASS", help="the positive folder (default: hygroma)"
+    )
+    crossval.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="results, weights and crops of the images"
+    )
+    crossval.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="bf16 on both (default: cpu)")
+    crossval.add_argument("--ray", metavar="ADDRESS", help="folds as tasks of a Ray cluster: auto, host:port, or local")
+    for name, default, text in (
+        ("image", 224, "input side, pixels"),
+        ("epochs", 50, "at most"),
+        ("patience", 10, "epochs without improvement before a fold stops"),
+        ("batch", 32, "images a step"),
+        ("threads", 2, "CPU threads a fold"),
+    ):
+        crossval.add_argument(
+            f"--{name}", type=_positive, default=default, metavar="N", help=f"{text} (default {default})"
+        )
+    crossval.add_argument(
+        "--seed", type=_seed, default=0, metavar="N", help="of folds, starts and augmentation (default 0)"
+    )
+    crossval.add_argument("--lr", type=_rate, metavar="RATE", help="peak learning rate (default: the system's own)")
+    crossval.add_argument("--json", action="store_true", help="print the report as one JSON object")
+    crossval.set_defaults(handler=_crossval)
+    compare = commands.add_parser(
+        "compare",
+        help="workstation: Wilcoxon signed-rank test of two cross-validations",
+        description="Two `hygroma crossval --out` folders of the same images and folds. Beside every p: n, the smallest p that "
+        "this n allows, and what either system started from.",
+    )
+    compare.add_argument("a", type=Path, metavar="A", help="one --out folder")
+    compare.add_argument("b", type=Path, metavar="B", help="the other; gains are B's over A")
+    compare.add_argument(
+        "--unit",
+        default="image",
+        choices=("image", "patient", "fold", "fold-metric"),
+        help="what is paired (default: image)",
+    )
+    compare.add_argument("--json", action="store_true", help="print one JSON object")
+    compare.set_defaults(handler=_compare)
 
 
 def _add_events(commands: Any) -> None:
@@ -169,6 +252,20 @@ def _positive(text: str) -> int:
     return value
 
 
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"found {value}; must be 0 or more, below 2^31")
+    return value
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"found {value}; must be above 0 and below 1, such as 2e-4")
+    return value
+
+
 # -- the device ---------------------------------------------------------------------------------------------------------
 
 
@@ -183,16 +280,27 @@ def _config(path: Path | None, bundle: str | None = None, unsigned: bool = False
     return config
 
 
+def _engine_config(args: argparse.Namespace) -> Config:
+    return _config(args.config, args.bundle, args.allow_unsigned)
+
+
 def _demo(args: argparse.Namespace) -> int:
     from edge.demo import run_demo, to_json
+    from edge.events.disk import why_unwritable
+    from edge.status.server import port_problem
 
     folder = Path(args.out) if args.out else Path(tempfile.mkdtemp(prefix="hygroma-demo-"))
+    if problem := why_unwritable(folder):
+        raise ConfigError(f"--out: {problem}; name a folder that this user may write")
     config = _config(None, args.bundle, args.allow_unsigned)
     config = dataclasses.replace(
         config,
         events=dataclasses.replace(config.events, dir=str(folder), min_free_mb=0),
         status=dataclasses.replace(config.status, enabled=args.serve),
     )
+    if args.serve and (problem := port_problem(config.status.host, config.status.port)):
+        print(f"port {config.status.port} cannot be had ({problem}): the page goes to a free one", file=sys.stderr)
+        config = dataclasses.replace(config, status=dataclasses.replace(config.status, port=0))
     progress = _Progress()
     say = (lambda text: None) if args.json else print
     say("The daemon watches a simulated clinic session (phantom). Not real patients.")
@@ -201,21 +309,30 @@ def _demo(args: argparse.Namespace) -> int:
         state = "FLAGGED" if verdict.flagged else ", ".join(verdict.reasons) or "assessing"
         progress("frame", done, total, state)
 
-    def linger() -> bool:
-        return bool(args.serve)
-
-    if args.serve:
-        say("Ctrl-C ends it.")
-    try:
-        result = run_demo(config, args.realtime or args.serve, note, lambda url: say(f"status page: {url}"), linger)
-    except KeyboardInterrupt:
+    def end(result: DemoResult) -> None:
+        progress.clear()
+        if args.json:
+            print(json.dumps(to_json(result)), flush=True)
+        else:
+            _print_demo(result, folder)
         if args.serve:
-            return 0
-        raise
-    progress.clear()
-    if args.json:
-        print(json.dumps(to_json(result)))
-        return 0
+            print("the status page stays up; Ctrl-C ends it", file=sys.stderr, flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                _wait_for_ever()
+
+    def show(url: str) -> None:
+        print(f"status page: {url}", file=sys.stderr, flush=True)
+
+    result = run_demo(config, args.realtime or args.serve, note, show, end)
+    return 1 if result.summary.lost_events else 0
+
+
+def _wait_for_ever() -> None:
+    while True:
+        time.sleep(3600)
+
+
+def _print_demo(result: DemoResult, folder: Path) -> None:
     print(f"\n{'exam':<20}{'truth':<10}{'flagged':<9}{'after':<9}{'best':<7}{'assessable':<14}the screen was mostly")
     for exam in result.exams:
         after = f"{exam.seconds_to_flag:.1f} s" if exam.seconds_to_flag is not None else "-"
@@ -235,18 +352,26 @@ def _demo(args: argparse.Namespace) -> int:
         f"{result.fps:.0f} frames a second, {result.dropped} dropped"
     )
     print(f"bundle {result.bundle} on {result.engine}; events in {folder}")
-    return 0
+    _say_lost(result.summary)
+
+
+def _say_lost(summary: Summary) -> None:
+    if summary.lost_events:
+        flags = "1 flag" if summary.lost_events == 1 else f"{summary.lost_events} flags"
+        print(f"{flags} raised but NOT WRITTEN: {summary.store_problem or 'the store failed for too long'}")
 
 
 def _run(args: argparse.Namespace) -> int:
     from edge.capture.build import open_source
-    from edge.watching import open_watching
+    from edge.watching import keep_at_home, open_watching
 
     config = _config(args.config, args.bundle, args.allow_unsigned)
     if args.source:
         config = dataclasses.replace(config, source=dataclasses.replace(config.source, uri=args.source))
     if args.events:
         config = dataclasses.replace(config, events=dataclasses.replace(config.events, dir=args.events))
+    elif not args.config:
+        config = keep_at_home(config)
     if args.no_status:
         config = dataclasses.replace(config, status=dataclasses.replace(config.status, enabled=False))
     if not config.source.uri:
@@ -266,19 +391,23 @@ def _run(args: argparse.Namespace) -> int:
         print(json.dumps({
             "source": source.name, "bundle": label, "frames": summary.frames, "seconds": round(summary.seconds, 2),
             "signal": summary.frames_by_signal, "duplicates": summary.duplicates, "dropped": summary.feed.dropped,
-            "decode_errors": summary.feed.decode_errors, "errors": summary.errors, "lost_events": summary.lost_events,
+            "decode_errors": summary.feed.decode_errors, "errors": summary.errors, "store": str(watching.store.root),
+            "store_problem": summary.store_problem, "lost_events": summary.lost_events,
             "exams": [dataclasses.asdict(exam) for exam in summary.exams],
             "events": [dataclasses.asdict(event) for event in summary.events],
             "latency_ms": {"p50": total.p50, "p95": total.p95, "p99": total.p99, "max": total.max},
         }))  # fmt: skip
-        return 0
+        return 1 if summary.lost_events else 0
     states = ", ".join(f"{n} {state}" for state, n in sorted(summary.frames_by_signal.items()))
     assessed = sum(exam.assessable_frames for exam in summary.exams)
     print(
         f"{source.name}: {summary.frames} frames ({states or 'none'}), {assessed} assessable, {summary.feed.dropped} dropped, "
-        f"{len(summary.events)} flagged; p50 {total.p50:.1f}, p99 {total.p99:.1f} ms a frame"
+        f"{len(summary.events) + summary.lost_events} flagged; p50 {total.p50:.1f}, p99 {total.p99:.1f} ms a frame"
     )
-    return 0
+    if summary.events:
+        print(f"events in {watching.store.root}")
+    _say_lost(summary)
+    return 1 if summary.lost_events else 0
 
 
 def _phantom(fast: bool) -> Any:
@@ -300,26 +429,21 @@ def _phantom(fast: bool) -> Any:
 
 
 def _score(args: argparse.Namespace) -> int:
-    from edge.errors import InputError
-    from edge.stills import list_files, score_file
+    from edge.stills import Overlays, Unscored, score_paths
     from edge.watching import SHIPPED_BUNDLE, open_scorer
 
+    overlays = Overlays(args.overlay) if args.overlay else None
     failed = False
     with open_scorer(args.bundle or SHIPPED_BUNDLE, _config(None, None, args.allow_unsigned)) as scorer:
-        for path in list_files(args.paths):
-            try:
-                for scored in score_file(path, scorer, args.every):
-                    print(json.dumps(_scored_json(scored)) if args.json else _scored_line(scored), flush=True)
-                    if args.overlay:
-                        _write_overlay(args.overlay, scored)
-            except BrokenPipeError:
-                raise
-            except (InputError, OSError) as error:
-                failed = True
-                if args.json:
-                    print(json.dumps({"path": str(path), "error": str(error)}), flush=True)
-                else:
-                    print(f"hygroma: {error}", file=sys.stderr)
+        for result in score_paths(args.paths, scorer, args.every, overlays):
+            if not isinstance(result, Unscored):
+                print(json.dumps(_scored_json(result)) if args.json else _scored_line(result), flush=True)
+                continue
+            failed = True
+            if args.json:
+                print(json.dumps({"path": str(result.path), "error": result.error}), flush=True)
+            else:
+                print(f"hygroma: {result.error}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -335,16 +459,6 @@ def _scored_line(scored: Scored) -> str:
     s = scored.scores
     state = "assessable" if scored.assessable else f"not assessable ({', '.join(scored.reasons)})"
     return f"{scored.path} frame {scored.frame}: {state}; plane {s.plane:.2f}, hygroma {s.hygroma:.2f}, ood {s.ood:.2f}"
-
-
-def _write_overlay(folder: Path, scored: Scored) -> None:
-    import cv2
-
-    from edge.events.evidence import heat_overlay
-
-    folder.mkdir(parents=True, exist_ok=True)
-    picture = heat_overlay(scored.crop, scored.scores.nuchal_map, 3 * scored.crop.shape[0])
-    cv2.imwrite(str(folder / f"{scored.path.stem}_{scored.frame:06d}.png"), picture)
 
 
 def _events(args: argparse.Namespace) -> int:
@@ -379,7 +493,13 @@ def _events(args: argparse.Namespace) -> int:
 def _doctor(args: argparse.Namespace) -> int:
     from edge.doctor import examine
 
-    findings = list(examine(_config(args.config, args.bundle, args.allow_unsigned)))
+    def load() -> Config:
+        from edge.watching import keep_at_home
+
+        config = _config(args.config, args.bundle, args.allow_unsigned)
+        return config if args.config else keep_at_home(config)
+
+    findings = list(examine(load))
     if args.json:
         print(json.dumps([dataclasses.asdict(f) for f in findings]))
     else:
@@ -392,16 +512,22 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _stage(args: argparse.Namespace) -> int:
+    if getattr(args, "engine", False):
+        return validate_engine(args, _engine_config)
+    if args.recipe is None:
+        raise ConfigError("validate: needs RECIPE.yaml, or --engine with --crops FILE.npz")
     try:
         from export.pipeline import Pipeline
         from export.recipe import load_recipe
     except ImportError as error:
         raise ConfigError(
-            f"the workstation's packages are missing ({error.name}): pip install 'hygroma-edge[toolchain]'"
+            f"the workstation's packages are missing ({error.name}): pip install -e '.[toolchain]'"
         ) from None
     progress = _Progress()
     pipeline = Pipeline(load_recipe(args.recipe), progress)
     pipeline.run(until=args.stage, accept_failing_gate=getattr(args, "accept_failing_gate", False))
+    if crops := getattr(args, "crops", None):
+        pipeline.save_gate_crops(crops)
     progress.clear()
     result = {
         "stage": args.stage,
@@ -414,6 +540,81 @@ def _stage(args: argparse.Namespace) -> int:
         del result["report"]
     print(json.dumps(result) if args.json else "\n".join(f"{key}: {value}" for key, value in result.items()))
     return 0
+
+
+def _crossval(args: argparse.Namespace) -> int:
+    try:
+        from export.crossval import Settings, cross_validate
+        from export.systems import choose_system
+    except ImportError as error:
+        raise _toolchain_missing(error) from None
+    progress = _Progress()
+    report = cross_validate(
+        args.data,
+        choose_system(args.system, args.init, args.image, args.shape_of),
+        args.out,
+        args.csv,
+        args.positive,
+        Settings(args.epochs, args.patience, args.batch, args.lr, args.seed, args.threads),
+        args.device,
+        args.ray,
+        progress,
+    )
+    progress.clear()
+    if args.json:
+        print(json.dumps(report))
+        return 0
+    whose = "" if report["patients known"] else " (no CSV: every image counts as a patient of its own)"
+    print(
+        f"{report['system']} from {report['start']}: {report['images']} images, {report['positives']} {report['classes'][1]}, "
+        f"{report['patients']} patients{whose}\n"
+    )
+    names = ("accuracy", "sensitivity", "specificity", "roc_auc")
+    print(f"{'':<8}{'n':>5}  " + "".join(f"{name:<20}" for name in names) + "threshold  best epoch")
+    for fold in report["folds"]:
+        print(
+            f"fold {fold['fold']:<3}{_figures_line(fold['figures'], names)}{fold['threshold']:<11.3f}{fold['best_epoch']}"
+        )
+    print(f"{'pooled':<8}{_figures_line(report['pooled'], names)}")
+    kinds = sorted({report["pooled"][name]["interval"] for name in names})
+    print(f"\n95 % intervals: {', '.join(kinds)}. Out-of-fold predictions: {args.out / 'predictions.csv'}")
+    odd = {signal: n for signal, n in report["signals"].items() if signal != "OK"}
+    if odd:
+        print(f"the daemon would not assess {sum(odd.values())} of these images ({odd}); they count all the same")
+    return 0
+
+
+def _figures_line(figures: dict[str, Any], names: tuple[str, ...]) -> str:
+    cells = [f"{f['value']:.3f} ({f['low']:.3f}-{f['high']:.3f})" for f in (figures[name] for name in names)]
+    return f"{figures['accuracy']['n']:>5}  " + "".join(f"{cell:<20}" for cell in cells)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    try:
+        from export.compare import compare
+        from export.crossval import load_run
+    except ImportError as error:
+        raise _toolchain_missing(error) from None
+    result = compare(load_run(args.a), load_run(args.b), args.unit)
+    if args.json:
+        print(json.dumps(result))
+        return 0
+    for letter, system in zip("AB", result["systems"], strict=True):
+        print(f"{letter} {system['system']}, start: {system['start']} ({system['folder']})")
+    print(f"{result['images']} images of {result['patients']} patients\n")
+    for test in result["tests"]:
+        print(
+            f"{test['paired']}: p = {test['p']:.3g} (n = {test['n']}, {test['ties']} of them without a difference; smallest p "
+            f"possible {test['smallest_p']:.3g}; B better in {test['second_better']}; {test['starts']})"
+        )
+    print("".join(f"\n{remark}" for remark in result["remarks"]))
+    return 0
+
+
+def _toolchain_missing(error: ImportError) -> ConfigError:
+    if (error.name or "").split(".")[0] in ("edge", "export", "calibration"):  # ours: a bug, not a package to install
+        raise error
+    return ConfigError(f"the workstation's packages are missing ({error.name}): pip install 'hygroma-edge[toolchain]'")
 
 
 class _Progress:

@@ -132,22 +132,25 @@ class CaptureConfig:
     width: int = _whole(1280, 160, 3840, "pixels")
     height: int = _whole(720, 120, 2160, "pixels")
     fps: int = _whole(30, 1, 120, "frames per second")
-    pixel_format: str = _choice("auto", "auto", "YUYV", "MJPG", "NV12")
+    pixel_format: str = _choice("auto", "auto", "YUYV", "UYVY", "NV12", "MJPG", "GREY")
+    grey: bool = _flag(False)
     open_timeout_s: float = _number(5.0, 0.5, 60, "seconds")
     read_timeout_s: float = _number(2.0, 0.5, 30, "seconds")
-    # The upper bound keeps the promise that a camera plugged in again is back within 2 s.
-    backoff_max_s: float = _number(1.0, 0.1, 1.5, "seconds")
+    # The upper bound keeps the promise that a source which returns is back within 2 s: it takes up to a second to open.
+    backoff_max_s: float = _number(0.5, 0.1, 1.0, "seconds")
     # The upper bound keeps the promise that an unplugged camera is reported within 1 s.
     stall_s: float = _number(0.6, 0.1, 0.75, "seconds")
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """`threads` is per source: beside a busy process two threads were slower than one (31 against 15 ms, measured)."""
+    """`threads` is per source: beside a busy process two threads were slower than one (31 against 15 ms, measured).
+    `cache` holds TensorRT engines; a daemon reads it and builds nothing."""
 
     bundle: str = _text("", "a bundle's directory or .tar; empty for the one that came with hygroma")
     runtime: str = _choice("auto", "auto", "onnxruntime", "tensorrt")
     threads: int = _whole(1, 1, 64, "threads")
+    cache: str = _text("", "a directory of TensorRT engines; empty for the service's own, or the user's")
 
 
 @dataclass(frozen=True)

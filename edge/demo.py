@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,10 +75,10 @@ def run_demo(
     realtime: bool = False,
     on_frame: Callable[[int, int, Verdict], None] = lambda done, total, verdict: None,
     on_url: Callable[[str], None] = lambda url: None,
-    linger: Callable[[], bool] = lambda: False,
+    on_end: Callable[[DemoResult], None] = lambda result: None,
 ) -> DemoResult:
-    """Play the shipped session through the whole daemon. `on_frame(done, total, verdict)` is called for every frame;
-    `linger()` keeps the page up after the end for as long as it returns true."""
+    """Play the shipped session through the whole daemon. `on_frame(done, total, verdict)` is called for every frame, and
+    `on_end(result)` while the page is still up. KeyboardInterrupt: a signal ended it before the clip did."""
     fps, total, exams = read_session()
     verdicts: list[Verdict] = []
 
@@ -93,20 +92,21 @@ def run_demo(
         if watching.url:
             on_url(watching.url)
         summary = watching.watch.run()
-        while linger():
-            time.sleep(0.2)
-        label, engine = watching.scorer.label, watching.scorer.runner_name
-    return DemoResult(
-        exams=tuple(_judge(exam, verdicts, fps) for exam in exams),
-        latency_ms=summary.latencies["verdict"],
-        flag_latency_ms=summary.latencies["flag"],
-        fps=summary.frames / summary.seconds if summary.seconds else 0.0,
-        dropped=summary.feed.dropped,
-        bundle=label,
-        engine=engine,
-        events=summary.events,
-        summary=summary,
-    )
+        if summary.stopped:
+            raise KeyboardInterrupt
+        result = DemoResult(
+            exams=tuple(_judge(exam, verdicts, fps) for exam in exams),
+            latency_ms=summary.latencies["verdict"],
+            flag_latency_ms=summary.latencies["flag"],
+            fps=summary.frames / summary.seconds if summary.seconds else 0.0,
+            dropped=summary.feed.dropped,
+            bundle=watching.scorer.label,
+            engine=watching.scorer.runner_name,
+            events=summary.events,
+            summary=summary,
+        )
+        on_end(result)
+    return result
 
 
 def _judge(exam: TrueExam, verdicts: list[Verdict], fps: float) -> DemoExam:
@@ -139,4 +139,5 @@ def to_json(result: DemoResult) -> dict[str, object]:
         "engine": result.engine,
         "data": "simulated (phantom)",
         "events": [dataclasses.asdict(event) for event in result.events],
+        "lost_events": result.summary.lost_events,
     }

@@ -1,4 +1,7 @@
-"""What could keep this machine from watching, and what to do about it. Every check is read-only but for one test file."""
+"""What could keep this machine from watching, and what to do about it. Every check is read-only but for one test file.
+
+Nothing beyond Python itself is imported before a check wants it: a package that is missing is then a finding.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from edge.capture.uri import parse_uri
-from edge.config import Config
 from edge.errors import HygromaError
-from edge.watching import SHIPPED_BUNDLE, open_scorer
+
+if TYPE_CHECKING:
+    from edge.config import Config
 
 CLOCK_FLOOR = 1_750_000_000  # seconds since 1970, June 2025: an earlier clock was never set
 FRAME_BUDGET_MS = 33.0  # a 30 fps source
+REINSTALL = "install the package again, from its folder: pip install ."
 PROBES = 20  # inferences timed; enough for a median
 
 
@@ -34,41 +38,56 @@ class Finding:
     fix: str = ""
 
 
-def examine(config: Config) -> Iterator[Finding]:
-    """Every check, in order, as it finishes. A check that breaks is itself a finding."""
-    checks: tuple[Callable[[Config], Finding], ...] = (
-        _python,
-        _packages,
-        _bundle,
-        _source,
-        _store,
-        _clock,
-        _cores,
-        _thermal,
-    )
-    for check in checks:
-        try:
-            yield check(config)
-        except HygromaError as error:
-            yield Finding(check.__name__.strip("_"), "fail", str(error), "see the message")
+def examine(load: Callable[[], Config]) -> Iterator[Finding]:
+    """Every check, in order, as it finishes. A check that breaks is itself a finding, and so is a configuration that
+    `load` cannot give: what depends on it is then left out."""
+    for check in (_python, _packages, _clock, _thermal):
+        yield _guarded(check.__name__, check)
+    loaded: list[Config] = []
+    yield _guarded("config", lambda: _config(load, loaded))
+    for config in loaded:
+        for of_config in (_bundle, _engine, _source, _events, _status, _cores):
+            yield _guarded(of_config.__name__, partial(of_config, config))
 
 
-def _python(config: Config) -> Finding:
+def _guarded(name: str, check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except HygromaError as error:
+        return Finding(name.strip("_"), "fail", str(error), "see the message")
+    except ImportError as error:
+        return Finding(name.strip("_"), "fail", str(error), REINSTALL)
+    except Exception as error:  # whatever breaks, the other checks still tell
+        return Finding(
+            name.strip("_"), "fail", f"{type(error).__name__}: {error}", "this check broke: please report it"
+        )
+
+
+def _config(load: Callable[[], Config], loaded: list[Config]) -> Finding:
+    loaded.append(load())
+    return Finding("config", "ok", "every key is known and in range")
+
+
+def _python() -> Finding:
     found = f"Python {platform.python_version()} on {platform.machine()}"
     return Finding("python", "ok", found)
 
 
-def _packages(config: Config) -> Finding:
+def _packages() -> Finding:
     versions = []
     for name in ("numpy", "cv2", "onnxruntime", "yaml", "pydicom"):
         try:
             versions.append(f"{name} {importlib.import_module(name).__version__}")
         except ImportError as error:
-            return Finding("packages", "fail", str(error), "install the package again: pip install hygroma-edge")
+            return Finding("packages", "fail", str(error), REINSTALL)
     return Finding("packages", "ok", ", ".join(versions))
 
 
 def _bundle(config: Config) -> Finding:
+    import numpy as np
+
+    from edge.watching import SHIPPED_BUNDLE, open_scorer
+
     path = config.engine.bundle or str(SHIPPED_BUNDLE)
     with open_scorer(path, config) as scorer:
         size = scorer.manifest.input.size
@@ -93,7 +112,19 @@ def _bundle(config: Config) -> Finding:
     return Finding("bundle", "ok", found)
 
 
+def _engine(config: Config) -> Finding:
+    from edge.bundle import load_bundle
+    from edge.engines.health import engine_state
+    from edge.watching import SHIPPED_BUNDLE
+
+    bundle = load_bundle(config.engine.bundle or SHIPPED_BUNDLE, config.bundle.trust())
+    level, found, fix = engine_state(bundle, config.engine.runtime, config.engine.cache)
+    return Finding("engine", level, found, fix)
+
+
 def _source(config: Config) -> Finding:
+    from edge.capture.uri import parse_uri
+
     if not config.source.uri:
         cameras = sorted(str(p) for p in Path("/dev/v4l/by-id").glob("*")) if Path("/dev/v4l/by-id").is_dir() else []
         if cameras:
@@ -122,25 +153,47 @@ def _source(config: Config) -> Finding:
     return Finding("source", "ok", parsed.name)
 
 
-def _store(config: Config) -> Finding:
+def _events(config: Config) -> Finding:
+    from edge.events.disk import why_unwritable
+
     folder = Path(config.events.dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        return Finding(
-            "events", "fail", f"{folder}: {error.strerror}", "set events.dir to a folder that this user may write"
-        )
-    free_mb = shutil.disk_usage(folder).free // 2**20
+    problem = why_unwritable(folder)
+    if not problem and folder.is_dir():
+        try:
+            with tempfile.NamedTemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            problem = f"{folder}: {error.strerror}"
+    if problem:
+        return Finding("events", "fail", problem, "set events.dir to a folder that this user may write")
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+    free_mb = shutil.disk_usage(there).free // 2**20
     if free_mb < config.events.min_free_mb:
         return Finding(
             "events", "fail", f"{folder}: {free_mb} MB free", f"free at least {config.events.min_free_mb} MB"
         )
-    return Finding("events", "ok", f"{folder}: writable, {free_mb} MB free")
+    state = "writable" if there == folder.absolute() else "will be made"
+    return Finding("events", "ok", f"{folder}: {state}, {free_mb} MB free")
 
 
-def _clock(config: Config) -> Finding:
+def _status(config: Config) -> Finding:
+    from edge.status.server import check_host, is_hygroma, port_problem, read_token
+
+    if not config.status.enabled:
+        return Finding("status", "ok", "switched off")
+    host, port = config.status.host, config.status.port
+    check_host(host, read_token(config.status.token_file))
+    problem = port_problem(host, port)
+    if not problem:
+        return Finding("status", "ok", f"{host} port {port or 'any'}: free")
+    if is_hygroma(host, port):
+        return Finding(
+            "status", "ok", f"{host} port {port}: a running hygroma has it; another instance needs another port"
+        )
+    return Finding("status", "fail", f"{host} port {port}: {problem}", "set status.port to a free one")
+
+
+def _clock() -> Finding:
     now = time.time()
     text = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now))
     if now < CLOCK_FLOOR:
@@ -162,7 +215,7 @@ def _cores(config: Config) -> Finding:
     return Finding("cores", "ok", f"{cores} cores, {config.engine.threads} for the engine")
 
 
-def _thermal(config: Config) -> Finding:
+def _thermal() -> Finding:
     hottest = -273.0
     for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp"):
         try:

@@ -65,6 +65,7 @@ class Identity:
     bundle: str
     engine: str
     bundle_state: BundleState | None = None
+    fallback: str = ""  # why this engine stands in for a better one
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ class Summary:
     exams: tuple[ExamRow, ...]
     events: tuple[Event, ...]  # committed in this run, oldest first
     lost_events: int  # flags that the store never took
+    store_problem: str  # what the store said last, "" when it works
+    stopped: bool  # by `stop` or a signal, before the source ended
     latencies: dict[str, LatencySummary]
 
 
@@ -115,7 +118,7 @@ class Watch:
 
         self._latencies = {stage: Latency() for stage in STAGES}
         self._signals: Counter[str] = Counter()
-        self._errors: Counter[str] = Counter()
+        self._errors: Counter[str] = Counter({"fallback": 1} if identity.fallback else {})
         self._in_a_row = {"screen": 0, "engine": 0}
         self._duplicates = 0
         self._frames = 0
@@ -334,6 +337,8 @@ class Watch:
             problems.append(f"{len(self._waiting)} flags wait to be written")
         if self._lost:
             problems.append(f"{self._lost} flags could not be kept")
+        if self._identity.fallback:
+            problems.append(f"TensorRT is not used: {self._identity.fallback}")
         if self._identity.bundle_state is not None:
             problems.extend(self._identity.bundle_state.problems)
         return tuple(problems)
@@ -374,6 +379,8 @@ class Watch:
             exams=tuple(self._exams),
             events=tuple(self._committed),
             lost_events=self._lost + len(self._waiting),
+            store_problem=self._store_problem,
+            stopped=self._stopping.is_set(),
             latencies={stage: latency.summary() for stage, latency in self._latencies.items()},
         )
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
+from edge.capture.pacer import FALLBACK_FPS, usable_fps
 from edge.capture.recorded import FileSource
 from edge.decision.assess import assess
 from edge.decision.params import DecisionParams
 from edge.engines.scorer import Scorer
-from edge.errors import InputError
+from edge.errors import ConfigError, HygromaError, InputError
+from edge.events.disk import why_unwritable
+from edge.events.evidence import heat_overlay
 from edge.records import Frame, Reading, Scores
 from edge.screen.geometry import full_fan
 from edge.screen.preprocess import Preprocessing, prepare
@@ -25,6 +30,8 @@ from edge.screen.still import read_still
 CLIPS = frozenset({".mp4", ".mov", ".avi", ".mkv", ".mpeg", ".mpg", ".webm", ".m4v", ".ts"})
 STILLS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm"})
 DICOMS = frozenset({".dcm", ".dicom"})
+KNOWN = CLIPS | STILLS | DICOMS
+INDEX = "DICOMDIR"  # the table of contents of a DICOM medium: DICOM, without a picture
 MAX_BYTES = 2**30  # of one file: an hour of 720p H.264; larger is a mistake that would fill memory
 
 
@@ -42,14 +49,90 @@ class Scored:
     ms: float  # screen reading, preprocessing and inference
 
 
-def list_files(paths: list[Path]) -> Iterator[Path]:
-    """The files that are named, and those in the folders that are named (recursively, by name, known endings only)."""
-    known = CLIPS | STILLS | DICOMS
-    for path in paths:
-        if path.is_dir():
-            yield from sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in known)
-        else:
-            yield path
+@dataclass(frozen=True)
+class Unscored:
+    """A file, or a folder, that gave no result; `error` names it, what was found and what to do."""
+
+    path: Path
+    error: str
+
+
+class Overlays:
+    """Pictures of scored frames with their nuchal maps, PNG, in one folder. No input's overlay replaces another's."""
+
+    def __init__(self, folder: Path) -> None:
+        """Makes the folder. ConfigError when it cannot be written."""
+        if problem := why_unwritable(folder):
+            raise ConfigError(f"--overlay: {problem}; name a folder that this user may write")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._owners: dict[str, Path] = {}  # by the name that its overlays begin with
+
+    def write(self, scored: Scored) -> None:
+        """OSError when it cannot be written."""
+        picture = heat_overlay(scored.crop, scored.scores.nuchal_map, 3 * scored.crop.shape[0])
+        _, png = cv2.imencode(".png", picture)
+        (self._folder / f"{self._name(scored.path)}_{scored.frame:06d}.png").write_bytes(png.tobytes())
+
+    def _name(self, path: Path) -> str:
+        name, number = path.stem, 1
+        while self._owners.setdefault(name, path) != path:
+            number += 1
+            name = f"{path.stem}-{number}"
+        return name
+
+
+def score_paths(
+    paths: list[Path], scorer: Scorer, every: int = 1, overlays: Overlays | None = None
+) -> Iterator[Scored | Unscored]:
+    """Every `every`-th frame of the files and folders that are named. What goes wrong with one leaves the others alone."""
+    for named in paths:
+        try:
+            files, problems = list_files(named)
+        except (OSError, ValueError) as error:  # a name too long, a null byte, a folder that is closed
+            yield Unscored(named, _told(named, error))
+            continue
+        yield from problems
+        if not files and not problems:
+            yield Unscored(named, f"{named}: nothing in this folder can be scored; it takes pictures, clips and DICOM")
+        for path in files:
+            try:
+                for scored in score_file(path, scorer, every):
+                    yield scored
+                    if overlays is not None:
+                        overlays.write(scored)
+            except (HygromaError, OSError, ValueError, MemoryError, cv2.error) as error:
+                yield Unscored(path, _told(path, error))
+
+
+def list_files(named: Path) -> tuple[list[Path], list[Unscored]]:
+    """A file as it is; of a folder all within that can be scored, by name, and what could not be looked at.
+
+    By their endings, and DICOM by content too: files of an archive have numbers for names. OSError, ValueError: no path.
+    """
+    if not named.is_dir():
+        return [named], []
+    files: list[Path] = []
+    problems: list[Unscored] = []
+
+    def closed(error: OSError) -> None:
+        problems.append(Unscored(Path(error.filename), _told(Path(error.filename), error)))
+
+    for folder, _, names in os.walk(named, onerror=closed):
+        for path in (Path(folder, name) for name in names):
+            try:
+                if path.is_file() and (path.suffix.lower() in KNOWN or (path.name != INDEX and _is_dicom(path))):
+                    files.append(path)
+            except OSError as error:
+                problems.append(Unscored(path, _told(path, error)))
+    return sorted(files), problems
+
+
+def _told(path: Path, error: Exception) -> str:
+    if isinstance(error, HygromaError):
+        return str(error)
+    what = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+    return f"{path}: cannot be scored ({what}); check its name, its permissions and that it is whole"
 
 
 def score_file(path: Path, scorer: Scorer, every: int = 1) -> Iterator[Scored]:
@@ -126,9 +209,11 @@ def _is_dicom(path: Path) -> bool:
 
 
 def read_dicom(path: Path) -> tuple[list[np.ndarray], float]:
-    """Frames of a DICOM file, uint8 grey [H,W] or BGR [H,W,3], and its frame rate (25 when it states none).
+    """Frames of a DICOM file, uint8 grey [H,W] or BGR [H,W,3], and its frame rate (25 when it states none that can be).
 
-    InputError naming the file for anything that pydicom cannot decode. No text of the data set is read but pixel format and rate.
+    Eight bits are taken as they are stored, a rescale to other units included: they are the screen's own levels. More
+    bits are stretched over all frames. InputError naming the file for anything that pydicom cannot decode. No text of
+    the data set is read but pixel format and rate.
     """
     from pydicom import dcmread
     from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
@@ -139,9 +224,13 @@ def read_dicom(path: Path) -> tuple[list[np.ndarray], float]:
             data = dcmread(path)
             pixels = pixel_array(data)  # YBR comes back as RGB
             kind = str(data.PhotometricInterpretation)
+            if data.BitsStored <= 8 and pixels.dtype.kind == "u":  # they may lie in 16-bit cells
+                pixels = pixels.astype(np.uint8)
             if kind == "PALETTE COLOR":
                 pixels = apply_color_lut(pixels, data)
-            elif kind.startswith("MONOCHROME"):
+                # 16-bit entries are levels of the full range, never to be stretched; some makers use the low byte only.
+                pixels = (pixels >> 8 if pixels.max() > 255 else pixels).astype(np.uint8)
+            elif kind.startswith("MONOCHROME") and pixels.dtype != np.uint8:
                 pixels = apply_modality_lut(pixels, data)
     except Exception as error:  # pydicom raises many kinds for damaged files
         raise InputError(f"{path}: cannot be decoded as DICOM ({type(error).__name__}: {error})") from None
@@ -149,17 +238,21 @@ def read_dicom(path: Path) -> tuple[list[np.ndarray], float]:
     frames = pixels if pixels.ndim == (4 if coloured else 3) else pixels[None]
     if frames.dtype != np.uint8:  # stretch: 12- and 16-bit data have no common window
         low, high = float(frames.min()), float(frames.max())
-        frames = ((frames.astype(np.float32) - low) * (255.0 / max(high - low, 1.0))).astype(np.uint8)
+        frames = np.rint((frames.astype(np.float32) - low) * (255.0 / max(high - low, 1.0))).astype(np.uint8)
     if kind == "MONOCHROME1":
         frames = 255 - frames
     images = [np.ascontiguousarray(f[..., 2::-1] if coloured else f) for f in frames]  # RGB -> BGR
     return images, _frame_rate(data)
 
 
-def _frame_rate(data: object) -> float:
-    for name in ("CineRate", "RecommendedDisplayFrameRate"):
-        rate = getattr(data, name, None)
-        if rate:
-            return float(rate)
-    frame_time = getattr(data, "FrameTime", None)  # milliseconds
-    return 1000.0 / float(frame_time) if frame_time else 25.0
+def _frame_rate(data: Any) -> float:
+    """Frames per second: the first of three tags that holds one number from 1 to 240 fps, otherwise 25."""
+    for name, per_second in (("CineRate", 0.0), ("RecommendedDisplayFrameRate", 0.0), ("FrameTime", 1000.0)):
+        try:
+            number = float(getattr(data, name))
+            fps = per_second / number if per_second else number  # FrameTime is in milliseconds
+        except Exception:  # pydicom converts a value when it is asked for, and raises many kinds
+            continue
+        if usable_fps(fps):
+            return fps
+    return FALLBACK_FPS

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge.bundle import load_bundle
@@ -15,9 +16,10 @@ from edge.capture.source import Source
 from edge.config import Config
 from edge.decision.exam import Exam
 from edge.decision.params import DecisionParams
-from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
+from edge.engines.choice import choose
 from edge.engines.scorer import Scorer
-from edge.errors import ConfigError, StoreError
+from edge.errors import StoreError
+from edge.events.disk import why_unwritable
 from edge.events.store import EventStore, Retention, evidence_reader
 from edge.loop import Identity, Watch
 from edge.records import Verdict
@@ -42,14 +44,21 @@ class Watching:
 
 
 def open_scorer(bundle: str | Path, config: Config) -> Scorer:
-    """The scorer of a bundle that the configuration trusts, not yet entered. ConfigError for a runtime that this build
-    has no runner for."""
-    if config.engine.runtime == "tensorrt":
-        raise ConfigError(
-            "engine.runtime: found 'tensorrt'; this version runs ONNX Runtime only: set auto or onnxruntime"
-        )
+    """The scorer of a bundle that the configuration trusts, not yet entered, on the runtime that `choose` picks."""
     loaded = load_bundle(bundle, config.bundle.trust())
-    return Scorer(loaded, OnnxRuntimeRunner(loaded.model, config.engine.threads))
+    engine = config.engine
+    choice = choose(loaded, engine.runtime, engine.threads, engine.cache)
+    return Scorer(loaded, choice.runner, choice.fallback)
+
+
+def keep_at_home(config: Config) -> Config:
+    """For who named no store: where this user may not write the default one, events go into his own state folder."""
+    if not (problem := why_unwritable(Path(config.events.dir))):
+        return config
+    state = os.environ.get("XDG_STATE_HOME", "")  # relative ones are to be ignored, says its specification
+    folder = (Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state") / "hygroma"
+    log.warning("events go to %s (%s); --events names another place", folder, problem)
+    return replace(config, events=replace(config.events, dir=str(folder)))
 
 
 @contextmanager
@@ -78,7 +87,9 @@ def open_watching(
             exam=Exam(params, _first_exam_id(store)),
             store=store,
             board=board,
-            identity=Identity(config.source.name or source.name, scorer.label, scorer.runner_name, start.bundle),
+            identity=Identity(
+                config.source.name or source.name, scorer.label, scorer.runner_name, start.bundle, scorer.fallback
+            ),
             stall_s=config.capture.stall_s,
             notifier=start.notifier,
             on_verdict=on_verdict,
@@ -92,5 +103,5 @@ def _first_exam_id(store: EventStore) -> int:
     try:
         return store.next_exam_id()
     except StoreError as error:
-        log.error("%s", error)
+        log.error("flags cannot be written, they wait in memory: %s", error)
         return 1

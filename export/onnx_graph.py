@@ -144,6 +144,8 @@ def build_float_graph(state: Mapping[str, torch.Tensor], config: ViTConfig) -> o
         y = b.gelu(f"{n}.mlp.gelu", linear(f"{n}.mlp.fc1", layer_norm(f"{n}.norm2", x)))
         y = linear(f"{n}.mlp.fc2", y, layer_scale(f"{n}.ls2"))
         x = b.op("Add", f"{n}.add2", x, y)
+        if i + 1 == config.tap:
+            early = layer_norm("tap_norm", x)
 
     tokens = layer_norm("norm", x)
     bounds = [b.constant(np.array(v, np.int64)) for v in ([0], [1], [1 + grid * grid])]
@@ -153,7 +155,11 @@ def build_float_graph(state: Mapping[str, torch.Tensor], config: ViTConfig) -> o
     mean = b.op("ReduceMean", "tokens.mean", patches, axes=[1], keepdims=1)
     map_logits = linear("map_head", patches)
     weights = b.op("Softmax", "map_head.softmax", b.reshape("map_head.row", map_logits, 0, 1, grid * grid), axis=-1)
-    nuchal = b.op("MatMul", "map_head.pool", weights, patches)
+    seen = patches
+    if config.tap:
+        early = b.op("Slice", "tap.patches", early, bounds[1], bounds[2], axis)
+        seen = b.op("Concat", "tap.concat", patches, early, axis=-1)
+    nuchal = b.op("MatMul", "map_head.pool", weights, seen)
     plane = linear("plane_head", b.op("Concat", "plane_head.concat", cls, mean, axis=-1))
     hidden = linear("hygroma_head.0", b.op("Concat", "hygroma_head.concat", nuchal, mean, axis=-1))
     hygroma = linear("hygroma_head.2", b.gelu("hygroma_head.1", hidden))

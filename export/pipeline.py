@@ -26,12 +26,13 @@ from calibration.stills import FOLDS, assign_folds, load_stills, read_grey
 from edge.bundle import write_bundle
 from edge.bundle.manifest import CARD_FILE, Calibration, ModelInfo
 from edge.decision.params import DecisionParams
-from edge.engines.selftest import sigmoid
+from edge.engines.selftest import infer_all, sigmoid
 from edge.errors import InputError
 from edge.screen.preprocess import Preprocessing, letterbox
 from edge.screen.still import read_still
 from export.atomic import appearing, remove
 from export.bundle import Ingredients, LabelledCrops, assemble_bundle
+from export.engine_gate import StoredCrops, save_crops
 from export.evidence import (
     HEADS,
     HeldOut,
@@ -50,6 +51,7 @@ from export.quantize import quantize_best
 from export.recipe import Recipe
 from export.sources import provenance
 from export.stamps import STAMP, Stamps
+from export.torch_runner import TorchRunner
 from export.train import distillation_loss, draw_epoch, fit, predict, start_plane_head
 from export.validate import EvaluationSet, evidence_tables, validation_report, write_report
 from export.vit import HygromaViT
@@ -293,6 +295,13 @@ class Pipeline:
         self.progress("validate", 1, 1)
         return report
 
+    def save_gate_crops(self, path: Path) -> None:
+        """Write what `hygroma validate --engine` compares an engine on: the gate's crops and PyTorch's answers. It holds
+        images of the data set."""
+        data = self._gate_crops()
+        with TorchRunner(self.student(REFIT).state_dict(), self.recipe.student_config) as runner:
+            save_crops(StoredCrops(data.crops, data.labels, data.ids, infer_all(runner, data.crops)), path)
+
     # -- bundle
 
     def bundle(self, accept_failing_gate: bool = False) -> Path:
@@ -337,6 +346,16 @@ class Pipeline:
             remove(finished)
         return path
 
+    def _gate_crops(self) -> LabelledCrops:
+        """The validation split's, as the conversion's gate is judged on."""
+        bank = self.bank()
+        gated = bank.where(lambda e: e.fold == -1 and e.hygroma != UNKNOWN and e.source != "cleaned")
+        return LabelledCrops(
+            self._crops(gated)[:, None],
+            np.array([bank.entries[i].hygroma for i in gated]),
+            [entry_id(bank.entries[i], i) for i in gated],
+        )
+
     def _ingredients(self, report: dict[str, object]) -> Ingredients:
         bank, recipe = self.bank(), self.recipe
         calibration, selection = self._calibration_crops(REFIT)
@@ -344,7 +363,6 @@ class Pipeline:
             lambda e: e.plane == 1 and (e.source == "phantom" or e.fold >= 0 and e.source != "hc18")
         )
         typical = bank.where(lambda e: e.fold == -1 and e.plane == 1 and e.source in ("real", "sham", "lesion"))
-        gated = bank.where(lambda e: e.fold == -1 and e.hygroma != UNKNOWN and e.source != "cleaned")
         sizes = f"ViT, {len(recipe.student.blocks)} blocks, width {recipe.teacher.width}, {recipe.image} px, patch 16"
         return Ingredients(
             state=self.student(REFIT).state_dict(),
@@ -360,11 +378,7 @@ class Pipeline:
             selection=selection,
             assessable=self._crops(assessable)[:, None],
             typical=self._crops(typical)[:, None],
-            gate=LabelledCrops(
-                self._crops(gated)[:, None],
-                np.array([bank.entries[i].hygroma for i in gated]),
-                [entry_id(bank.entries[i], i) for i in gated],
-            ),
+            gate=self._gate_crops(),
             # Golden images ship with the bundle: phantoms only, so that no real image travels with it.
             golden=golden_crops(GOLDEN_CROPS, self.spec)[:, None],
         )

@@ -67,6 +67,7 @@ class Recipe:
     version: str
     teacher: TeacherRecipe
     image: int = 160
+    tap: int = 3
     seed: int = 0
     batch: int = 32
     threads: int = 2

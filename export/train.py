@@ -25,11 +25,11 @@ EPOCH_SHARES = {  # crops of an epoch, as a share of the number of training stil
     "real, standard": 0.30,
     "real, other": 0.25,  # as many as standard ones: three in four stills are standard planes
     "cleaned": 0.20,
-    "sham": 0.22,
-    "borderline": 0.08,
-    "lesion": 0.42,
-    "hc18": 0.12,
-    "phantom": 0.30,
+    "sham": 0.25,
+    "borderline": 0.12,
+    "lesion": 0.40,
+    "hc18": 0.10,
+    "phantom": 0.25,
 }
 PLANE_WEIGHTS = {"real": 1.0, "cleaned": 0.5, "hc18": 0.5}  # an edit must not teach that what was edited is assessable
 EDITED_PLANE_WEIGHT = 0.2  # of every other source
@@ -222,7 +222,7 @@ def parameter_groups(model: HygromaViT, schedule: Schedule) -> list[dict[str, ob
 
 def vit_layer(name: str, depth: int) -> int:
     """The layer of one of HygromaViT's parameters, as `layered_groups` counts."""
-    if name.startswith(("norm.", "map_head", "plane_head", "hygroma_head")):
+    if name.startswith(("norm.", "tap_norm", "map_head", "plane_head", "hygroma_head")):
         return depth + 1
     return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else 0
 

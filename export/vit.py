@@ -5,7 +5,9 @@ DINOv2 checkpoints load by key). Two heads and a nuchal map are added:
 
 - `nuchal_map`: one logit per patch, supervised by the annotated nuchal boxes.
 - `hygroma`: reads the patch tokens pooled with the map's softmax (a translucency is a few pixels thick; a global token does
-  not see it) beside the mean token.
+  not see it) beside the mean token; also the tokens after an early block, pooled alike, where `tap` names one: thickness
+  fades with depth (ridge regression on frozen DINOv2 tokens inside the annotated box, 224 px, rank correlation with the
+  measured thickness out of fold, n = 903: block 3 .60, block 6 .59, block 9 .48, block 12 .32).
 - `plane`: reads the mean token and the class token.
 """
 
@@ -32,6 +34,7 @@ class ViTConfig:
     heads: int = 6
     layer_scale: bool = True  # DINOv2 has it, MAE does not
     eps: float = 1e-6
+    tap: int = 0  # the hygroma head also reads the tokens after this many blocks; 0: only the last
 
     @property
     def grid(self) -> int:
@@ -119,7 +122,8 @@ class HygromaViT(nn.Module):
         self.norm = nn.LayerNorm(c.width, eps=c.eps)
         self.map_head = nn.Linear(c.width, 1)
         self.plane_head = nn.Linear(2 * c.width, 1)
-        self.hygroma_head = nn.Sequential(nn.Linear(2 * c.width, 64), nn.GELU(), nn.Linear(64, 1))
+        self.tap_norm = nn.LayerNorm(c.width, eps=c.eps) if c.tap else None
+        self.hygroma_head = nn.Sequential(nn.Linear((3 if c.tap else 2) * c.width, 64), nn.GELU(), nn.Linear(64, 1))
         nn.init.normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.cls_token, std=0.02)
         for module in self.modules():
@@ -130,13 +134,17 @@ class HygromaViT(nn.Module):
     def forward(self, x: Tensor) -> ViTOutputs:
         x = self.patch_embed(x)
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1) + self.pos_embed
-        for block in self.blocks:
+        early = None
+        for number, block in enumerate(self.blocks, 1):
             x = block(x)
+            if self.tap_norm is not None and number == self.config.tap:
+                early = self.tap_norm(x[:, 1:])
         tokens = self.norm(x)
         cls, patches = tokens[:, 0], tokens[:, 1:]
         mean = patches.mean(1)
         map_logits = self.map_head(patches).squeeze(-1)
-        nuchal = (map_logits.softmax(1).unsqueeze(1) @ patches).squeeze(1)
+        seen = patches if early is None else torch.cat([patches, early], 2)
+        nuchal = (map_logits.softmax(1).unsqueeze(1) @ seen).squeeze(1)
         plane = self.plane_head(torch.cat([cls, mean], 1)).squeeze(-1)
         hygroma = self.hygroma_head(torch.cat([nuchal, mean], 1)).squeeze(-1)
         g = self.config.grid

@@ -13,7 +13,7 @@ from edge.errors import InputError
 from export.vit import HygromaViT
 
 _DROPPED = ("decoder_", "mask_token", "head.", "fc_norm.")  # MAE's decoder and classification heads
-_OURS = ("map_head.", "plane_head.", "hygroma_head.")
+_OURS = ("map_head.", "plane_head.", "hygroma_head.", "tap_norm.")
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:

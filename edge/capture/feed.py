@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from edge.capture.lag import STALE_NS
 from edge.capture.source import Source
 from edge.errors import SourceError
 from edge.records import Frame
@@ -27,11 +30,16 @@ class FeedStats:
     """Counts since the start. `connected` is false while a live source is away; `problem` then says why, redacted."""
 
     read: int = 0
-    dropped: int = 0
+    dropped: int = 0  # read, and overtaken by a newer one before the loop asked
+    missed: int = 0  # captured, and lost before they reached us, as far as the driver says
+    stale: int = 0  # too old when they arrived, and not shown to the loop
     decode_errors: int = 0
+    format_changes: int = 0  # pictures of another size, or with colour where the one before had none, or the reverse
+    stalls: int = 0  # times that a source which is there gave nothing for `stall_s`
     reconnects: int = 0
     connected: bool = True
     problem: str = ""
+    format: str = ""  # what was negotiated, in words
 
 
 class Feed(Protocol):
@@ -60,6 +68,7 @@ class EveryFrame:
         self._source = source
         self._read = 0
         self._ended = False
+        self._shapes = _Shapes(source.name)
 
     def __enter__(self) -> EveryFrame:
         self._source.open()
@@ -74,6 +83,7 @@ class EveryFrame:
             self._ended = True
         else:
             self._read += 1
+            self._shapes.see(frame)
         return frame
 
     @property
@@ -81,24 +91,42 @@ class EveryFrame:
         return self._ended
 
     def stats(self) -> FeedStats:
-        return FeedStats(read=self._read, decode_errors=self._source.decode_errors)
+        return FeedStats(
+            read=self._read,
+            missed=self._source.missed,
+            decode_errors=self._source.decode_errors,
+            format_changes=self._shapes.changes,
+            format=self._source.format,
+        )
 
 
 class LatestFrame:
     """One thread reads and keeps the newest frame; the loop takes it. A live source that is lost is reopened for ever.
 
     A live source need not be there yet when the feed starts. A recording that cannot be opened raises on enter.
+    `backoff_max_s`: the longest wait between attempts to reopen. `stall_s`: seconds without a frame that count as a stall.
     """
 
-    def __init__(self, source: Source, backoff_max_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        source: Source,
+        backoff_max_s: float = 0.5,
+        stall_s: float = 0.6,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
         self.name, self.media_time = source.name, source.media_time
         self._source, self._backoff_max_s = source, backoff_max_s
+        self._stall_ns, self._clock_ns = round(stall_s * 1e9), clock_ns
+        self._shapes = _Shapes(source.name)
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._slot: Frame | None = None
         self._finished = False
         self._failure: BaseException | None = None
-        self._read = self._dropped = self._reconnects = 0
+        self._read = self._dropped = self._stale = self._stalls = self._reconnects = 0
+        self._last_ns: int | None = (
+            None  # when the newest frame came that was not stale; None while a stall that was counted goes on
+        )
         self._connected = not source.live
         self._problem = "" if self._connected else "not opened yet"
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
@@ -119,9 +147,21 @@ class LatestFrame:
         with self._changed:
             self._changed.wait_for(lambda: self._slot is not None or self._finished, timeout_s)
             frame, self._slot = self._slot, None
+            if frame is not None and self._is_stale(frame):  # it waited here, for a loop that was busy
+                self._stale += 1
+                frame = None
             if frame is None and self._failure is not None:
                 raise self._failure
+            self._note_stall()
             return frame
+
+    def _is_stale(self, frame: Frame) -> bool:
+        return self._source.live and self._clock_ns() - frame.t_mono_ns > STALE_NS
+
+    def _note_stall(self) -> None:
+        if self._connected and self._last_ns is not None and self._clock_ns() - self._last_ns > self._stall_ns:
+            self._stalls += 1
+            self._last_ns = None
 
     @property
     def ended(self) -> bool:
@@ -133,10 +173,15 @@ class LatestFrame:
             return FeedStats(
                 read=self._read,
                 dropped=self._dropped,
+                missed=self._source.missed,
+                stale=self._stale,
                 decode_errors=self._source.decode_errors,
+                format_changes=self._shapes.changes,
+                stalls=self._stalls,
                 reconnects=self._reconnects,
                 connected=self._connected,
                 problem=self._problem,
+                format=self._source.format,
             )
 
     def _run(self) -> None:
@@ -179,8 +224,13 @@ class LatestFrame:
                 backoff_s = min(2 * backoff_s, self._backoff_max_s)
 
     def _put(self, frame: Frame) -> None:
+        self._shapes.see(frame)
         with self._changed:
             self._read += 1
+            if self._is_stale(frame):
+                self._stale += 1
+                return
+            self._last_ns = self._clock_ns()
             self._dropped += self._slot is not None
             self._slot = frame
             self._changed.notify_all()
@@ -194,6 +244,28 @@ class LatestFrame:
     def _went_away(self, problem: str) -> None:
         with self._changed:
             news = problem != self._problem  # one line in the log per change, not one per attempt
-            self._connected, self._problem = False, problem
+            self._connected, self._problem, self._last_ns = False, problem, None
         if news:
             log.warning("%s; trying again until it is back", problem)
+
+
+class _Shapes:
+    """Counts and logs changes of the pictures' size and depth."""
+
+    def __init__(self, name: str) -> None:
+        self.changes = 0
+        self._name = name
+        self._shape: tuple[int, ...] = ()
+
+    def see(self, frame: Frame) -> None:
+        shape = frame.image.shape
+        if shape == self._shape:
+            return
+        if self._shape:
+            self.changes += 1
+            log.warning("%s: the picture changed from %s to %s", self._name, _words(self._shape), _words(shape))
+        self._shape = shape
+
+
+def _words(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]}{' grey' if len(shape) == 2 else ''}"

@@ -1,34 +1,43 @@
-"""Live sources through OpenCV: V4L2/UVC grabbers and RTSP streams."""
+"""Live sources through OpenCV: RTSP streams (its FFmpeg) and GStreamer pipelines."""
 
 from __future__ import annotations
 
 import logging
+import re
 import time
-from pathlib import Path
 
-from edge.capture.opencv import cv2
+from edge.capture.gst import Pipeline
+from edge.capture.identity import stable_link
+from edge.capture.lag import STALE_NS, StreamClock
+from edge.capture.opencv import cv2, ffmpeg_options
 from edge.capture.source import OpenClose
 from edge.capture.uri import redact
 from edge.config import CaptureConfig
-from edge.errors import SourceError
+from edge.errors import ConfigError, SourceError
 from edge.records import Frame
 
 log = logging.getLogger(__name__)
 
-# Failed reads after which a source counts as lost. One or two are a damaged frame; a lost device fails at every read,
-# at once.
+# Failed reads after which a source counts as lost. One or two are a damaged frame; a lost one fails at every read, at
+# once.
 FAILED_IN_A_ROW_MAX = 5
+LATE_MAX_NS = 2_000_000_000  # nanoseconds of stale pictures only, after which a stream is opened anew: its queue goes
+# TCP: a lost UDP packet smears a frame, and a smeared frame would still be scored. Without fpsprobesize FFmpeg reads 1.2 s
+# of a 25 fps stream before it gives a picture, with it .6 s (measured against GStreamer's server).
+RTSP_OPTIONS = "rtsp_transport;tcp|fpsprobesize;0"
 
 
-class _LiveSource(OpenClose):
-    """What the two have in common: BGR uint8 [H,W,3], stamped when read."""
+class _OpenCvSource(OpenClose):
+    """What the two have in common: BGR uint8 [H,W,3] (grey [H,W] of a grey pipeline)."""
 
     live = True
     media_time = False
+    missed = 0
 
     def __init__(self, name: str, config: CaptureConfig) -> None:
         self.name = name
         self.decode_errors = 0
+        self.format = ""
         self._config = config
         self._capture: cv2.VideoCapture | None = None
         self._next_id = 0
@@ -41,21 +50,25 @@ class _LiveSource(OpenClose):
             raise SourceError(f"{self.name}: cannot be opened; {self._advice()}")
         self._capture = capture
         width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
-        log.info("%s: open, %dx%d at %g fps", self.name, width, height, capture.get(cv2.CAP_PROP_FPS))
+        self.format = f"{self._codec(capture)} {width:.0f}x{height:.0f} at {capture.get(cv2.CAP_PROP_FPS):g} fps"
+        log.info("%s: open, %s", self.name, self.format)
 
     def read(self) -> Frame | None:
         if self._capture is None:
             raise SourceError(f"{self.name}: read before open; use the source as a context manager")
-        for _ in range(FAILED_IN_A_ROW_MAX):
+        started_ns = time.monotonic_ns()
+        for failed in range(1, FAILED_IN_A_ROW_MAX + 1):
             try:
                 good, image = self._capture.read()
             except cv2.error:
                 good, image = False, None
             if good and image is not None:
-                frame = Frame(self._next_id, time.monotonic_ns(), image)
+                frame = Frame(self._next_id, self._captured_ns(self._capture), image)
                 self._next_id += 1
+                self.decode_errors += failed - 1
                 return frame
-            self.decode_errors += 1
+            if time.monotonic_ns() - started_ns > 1e9 * self._config.read_timeout_s:
+                raise SourceError(f"{self.name}: no picture for {self._config.read_timeout_s:g} s; {self._advice()}")
         raise SourceError(f"{self.name}: lost, {FAILED_IN_A_ROW_MAX} reads in a row gave no picture; {self._advice()}")
 
     def close(self) -> None:
@@ -63,6 +76,18 @@ class _LiveSource(OpenClose):
             self._capture.release()
             self._capture = None
 
+    def _timeouts(self) -> list[int]:
+        opening, reading = self._config.open_timeout_s, self._config.read_timeout_s
+        return [
+            cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(opening * 1000), cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(reading * 1000)
+        ]  # fmt: skip
+
+    def _captured_ns(self, capture: cv2.VideoCapture) -> int:
+        return time.monotonic_ns()
+
+    def _codec(self, capture: cv2.VideoCapture) -> str:
+        raise NotImplementedError
+
     def _connect(self) -> cv2.VideoCapture:
         raise NotImplementedError
 
@@ -70,48 +95,98 @@ class _LiveSource(OpenClose):
         raise NotImplementedError
 
 
-class V4l2Source(_LiveSource):
-    """A V4L2 device by path, best one under /dev/v4l/by-id: numbers change when a camera is plugged in again."""
-
-    def __init__(self, device: str, config: CaptureConfig) -> None:
-        super().__init__(f"v4l2:{device}", config)
-        self._device = device
-
-    def _connect(self) -> cv2.VideoCapture:
-        # OpenCV takes only /dev/videoN by name: an identity is resolved anew at every opening.
-        capture = cv2.VideoCapture(str(Path(self._device).resolve()), cv2.CAP_V4L2)
-        if self._config.pixel_format != "auto":
-            capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*self._config.pixel_format))
-        capture.set(cv2.CAP_PROP_FRAME_WIDTH, self._config.width)
-        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, self._config.height)
-        capture.set(cv2.CAP_PROP_FPS, self._config.fps)
-        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # frames; a longer queue only makes the picture older
-        return capture
-
-    def _advice(self) -> str:
-        if not Path(self._device).exists():
-            return "the device is not there: check the cable, and the name with `ls /dev/v4l/by-id`"
-        return "check that no other program has it and that this user is in the group video"
-
-
-class RtspSource(_LiveSource):
-    """An RTSP stream over TCP."""
+class RtspSource(_OpenCvSource):
+    """An RTSP stream over TCP. Stamps follow the stream's own clock, so that a picture which waited somewhere is known."""
 
     def __init__(self, uri: str, config: CaptureConfig) -> None:
         super().__init__(redact(uri), config)
         self._uri = uri
+        self._clock = StreamClock()
+        self._late_since_ns: int | None = None
+
+    def read(self) -> Frame | None:
+        frame = super().read()
+        if frame is None:
+            return None
+        now_ns = time.monotonic_ns()
+        if now_ns - frame.t_mono_ns <= STALE_NS:
+            self._late_since_ns = None
+        elif self._late_since_ns is None:
+            self._late_since_ns = now_ns
+        elif now_ns - self._late_since_ns > LATE_MAX_NS:
+            late_s = (now_ns - frame.t_mono_ns) / 1e9
+            raise SourceError(
+                f"{self.name}: pictures come {late_s:.1f} s late; this machine or the network is too slow"
+            )
+        return frame
 
     def _connect(self) -> cv2.VideoCapture:
-        return cv2.VideoCapture(
-            self._uri,
-            cv2.CAP_FFMPEG,
-            [
-                cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-                round(self._config.open_timeout_s * 1000),
-                cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-                round(self._config.read_timeout_s * 1000),
-            ],
-        )
+        self._clock, self._late_since_ns = StreamClock(), None
+        parameters = self._timeouts()
+        # FFmpeg keeps as many frames back as it has threads: 8 cores at 25 fps made pictures .3 s older (measured).
+        if (threads := getattr(cv2, "CAP_PROP_N_THREADS", None)) is not None:
+            parameters += [threads, 1]
+        with ffmpeg_options(RTSP_OPTIONS):
+            return cv2.VideoCapture(self._uri, cv2.CAP_FFMPEG, parameters)
+
+    def _captured_ns(self, capture: cv2.VideoCapture) -> int:
+        return self._clock.captured_ns(capture.get(cv2.CAP_PROP_POS_MSEC), time.monotonic_ns())
+
+    def _codec(self, capture: cv2.VideoCapture) -> str:
+        code = int(capture.get(cv2.CAP_PROP_FOURCC))
+        return (code & 0x7FFFFFFF).to_bytes(4, "little").decode("ascii", "replace").strip("\0")
 
     def _advice(self) -> str:
         return "check the address, the path, the credentials and the network"
+
+
+class GstSource(_OpenCvSource):
+    """A checked GStreamer pipeline, for a Jetson's hardware decoders and CSI cameras. At its end it is started again."""
+
+    def __init__(self, pipeline: Pipeline, config: CaptureConfig) -> None:
+        """ConfigError when this OpenCV has no GStreamer."""
+        text = _by_identity(pipeline.text)
+        super().__init__(f"gst:{redact(text)}", config)
+        require_gstreamer()
+        for change in pipeline.changed:
+            log.warning("source.uri: %s: the loop takes the newest picture only", change)
+        self._text = text
+
+    def _connect(self) -> cv2.VideoCapture:
+        capture = cv2.VideoCapture(self._text, cv2.CAP_GSTREAMER, self._timeouts())
+        if not capture.isOpened() and _version() < (4, 8):  # does not know the time-outs and refuses them
+            capture = cv2.VideoCapture(self._text, cv2.CAP_GSTREAMER)
+            log.warning("OpenCV %s cannot time a pipeline out: one that hangs stays lost; 4.8 can", cv2.__version__)
+        return capture
+
+    def _codec(self, capture: cv2.VideoCapture) -> str:
+        return "GStreamer"
+
+    def _advice(self) -> str:
+        return "try the pipeline with gst-launch-1.0, with fakesink in the place of appsink"
+
+
+def require_gstreamer() -> None:
+    """ConfigError, saying where to get it, when OpenCV was built without GStreamer, as all its wheels are."""
+    if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
+        raise ConfigError(
+            f"source.uri: gst: needs OpenCV with GStreamer, and OpenCV {cv2.__version__} at {cv2.__file__} has none. Use the"
+            " system's (on a Jetson JetPack's, elsewhere `apt install python3-opencv`) in a venv made with"
+            " --system-site-packages, after `pip uninstall opencv-python-headless`"
+        )
+
+
+def _by_identity(text: str) -> str:
+    """Video devices given by number become their links under /dev/v4l, where they have one now."""
+
+    def link(match: re.Match[str]) -> str:
+        found = stable_link(match[2])
+        if found is None:
+            log.warning("source.uri: %s is only a number, which may be another camera tomorrow", match[2])
+        return match[1] + str(found or match[2])
+
+    return re.sub(r"""(\bdevice=["']?)(/dev/video\d+)""", link, text)
+
+
+def _version() -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", cv2.__version__)[:2])

@@ -7,17 +7,30 @@ and a value that the administrator has set stays as it is.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET: FFmpeg would print URIs with their passwords
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # OpenCV's own warnings name the URI too
-os.environ.setdefault(
-    "OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "1"
-)  # seconds, 10 by default: an unplugged camera blocks so long
-# TCP: a lost UDP packet smears a frame, and a smeared frame would still be scored.
-os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp")
 
 import cv2  # noqa: E402  (after the environment, on purpose)
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # also when cv2 was loaded before the lines above
 
-__all__ = ["cv2"]
+__all__ = ["cv2", "ffmpeg_options"]
+
+OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+
+
+@contextmanager
+def ffmpeg_options(options: str) -> Iterator[None]:
+    """FFmpeg's options for what is opened inside. OpenCV takes them from the environment only, at every opening."""
+    given = os.environ.get(OPTIONS)
+    if given is not None:
+        yield
+        return
+    os.environ[OPTIONS] = options
+    try:
+        yield
+    finally:
+        del os.environ[OPTIONS]

@@ -10,6 +10,11 @@ FALLBACK_FPS = 25.0  # frames per second, for a file that states no rate or an a
 FPS_RANGE = (1.0, 240.0)  # frames per second; outside it, a container's "rate" is a time base, not a frame rate
 
 
+def usable_fps(fps: float) -> bool:
+    """Whether a stated rate can be one, frames per second."""
+    return math.isfinite(fps) and FPS_RANGE[0] <= fps <= FPS_RANGE[1]
+
+
 class Pacer:
     """Plays at the recording's own rate, or as fast as it is read.
 
@@ -25,8 +30,7 @@ class Pacer:
         clock_ns: Callable[[], int] = time.monotonic_ns,
         sleep_s: Callable[[float], None] = time.sleep,
     ) -> None:
-        usable = math.isfinite(fps) and FPS_RANGE[0] <= fps <= FPS_RANGE[1]
-        self.fps = fps if usable else FALLBACK_FPS
+        self.fps = fps if usable_fps(fps) else FALLBACK_FPS
         self.fast = fast
         self._clock_ns, self._sleep_s = clock_ns, sleep_s
         self._start_ns = clock_ns()

@@ -15,13 +15,16 @@ class Source(Protocol):
 
     `live`: it can be lost and come back, and only its newest frame matters. `media_time`: its stamps are the clip's own
     time laid out from the moment of opening, not the time of capture (see Pacer). `decode_errors`: pictures that
-    arrived damaged.
+    arrived damaged. `missed`: pictures that were captured and lost before they reached us, as far as the driver says.
+    `format`: what was negotiated, in words, "" before that.
     """
 
     name: str  # may be shown: credentials removed
     live: bool
     media_time: bool
     decode_errors: int
+    missed: int
+    format: str
 
     def open(self) -> None:
         """InputError (a file) or SourceError (a live source), naming it."""

@@ -81,6 +81,11 @@ def find_engine(bundle: Bundle, cache: EngineCache, host: Host) -> Stored | None
     return next((stored for entry in fitting if (stored := cache.get(entry.key)) is not None), None)
 
 
+def open_engine(bundle: Bundle, cache_folder: str = "") -> TensorRTRunner:
+    """This machine's engine for the bundle, not entered. EngineError when there is none."""
+    return _engine_runner(bundle, EngineCache(cache_folder or None), this_host())
+
+
 def _engine_runner(bundle: Bundle, cache: EngineCache, host: Host) -> TensorRTRunner:
     stored = find_engine(bundle, cache, host)
     if stored is None:

@@ -10,7 +10,7 @@ import ctypes
 import ctypes.util
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,21 +136,35 @@ def host_view(address: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def load_cuda() -> Cuda:
-    """EngineError that says what to install when there is no CUDA runtime."""
-    for name in ("cuda.bindings.runtime", "cuda.cudart"):
+    """The first binding that sees a device: one that is newer than the driver sees none. EngineError that says what each one
+    said, or what to install when there is none."""
+    problems = []
+    for cuda in _bindings():
         try:
-            return Cuda(python_caller(importlib.import_module(name)), name)
-        except ImportError:
-            continue
-    for path in _library_names():
-        try:
-            return Cuda(ctypes_caller(ctypes.CDLL(path)), path)
-        except OSError:
-            continue
+            cuda.device()
+        except EngineError as error:
+            problems.append(f"{cuda.binding}: {error}")
+        else:
+            return cuda
+    if problems:
+        raise EngineError("; ".join(problems))
     raise EngineError(
         "cuda: found neither cuda-python nor libcudart; `pip install 'hygroma-edge[tensorrt]'`, or put the CUDA "
         "toolkit's lib64 on LD_LIBRARY_PATH"
     )
+
+
+def _bindings() -> Iterator[Cuda]:
+    for name in ("cuda.bindings.runtime", "cuda.cudart"):
+        try:
+            yield Cuda(python_caller(importlib.import_module(name)), name)
+        except ImportError:
+            continue
+    for path in _library_names():
+        try:
+            yield Cuda(ctypes_caller(ctypes.CDLL(path)), path)
+        except OSError:
+            continue
 
 
 def python_caller(module: Any) -> Callable[..., tuple[Any, ...]]:

@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from pathlib import Path
+
+
+def why_unwritable(folder: Path) -> str:
+    """Why this user cannot write into a folder, one that is yet to be made included; "" when he can. Changes nothing."""
+    for place in (folder.absolute(), *folder.absolute().parents):
+        try:
+            found = place.stat()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return f"{place}: {error.strerror}"
+        if not stat.S_ISDIR(found.st_mode):
+            return f"{place}: not a folder"
+        return "" if os.access(place, os.W_OK | os.X_OK) else f"{place}: this user may not write there"
+    return f"{folder}: no such place"
 
 
 class Disk:

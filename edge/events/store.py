@@ -292,6 +292,10 @@ class EventStore:
                 f"{self.root / 'events.db'}: cannot be {what} ({error}); check the disk's space and health. If the"
                 " file is damaged, move it aside and keep it: a new store is made"
             ) from error
+        except (OverflowError, UnicodeEncodeError) as error:
+            raise StoreError(
+                f"{self.root / 'events.db'}: cannot be {what} ({error}); give a number under 2**63 and plain text"
+            ) from error
         except OSError as error:
             raise StoreError(
                 f"{error.filename or self.root}: cannot be {what} ({error.strerror or error});"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import http.client
 import ipaddress
 import json
 import logging
@@ -54,6 +55,45 @@ def read_token(path: str) -> str:
     return token
 
 
+def check_host(host: str, token: str) -> bool:
+    """Whether an address is this machine's alone. ConfigError: not an address, or beyond loopback without a token."""
+    try:
+        loopback = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host).is_loopback
+    except ValueError as error:
+        raise ConfigError(f"status.host: found {host!r}, must be an IP address such as 127.0.0.1") from error
+    if not loopback and len(token) < TOKEN_MIN:
+        raise ConfigError(
+            f"status.host: {host} can be reached from other machines and wants a token of at least {TOKEN_MIN}"
+            " characters; name its file in status.token_file, or bind to 127.0.0.1"
+        )
+    return loopback
+
+
+def port_problem(host: str, port: int) -> str:
+    """Why nothing can listen there just now, "" when something can."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: a port just left is free
+            probe.bind((host, port))
+            probe.listen(1)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def is_hygroma(host: str, port: int) -> bool:
+    """Whether it is a hygroma that answers there; one that wants a token says so by its refusal."""
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    connection = http.client.HTTPConnection(here, port, timeout=CLIENT_TIMEOUT_S)
+    try:
+        connection.request("GET", "/healthz")
+        return (connection.getresponse().getheader("Server") or "").split()[:1] == [_Handler.server_version]
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
 class StatusServer:
     """Serves on enter, on threads of its own; stops on exit. `url` is where a browser finds it."""
 
@@ -66,16 +106,8 @@ class StatusServer:
         evidence: Evidence = lambda event_id: None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """ConfigError: beyond loopback without a token, or no address. SourceError: the port is taken."""
-        try:
-            loopback = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host).is_loopback
-        except ValueError as error:
-            raise ConfigError(f"status.host: found {host!r}, must be an IP address such as 127.0.0.1") from error
-        if not loopback and len(token) < TOKEN_MIN:
-            raise ConfigError(
-                f"status.host: {host} can be reached from other machines and wants a token of at least {TOKEN_MIN}"
-                " characters; name its file in status.token_file, or bind to 127.0.0.1"
-            )
+        """ConfigError as `check_host`. SourceError: the port is taken."""
+        loopback = check_host(host, token)
         handler = type("Handler", (_Handler,), {
             "board": board, "token": token, "loopback": loopback, "evidence": staticmethod(evidence),
             "clock_ns": staticmethod(clock_ns), "page": PAGE.read_bytes(),

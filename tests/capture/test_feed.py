@@ -22,7 +22,7 @@ class LiveSource:
     """A live source whose reads are scripted: an id gives a frame, an exception is raised, at the end it waits to be
     closed."""
 
-    name, live, media_time, decode_errors = "fake:", True, False, 0
+    name, live, media_time, decode_errors, missed, format = "fake:", True, False, 0, 0, ""
 
     def __init__(self, script: list[object]) -> None:
         self.script = list(script)

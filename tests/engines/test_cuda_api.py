@@ -102,6 +102,18 @@ def test_without_any_binding_the_message_says_what_to_install(monkeypatch: pytes
         load_cuda()
 
 
+def test_a_binding_newer_than_the_driver_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    new, right = FakeDevice(), FakeDevice()
+    new.fail["cudaGetDeviceCount"] = 35
+    modules = {"cuda.bindings.runtime": python_module(new), "cuda.cudart": python_module(right)}
+    monkeypatch.setattr(cuda_api.importlib, "import_module", modules.__getitem__)
+    monkeypatch.setattr(cuda_api, "_library_names", lambda: [])
+    assert load_cuda().binding == "cuda.cudart"
+    right.fail["cudaGetDeviceCount"] = 100
+    with pytest.raises(EngineError, match="cuda.bindings.runtime: .*error 35.*cuda.cudart: .*error 100"):
+        load_cuda()
+
+
 def test_the_real_binding_has_every_call() -> None:
     """cuda-python, where it is installed: names exist, and a machine without a GPU gives our error."""
     runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed (extra `tensorrt`)")

@@ -1,0 +1,222 @@
+"""A user's own images: a folder per class, and optionally a CSV that says whose they are. Everything that is wrong with them
+is said before anything is trained.
+
+    DATA/hygroma/*.png    DATA/normal/*.png    patients.csv: path,label,patient,site,plane,fold
+
+Paths in the CSV are relative to DATA. `site`, `plane` ("standard" or "other") and `fold` (0 to 3) may be missing.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from calibration.stills import FOLDS
+from edge.errors import InputError
+from edge.stills import DICOMS, STILLS, read_dicom
+
+POSITIVE = "hygroma"
+NEEDED = ("path", "label", "patient")
+KNOWN = (*NEEDED, "site", "plane", "fold")
+PLANES = ("", "standard", "other")
+UNASSIGNED = -1
+NAMED = 5  # files or pairs that a message names before it counts
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """One image. name: its path under the data folder; label: 1 in the positive class's folder, else 0; patient: the CSV's,
+    without one the image's own name; fold: the CSV's, or UNASSIGNED."""
+
+    path: Path
+    name: str
+    label: int
+    patient: str
+    site: str = ""
+    plane: str = ""
+    fold: int = UNASSIGNED
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """classes: names of the negative and the positive class. table: the CSV; None: nobody knows whose the images are."""
+
+    folder: Path
+    classes: tuple[str, str]
+    images: list[LabelledImage]
+    table: Path | None
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int [N], 1 positive."""
+        return np.array([image.label for image in self.images])
+
+
+def load_dataset(folder: Path, table: Path | None = None, positive: str = POSITIVE) -> Dataset:
+    """The images of both class folders, by name, none of them decoded yet. InputError names what does not fit, and the fix."""
+    classes = _classes(folder, positive)
+    images = []
+    for label, kind in enumerate(classes):
+        files = sorted(p for p in (folder / kind).rglob("*") if _is_image(p))
+        if not files:
+            raise InputError(
+                f"{folder / kind}: holds no image ({', '.join(sorted(STILLS | DICOMS))}); two classes are needed"
+            )
+        names = [p.relative_to(folder).as_posix() for p in files]
+        images += [LabelledImage(p, name, label, patient=name) for p, name in zip(files, names, strict=True)]
+    if table is not None:
+        images = _with_table(images, classes, table)
+    return Dataset(folder, classes, images, table)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """uint8 BGR [H,W,3], or grey [H,W] from a DICOM still. InputError when it cannot be decoded, or is a clip."""
+    if path.suffix.lower() in DICOMS:
+        frames, _ = read_dicom(path)
+        if len(frames) != 1:
+            raise InputError(f"{path}: a clip of {len(frames)} frames; export the labelled frame as a picture")
+        return frames[0]
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except (cv2.error, OSError):
+        image = None
+    if image is None:
+        raise InputError(f"{path}: not an image that can be decoded; export it again, or remove it from the data set")
+    return image
+
+
+def some(names: Iterable[object]) -> str:
+    """The first few, and how many more there are."""
+    items = [str(name) for name in names]
+    rest = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
+    return ", ".join(items[:NAMED]) + rest
+
+
+def _is_image(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in STILLS | DICOMS and not path.name.startswith(".")
+
+
+def _classes(folder: Path, positive: str) -> tuple[str, str]:
+    layout = f"expected a folder per class, such as {folder}/{POSITIVE} and {folder}/normal"
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; {layout}")
+    found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    loose = [p.name for p in sorted(folder.iterdir()) if _is_image(p)]
+    if loose:
+        raise InputError(f"{folder}: {some(loose)}: outside the class folders; move each into the folder of its class")
+    if not found:
+        raise InputError(f"{folder}: empty; {layout}")
+    if len(found) == 1:
+        raise InputError(f"{folder}: one class only, {found[0]!r}; {layout}")
+    if len(found) > 2:
+        raise InputError(
+            f"{folder}: {len(found)} folders, {some(found)}; two classes are compared: move the others away"
+        )
+    if positive not in found:
+        raise InputError(
+            f"{folder}: classes {found[0]!r} and {found[1]!r}, none is {positive!r}; name the positive one: --positive {found[0]}"
+        )
+    return found[0] if found[1] == positive else found[1], positive
+
+
+def _with_table(images: list[LabelledImage], classes: tuple[str, str], table: Path) -> list[LabelledImage]:
+    """The images with what their rows say."""
+    by_name = {image.name: image for image in images}
+    out: dict[str, LabelledImage] = {}
+    lines: dict[str, int] = {}
+    missing, unknown, conflicts, twice = [], [], [], []
+    for line, row in _rows(table):
+        name = row["path"].replace("\\", "/").removeprefix("./")
+        if name in lines:
+            twice.append(f"{name} (lines {lines[name]} and {line})")
+            continue
+        lines[name] = line
+        if row["label"] not in classes:
+            unknown.append(f"{row['label']!r} (line {line})")
+        elif name not in by_name:
+            close = difflib.get_close_matches(name, by_name, 1)
+            missing.append(f"{name} (line {line}{f', did you mean {close[0]}?' if close else ''})")
+        elif row["label"] != classes[by_name[name].label]:
+            conflicts.append(f"{name}: {row['label']!r} (line {line})")
+        else:
+            out[name] = replace(
+                by_name[name],
+                patient=row["patient"],
+                site=row.get("site", ""),
+                plane=row.get("plane", ""),
+                fold=_fold(row.get("fold", ""), table, line),
+            )
+    absent = [name for name in by_name if name not in lines]
+    for found, what, fix in (
+        (twice, "rows for the same image", "keep one row each"),
+        (unknown, "labels that are no class folder", f"write {classes[0]} or {classes[1]}"),
+        (missing, "names files that are not in the class folders", "correct the paths (relative to the data folder)"),
+        (conflicts, "labels other than the folder", "move the image or correct the row"),
+        (absent, "has no row for", "add a row each, or move the images away"),
+    ):
+        if found:
+            raise InputError(f"{table}: {what}: {some(found)}; {fix}")
+    folds = Counter(image.fold == UNASSIGNED for image in out.values())
+    if len(folds) == 2:
+        raise InputError(
+            f"{table}: fold is empty in {folds[True]} of {len(out)} rows; fill it in all of them or in none"
+        )
+    return [out[image.name] for image in images]
+
+
+def _fold(text: str, table: Path, line: int) -> int:
+    if text == "":
+        return UNASSIGNED
+    if text not in {str(fold) for fold in range(FOLDS)}:
+        raise InputError(f"{table}, line {line}: fold {text!r}; expected 0 to {FOLDS - 1}, or nothing")
+    return int(text)
+
+
+def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """Line numbers and stripped cells. Excel's byte-order mark and semicolons are understood."""
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{table}: no such file; leave --csv out if there is none") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{table}: not readable as UTF-8 text ({error}); save it as CSV UTF-8") from None
+    header = text.partition("\n")[0]
+    reader = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter=";" if header.count(";") > header.count(",") else ","
+    )
+    columns = [column.strip() for column in reader.fieldnames or ()]
+    reader.fieldnames = columns
+    wrong = [column for column in NEEDED if column not in columns]
+    if wrong:
+        raise InputError(
+            f"{table}: columns {some(columns) or 'none'}; {some(wrong)} missing; expected {','.join(KNOWN)}"
+        )
+    strange = [column for column in columns if column not in KNOWN]
+    if strange:
+        raise InputError(
+            f"{table}: unknown columns {some(map(repr, strange))}; known are {', '.join(KNOWN)}: remove the others"
+        )
+    out = []
+    for cells in reader:
+        line = reader.line_num
+        if None in cells:
+            raise InputError(f"{table}, line {line}: more cells than columns; quote a path that holds a comma")
+        row = {column: (cells[column] or "").strip() for column in columns}
+        empty = [column for column in NEEDED if not row[column]]
+        if empty:
+            raise InputError(f"{table}, line {line}: {some(empty)} empty; fill it in")
+        if row.get("plane", "") not in PLANES:
+            raise InputError(f"{table}, line {line}: plane {row['plane']!r}; expected standard, other or nothing")
+        out.append((line, row))
+    if not out:
+        raise InputError(f"{table}: has no rows; add one for each image, or leave --csv out")
+    return out
