@@ -139,6 +139,7 @@ def test_a_sick_exam_becomes_one_committed_event_and_is_shown(tmp_path: Path) ->
     bench = Bench(tmp_path, "." * 50)
     summary = bench.watch.run()
     assert (summary.frames, summary.frames_by_signal, summary.lost_events) == (50, {"OK": 50}, 0)
+    assert (summary.store_problem, summary.stopped) == ("", False)
     (event,) = summary.events
     assert bench.store.events() == [event]
     assert bench.store.image(event).startswith(b"\x89PNG")
@@ -185,6 +186,7 @@ def test_a_failing_store_does_not_stop_the_watching_and_loses_nothing(tmp_path: 
 def test_a_store_that_never_works_is_reported_at_the_end(tmp_path: Path) -> None:
     summary = Bench(tmp_path, "." * 30, store=FailingStore(tmp_path)).watch.run()
     assert (summary.events, summary.lost_events) == ((), 1)
+    assert "the disk is full" in summary.store_problem
 
 
 def test_a_passing_engine_failure_is_counted_and_said(tmp_path: Path) -> None:
@@ -246,7 +248,7 @@ def test_a_signal_ends_the_run_in_good_order(tmp_path: Path, number: signal.Sign
     before = signal.getsignal(number)
     bench = Bench(tmp_path, "." * 1000, {50: lambda: os.kill(os.getpid(), number)})
     summary = bench.watch.run()
-    assert 50 <= summary.frames < 1000 and len(summary.events) == 1
+    assert 50 <= summary.frames < 1000 and len(summary.events) == 1 and summary.stopped
     assert signal.getsignal(number) is before
 
 

@@ -184,7 +184,9 @@ def test_a_spoiled_bundle_is_refused(tmp_path: Path, still: Path, capsys: pytest
     shutil.copytree(SHIPPED_BUNDLE, tmp_path / "b")
     with (tmp_path / "b" / "model.qdq.onnx").open("r+b") as file:
         file.seek(100_000)
-        file.write(b"x")
+        (byte,) = file.read(1)
+        file.seek(100_000)
+        file.write(bytes([byte ^ 1]))
     assert main(["score", str(still), "--bundle", str(tmp_path / "b")]) == 65
     assert "model.qdq.onnx" in capsys.readouterr().err
 

@@ -127,6 +127,16 @@ def test_review_is_recorded(tmp_path: Path) -> None:
             store.review(99, "confirmed", "nurse A")
 
 
+def test_what_sqlite_cannot_hold_is_told(tmp_path: Path) -> None:
+    with EventStore(tmp_path) as store:
+        event = store.commit(flag())
+        with pytest.raises(StoreError, match=r"2\*\*63"):
+            store.show(2**63)
+        with pytest.raises(StoreError, match="plain text"):
+            store.review(event.id, "confirmed", "nurse \udcff")
+        assert store.events() == [event]
+
+
 def test_an_altered_image_is_told(tmp_path: Path) -> None:
     with EventStore(tmp_path) as store:
         event = store.commit(flag())

@@ -32,4 +32,8 @@ def test_watchdog_notify_and_a_restart_that_does_not_spin() -> None:
     assert unit["Service"]["WatchdogSec"] == "10s"
     assert unit["Service"]["Restart"] == "on-failure"
     assert int(unit["Unit"]["StartLimitBurst"]) <= 5
-    assert "78" in unit["Service"]["RestartPreventExitStatus"].split()
+    assert {"78", "65", "2"} <= set(unit["Service"]["RestartPreventExitStatus"].split())
+
+
+def test_two_instances_are_told_to_take_two_ports() -> None:
+    assert "status.port" in UNIT.read_text(encoding="utf-8")
