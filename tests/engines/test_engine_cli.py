@@ -104,7 +104,7 @@ def crops(tmp_path: Path, tiny_bundle: Bundle) -> Path:
 def test_an_engine_is_held_against_pytorch_and_the_graph(
     capsys: pytest.CaptureFixture[str], given: tuple[str, ...], crops: Path
 ) -> None:
-    assert main(["engine", "race", *cache]) == 0
+    assert main(["engine", "race", *given]) == 0
     capsys.readouterr()
     code, report = run(capsys, "validate", "--engine", "--crops", str(crops), *given)
     assert report["engine"] == "tensorrt-mixed" and report["n"] == 64 and report["positives"] == 32
