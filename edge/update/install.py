@@ -16,7 +16,7 @@ from edge.update.disk import SlotDisk
 from edge.update.rehearse import evidence_pictures, rehearse
 from edge.update.semver import precedence
 from edge.update.slots import Slots, bundles_folder, version_of
-from edge.update.trial import CRASHES_MAX, load_state, save_state
+from edge.update.trial import CRASHES_MAX, finish_rollback, load_state, save_state
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ def install(
         _refuse_downgrade(file, bundle, slots, config)
     step("verified")
     with slots.locked("update.lock", wait_s=0.0):
+        finish_rollback(slots)
         slot = slots.find(bundle, trust)
         if slot and slot == slots.current():
             return Installed(bundle.label, bundle.signed_by, slot, slots.previous(), False, 0)

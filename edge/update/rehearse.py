@@ -35,7 +35,12 @@ def evidence_pictures(folder: str | Path) -> list[np.ndarray]:
     try:
         with EventStore(folder, create=False) as store:
             for event in store.events(limit=PICTURES_MAX):
-                picture = cv2.imdecode(np.frombuffer(store.image(event), np.uint8), cv2.IMREAD_GRAYSCALE)
+                try:
+                    data = store.image(event)
+                except StoreError as error:
+                    log.warning("an evidence image is left out: %s", error)
+                    continue
+                picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
                 if picture is not None:
                     pictures.append(picture[:PANEL, :PANEL])  # the left panel of `render_evidence`: the plain crop
     except StoreError as error:

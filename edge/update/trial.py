@@ -51,12 +51,14 @@ class Rollback:
 
 @dataclass(frozen=True)
 class State:
-    """The whole of `state.json`. `last` is the last rollback, until another bundle is installed."""
+    """The whole of `state.json`. `going_back` is a rollback under way, written before anything is changed; `last` is the
+    last one that was finished, until another bundle is installed."""
 
     schema_version: int = field(default=1, metadata=rule(low=1, high=1))
     proven: tuple[str, ...] = field(default=(), metadata=rule(high=16))
     attempt: Attempt | None = None
     rollbacks: int = field(default=0, metadata=_COUNT)
+    going_back: Rollback | None = None
     last: Rollback | None = None
 
 
@@ -91,12 +93,31 @@ def roll_back(slots: Slots, failed: str, reason: str, wall: Callable[[], str] | 
     with slots.locked():
         if not failed or slots.current() != failed:
             raise StoreError(f"{slots.root}: {failed or 'no update'} is not current, there is nothing to go back from")
-        slot = slots.go_back()  # first what matters, then the record of it
-        state = load_state(slots)
-        last = Rollback(failed, reason[:1000], (wall or _utc_now)())
-        proven = tuple(name for name in state.proven if name != failed)
-        save_state(slots, replace(state, proven=proven, attempt=None, rollbacks=state.rollbacks + 1, last=last))
-    log.error("bundle %s is rolled back to %s: %s", failed, slot or "the shipped one", reason)
+        going_back = Rollback(failed, reason[:1000], (wall or _utc_now)())
+        save_state(slots, replace(load_state(slots), going_back=going_back))
+        return _finish_rollback(slots)
+
+
+def finish_rollback(slots: Slots) -> None:
+    """What a kill in the middle of `roll_back` left undone. StoreError: the disk refuses."""
+    if load_state(slots).going_back is not None:
+        with slots.locked():
+            _finish_rollback(slots)
+
+
+def _finish_rollback(slots: Slots) -> str:
+    state, slot = load_state(slots), slots.current()
+    failed = state.going_back
+    if failed is None:  # another process was quicker
+        return slot
+    if slot == failed.slot:
+        slot = slots.go_back()
+    proven = tuple(name for name in state.proven if name != failed.slot)
+    save_state(
+        slots,
+        replace(state, proven=proven, attempt=None, rollbacks=state.rollbacks + 1, going_back=None, last=failed),
+    )
+    log.error("bundle %s is rolled back to %s: %s", failed.slot, slot or "the shipped one", failed.reason)
     return slot
 
 
@@ -130,6 +151,7 @@ class Trial:
         """Judge how the last start ended, go back if it must be, and record this start."""
         self.on = False
         try:
+            finish_rollback(self._slots)
             slot = self._slots.current()
             while slot and slot not in load_state(self._slots).proven:
                 attempt = load_state(self._slots).attempt

@@ -1,8 +1,8 @@
 """Kills an update, or a rollback, at every single thing that it asks of the disk, each time in a process of its own.
 
-    python walk.py FOLDER SCENARIO
+    python walk.py FOLDER SCENARIO before|both
 
-Prints one JSON object a kill: where, which versions ran before and after, and after the update was tried again. Processes are
+Kills before each call, or also halfway through those that have two halves. Prints one JSON object a kill: where, which versions ran before and after, and after the update was tried again. Processes are
 forked from this one, which never scores anything itself: threads would not survive the fork.
 """
 
@@ -19,9 +19,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
+from conftest import fake_files, fake_manifest
 from device import CRASH, READY, Device, RecordingDisk, open_fake
 
-from conftest import fake_files, fake_manifest
 from edge.update.disk import SlotDisk
 from edge.update.install import install
 from edge.update.slots import INCOMING
@@ -123,14 +123,22 @@ SCENARIOS: dict[str, tuple[Callable[[Device], None], Callable[[Device, SlotDisk]
 }
 
 
+KEPT = {"current", "previous", "state.json", "lock", "update.lock"}
+
+
 def look(root: Path) -> dict[str, object]:
     device = open_device(root)
     version = device.running()
     used = {device.slots.current(), device.slots.previous()} - {""}
-    return {"runs": version, "problems": device.state.problems, "leftovers": sorted(set(device.slots.names()) - used)}
+    return {
+        "runs": version,
+        "rollbacks": device.state.rollbacks,
+        "problems": device.state.problems,
+        "leftovers": sorted(set(os.listdir(device.slots.root)) - used - KEPT) if device.slots.root.is_dir() else [],
+    }
 
 
-def main(folder: Path, scenario: str) -> None:
+def main(folder: Path, scenario: str, both: bool) -> None:
     prepare, act, old, new = SCENARIOS[scenario]
     template = folder / "template"
 
@@ -140,7 +148,7 @@ def main(folder: Path, scenario: str) -> None:
         device.make("1.4.0")
 
     assert forked(build)[0] == 0
-    for halfway in (False, True):
+    for halfway in (False, True)[: 1 + int(both)]:
         at, status = 0, -signal.SIGKILL
         while status in (-signal.SIGKILL, 3):
             at += 1
@@ -159,4 +167,4 @@ def main(folder: Path, scenario: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "both")

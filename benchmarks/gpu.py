@@ -1,0 +1,195 @@
+"""What the GPU costs: engines against PyTorch, one command, no network. Run it through `benchmarks/gpu.sh`.
+
+Two parts, since a host's TensorRT and its PyTorch may live in different Pythons: `engines` races INT8, FP16 and mixed and compares
+them with PyTorch's recorded outputs; `torch` times teacher and student in FP32, BF16 and compiled. Times are CUDA events around
+captured graphs. Weights in the `torch` part are random: they cost the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from edge.bundle import ANYONE, Bundle, load_bundle  # noqa: E402
+from edge.bundle.trust import SHIPPED_BUNDLE  # noqa: E402
+from edge.errors import HygromaError  # noqa: E402
+
+DRY = "dry run: nothing was run on a GPU; no figure here is a measurement"
+CALLS, WARM_UP = 500, 50  # timed and untimed calls a form
+FORMS = ("fp32", "bf16", "bf16 compiled")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--part", choices=("engines", "torch", "train", "report"), required=True)
+    parser.add_argument("--bundle", default=str(SHIPPED_BUNDLE))
+    parser.add_argument(
+        "--crops", type=Path, help="written by `hygroma validate RECIPE --crops`; else the golden images"
+    )
+    parser.add_argument("--recipe", type=Path, help="for the part `train`: the full-size recipe")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--no-library-tactics", action="store_true", help="where cuBLAS and cuDNN are stubs")
+    parser.add_argument("--dry-run", action="store_true", help="everything but the GPU")
+    args = parser.parse_args(argv)
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.dry_run:
+        print(DRY)
+    if args.part == "report":
+        return write_report(args.out, args.dry_run)
+    try:
+        found = {"engines": engines, "torch": pytorch, "train": train}[args.part](
+            args, load_bundle(args.bundle, ANYONE)
+        )
+    except (HygromaError, ImportError, RuntimeError) as error:
+        found = {"error": f"{type(error).__name__}: {error}"}
+        print(f"{args.part}: {found['error']}", file=sys.stderr)
+    (args.out / f"gpu-{args.part}.json").write_text(json.dumps(found, indent=1) + "\n")
+    return 1 if "error" in found else 0
+
+
+def engines(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
+    """The race, and each engine against PyTorch's recorded outputs on the crops or the golden images."""
+    from edge.engines.tensorrt_build import BuildOptions
+
+    options = BuildOptions("int8", args.batch, library_tactics=not args.no_library_tactics)
+    golden = bundle.golden()
+    found: dict[str, Any] = {
+        "bundle": bundle.label,
+        "batch": args.batch,
+        "compared_on": f"{len(golden.inputs)} golden images",
+    }
+    if args.dry_run:
+        return found | {"dry": True, "candidates": []}
+    from edge.engines.engine_build import this_host
+    from edge.engines.engine_cache import EngineCache
+    from edge.engines.race import race
+    from edge.engines.tensorrt_runner import TensorRTRunner
+
+    host, cache = this_host(), EngineCache(args.out / "engines")
+    result, _ = race(host, cache, bundle, options, progress=lambda *state: print(*state, file=sys.stderr))
+    found |= json.loads(json.dumps(asdict(result)))
+    if args.crops:
+        from export.engine_gate import engine_report, load_crops
+
+        data, reports = load_crops(args.crops), []
+        by_digest = {entry.key.digest: entry for entry in cache.entries()}
+        for candidate in result.candidates:
+            if candidate.passed and (stored := cache.get(by_digest[candidate.digest].key)) is not None:
+                reports.append(
+                    engine_report(bundle, TensorRTRunner(stored.plan, candidate.precision, host.api, host.cuda), data)
+                )
+        found |= {"compared_on": f"{len(data.labels)} held-out crops", "gates": reports}
+    return found
+
+
+def pytorch(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
+    """Milliseconds of teacher (ViT-B/16) and student (the bundle's shape) in each of FORMS."""
+    import torch
+
+    from export.vit import HygromaViT, ViTConfig, normalise
+
+    size, width = bundle.manifest.input.size, bundle.manifest.heads.embedding
+    depth = 1 + max(int(n) for n in re.findall(rb"blocks\.(\d+)\.", bundle.model))
+    patch = size // bundle.manifest.heads.map_grid
+    models = {
+        "student": ViTConfig(image=size, patch=patch, width=width, depth=depth, heads=max(1, width // 64)),
+        "teacher": ViTConfig(image=224, patch=16, width=768, depth=12, heads=12, layer_scale=False),
+    }
+    found: dict[str, Any] = {"torch": torch.__version__, "batch": args.batch, "shapes": {}, "ms": {}}
+    for name, config in models.items():
+        found["shapes"][name] = asdict(config)
+        if args.dry_run:
+            HygromaViT(config)  # that it can be made
+            continue
+        model = HygromaViT(config).eval().cuda()
+        image = torch.randint(0, 256, (args.batch, 1, config.image, config.image), dtype=torch.uint8, device="cuda")
+        for form in FORMS:
+            run = torch.compile(model) if "compiled" in form else model
+            with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled="bf16" in form):
+                times = graph_times(torch, lambda run=run, image=image: run(normalise(image)))  # type: ignore[misc]
+            found["ms"][f"{name} {form}"] = {f"p{q}": round(float(np.percentile(times, q)), 4) for q in (50, 99)}
+    if not args.dry_run:
+        found["gpu"] = torch.cuda.get_device_name()
+    return found | {"dry": args.dry_run}
+
+
+def graph_times(torch: Any, work: Callable[[], Any]) -> np.ndarray:
+    """Milliseconds [CALLS] of `work` replayed as one CUDA graph."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # as PyTorch's manual asks before a capture
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    times = np.empty(CALLS)
+    for i in range(-WARM_UP, CALLS):
+        first, second = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        first.record()
+        graph.replay()
+        second.record()
+        torch.cuda.synchronize()
+        if i >= 0:
+            times[i] = first.elapsed_time(second)
+    return times
+
+
+def train(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
+    """Runs the recipe to its bundle; goes on where it stopped."""
+    if args.recipe is None:
+        return {"error": "train: needs --recipe RECIPE.yaml"}
+    if args.dry_run:
+        from export.recipe import load_recipe
+
+        return {"dry": True, "recipe": load_recipe(args.recipe).name}
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-m", "edge.cli", "export", str(args.recipe)], cwd=ROOT, check=True)
+    return {"recipe": str(args.recipe), "took_s": round(time.monotonic() - start, 1)}
+
+
+def write_report(out: Path, dry: bool) -> int:
+    """The parts that are there -> gpu.json and gpu.md."""
+    parts = {p: json.loads((out / f"gpu-{p}.json").read_text()) for p in ("engines", "torch", "train")
+             if (out / f"gpu-{p}.json").is_file()}  # fmt: skip
+    dry = dry or any(part.get("dry") for part in parts.values())
+    report = {"written": time.strftime("%Y-%m-%d"), "host": platform.platform(), "dry": dry, **parts}
+    (out / "gpu.json").write_text(json.dumps(report, indent=1) + "\n")
+    lines = ["# GPU", ""] + ([f"**{DRY}**", ""] if dry else [])
+    lines += ["| form | batch | p50 ms | p99 ms | note |", "|---|---:|---:|---:|---|"]
+    for name, ms in parts.get("torch", {}).get("ms", {}).items():
+        lines.append(
+            f"| PyTorch {name} | {parts['torch']['batch']} | {ms['p50']:.3f} | {ms['p99']:.3f} | random weights |"
+        )
+    engine = parts.get("engines", {})
+    for c in engine.get("candidates", []):
+        times = f"{c['device_p50_ms']:.3f} | {c['device_p99_ms']:.3f}" if c["device_p50_ms"] is not None else "- | -"
+        note = f"max dp {c['fp32']['probability']:.4f}; {c['layers']}" if c["passed"] else f"out: {c['reason']}"
+        lines.append(f"| TensorRT {c['precision']} | {engine['batch']} | {times} | {note} |")
+    if "platform" in engine:
+        p = engine["platform"]
+        lines += ["", f"{p['gpu']}, TensorRT {p['tensorrt']}, CUDA {p['cuda']}; compared on {engine['compared_on']}."]
+    lines += ["", *(f"{name}: {part['error']}" for name, part in parts.items() if "error" in part)]
+    (out / "gpu.md").write_text("\n".join(lines).rstrip() + "\n")
+    print(f"{out / 'gpu.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

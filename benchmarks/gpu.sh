@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Engines against PyTorch on this GPU; results in benchmarks/results (OUT). No network.
+#   benchmarks/gpu.sh [--dry-run] [--crops FILE.npz] [--batch N] [--no-library-tactics]
+# PYTHON: one with torch and this project's packages (python3). TRT_PYTHON: one with tensorrt, onnx, onnxruntime, numpy and
+# OpenCV, where that is another. RECIPE: also trains this recipe, from data to bundle.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+python=${PYTHON:-python3}; out=${OUT:-$here/results}; failed=0
+"${TRT_PYTHON:-$python}" "$here/gpu.py" --part engines --out "$out" "$@" || failed=1
+"$python" "$here/gpu.py" --part torch --out "$out" "$@" || failed=1
+[ -z "${RECIPE:-}" ] || "$python" "$here/gpu.py" --part train --recipe "$RECIPE" --out "$out" "$@" || failed=1
+"$python" "$here/gpu.py" --part report --out "$out" "$@"
+exit "$failed"
