@@ -20,8 +20,8 @@ from edge.records import Scores
 class Scorer:
     """Scores crops with a verified bundle. Enter it (`with`): that activates the runner and runs the golden self-test.
 
-    `manifest`, `label` (for events), `sha256` and `signed_by` (see `Trust.signer`), `runner_name`, and after entering `selftest` (what
-    the self-test measured) are public.
+    `manifest`, `label` (for events), `sha256` and `signed_by` (see `Trust.signer`), `runner_name`, and after entering
+    `selftest` (what the self-test measured) are public.
     """
 
     def __init__(self, bundle: Bundle, runner: Runner, fallback: str = ""):

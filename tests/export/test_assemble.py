@@ -68,7 +68,7 @@ def test_a_bundle_is_assembled_loads_and_scores(
 ) -> None:
     stages: list[str] = []
     bundle = assemble_bundle(tmp_path / "b", ingredients, limits=LENIENT, progress=stages.append)
-    assert stages[0] == "float graph" and stages[-1] == "writing"
+    assert stages[0] == "INT8 graph" and stages[-1] == "writing"
     manifest = bundle.manifest
     assert manifest.gate.passed and not manifest.gate.accepted_failing
     assert "8 matrix products" in manifest.provenance.quantisation

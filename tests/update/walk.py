@@ -2,8 +2,9 @@
 
     python walk.py FOLDER SCENARIO before|both
 
-Kills before each call, or also halfway through those that have two halves. Prints one JSON object a kill: where, which versions ran before and after, and after the update was tried again. Processes are
-forked from this one, which never scores anything itself: threads would not survive the fork.
+Kills before each call, or also halfway through those that have two halves. Prints one JSON object a kill: where, which
+versions ran before and after, and after the update was tried again. Processes are forked from this one, which never scores
+anything itself: threads would not survive the fork.
 """
 
 from __future__ import annotations
