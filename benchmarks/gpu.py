@@ -103,6 +103,8 @@ def pytorch(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
 
     from export.vit import HygromaViT, ViTConfig, normalise
 
+    if not (args.dry_run or torch.cuda.is_available()):
+        raise RuntimeError(f"torch {torch.__version__} sees no GPU; install a CUDA build, or use --dry-run")
     size, width = bundle.manifest.input.size, bundle.manifest.heads.embedding
     depth = 1 + max(int(n) for n in re.findall(rb"blocks\.(\d+)\.", bundle.model))
     patch = size // bundle.manifest.heads.map_grid
