@@ -1,8 +1,8 @@
 """What the GPU costs: engines against PyTorch, one command, no network. Run it through `benchmarks/gpu.sh`.
 
 Two parts, since a host's TensorRT and its PyTorch may live in different Pythons: `engines` races INT8, FP16 and mixed and
-compares them with PyTorch's recorded outputs; `torch` times teacher and student in FP32, BF16 and compiled. Times are CUDA events around
-captured graphs. Weights in the `torch` part are random: they cost the same.
+compares them with PyTorch's recorded outputs; `torch` times teacher and student in FP32, BF16 and compiled. Times are CUDA
+events around captured graphs. Weights in the `torch` part are random: they cost the same.
 """
 
 from __future__ import annotations
