@@ -282,7 +282,8 @@ def contact_sheet(specimens: Specimens, folder: Path) -> list[Path]:
     """Pages of close-ups, a still a row: untouched (calipers painted out), sham, lesion. Written to `folder` as PNG and one
     HTML page that holds them. The pictures are of the data: they belong in no repository."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths, parts = [], []
+    paths: list[Path] = []
+    parts: list[str] = []
     for page in _pages(specimens):
         path = folder / f"lesions-{len(paths) + 1}.png"
         data = cv2.imencode(".png", page)[1].tobytes()

@@ -282,8 +282,8 @@ def operate(
     b0, b1 = (int(changed[0]), int(changed[-1]) + 1) if len(changed) else (x0, x1)
     box = (float(b0), float(max(0, upper[b0:b1].min())), float(b1), float(min(height, lower[b0:b1].max())))
     made = float((full_ant + full_post + full_gap)[b0:b1].max()) / anatomy.px_per_mm
-    done = thickness_mm if full_gap.min() < 0 else min(thickness_mm, made)
-    return np.clip(out, 0, 255).astype(np.uint8), Operation(float(done), box, septa)
+    reached = thickness_mm if full_gap.min() < 0 else min(thickness_mm, made)
+    return np.clip(out, 0, 255).astype(np.uint8), Operation(float(reached), box, septa)
 
 
 def add_calipers(grey: np.ndarray, box: tuple[float, float, float, float], rng: np.random.Generator) -> np.ndarray:
