@@ -520,9 +520,7 @@ def _stage(args: argparse.Namespace) -> int:
         from export.pipeline import Pipeline
         from export.recipe import load_recipe
     except ImportError as error:
-        raise ConfigError(
-            f"the workstation's packages are missing ({error.name}): pip install -e '.[toolchain]'"
-        ) from None
+        raise _toolchain_missing(error) from None
     progress = _Progress()
     pipeline = Pipeline(load_recipe(args.recipe), progress)
     pipeline.run(until=args.stage, accept_failing_gate=getattr(args, "accept_failing_gate", False))
@@ -614,7 +612,7 @@ def _compare(args: argparse.Namespace) -> int:
 def _toolchain_missing(error: ImportError) -> ConfigError:
     if (error.name or "").split(".")[0] in ("edge", "export", "calibration"):  # ours: a bug, not a package to install
         raise error
-    return ConfigError(f"the workstation's packages are missing ({error.name}): pip install 'hygroma-edge[toolchain]'")
+    return ConfigError(f"the workstation's packages are missing ({error.name}): pip install -e '.[toolchain]'")
 
 
 class _Progress:

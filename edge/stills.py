@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import warnings
@@ -75,10 +76,11 @@ class Overlays:
         (self._folder / f"{self._name(scored.path)}_{scored.frame:06d}.png").write_bytes(png.tobytes())
 
     def _name(self, path: Path) -> str:
-        name, number = path.stem, 1
+        stem = path.stem if path.suffix.lower() in KNOWN else path.name  # of 1.2.840.3 the 3 is no ending
+        name, number = stem, 1
         while self._owners.setdefault(name, path) != path:
             number += 1
-            name = f"{path.stem}-{number}"
+            name = f"{stem}-{number}"
         return name
 
 
@@ -218,6 +220,7 @@ def read_dicom(path: Path) -> tuple[list[np.ndarray], float]:
     from pydicom import dcmread
     from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings quote what is odd, a patient's name included
     try:
         with warnings.catch_warnings():  # vendors' small breaches of the standard; what cannot be decoded still raises
             warnings.simplefilter("ignore")

@@ -128,10 +128,11 @@ def test_whatever_one_file_does_the_others_are_scored(
 
 def test_overlays_of_equal_names_do_not_replace_each_other(scorer: Scorer, tmp_path: Path) -> None:
     inputs = [write_picture(tmp_path / name) for name in ("1/x.png", "2/x.png", "3/x-2.png", "3/x.bmp")]
+    inputs += [write_dicom(tmp_path / name, RAMP) for name in ("1.2.4", "1.2.5")]
     results = list(score_paths([*inputs, inputs[0]], scorer, overlays=Overlays(tmp_path / "o" / "p")))
     assert all(isinstance(result, Scored) for result in results)
     written = sorted(path.name for path in (tmp_path / "o" / "p").iterdir())
-    assert written == [f"{name}_000000.png" for name in ("x-2-2", "x-2", "x-3", "x")]
+    assert written == [f"{name}_000000.png" for name in ("1.2.4", "1.2.5", "x-2-2", "x-2", "x-3", "x")]
 
 
 def test_an_overlay_that_cannot_be_written_is_that_files_error(scorer: Scorer, tmp_path: Path) -> None:
@@ -181,6 +182,14 @@ def append_raw(path: Path, tags: dict[str, Any]) -> None:
         tag = Tag(tag_for_keyword(name))
         data._dict[tag] = RawDataElement(tag, dictionary_VR(tag), len(encoded), encoded, 0, False, True)
     data.save_as(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_nothing_that_a_dicom_file_says_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_dicom(tmp_path / "x.dcm", RAMP)
+    append_raw(path, {"SpecificCharacterSet": "ISO_IR", "PatientName": "Doe^Jane", "PatientBirthDate": "no date"})
+    assert len(read_dicom(path)[0]) == 1
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
