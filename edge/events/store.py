@@ -20,7 +20,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from edge.errors import StoreError
-from edge.events.disk import Disk
+from edge.events.disk import Disk, why_unwritable
 from edge.records import Event
 
 SCHEMA_VERSION = 1  # raised when an older program would misread a newer store
@@ -244,6 +244,11 @@ class EventStore:
     def _db(self) -> sqlite3.Connection:
         if self._connection is None:
             if self._create:
+                if problem := why_unwritable(self.root):
+                    raise StoreError(
+                        f"{self.root}: cannot be opened for writing ({problem}); name a folder that this user may write"
+                        " with --events or events.dir"
+                    )
                 self.root.mkdir(parents=True, exist_ok=True)
             elif not (self.root / "events.db").is_file():
                 raise StoreError(f"{self.root}: holds no event store; give the directory that events.dir names")
