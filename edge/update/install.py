@@ -66,6 +66,7 @@ def install(
         finish_rollback(slots)
         slot = slots.find(bundle, trust)
         if slot and slot == slots.current():
+            slots.clean()  # a kill right after the switch left something
             return Installed(bundle.label, bundle.signed_by, slot, slots.previous(), False, 0)
         if not slot:
             slots.unpack(bundle)
