@@ -34,7 +34,7 @@ from edge.errors import ConfigError, InputError
 from export.atomic import appearing, remove
 from export.figures import figures
 from export.finetune import Examples, best_weights, fine_tune, logits, open_device
-from export.jobs import run_jobs
+from export.jobs import load_ray, run_jobs
 from export.systems import System, build
 
 CODE = 1  # raise when the same settings would give other predictions: what the older code made is refused then
@@ -105,6 +105,8 @@ def cross_validate(
     before anything is trained when data, settings or device cannot work."""
     if ray_address is None:
         open_device(device)
+    else:
+        load_ray()
     _check_out(out, folder)
     prepare(load_dataset(folder, table, positive), system, settings, out, progress)
     jobs = [FoldJob(str(out.resolve()), fold, system, settings, device) for fold in range(FOLDS)]

@@ -41,7 +41,8 @@ def run_jobs(
         ray.shutdown()
 
 
-def _connect(address: str) -> Any:
+def load_ray() -> Any:
+    """The package. ConfigError when it is not installed."""
     try:
         import ray
     except ImportError:
@@ -49,6 +50,11 @@ def _connect(address: str) -> Any:
             "--ray: the package ray is missing: pip install 'hygroma-edge[ray]', or leave --ray out: the folds then run one "
             "after another, with the same results"
         ) from None
+    return ray
+
+
+def _connect(address: str) -> Any:
+    ray = load_ray()
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError) as error:

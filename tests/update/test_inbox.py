@@ -1,0 +1,108 @@
+"""What is dropped into the folder is installed or refused once, and the text beside it says which."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from device import Device, open_fake
+
+from edge.errors import StoreError
+from edge.update.inbox import SETTLED_S, WAIT_MAX_S, Processed, process_inbox
+from edge.update.install import Installed, install
+
+
+class Clock:
+    """Sleeping is what makes its time pass; `meanwhile` happens in every sleep."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.meanwhile()
+
+    def meanwhile(self) -> None:
+        pass
+
+
+@pytest.fixture
+def inbox(device: Device) -> Path:
+    folder = device.root / "inbox"
+    folder.mkdir()
+    return folder
+
+
+def run(device: Device, inbox: Path, clock: Clock | None = None) -> list[Processed]:
+    clock = clock or Clock()
+
+    def bring(file: Path) -> Installed:
+        return install(file, device.config, open_fake)
+
+    return process_inbox(inbox, bring, clock.sleep, clock)
+
+
+def test_a_dropped_bundle_is_installed_and_gone(device: Device, inbox: Path) -> None:
+    shutil.copy(device.make("1.3.0"), inbox / "new.tar")
+    (result,) = run(device, inbox)
+    assert result.installed is not None and result.installed.changed
+    assert [p.name for p in inbox.iterdir()] == ["new.tar.txt"]
+    assert "installed fake-student 1.3.0" in (inbox / "new.tar.txt").read_text()
+    assert device.running() == "1.3.0"
+    shutil.copy(device.make("1.3.0"), inbox / "new.tar")
+    (result,) = run(device, inbox)
+    assert result.installed is not None and not result.installed.changed
+    assert (inbox / "new.tar.txt").read_text() == "is current already\n"
+
+
+def test_a_refused_one_is_kept_aside_with_the_reason_and_not_tried_again(device: Device, inbox: Path) -> None:
+    (inbox / "a.tar").write_bytes(b"garbage")
+    shutil.copy(device.make("1.0.0"), inbox / "b.tar")
+    shutil.copy(device.make("1.3.0"), inbox / "c.tar")
+    (inbox / ".hidden.tar").write_bytes(b"half")
+    (inbox / "notes.doc").write_bytes(b"")
+    assert [bool(result.installed) for result in run(device, inbox)] == [False, False, True]
+    assert "not a readable .tar" in (inbox / "a.tar.txt").read_text()
+    assert "--allow-downgrade" in (inbox / "b.tar.txt").read_text()
+    assert {"a.tar.refused", "b.tar.refused", ".hidden.tar", "notes.doc"} <= {p.name for p in inbox.iterdir()}
+    assert run(device, inbox) == []
+    assert device.running() == "1.3.0"
+
+
+def test_a_link_is_refused(device: Device, inbox: Path) -> None:
+    (inbox / "x.tar").symlink_to(device.make("1.3.0"))
+    (result,) = run(device, inbox)
+    assert "a link; copy the file itself" in result.error and device.make("1.3.0").is_file()
+
+
+def test_a_file_that_is_still_copied_is_waited_for(device: Device, inbox: Path) -> None:
+    data, path = device.make("1.3.0").read_bytes(), inbox / "slow.tar"
+    path.write_bytes(data[:1000])
+    clock = Clock()
+
+    def copy_on() -> None:
+        if clock.now < 60:
+            path.write_bytes(data[: 1000 + round(len(data) * clock.now / 120)])
+        else:
+            path.write_bytes(data) if path.stat().st_size < len(data) else None
+
+    clock.meanwhile = copy_on  # type: ignore[method-assign]
+    (result,) = run(device, inbox, clock)
+    assert result.installed is not None and 60 + SETTLED_S <= clock.now < 70
+
+
+def test_but_not_for_ever(device: Device, inbox: Path) -> None:
+    path, clock = inbox / "endless.tar", Clock()
+    path.write_bytes(b"")
+    clock.meanwhile = lambda: path.write_bytes(b"x" * round(clock.now * 10))  # type: ignore[method-assign,assignment,return-value]
+    assert run(device, inbox, clock) == []
+    assert path.exists() and WAIT_MAX_S < clock.now < WAIT_MAX_S + 5
+
+
+def test_a_folder_that_is_not_there(device: Device) -> None:
+    with pytest.raises(StoreError, match="the inbox cannot be worked on"):
+        run(device, device.root / "none")
