@@ -25,6 +25,7 @@ check: $(TEST_VENV)/.done
 # Exposure 0.0 (safest) to 10.0; the promise is at most 1.2 with a camera (DESIGN section 6). The tool takes it times ten.
 unit:
 	systemd-analyze security --offline=true --threshold=12 systemd/hygroma@.service
+	systemd-analyze security --offline=true --threshold=12 systemd/hygroma-update@.service
 
 $(DEMO_VENV)/.done: pyproject.toml $(shell find edge calibration export -type f -not -path '*/__pycache__/*' 2>/dev/null)
 	@$(NEW_ENOUGH)

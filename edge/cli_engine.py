@@ -106,9 +106,9 @@ def _handler(run: Callable[..., int], configure: Configure, make_progress: Calla
 
 def _bundle(config: Config) -> Bundle:
     from edge.bundle import load_bundle
-    from edge.watching import SHIPPED_BUNDLE
+    from edge.update.slots import bundle_path
 
-    return load_bundle(config.engine.bundle or SHIPPED_BUNDLE, config.bundle.trust())
+    return load_bundle(bundle_path(config), config.bundle.trust())
 
 
 def _options(args: argparse.Namespace, precision: str) -> Any:

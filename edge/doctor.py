@@ -75,7 +75,7 @@ def _python() -> Finding:
 
 def _packages() -> Finding:
     versions = []
-    for name in ("numpy", "cv2", "onnxruntime", "yaml", "pydicom"):
+    for name in ("numpy", "cv2", "onnxruntime", "yaml", "pydicom", "cryptography"):
         try:
             versions.append(f"{name} {importlib.import_module(name).__version__}")
         except ImportError as error:
@@ -86,15 +86,24 @@ def _packages() -> Finding:
 def _bundle(config: Config) -> Finding:
     import numpy as np
 
-    from edge.watching import SHIPPED_BUNDLE, open_scorer
+    from edge.bundle.trust import words_for
+    from edge.update.slots import Slots, bundle_path, bundles_folder
+    from edge.update.trial import load_state
+    from edge.watching import open_scorer
 
-    path = config.engine.bundle or str(SHIPPED_BUNDLE)
-    with open_scorer(path, config) as scorer:
+    with open_scorer(bundle_path(config), config) as scorer:
         size = scorer.manifest.input.size
         crop = np.zeros((size, size), np.uint8)
         times = sorted(scorer.score(crop).ms for _ in range(PROBES))
     median = times[PROBES // 2]
-    found = f"{scorer.label} on {scorer.runner_name}: self-test passed, {median:.1f} ms a frame (median of {PROBES})"
+    found = f"{scorer.label}, {words_for(scorer.signed_by)}, on {scorer.runner_name}: self-test passed, "
+    found += f"{median:.1f} ms a frame (median of {PROBES})"
+    if config.bundle.allow_unsigned:
+        fix = "list the signer's key in bundle.trusted_keys and set bundle.allow_unsigned: false"
+        return Finding("bundle", "warn", found + "; unsigned bundles are allowed", fix)
+    if not config.engine.bundle and (last := load_state(Slots(bundles_folder(config))).last) is not None:
+        text = f"{found}; bundle {last.slot} was rolled back on {last.t_wall[:10]}: {last.reason}"
+        return Finding("bundle", "warn", text, "install one that works: `hygroma update`")
     if scorer.manifest.gate.accepted_failing:
         return Finding(
             "bundle",
@@ -115,9 +124,9 @@ def _bundle(config: Config) -> Finding:
 def _engine(config: Config) -> Finding:
     from edge.bundle import load_bundle
     from edge.engines.health import engine_state
-    from edge.watching import SHIPPED_BUNDLE
+    from edge.update.slots import bundle_path
 
-    bundle = load_bundle(config.engine.bundle or SHIPPED_BUNDLE, config.bundle.trust())
+    bundle = load_bundle(bundle_path(config), config.bundle.trust())
     level, found, fix = engine_state(bundle, config.engine.runtime, config.engine.cache)
     return Finding("engine", level, found, fix)
 

@@ -22,7 +22,8 @@ PATCH = 16  # pixels: what the shipped graph is built for
 
 @dataclass(frozen=True)
 class TeacherRecipe:
-    """init: checkpoint to start from (timm- or MAE-keyed ViT); the sizes must be that checkpoint's."""
+    """init: checkpoint to start from (timm- or MAE-keyed ViT); the sizes must be that checkpoint's. new_heads: factor on lr
+    for the map and hygroma heads, which start from nothing."""
 
     init: str
     width: int = 384
@@ -32,7 +33,8 @@ class TeacherRecipe:
     epochs: int = 4
     lr: float = 3e-4
     layer_decay: float = 0.75
-    frozen_blocks: int = 6
+    frozen_blocks: int = 9
+    new_heads: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class PhantomRecipe:
 @dataclass(frozen=True)
 class Recipe:
     """data: a folder laid out as ../shared/data. work: where every stage leaves what it made. image: input side, pixels.
+    tap: the hygroma head also reads the tokens after this many blocks, in the teacher and in the student; 0: only the last.
     folds: which of the four folds are held out in turn, two or more, since the threshold of each comes from the others;
     fewer than all cost less, and the figures' n says so."""
 
@@ -78,7 +81,7 @@ class Recipe:
     @property
     def teacher_config(self) -> ViTConfig:
         t = self.teacher
-        return ViTConfig(self.image, PATCH, t.width, t.depth, t.heads, t.layer_scale)
+        return ViTConfig(self.image, PATCH, t.width, t.depth, t.heads, t.layer_scale, tap=self.tap)
 
     @property
     def student_config(self) -> ViTConfig:
@@ -86,7 +89,15 @@ class Recipe:
 
     def teacher_schedule(self, fold: int) -> Schedule:
         t = self.teacher
-        return Schedule(t.epochs, self.batch, t.lr, t.layer_decay, frozen_blocks=t.frozen_blocks, seed=self.seed + fold)
+        return Schedule(
+            t.epochs,
+            self.batch,
+            t.lr,
+            t.layer_decay,
+            frozen_blocks=t.frozen_blocks,
+            new_heads=t.new_heads,
+            seed=self.seed + fold,
+        )
 
     def student_schedule(self, fold: int) -> Schedule:
         s = self.student
@@ -138,6 +149,8 @@ def _problems(recipe: Recipe) -> Iterator[tuple[str, object, str]]:
         yield "folds", folds, "give at least two: each fold's threshold is chosen on the others"
     if t.heads and t.width % t.heads:
         yield "teacher.width", t.width, f"must be a multiple of teacher.heads, {t.heads}"
+    if recipe.tap > len(s.blocks):
+        yield "tap", recipe.tap, f"the student has {len(s.blocks)} blocks; give at most that many, or 0 for none"
     wrong = [number for number in s.blocks if not 0 <= number < t.depth]
     if wrong:
         yield "student.blocks", wrong[0], f"the teacher has blocks 0 to {t.depth - 1}"

@@ -22,7 +22,7 @@ from export.recipe import Recipe
 
 STAMP = "recipe.json"
 # Raise a stage's number when its code would make something else of the same recipe: what the older code made is refused then.
-VERSIONS = {"bank": 2, "bank_phantom": 2, "teacher": 2, "student": 2, "qdq": 2, "predictions": 2, "bundle": 2}
+VERSIONS = {"bank": 3, "bank_phantom": 3, "teacher": 3, "student": 3, "qdq": 2, "predictions": 2, "bundle": 2}
 NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys too
     "bank": (),
     "bank_phantom": (),
@@ -35,7 +35,7 @@ NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys 
 KEYS: dict[str, tuple[str, ...]] = {  # stage -> its own keys of the recipe; "x." stands for every key under x
     "bank": ("data", "seed"),
     "bank_phantom": ("phantom.training_frames",),
-    "teacher": ("image", "batch", "teacher."),
+    "teacher": ("image", "batch", "tap", "teacher."),
     "student": ("student.",),
     "qdq": (),
     "predictions": (),

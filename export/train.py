@@ -51,7 +51,8 @@ PROBE_C = (
 @dataclass(frozen=True)
 class Schedule:
     """epochs, batch; lr: peak for the last block; layer_decay: factor a block towards the input; frozen_blocks: first n
-    blocks and the embeddings are not trained."""
+    blocks and the embeddings are not trained; head_scale, new_heads: factors on lr for the plane head and the last norm, and
+    for the map and hygroma heads."""
 
     epochs: int
     batch: int = 32
@@ -60,6 +61,8 @@ class Schedule:
     weight_decay: float = 0.05
     warmup: float = 0.1
     frozen_blocks: int = 0
+    head_scale: float = 3.0
+    new_heads: float = 3.0
     seed: int = 0
 
 
@@ -197,7 +200,8 @@ def layered_groups(
     model: torch.nn.Module, layer_of: Callable[[str], int], depth: int, schedule: Schedule
 ) -> list[dict[str, object]]:
     """Layer-wise learning-rate decay (arXiv 2106.08254); no weight decay on vectors. `layer_of`: parameter name -> 0 (nearest
-    the input) to depth, depth + 1 for the heads. Frozen layers get no gradient."""
+    the input) to depth, depth + 1 for heads, depth + 2 for heads that start from nothing. Frozen layers get no gradient."""
+    heads = {depth + 1: schedule.head_scale, depth + 2: schedule.new_heads}
     groups: dict[tuple[int, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         layer = layer_of(name)
@@ -207,7 +211,7 @@ def layered_groups(
     return [
         {
             "params": parameters,
-            "scale": (3.0 if layer == depth + 1 else 1.0) * schedule.layer_decay ** max(0, depth - layer),
+            "scale": heads.get(layer, 1.0) * schedule.layer_decay ** max(0, depth - layer),
             "weight_decay": schedule.weight_decay if matrix else 0.0,
         }
         for (layer, matrix), parameters in groups.items()
@@ -222,8 +226,10 @@ def parameter_groups(model: HygromaViT, schedule: Schedule) -> list[dict[str, ob
 
 def vit_layer(name: str, depth: int) -> int:
     """The layer of one of HygromaViT's parameters, as `layered_groups` counts."""
-    if name.startswith(("norm.", "tap_norm", "map_head", "plane_head", "hygroma_head")):
+    if name.startswith(("norm.", "plane_head")):
         return depth + 1
+    if name.startswith(("tap_norm", "map_head", "hygroma_head")):
+        return depth + 2
     return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else 0
 
 

@@ -13,6 +13,7 @@ from edge.config import Config
 from edge.engines.scorer import Scorer
 from edge.errors import BundleError, ConfigError, EngineError, HygromaError
 from edge.update.disk import SlotDisk
+from edge.update.engine import build_engine
 from edge.update.rehearse import evidence_pictures, rehearse
 from edge.update.semver import precedence
 from edge.update.slots import Slots, bundles_folder, version_of
@@ -21,7 +22,7 @@ from edge.update.trial import CRASHES_MAX, finish_rollback, load_state, save_sta
 log = logging.getLogger(__name__)
 
 # In this order. A kill between any two leaves the old bundle current up to "kept", the new one from "switched".
-STEPS = ("verified", "unpacked", "placed", "rehearsed", "kept", "switched", "recorded", "cleaned")
+STEPS = ("verified", "unpacked", "placed", "built", "rehearsed", "kept", "switched", "recorded", "cleaned")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def install(
     allow_downgrade: bool = False,
     disk: SlotDisk | None = None,
     step: Callable[[str], None] = log.info,
+    build: Callable[[Bundle, Config], None] = build_engine,
 ) -> Installed:
     """Verify `file`, unpack it beside what runs, let it show that it works, and make it current for the next start.
 
@@ -74,6 +76,8 @@ def install(
             slot = slots.place(bundle)
             step("placed")
         try:
+            build(bundle, config)
+            step("built")
             pictures = _try_out(slots.path(slot), config, open_scorer)
         except HygromaError:
             slots.clean()
@@ -114,7 +118,7 @@ def _refuse_downgrade(file: str | Path, bundle: Bundle, slots: Slots, config: Co
 
 
 def _try_out(path: Path, config: Config, open_scorer: Callable[[str | Path, Config], Scorer]) -> int:
-    """Builds the engine where the runtime has one, runs the golden self-test, then the rehearsal."""
+    """Runs the golden self-test, then the rehearsal; returns how many evidence images were in it."""
     pictures = evidence_pictures(config.events.dir)
     try:
         with open_scorer(path, config) as scorer:

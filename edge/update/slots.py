@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edge.bundle import Bundle, Trust, load_bundle
+from edge.bundle.trust import SHIPPED_BUNDLE
 from edge.config import Config
 from edge.errors import BundleError, StoreError
 from edge.update.disk import SlotDisk
@@ -38,6 +39,16 @@ _NAME = re.compile(r"([0-9A-Za-z.-]{1,64})-([0-9a-f]{12})(\.[0-9]{1,3})?")
 def bundles_folder(config: Config) -> Path:
     """Where a configuration keeps its bundles."""
     return Path(config.bundle.dir) if config.bundle.dir else Path(config.events.dir) / "bundles"
+
+
+def bundle_path(config: Config) -> Path:
+    """What a daemon with this configuration starts with, if it can: the configured bundle, else the installed one, else the
+    shipped one."""
+    if config.engine.bundle:
+        return Path(config.engine.bundle)
+    slots = Slots(bundles_folder(config))
+    slot = slots.current()
+    return slots.path(slot) if slot else SHIPPED_BUNDLE
 
 
 class Slots:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edge.bundle.trust import SHIPPED_BUNDLE
 from edge.config import Config
+from edge.decision.params import DecisionParams
 from edge.engines.scorer import Scorer
 from edge.errors import BundleError, EngineError, HygromaError
 from edge.notify import Notifier
@@ -92,7 +93,10 @@ def _first_that_runs(
     problems: list[str] = []
     for slot in dict.fromkeys((slots.current(), slots.previous(), "")):
         try:
-            scorer = stack.enter_context(open_scorer(slots.path(slot) if slot else SHIPPED_BUNDLE, config))
+            with ExitStack() as attempt:
+                scorer = attempt.enter_context(open_scorer(slots.path(slot) if slot else SHIPPED_BUNDLE, config))
+                DecisionParams.from_manifest(scorer.manifest)  # the other part of a bundle that a daemon may refuse
+                stack.push(attempt.pop_all())
             return scorer, slot, problems
         except (BundleError, EngineError) as error:
             if not slot:

@@ -10,24 +10,31 @@ from pathlib import Path
 
 import pytest
 
-UNIT = Path(__file__).resolve().parents[2] / "systemd" / "hygroma@.service"
+SYSTEMD = Path(__file__).resolve().parents[2] / "systemd"
+UNIT, UPDATE, INBOX = (SYSTEMD / f"hygroma{name}" for name in ("@.service", "-update@.service", "-update@.path"))
 EXPOSURE_MAX = 1.2  # budget, with a camera and the daemon's own loopback socket
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-def test_exposure_is_within_the_budget() -> None:
+@pytest.mark.parametrize("path", [UNIT, UPDATE], ids=lambda path: path.name)
+def test_exposure_is_within_the_budget(path: Path) -> None:
     done = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", str(UNIT)], capture_output=True, text=True, timeout=30
+        ["systemd-analyze", "security", "--offline=true", str(path)], capture_output=True, text=True, timeout=30
     )
     found = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
     assert found, done.stdout + done.stderr
     assert float(found.group(1)) <= EXPOSURE_MAX
 
 
-def test_watchdog_notify_and_a_restart_that_does_not_spin() -> None:
+def read(path: Path) -> configparser.ConfigParser:
     unit = configparser.ConfigParser(strict=False, interpolation=None)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read(UNIT)
+    unit.read(path)
+    return unit
+
+
+def test_watchdog_notify_and_a_restart_that_does_not_spin() -> None:
+    unit = read(UNIT)
     assert unit["Service"]["Type"] == "notify"
     assert unit["Service"]["WatchdogSec"] == "10s"
     assert unit["Service"]["Restart"] == "on-failure"
@@ -37,3 +44,28 @@ def test_watchdog_notify_and_a_restart_that_does_not_spin() -> None:
 
 def test_two_instances_are_told_to_take_two_ports() -> None:
     assert "status.port" in UNIT.read_text(encoding="utf-8")
+
+
+def test_the_update_works_on_what_its_daemon_works_on() -> None:
+    daemon, update = read(UNIT)["Service"], read(UPDATE)["Service"]
+    for key in ("User", "DynamicUser", "StateDirectory", "StateDirectoryMode", "CacheDirectory", "UMask"):
+        assert daemon[key] == update[key], key
+    shared = "--config /etc/hygroma/%i.yaml --events %S/hygroma/%i"
+    assert shared in daemon["ExecStart"] and shared in update["ExecStart"]
+    assert update["PrivateNetwork"] == "yes" and update["Type"] == "oneshot"
+
+
+def test_what_is_watched_is_the_inbox_that_is_worked_on() -> None:
+    assert read(INBOX)["Path"]["PathExistsGlob"] == "/var/lib/hygroma/%i/inbox/*.tar"
+    assert read(UPDATE)["Unit"]["ConditionPathExistsGlob"] == "/var/lib/hygroma/%i/inbox/*.tar"
+    assert read(UPDATE)["Service"]["ExecStart"].endswith("--inbox %S/hygroma/%i/inbox")
+    assert read(UNIT)["Service"]["ExecStartPre"] == "/bin/mkdir -p %S/hygroma/%i/inbox"
+
+
+def test_a_new_bundle_that_crashes_reaches_its_rollback_before_systemd_gives_up() -> None:
+    from edge.update.trial import CRASHES_MAX
+
+    unit = read(UNIT)
+    assert int(unit["Unit"]["StartLimitBurst"]) > CRASHES_MAX
+    assert "70" not in unit["Service"]["RestartPreventExitStatus"].split()  # an engine that fails
+    assert unit["Service"]["Environment"] == "HYGROMA_BOOT_ID=%b"

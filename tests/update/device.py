@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 from edge.bundle import ANYONE, Bundle, load_bundle, sign_bundle, write_bundle
 from edge.bundle.keys import new_key, read_signing_key
-from edge.config import BundleConfig, Config, EventsConfig
+from edge.config import BundleConfig, Config, EngineConfig, EventsConfig
 from edge.decision.params import DecisionParams
 from edge.engines.fake_runner import FakeRunner
 from edge.engines.scorer import Scorer
@@ -53,7 +53,8 @@ class Device:
             write_bundle(root / "shipped", *self.parts)  # version 1.2.3
         self.key = read_signing_key(root / "keys" / "hygroma.key")
         self.config = Config(
-            bundle=BundleConfig(trusted_keys=(self.key.public.text,)), events=EventsConfig(dir=str(root / "events"))
+            bundle=BundleConfig(trusted_keys=(self.key.public.text,)), events=EventsConfig(dir=str(root / "events")),
+            engine=EngineConfig(runtime="onnxruntime"),
         )
         self.slots = Slots(root / "events" / "bundles")
         pin = load_bundle(root / "shipped", ANYONE).sha256

@@ -29,6 +29,7 @@ from edge.events.evidence import render_evidence
 from edge.events.store import EventStore, NewEvent
 from edge.records import Scores
 from edge.update.disk import SlotDisk
+from edge.update.engine import build_engine
 from edge.update.install import STEPS, install
 from edge.update.rehearse import evidence_pictures
 
@@ -282,6 +283,60 @@ def test_a_bundle_that_does_not_work_here_changes_nothing(
         install(device.make("1.4.0"), device.config, opener(runner))
     assert snapshot(device) == before
     assert device.running() == "1.3.0"
+
+
+def test_an_engine_is_built_before_the_rehearsal(device: Device) -> None:
+    seen: list[str] = []
+
+    def build(bundle: Bundle, config: Config) -> None:
+        seen.append(f"engine for {bundle.manifest.model.version}")
+
+    device.update("1.3.0", build=build, step=seen.append)
+    at = seen.index("engine for 1.3.0")
+    assert seen[at - 1 : at + 3] == ["placed", "engine for 1.3.0", "built", "rehearsed"]
+
+    def cannot(bundle: Bundle, config: Config) -> None:
+        raise EngineError("no candidate passed")
+
+    before = snapshot(device)
+    with pytest.raises(EngineError, match="no candidate passed"):
+        device.update("1.4.0", build=cannot)
+    assert snapshot(device) == before
+
+
+@pytest.mark.parametrize(
+    ("runtime", "installed", "usable", "outcome"),
+    [
+        ("onnxruntime", True, True, "none"),
+        ("auto", False, False, "none"),
+        ("auto", True, False, "none"),
+        ("auto", True, True, "raced"),
+        ("tensorrt", True, True, "raced"),
+        ("tensorrt", True, False, "refused"),
+        ("tensorrt", False, False, "refused"),
+    ],
+)
+def test_an_engine_is_built_where_the_daemon_would_use_one(
+    device: Device, runtime: str, installed: bool, usable: bool, outcome: str
+) -> None:
+    raced: list[object] = []
+    config = replace(device.config, engine=replace(device.config.engine, runtime=runtime, cache=str(device.root / "c")))
+
+    def find_host() -> Any:
+        if not usable:
+            raise EngineError("no GPU")
+        return "host"
+
+    def go() -> None:
+        bundle = device.bundle("1.3.0")
+        build_engine(bundle, config, find_host, lambda: installed, lambda host, cache, what, options: raced.append(what))
+
+    if outcome == "refused":
+        with pytest.raises(EngineError, match="no GPU"):
+            go()
+    else:
+        go()
+    assert [b.manifest.model.version for b in raced] == (["1.3.0"] if outcome == "raced" else [])  # type: ignore[attr-defined]
 
 
 def test_decision_parameters_that_the_daemon_would_refuse_are_refused_now(device: Device) -> None:

@@ -1,0 +1,42 @@
+"""A new bundle's engine, where this device runs engines: built before the switch, so that the daemon finds it in the cache."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from edge.bundle import Bundle
+from edge.config import Config
+from edge.engines.choice import has_tensorrt
+from edge.engines.engine_build import Host, this_host
+from edge.engines.engine_cache import EngineCache
+from edge.engines.race import race
+from edge.engines.tensorrt_build import BuildOptions
+from edge.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+
+def build_engine(
+    bundle: Bundle,
+    config: Config,
+    find_host: Callable[[], Host] = this_host,
+    installed: Callable[[], bool] = has_tensorrt,
+    run_race: Callable[..., object] = race,
+) -> None:
+    """What `hygroma engine race` does, when the configured runtime is TensorRT or becomes it by `auto`.
+
+    EngineError when no engine can be built on a machine that builds engines: what runs now has one, and a daemon without would
+    fall back to a slower runtime. `auto` where TensorRT lies about unusable goes on with ONNX Runtime, as the daemon does.
+    """
+    runtime = config.engine.runtime
+    if runtime == "onnxruntime" or (runtime == "auto" and not installed()):
+        return
+    try:
+        host = find_host()
+    except EngineError as error:
+        if runtime == "tensorrt":
+            raise
+        log.warning("no engine is built, as the daemon will use ONNX Runtime: %s", error)
+        return
+    run_race(host, EngineCache(config.engine.cache or None), bundle, BuildOptions("int8"))
