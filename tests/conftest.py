@@ -93,7 +93,7 @@ def tiny_student() -> tuple[dict[str, Any], Any]:
     torch = pytest.importorskip("torch")
     from export.vit import HygromaViT, ViTConfig
 
-    config = ViTConfig(image=48, patch=16, width=64, depth=2, heads=2)
+    config = ViTConfig(image=48, patch=16, width=64, depth=2, heads=2, tap=1)
     generator = torch.Generator().manual_seed(0)
     state = HygromaViT(config).state_dict()
     for name, value in state.items():

@@ -28,6 +28,7 @@ from export.pipeline import Pipeline
 from export.recipe import PhantomRecipe, Recipe, StudentRecipe, TeacherRecipe
 from export.stamps import STAMP, VERSIONS
 from export.vit import HygromaViT
+from export.weights import _OURS  # noqa: E402
 
 SHAPE = (160, 200)  # rows, columns of a still: enough for the lesion operator's reach
 NT, THALAMI = (60.0, 90.0, 150.0, 104.0), (80.0, 40.0, 124.0, 62.0)
@@ -88,6 +89,7 @@ def write_data(folder: Path, stills: int = 32, validation: int = 8) -> Path:
 
 def tiny(base: Path, **changes: Any) -> Recipe:
     recipe = Recipe(
+        tap=1,
         data=str(base / "data"),
         work=str(base / "work"),
         name="tiny",
@@ -111,7 +113,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = tiny(base)
     torch.manual_seed(0)
     torch.save(
-        {k: v for k, v in HygromaViT(recipe.teacher_config).state_dict().items() if "_head" not in k}, base / "init.pt"
+        {k: v for k, v in HygromaViT(recipe.teacher_config).state_dict().items() if not k.startswith(_OURS)},
+        base / "init.pt",
     )
     Pipeline(recipe).run(accept_failing_gate=True)  # untrained weights may lose anything
     return base
@@ -189,6 +192,7 @@ def test_a_rerun_makes_nothing_again(finished: Path, work: Path) -> None:
     [
         ("seed", 1, "bank", "seed: found 0, the recipe says 1"),
         ("image", 64, "teacher", "image: found 48, the recipe says 64"),
+        ("tap", 2, "teacher", "tap: found 1, the recipe says 2"),
         ("batch", 4, "teacher", "batch: found 8, the recipe says 4"),
         ("teacher.lr", 1e-3, "teacher", "teacher.lr: found 0.0003, the recipe says 0.001"),
         ("teacher.epochs", 2, "teacher", "teacher.epochs: found 1, the recipe says 2"),

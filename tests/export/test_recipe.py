@@ -58,6 +58,7 @@ def test_the_ends_of_what_is_allowed_load(tmp_path: Path, text: str) -> None:
         (GOOD + "image: big\n", "image: found 'big'; expected int"),
         (GOOD + "folds: [0, 7]\n", "folds: found [0, 7]"),
         (GOOD + "student: {blocks: [99]}\n", "student.blocks: found 99"),
+        (GOOD + "tap: 7\n", "tap: found 7; the student has 6 blocks"),
         (GOOD + "student: {lr: -1}\n", "student.lr: found -1; expected float above 0"),
         (GOOD + "student: {lr: 1e-4}\n", "student.lr: found '1e-4'; expected float above 0; YAML reads"),
         (GOOD + "student: {lr: .inf}\n", "student.lr: found inf; give a finite learning rate"),

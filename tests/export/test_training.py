@@ -15,9 +15,9 @@ from edge.errors import InputError
 from export.augment import augment, map_target
 from export.train import Schedule, distillation_loss, fit, predict
 from export.vit import HygromaViT, ViTConfig
-from export.weights import load_backbone, student_from_teacher
+from export.weights import _OURS, load_backbone, student_from_teacher
 
-TINY = ViTConfig(image=48, patch=16, width=64, depth=2, heads=2)
+TINY = ViTConfig(image=48, patch=16, width=64, depth=2, heads=2, tap=1)
 
 
 def bank(n: int = 24) -> Bank:
@@ -33,7 +33,7 @@ def bank(n: int = 24) -> Bank:
 
 
 def backbone(config: ViTConfig) -> dict[str, object]:
-    return {k: v for k, v in HygromaViT(config).state_dict().items() if "_head" not in k}
+    return {k: v for k, v in HygromaViT(config).state_dict().items() if not k.startswith(_OURS)}
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s}, lambda s: {"state_dict": s}])
