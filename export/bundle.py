@@ -66,8 +66,8 @@ class Ingredients:
 
     calibration: 32-500 training images, for INT8 ranges. selection: other training images, on which the range method is
     chosen. assessable: training images that are assessable planes, for the embedding statistics. typical: held-out
-    images of the same kind; the distance that `ood_quantile` of them stay under becomes the threshold. gate: held-out,
-    labelled, for the gate. golden: at least 64 held-out images of every sort, for the self-test.
+    images of the same sort, an array a source; the distance that `ood_quantile` of every source stay under becomes the
+    threshold. gate: held-out, labelled, for the gate. golden: at least 64 held-out images of every sort, for the self-test.
     """
 
     state: Mapping[str, torch.Tensor]
@@ -82,7 +82,7 @@ class Ingredients:
     calibration: np.ndarray
     selection: np.ndarray
     assessable: np.ndarray
-    typical: np.ndarray
+    typical: Sequence[np.ndarray]
     gate: LabelledCrops
     golden: np.ndarray
     ood_quantile: float = 0.99  # chosen: one good frame in a hundred is lost to it
@@ -134,7 +134,8 @@ def assemble_bundle(
 
     progress("embedding statistics")
     ood = fit_ood(run_graph(choice.model, i.assessable, threads).embedding)
-    distances = ood.distance(run_graph(choice.model, i.typical, threads).embedding)
+    distances = [ood.distance(run_graph(choice.model, crops, threads).embedding) for crops in i.typical]
+    farthest = max(float(np.quantile(d, i.ood_quantile)) for d in distances)
 
     quantisation = (
         f"INT8 on {4 * i.config.depth} matrix products: weights signed per channel, inputs signed per tensor, "
@@ -150,7 +151,7 @@ def assemble_bundle(
         operating_point=i.operating_point,
         calibration=i.temperatures,
         decision=dict(i.decision),
-        ood=Ood(float(np.quantile(distances, i.ood_quantile))),
+        ood=Ood(farthest),
         golden=Golden(len(i.golden), fp32=tolerance, qdq=tolerance),
         provenance=replace(i.provenance, quantisation=quantisation),
         evidence=tuple(i.evidence),

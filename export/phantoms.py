@@ -19,7 +19,7 @@ from edge.screen.still import read_still
 from export import metrics
 
 PHANTOM_MIX = {"normal": 0.35, "hygroma": 0.4, "other": 0.25}  # of the training frames
-PHANTOM_SEEDS = {"train": 10_000, "fit": 20_000, "measure": 30_000}  # never shared between uses
+PHANTOM_SEEDS = {"train": 10_000, "fit": 20_000, "measure": 30_000, "typical": 40_000}  # never shared between uses
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
 
@@ -60,6 +60,19 @@ def golden_crops(count: int, spec: Preprocessing) -> np.ndarray:
         f
         for i, (truth, n) in enumerate(share.items())
         for f in render_stills(PHANTOM_SEEDS["measure"] + 900 + i, n, truth)
+    ]
+    return np.stack([prepare(f.image, f.fan or full_fan(f.image.shape), spec) for f in frames])
+
+
+def standard_crops(count: int, spec: Preprocessing) -> np.ndarray:
+    """uint8 [count,S,S]: standard planes, half of them with a hygroma, from seeds that nothing else uses."""
+    truths = ("normal", "hygroma")
+    frames = [
+        frame
+        for i, truth in enumerate(truths)
+        for frame in render_stills(
+            PHANTOM_SEEDS["typical"] + i, count // len(truths), truth, standard_share=1.0, per_patient=2
+        )
     ]
     return np.stack([prepare(f.image, f.fan or full_fan(f.image.shape), spec) for f in frames])
 

@@ -46,7 +46,7 @@ from export.evidence import (
 )
 from export.model_card import model_card
 from export.ort_graph import run_graph
-from export.phantoms import Progress, decide_on_exams, golden_crops, phantom_bank
+from export.phantoms import Progress, decide_on_exams, golden_crops, phantom_bank, standard_crops
 from export.quantize import quantize_best
 from export.recipe import Recipe
 from export.sources import provenance
@@ -70,6 +70,7 @@ STAGES = {  # stage -> its folders under `work` that go on from one call to the 
 }
 CALIBRATION_CROPS = 128  # DESIGN section 3: 32-500 suffice
 GOLDEN_CROPS = 64
+TYPICAL_PHANTOMS = 128  # stills, two a patient: the 99th centile of distances needs a hundred
 
 
 def run_name(run: int) -> str:
@@ -377,7 +378,7 @@ class Pipeline:
             calibration=calibration,
             selection=selection,
             assessable=self._crops(assessable)[:, None],
-            typical=self._crops(typical)[:, None],
+            typical=[self._crops(typical)[:, None], standard_crops(TYPICAL_PHANTOMS, self.spec)[:, None]],
             gate=self._gate_crops(),
             # Golden images ship with the bundle: phantoms only, so that no real image travels with it.
             golden=golden_crops(GOLDEN_CROPS, self.spec)[:, None],

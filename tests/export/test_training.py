@@ -63,9 +63,7 @@ def test_patch_and_positions_are_resampled(tmp_path: Path) -> None:
     load_backbone(model, tmp_path / "c.pt")
     source = state["patch_embed.proj.weight"]
     # a constant picture must give the same embedding at either patch size (FlexiViT's criterion holds for resized inputs)
-    torch.testing.assert_close(
-        model.patch_embed.proj.weight.sum((2, 3)), source.sum((2, 3)), rtol=1e-3, atol=1e-3
-    )
+    torch.testing.assert_close(model.patch_embed.proj.weight.sum((2, 3)), source.sum((2, 3)), rtol=1e-3, atol=1e-3)
 
 
 def test_a_student_of_all_blocks_is_its_teacher() -> None:
@@ -87,7 +85,14 @@ def test_training_learns_and_resumes_to_the_same_weights(tmp_path: Path) -> None
     def train(epochs: int, checkpoint: Path) -> HygromaViT:
         torch.manual_seed(0)
         model = HygromaViT(TINY)
-        fit(model, data, keep, Schedule(epochs, batch=6, lr=3e-3), checkpoint, on_epoch=lambda e, loss: losses.append(loss))
+        fit(
+            model,
+            data,
+            keep,
+            Schedule(epochs, batch=6, lr=3e-3),
+            checkpoint,
+            on_epoch=lambda e, loss: losses.append(loss),
+        )
         return model
 
     class Stop(Exception):
