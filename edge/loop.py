@@ -28,6 +28,7 @@ from edge.events.store import EventStore, NewEvent
 from edge.metrics import Latency, LatencySummary
 from edge.notify import Notifier
 from edge.records import Event, Frame, Reading, Scores, Signal, Verdict
+from edge.screen.view import View, look
 from edge.status.board import Board, BundleState, ExamRow, NewExamRequest, Request, ReviewRequest, Snapshot
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ RETAIN_NS = 600_000_000_000  # nanoseconds between clean-ups of the store: ten m
 WAITING_MAX = 64  # flags kept in memory while the store fails, 300 kB each: more than a day's worth
 EXAMS_SHOWN = 20  # exams in the snapshot: a session's
 EVENTS_SHOWN = 20  # events in the snapshot
+VIEW_NS = 100_000_000  # nanoseconds of the source's time between views: what the page can show
 HISTORY_NS = 500_000_000  # nanoseconds between points of the evidence curve
 HISTORY_POINTS = 120  # points of the evidence curve: one minute
 STAGES = ("wait", "read", "infer", "decide", "commit", "publish", "overhead", "verdict", "flag")
@@ -127,7 +129,8 @@ class Watch:
         self._started_ns = clock_ns()
         self._verdict: Verdict | None = None
         self._scores: Scores | None = None
-        self._crop: np.ndarray | None = None
+        self._view: View | None = None  # of the newest frame, or of one at most VIEW_NS older
+        self._view_ns: int | None = None  # its stamp
         self._exams: deque[ExamRow] = deque(maxlen=EXAMS_SHOWN)
         self._history: deque[tuple[int, float, float | None]] = deque(maxlen=HISTORY_POINTS)
         self._events: list[Event] = []  # newest first, as on the page
@@ -179,7 +182,7 @@ class Watch:
                 self._remember(reading, scores, verdict)
             self._latencies["verdict"].record((self._clock_ns() - now_ns) / 1e6)
             if verdict.newly_flagged:
-                self._flag(reading, scores, verdict, now_ns)
+                self._flag(frame, reading, scores, verdict, now_ns)
             if self._on_verdict is not None:
                 self._on_verdict(verdict)
         self._tend_store(self._clock_ns())
@@ -198,6 +201,7 @@ class Watch:
             last_ns = self._started_ns if self._last_arrival_ns is None else self._last_arrival_ns
             if now_ns - last_ns < self._stall_ns:
                 return None
+            self._view = None
             return Reading(self._last_frame.id if self._last_frame else 0, now_ns, Signal.NO_SIGNAL, None, None)
         self._frames += 1
         self._last_frame = replace(frame, image=_NO_IMAGE)  # the id and the stamp; pixels are not kept
@@ -205,13 +209,22 @@ class Watch:
         try:
             with self._timed("read"):
                 reading = self._reader.read(frame)
+                self._look(frame, reading)
         except Exception as error:
+            self._view = None
             self._count_failure("screen", error, HygromaError)
             return None
         self._in_a_row["screen"] = 0
         self._signals[reading.signal.value] += 1
         self._duplicates += reading.duplicate
         return reading
+
+    def _look(self, frame: Frame, reading: Reading) -> None:
+        """What people may see of a frame, now and then: they cannot tell thirty a second from ten."""
+        if reading.fan is None:
+            self._view = None
+        elif self._view is None or self._view_ns is None or frame.t_mono_ns - self._view_ns >= VIEW_NS:
+            self._view, self._view_ns = look(frame.image, reading.fan), frame.t_mono_ns
 
     def _infer(self, reading: Reading) -> Scores | None:
         """Scores of an OK frame; a duplicate has the scores of the frame that it repeats."""
@@ -228,8 +241,11 @@ class Watch:
         self._in_a_row["engine"] = 0
         return scores
 
-    def _flag(self, reading: Reading, scores: Scores | None, verdict: Verdict, received_ns: int) -> None:
-        assert scores is not None and reading.crop is not None  # a frame without them is not assessable and cannot flag
+    def _flag(
+        self, frame: Frame | None, reading: Reading, scores: Scores | None, verdict: Verdict, received_ns: int
+    ) -> None:
+        # A frame without any of these is not assessable and cannot flag.
+        assert frame is not None and reading.fan is not None and scores is not None
         t_wall = self._wall().isoformat(timespec="milliseconds")
         log.warning("exam %d: suspected nuchal collection: refer (evidence %.2f)", verdict.exam_id, verdict.evidence)
         event = NewEvent(
@@ -242,7 +258,9 @@ class Watch:
             hygroma=scores.hygroma,
             evidence=verdict.evidence,
             bundle=self._identity.bundle,
-            image=render_evidence(reading.crop, scores, t_wall, verdict.exam_id, self._identity.bundle),
+            image=render_evidence(
+                look(frame.image, reading.fan).image, scores, t_wall, verdict.exam_id, self._identity.bundle
+            ),
         )
         if len(self._waiting) == WAITING_MAX:
             self._waiting.popleft()
@@ -299,8 +317,8 @@ class Watch:
                 exams=tuple(reversed(self._exams)),
                 events=tuple(self._events),
                 history=tuple(((now_ns - t) / 1e9, evidence, hygroma) for t, evidence, hygroma in self._history),
-                crop=self._crop,
-                nuchal_map=self._scores.nuchal_map if self._scores is not None else None,
+                view=self._view,
+                nuchal_map=self._scores.nuchal_map if verdict and verdict.assessable and self._scores else None,
                 bundle_state=self._identity.bundle_state,
             )
         )
@@ -308,7 +326,7 @@ class Watch:
     # -- what the loop remembers
 
     def _remember(self, reading: Reading, scores: Scores | None, verdict: Verdict) -> None:
-        self._verdict, self._scores, self._crop = verdict, scores, reading.crop
+        self._verdict, self._scores = verdict, scores
         if verdict.exam_started:
             started = self._wall().isoformat(timespec="seconds")
             self._exams.append(ExamRow(verdict.exam_id, started, 0, False, None))

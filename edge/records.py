@@ -11,6 +11,8 @@ from enum import Enum
 
 import numpy as np
 
+REVIEWS = ("open", "confirmed", "dismissed")  # what a person may have said of an event
+
 
 class Signal(str, Enum):
     """What the scanner's screen is showing. Only OK frames are ever scored."""
@@ -113,5 +115,5 @@ class Event:
     bundle: str
     image_path: str
     image_sha256: str
-    review: str = "open"  # open | confirmed | dismissed
+    review: str = "open"  # one of REVIEWS
     reviewed_by: str = ""

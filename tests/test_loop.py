@@ -19,6 +19,7 @@ from edge.events import EventStore, NewEvent
 from edge.loop import FAILURES_IN_A_ROW_MAX, RETRY_NS, Identity, Watch
 from edge.notify import Notifier
 from edge.records import Event, Frame, Reading, Scores, Signal, Verdict
+from edge.screen.geometry import full_fan
 from edge.status.board import Board, NewExamRequest, ReviewRequest, Snapshot
 
 STEP_NS = 100_000_000  # nanoseconds between the fake feed's frames
@@ -76,7 +77,7 @@ class FakeReader:
         if self.broken(frame.id):
             raise ValueError("odd screen")
         duplicate = bool(self.duplicate_every) and frame.id % self.duplicate_every == 1
-        return Reading(frame.id, frame.t_mono_ns, Signal.OK, None, CROP, duplicate)
+        return Reading(frame.id, frame.t_mono_ns, Signal.OK, full_fan(IMAGE.shape), CROP, duplicate)
 
 
 class FakeScorer:
@@ -146,7 +147,8 @@ def test_a_sick_exam_becomes_one_committed_event_and_is_shown(tmp_path: Path) ->
     assert event.frame_id == next(verdict.frame_id for verdict in bench.verdicts if verdict.newly_flagged)
     snapshot = bench.shown()
     assert snapshot.verdict is not None and snapshot.verdict.flagged
-    assert snapshot.events == (event,) and not snapshot.degraded and snapshot.crop is CROP
+    assert snapshot.events == (event,) and not snapshot.degraded and snapshot.view is not None
+    assert snapshot.view.image.mean() == 100 and snapshot.nuchal_map is MAP
     assert [row.flagged for row in summary.exams] == [True] and summary.exams[0].assessable_frames == 50
     assert summary.latencies["infer"].count == 50 and summary.latencies["flag"].count == 1
 

@@ -1,4 +1,4 @@
-"""The picture that is kept with a flag: what the model saw, where it looked, and what it says."""
+"""The picture that is kept with a flag: the picture in the fan, where the model looked, and what it says."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ HEAT_FLOOR = 0.2  # probability below which the nuchal map is not drawn: a tint 
 HEAT_ALPHA = 0.55  # opacity of the heat where the map is 1
 
 
-def heat_overlay(crop: np.ndarray, nuchal_map: np.ndarray, side: int) -> np.ndarray:
-    """uint8 [S,S] and float [G,G] in [0,1] -> BGR uint8 [side,side,3]: the crop with the nuchal map as heat over it."""
-    grey = cv2.resize(crop, (side, side), interpolation=cv2.INTER_LINEAR)
-    picture = cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
+def heat_overlay(picture: np.ndarray, nuchal_map: np.ndarray, side: int) -> np.ndarray:
+    """uint8 [S,S] and float [G,G] in [0,1] -> BGR uint8 [side,side,3]: the picture with the nuchal map as heat over it."""
+    grey = picture if len(picture) == side else cv2.resize(picture, (side, side), interpolation=cv2.INTER_LINEAR)
+    base = cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
     heat = np.clip(cv2.resize(nuchal_map.astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR), 0.0, 1.0)
     colour = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO)
     alpha = (HEAT_ALPHA * np.where(heat > HEAT_FLOOR, heat, 0.0))[..., None]
-    return (picture * (1.0 - alpha) + colour * alpha).astype(np.uint8)
+    return (base * (1.0 - alpha) + colour * alpha).astype(np.uint8)
 
 
-def render_evidence(crop: np.ndarray, scores: Scores, t_wall: str, exam_id: int, bundle: str) -> bytes:
-    """crop uint8 [S,S] (the model's view, nothing from outside the fan) -> PNG bytes. StoreError if it cannot be
+def render_evidence(view: np.ndarray, scores: Scores, t_wall: str, exam_id: int, bundle: str) -> bytes:
+    """view uint8 [S,S] (see `edge.screen.view`: nothing from outside the fan) -> PNG bytes. StoreError if it cannot be
     encoded.
 
-    Left the crop as it is, right the same with the nuchal map, below the words, the score, the time (UTC) and the
+    Left the view as it is, right the same with the nuchal map, below the words, the score, the time (UTC) and the
     bundle.
     """
-    plain = cv2.cvtColor(cv2.resize(crop, (PANEL, PANEL), interpolation=cv2.INTER_LINEAR), cv2.COLOR_GRAY2BGR)
+    plain = cv2.cvtColor(cv2.resize(view, (PANEL, PANEL), interpolation=cv2.INTER_LINEAR), cv2.COLOR_GRAY2BGR)
     caption = np.zeros((BAND, 2 * PANEL, 3), np.uint8)
     _write(caption, WORDS, 34, 0.95, (80, 170, 255))
     detail = f"score {scores.hygroma:.3f}   plane {scores.plane:.3f}   exam {exam_id}   {t_wall}   {bundle}"
     _write(caption, detail, 68, 0.5, (220, 220, 220))
-    picture = np.vstack([np.hstack([plain, heat_overlay(crop, scores.nuchal_map, PANEL)]), caption])
+    picture = np.vstack([np.hstack([plain, heat_overlay(view, scores.nuchal_map, PANEL)]), caption])
     good, data = cv2.imencode(".png", picture)
     if not good:
         raise StoreError("the evidence image could not be encoded as PNG; this OpenCV lacks its PNG encoder")

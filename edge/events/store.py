@@ -21,12 +21,11 @@ from pathlib import Path
 
 from edge.errors import StoreError
 from edge.events.disk import Disk, why_unwritable
-from edge.records import Event
+from edge.records import REVIEWS, Event
 
 SCHEMA_VERSION = 1  # raised when an older program would misread a newer store
 BUSY_TIMEOUT_S = 1.0  # seconds to wait for another process's write; more would hold up the daemon's loop
 ORPHAN_AGE_S = 3600.0  # seconds; an image without a row that is younger may belong to a commit under way
-REVIEWS = ("open", "confirmed", "dismissed")
 
 _SCHEMA = """
 CREATE TABLE events (

@@ -9,6 +9,8 @@ import numpy as np
 
 from edge.records import Fan
 
+ARC_POINTS = 24  # points on each of a sector's two arcs: within a pixel of the arc at 480 pixels
+
 
 @lru_cache(maxsize=8)  # one layout is in use for minutes; a mask of a 1080p screen is 2 MB
 def fan_mask(fan: Fan, box: tuple[int, int, int, int]) -> np.ndarray:
@@ -29,6 +31,33 @@ def rasterise(fan: Fan, box: tuple[int, int, int, int]) -> np.ndarray:
         radius, angle = np.hypot(dx, dy), np.arctan2(dx, dy)
         mask &= (radius >= fan.r0) & (radius <= fan.r1) & (angle >= fan.a0) & (angle <= fan.a1)
     return np.asarray(mask)
+
+
+def outline(fan: Fan) -> list[tuple[float, float]]:
+    """The fan's edge as a polygon of (x, y) on the screen, pixels; what of a sector its box cuts off is cut off."""
+    x0, y0, x1, y1 = fan.box
+    if fan.kind != "sector":
+        return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+    angles = np.linspace(fan.a0, fan.a1, ARC_POINTS)
+    radii = np.repeat([fan.r1, fan.r0], ARC_POINTS)
+    angles = np.concatenate([angles, angles[::-1]])
+    points = np.stack([fan.apex[0] + radii * np.sin(angles), fan.apex[1] + radii * np.cos(angles)], axis=1)
+    for axis, limit, sign in ((0, x0, 1), (0, x1, -1), (1, y0, 1), (1, y1, -1)):
+        points = _cut(points, axis, limit, sign)
+    return [(float(x), float(y)) for x, y in points]
+
+
+def _cut(points: np.ndarray, axis: int, limit: float, sign: int) -> np.ndarray:
+    """A polygon [N,2] without what lies beyond a line (Sutherland and Hodgman 1974): sign * (coordinate - limit) < 0."""
+    kept = []
+    inside = sign * (points[:, axis] - limit) >= 0
+    for i in range(len(points)):
+        before, here = points[i - 1], points[i]
+        if inside[i - 1] != inside[i]:
+            kept.append(before + (here - before) * (limit - before[axis]) / (here[axis] - before[axis]))
+        if inside[i]:
+            kept.append(here)
+    return np.array(kept).reshape(-1, 2)
 
 
 def full_fan(shape: tuple[int, ...]) -> Fan:

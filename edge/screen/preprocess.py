@@ -28,6 +28,13 @@ def to_grey(image: np.ndarray) -> np.ndarray:
     return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
 
 
+def to_screen(image: np.ndarray) -> np.ndarray:
+    """uint8 [H,W] or [H,W,1|3|4] -> grey [H,W] or BGR [H,W,3]: some sources add a channel that says nothing."""
+    if image.ndim == 2 or image.shape[2] == 3:
+        return image
+    return image[..., 0] if image.shape[2] == 1 else np.ascontiguousarray(image[..., :3])
+
+
 def letterbox(grey: np.ndarray, spec: Preprocessing) -> np.ndarray:
     """uint8 [H,W] -> uint8 [S,S], centred, aspect kept."""
     height, width = grey.shape

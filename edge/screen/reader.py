@@ -13,7 +13,7 @@ import numpy as np
 from edge.records import Fan, Frame, Reading, Signal
 from edge.screen.geometry import fan_mask
 from edge.screen.layout import SECOND, LayoutTracker
-from edge.screen.preprocess import Preprocessing, prepare, to_grey
+from edge.screen.preprocess import Preprocessing, prepare, to_grey, to_screen
 from edge.screen.signal import change, is_colour_bars, is_doppler, is_flat, readable
 
 THUMB_SIDE = 640  # px, longest side of the thumbnail that geometry is estimated on
@@ -48,8 +48,7 @@ class ScreenReader:
         image, now = frame.image, frame.t_mono_ns
         if not readable(image):
             return Reading(frame.id, now, Signal.NO_SIGNAL, None)
-        if image.ndim == 3 and image.shape[2] != 3:
-            image = image[..., 0] if image.shape[2] == 1 else np.ascontiguousarray(image[..., :3])
+        image = to_screen(image)
         resized = False
         if image.shape != self._shape:
             resized = bool(self._shape)

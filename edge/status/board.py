@@ -11,6 +11,7 @@ import numpy as np
 from edge.capture.feed import FeedStats
 from edge.metrics import LatencySummary
 from edge.records import Event, Verdict
+from edge.screen.view import View
 
 REQUESTS_MAX = 16  # more than a person can press between two loops; beyond, something is wrong and the press is refused
 
@@ -63,10 +64,9 @@ class Snapshot:
     history: tuple[
         tuple[float, float, float | None], ...
     ]  # (seconds before now, evidence, hygroma probability), oldest first
-    crop: np.ndarray | None = field(
-        repr=False, compare=False, default=None
-    )  # uint8 [S,S], never anything outside the fan
-    nuchal_map: np.ndarray | None = field(repr=False, compare=False, default=None)  # float [G,G] in [0,1]
+    view: View | None = field(repr=False, compare=False, default=None)  # None when the screen shows no fan
+    # float [G,G] in [0,1]; None unless the frame is assessable: heat on any other would say what nobody knows.
+    nuchal_map: np.ndarray | None = field(repr=False, compare=False, default=None)
     bundle_state: BundleState | None = None
 
 

@@ -11,7 +11,6 @@ from edge.events.evidence import heat_overlay
 from edge.status.board import Snapshot
 
 STALE_S = 2.0  # seconds; a loop that has published nothing for so long has stopped (it publishes ten times a second)
-LIVE_SIDE = 448  # pixels, side of the live view: half of a 7-inch screen's height and more
 JPEG_QUALITY = 80  # speckle shows no blocks from here on, at about 30 kB a picture
 
 
@@ -74,17 +73,17 @@ def to_json(snapshot: Snapshot | None, now_ns: int) -> dict[str, Any]:
         "exams": [asdict(row) for row in snapshot.exams],
         "events": [asdict(event) for event in snapshot.events],
         "history": [list(point) for point in snapshot.history],
+        "outline": snapshot.view.outline if snapshot.view else None,
     }
 
 
 def to_jpeg(snapshot: Snapshot | None) -> bytes | None:
-    """The crop, with the nuchal map where the frame was scored; None when there is no picture that may be shown."""
-    if snapshot is None or snapshot.crop is None:
+    """The live view, with the nuchal map where the frame was scored; None when there is no picture that may be shown."""
+    if snapshot is None or snapshot.view is None:
         return None
-    if snapshot.nuchal_map is None:
-        picture = cv2.resize(snapshot.crop, (LIVE_SIDE, LIVE_SIDE), interpolation=cv2.INTER_LINEAR)
-    else:
-        picture = heat_overlay(snapshot.crop, snapshot.nuchal_map, LIVE_SIDE)
+    picture = snapshot.view.image
+    if snapshot.nuchal_map is not None:
+        picture = heat_overlay(picture, snapshot.nuchal_map, len(picture))
     good, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return data.tobytes() if good else None
 
@@ -127,7 +126,9 @@ def to_prometheus(snapshot: Snapshot | None, now_ns: int) -> str:
     metric("frames_duplicate_total", "counter", "Frames that repeated the one before.", ("", snapshot.duplicates))
     metric("decode_errors_total", "counter", "Damaged pictures.", ("", feed.decode_errors))
     metric("reconnects_total", "counter", "Times that a lost source came back.", ("", feed.reconnects))
-    errors = [(f'{{stage="{kind}"}}', snapshot.errors.get(kind, 0)) for kind in ("screen", "engine", "store", "fallback")]
+    errors = [
+        (f'{{stage="{kind}"}}', snapshot.errors.get(kind, 0)) for kind in ("screen", "engine", "store", "fallback")
+    ]
     metric("errors_total", "counter", "Failures by stage.", *errors)
     stages = sorted(snapshot.latencies.items())
     samples: list[tuple[str, float]] = []

@@ -17,12 +17,18 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from edge.errors import ConfigError, SourceError
+from edge.records import REVIEWS
 from edge.status.board import Board, NewExamRequest, Request, ReviewRequest
 from edge.status.render import to_health, to_jpeg, to_json, to_prometheus
 
 log = logging.getLogger(__name__)
 
-PAGE = Path(__file__).with_name("page.html")
+PAGE = Path(__file__).with_name("page")
+FILES = {  # what of it a browser may ask for
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+}
 TOKEN_MIN = 16  # characters; shorter could be tried out over a network
 BODY_MAX = 4096  # bytes; the longest request is a name and a word
 CLIENT_TIMEOUT_S = 5.0  # seconds a client may take to say what it wants before its thread is freed
@@ -31,8 +37,8 @@ COOKIE = "hygroma_token"
 
 # The page loads nothing from elsewhere, and a scanner's words on it are never markup.
 SECURITY_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; img-src 'self'; connect-src 'self'; style-src 'unsafe-inline';"
-    " script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'self';"
+    " script-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -110,7 +116,8 @@ class StatusServer:
         loopback = check_host(host, token)
         handler = type("Handler", (_Handler,), {
             "board": board, "token": token, "loopback": loopback, "evidence": staticmethod(evidence),
-            "clock_ns": staticmethod(clock_ns), "page": PAGE.read_bytes(),
+            "clock_ns": staticmethod(clock_ns),
+            "files": {path: (kind, (PAGE / name).read_bytes()) for path, (name, kind) in FILES.items()},
         })  # fmt: skip
         server_type = _Server6 if ":" in host else _Server
         try:
@@ -151,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
     loopback: bool
     evidence: Evidence
     clock_ns: Callable[[], int]
-    page: bytes
+    files: dict[str, tuple[str, bytes]]
 
     timeout = CLIENT_TIMEOUT_S
     server_version = "hygroma"
@@ -162,8 +169,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path is None:
             return
         snapshot, now_ns = self.board.latest(), self.clock_ns()
-        if path == "/":
-            self._answer(200, "text/html; charset=utf-8", self.page)
+        if path in self.files:
+            self._answer(200, *self.files[path])
         elif path == "/snapshot.json":
             self._json(200, to_json(snapshot, now_ns))
         elif path == "/metrics":
@@ -207,8 +214,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(404, {"error": f"there is no {path}"})
             return None
         review, by = body.get("review", "confirmed"), body.get("by", "operator")
-        if review not in ("confirmed", "dismissed"):
-            self._json(400, {"error": "review must be confirmed or dismissed"})
+        if review not in REVIEWS:
+            self._json(400, {"error": f"review must be one of {', '.join(REVIEWS)}"})
         elif not isinstance(by, str) or not by.isprintable() or not 0 < len(by) <= NAME_MAX:
             self._json(400, {"error": f"by must be a name of at most {NAME_MAX} characters"})
         else:

@@ -1,10 +1,12 @@
+import cv2
 import numpy as np
 import pytest
 from drawing import RECT, SECTOR, ZOOM, screen, speckle
 
 from edge.records import Fan
-from edge.screen.geometry import fan_mask, full_fan, rasterise, scaled, screen_iou, sector_bounds
+from edge.screen.geometry import fan_mask, full_fan, outline, rasterise, scaled, screen_iou, sector_bounds
 from edge.screen.preprocess import Preprocessing, letterbox, prepare
+from edge.screen.view import SIDE, look
 
 
 def test_mask_area_is_the_sectors_area():
@@ -62,3 +64,22 @@ def test_canary_nothing_outside_the_fan_reaches_the_crop(fan):
     spoiled = clean.copy()
     spoiled[~inside] = rng.integers(0, 256, (int((~inside).sum()), 3), dtype=np.uint8)
     assert np.array_equal(prepare(clean, fan, Preprocessing()), prepare(spoiled, fan, Preprocessing()))
+
+
+@pytest.mark.parametrize("box", [(20, 10, 220, 190), (20, 10, 150, 150), (60, 40, 220, 160)])
+def test_the_outline_is_the_edge_of_the_mask(box: tuple[int, int, int, int]) -> None:
+    fan = Fan("sector", box, (120.0, -20.0), 50.0, 190.0, -0.6, 0.7)
+    filled = np.zeros((200, 240), np.uint8)
+    cv2.fillPoly(filled, [np.round(outline(fan)).astype(np.int32)], 1)
+    mask = rasterise(fan, (0, 0, 240, 200))
+    assert (mask & (filled > 0)).sum() / (mask | (filled > 0)).sum() > 0.96
+    assert outline(Fan("rect", (1, 2, 3, 4))) == [(1, 2), (3, 2), (3, 4), (1, 4)]
+
+
+def test_a_view_holds_the_fan_alone_and_its_outline_lies_on_it() -> None:
+    fan = Fan("sector", (20, 10, 220, 190), (120.0, -20.0), 50.0, 190.0, -0.6, 0.6)
+    view = look(np.where(rasterise(fan, (0, 0, 240, 200)), 120, 255).astype(np.uint8), fan)
+    assert view.image.shape == (SIDE, SIDE) and view.image.max() <= 120
+    shape = np.zeros((SIDE, SIDE), np.uint8)
+    cv2.fillPoly(shape, [np.round(np.array(view.outline) * SIDE).astype(np.int32)], 1)
+    assert ((view.image > 60) == (shape > 0)).mean() > 0.985

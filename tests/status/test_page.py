@@ -1,0 +1,202 @@
+"""The page, in a real browser, against a running daemon that watches phantom exams: what a nurse sees and touches."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
+expect = playwright.expect
+
+from edge.capture import FramesSource
+from edge.config import Config
+from edge.demo import CLIP, read_session
+from edge.events import EventStore
+from edge.watching import Watching, open_watching
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here (apt install chromium)")
+
+SCREEN = {"width": 1024, "height": 600}  # pixels of the 7-inch screen that the page is made for
+PATIENCE_MS = 60_000  # far more than any of these needs, so that a busy machine fails no test
+TEXT_MIN, TOUCH_MIN = 16, 52  # pixels; see page.css
+
+
+def frames(exam: int, last: int) -> list[np.ndarray]:
+    """The last frames of an exam of the shipped session."""
+    _, _, exams = read_session()
+    clip = cv2.VideoCapture(str(CLIP))
+    clip.set(cv2.CAP_PROP_POS_FRAMES, exams[exam].last_frame - last + 1)
+    return [clip.read()[1] for _ in range(last)]
+
+
+class Scanner:
+    """Shows what it is told to, back and forth, for as long as it is told to."""
+
+    def __init__(self) -> None:
+        healthy, sick = frames(0, 60), frames(6, 60)
+        self.scenes = {"healthy": healthy, "sick": sick, "still": sick[:1], "off": [np.zeros_like(sick[0])]}
+        self.scene = "healthy"
+
+    def images(self) -> Iterator[np.ndarray]:
+        while self.scene:
+            shown = self.scene
+            for image in itertools.chain(self.scenes[shown], reversed(self.scenes[shown])):
+                if self.scene == shown:
+                    yield image
+
+
+class Daemon:
+    """The whole daemon on a thread of its own; every frame is looked at, so that a busy machine changes nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.scanner, self.folder = Scanner(), folder
+        self.ready = threading.Event()
+        self.watching: Watching | None = None
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def run(self) -> None:
+        config = Config()
+        config = dataclasses.replace(
+            config,
+            events=dataclasses.replace(config.events, dir=str(self.folder), min_free_mb=0),
+            status=dataclasses.replace(config.status, port=0),
+        )
+        source = FramesSource("phantom", self.scanner.images(), 25, fast=True)
+        with open_watching(config, source) as self.watching:
+            self.ready.set()
+            self.watching.watch.run()
+
+    def stop(self) -> None:
+        self.scanner.scene = ""
+        self.thread.join(20)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    daemon = Daemon(tmp_path)
+    daemon.thread.start()
+    assert daemon.ready.wait(60)
+    yield daemon
+    daemon.stop()
+
+
+@pytest.fixture
+def page() -> Iterator[Any]:
+    with playwright.sync_playwright() as engine:
+        options = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has no sandbox to go into
+        browser = engine.chromium.launch(executable_path=BROWSER, args=options)
+        page = browser.new_page(viewport=SCREEN)
+        page.set_default_timeout(PATIENCE_MS)
+        yield page
+        browser.close()
+
+
+def style(page: Any, selector: str, name: str, pseudo: str = "") -> str:
+    script = "([s, n, p]) => getComputedStyle(document.querySelector(s), p || null)[n]"
+    return page.evaluate(script, [selector, name, pseudo])
+
+
+def loudness(page: Any) -> tuple[str, float]:
+    """(frame of the page in pixels, height of the state's bar in pixels), after checking that the bar is filled."""
+    assert style(page, "#state", "backgroundColor") == style(page, "body", "borderTopColor", "::after")
+    return style(page, "body", "borderTopWidth", "::after"), page.locator("#state").bounding_box()["height"]
+
+
+SMALL_TEXT = """() => [...document.querySelectorAll("body *")].filter(e => e.checkVisibility() && e.textContent.trim() &&
+  !e.children.length && parseFloat(getComputedStyle(e).fontSize) < MIN).map(e => e.outerHTML)""".replace(
+    "MIN", str(TEXT_MIN)
+)
+LOW_BUTTONS = """() => [...document.querySelectorAll("button, input")].filter(e => e.checkVisibility() &&
+  e.getBoundingClientRect().height < MIN).map(e => e.outerHTML)""".replace("MIN", str(TOUCH_MIN))
+SPILLS = """() => [document.body, ...document.querySelectorAll("#words, #why, #figures div, .row, .buttons")].filter(e =>
+  e.checkVisibility() && (e.scrollWidth > e.clientWidth + 1 || e.scrollHeight > Math.max(e.clientHeight, 600))
+  && getComputedStyle(e).display !== "inline").map(e => e.outerHTML.slice(0, 200))"""
+
+
+def has_picture(page: Any, selector: str, width: int) -> None:
+    """Waits until a picture has loaded; the page's policy forbids the polling that a browser would do itself."""
+    until = time.monotonic() + PATIENCE_MS / 1000
+    while page.evaluate("s => document.querySelector(s)?.naturalWidth", selector) != width:
+        assert time.monotonic() < until, f"{selector}: no picture"
+        page.wait_for_timeout(100)
+
+
+def legible(page: Any) -> None:
+    assert page.evaluate(SMALL_TEXT) == []
+    assert page.evaluate(LOW_BUTTONS) == []
+    assert page.evaluate(SPILLS) == []
+
+
+def test_an_exam_as_a_nurse_sees_it(daemon: Daemon, page: Any) -> None:
+    assert daemon.watching is not None
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    broken: list[str] = []
+    page.on("pageerror", lambda error: broken.append(str(error)))
+    page.goto(daemon.watching.url)
+
+    page.wait_for_selector("body.assessing")
+    assert page.inner_text("#words") == "ASSESSING"
+    has_picture(page, "#picture img", 480)
+    assert len(page.get_attribute("#fan", "points").split()) >= 4
+    assert page.inner_text("#events") == "no flag so far"
+    legible(page)
+
+    daemon.scanner.scene = "sick"
+    page.wait_for_selector("body.flagged")
+    assert page.inner_text("#words") == "SUSPECTED NUCHAL COLLECTION: REFER"
+    has_picture(page, "#events .row img", 960)
+    flag_loudness = loudness(page)
+    legible(page)
+
+    daemon.scanner.scene = "still"  # a flag does not hide that it has stopped looking
+    page.wait_for_selector("#why.also")
+    assert page.inner_text("#why").startswith("NOW NOT ASSESSING: frozen")
+
+    page.click("#events .row")
+    page.fill("#by", "nurse A")
+    legible(page)
+    page.click("#confirm")
+    expect(page.locator("#told")).to_have_text("Confirmed by nurse A", timeout=PATIENCE_MS)
+    with EventStore(daemon.folder, create=False) as store:
+        assert [(event.review, event.reviewed_by) for event in store.events()] == [("confirmed", "nurse A")]
+    page.click("#reopen")
+    page.wait_for_selector("#confirm:not([hidden])")
+    page.click("#close")
+
+    page.click("#new")
+    assert page.inner_text("#new") == "Tap again: new exam"
+    assert page.inner_text("#exam") == "1"  # one slip of a finger ends no exam
+    page.click("#new")
+    expect(page.locator("#exam")).to_have_text("2", timeout=PATIENCE_MS)
+    page.wait_for_selector("body.not-assessing")
+    assert page.inner_text("#words") == "NOT ASSESSING" and "unfreeze" in page.inner_text("#why")
+    assert loudness(page) == flag_loudness
+    legible(page)
+    for tab, words in (("exams", "FLAGGED"), ("device", "read")):
+        page.click(f"#tab-{tab}")
+        expect(page.locator(f"#{tab}")).to_contain_text(words, timeout=PATIENCE_MS)
+        legible(page)
+
+    daemon.scanner.scene = "off"
+    page.wait_for_selector("body.no-signal")
+    assert page.inner_text("#words") == "NO SIGNAL" and loudness(page) == flag_loudness
+    assert page.locator("#picture img").count() == 0
+
+    daemon.stop()
+    page.wait_for_selector("body.stopped")
+    assert page.inner_text("#words") == "NOT WATCHING"
+    assert broken == []
+    assert all(url.startswith((daemon.watching.url, "data:")) for url in asked), "the page asked another machine"
