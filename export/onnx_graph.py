@@ -20,6 +20,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from export.smooth import MLP_SCALE
 from export.vit import IMAGENET_MEAN, IMAGENET_STD, ViTConfig
 
 OPSET = 17
@@ -81,7 +82,7 @@ class _Builder:
 
 
 def build_float_graph(state: Mapping[str, torch.Tensor], config: ViTConfig) -> onnx.ModelProto:
-    """State dict of HygromaViT(config) -> ONNX model.
+    """State dict of HygromaViT(config), smoothed or not -> ONNX model.
 
     Input `image` uint8 [N,1,S,S]; outputs `plane` [N], `hygroma` [N] (logits), `embedding` [N,W], `nuchal_map` [N,G,G]
     (logits), float32. Matrix products in blocks are MatMul nodes named
@@ -142,6 +143,8 @@ def build_float_graph(state: Mapping[str, torch.Tensor], config: ViTConfig) -> o
         y = linear(f"{n}.attn.proj", b.reshape(f"{n}.attn.join", mixed, 0, -1, width), layer_scale(f"{n}.ls1"))
         x = b.op("Add", f"{n}.add1", x, y)
         y = b.gelu(f"{n}.mlp.gelu", linear(f"{n}.mlp.fc1", layer_norm(f"{n}.norm2", x)))
+        if f"{n}.{MLP_SCALE}" in p:
+            y = b.op("Mul", f"{n}.{MLP_SCALE}", y, b.weight(f"{n}.{MLP_SCALE}.factor", p[f"{n}.{MLP_SCALE}"]))
         y = linear(f"{n}.mlp.fc2", y, layer_scale(f"{n}.ls2"))
         x = b.op("Add", f"{n}.add2", x, y)
         if i + 1 == config.tap:
