@@ -139,8 +139,7 @@ def best(trials: list[Trial], config: CaptureConfig) -> Trial:
     def rank(trial: Trial) -> tuple[float, float, float]:
         width, height = trial.mode.size
         short_of_size = max(0, config.width - width) * config.height + max(0, config.height - height) * config.width
-        reached = trial.fps >= RATE_SLACK * config.fps
-        return short_of_size, 0.0 if reached else -trial.fps, trial.cost_ms
+        return short_of_size, max(0.0, RATE_SLACK * config.fps - trial.fps), trial.cost_ms
 
     return min(trials, key=rank)
 
