@@ -20,8 +20,9 @@ import cv2
 import numpy as np
 
 from calibration.stills import FOLDS
+from edge.capture.dicom import read_dicom
 from edge.errors import InputError
-from edge.stills import DICOMS, STILLS, read_dicom
+from edge.stills import DICOMS, STILLS
 
 POSITIVE = "hygroma"
 NEEDED = ("path", "label", "patient")

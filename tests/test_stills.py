@@ -22,11 +22,12 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 from edge import stills
 from edge.bundle import write_bundle
 from edge.bundle.manifest import Manifest
+from edge.capture.dicom import read_dicom
 from edge.decision import DecisionParams
 from edge.engines.fake_runner import FakeRunner
 from edge.engines.scorer import Scorer
 from edge.errors import ConfigError, EngineError
-from edge.stills import Overlays, Scored, Unscored, list_files, read_dicom, score_paths
+from edge.stills import Overlays, Scored, Unscored, list_files, score_paths
 
 RAMP = np.tile(np.arange(40, 104, dtype=np.uint8), (64, 1))  # levels 40 to 103: a stretch would show
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edge.capture.dicom import read_dicom
 from edge.capture.opencv import cv2
 from edge.capture.pacer import FALLBACK_FPS
 from edge.capture.recorded import FramesSource
@@ -64,8 +65,6 @@ class DicomSource(FramesSource):
 
     def open(self) -> None:
         """InputError when there is no such file, or it cannot be decoded."""
-        from edge.stills import read_dicom
-
         if not self._path.is_file():
             what = "is not a file" if self._path.exists() else "no such file"
             raise InputError(f"{self._path}: {what}; give a DICOM file, as in dicom:cine.dcm")

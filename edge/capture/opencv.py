@@ -15,7 +15,9 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # OpenCV's own warnings nam
 
 import cv2  # noqa: E402  (after the environment, on purpose)
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # also when cv2 was loaded before the lines above
+# Also when cv2 was loaded before the lines above. OpenCV 4.6 has the one name, 5.0 the other, those between both.
+_set_log_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
+_set_log_level(0)  # LOG_LEVEL_SILENT
 
 __all__ = ["cv2", "ffmpeg_options"]
 

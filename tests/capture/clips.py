@@ -11,6 +11,7 @@ import pytest
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 WIDTH, HEIGHT = 160, 120
+BAR_PLACES = WIDTH // 8
 
 
 def colours() -> np.ndarray:
@@ -32,7 +33,7 @@ def greys(n: int, width: int = WIDTH, height: int = HEIGHT) -> list[np.ndarray]:
 def place(image: np.ndarray) -> int:
     """Which of `greys` a picture is, modulo its width over eight."""
     row = image.reshape(image.shape[0], image.shape[1], -1)[:, :, 0].mean(axis=0)
-    return int(np.argmax(np.convolve(row, np.ones(8), "valid")) + 4) // 8
+    return (int(np.argmax(np.convolve(row, np.ones(8), "valid"))) + 4) // 8
 
 
 def ffmpeg(images: list[np.ndarray], *arguments: str, fps: int = 25) -> bytes:

@@ -122,3 +122,47 @@ def test_what_is_not_there_is_named_without_secrets(
         source.open()
     printed = capfd.readouterr()
     assert "hunter2" not in printed.out + printed.err
+
+
+def test_a_picture_that_is_too_old_is_counted_and_not_shown() -> None:
+    class Late(LiveSource):
+        def read(self) -> Frame | None:
+            frame = super().read()
+            return frame and Frame(frame.id, frame.t_mono_ns - (10**9 if frame.id == 0 else 0), IMAGE)
+
+    with LatestFrame(Late([0, 1])) as feed:
+        frame = feed.next(PATIENCE_S)
+        assert frame is not None and frame.id == 1
+        assert (feed.stats().read, feed.stats().stale, feed.stats().dropped) == (2, 1, 0)
+
+
+def test_a_picture_that_waited_for_a_busy_loop_is_not_shown_either() -> None:
+    now = [time.monotonic_ns()]
+    source = LiveSource([0])
+    with LatestFrame(source, clock_ns=lambda: now[0]) as feed:
+        assert source.done.wait(PATIENCE_S)
+        now[0] += 10**9
+        assert feed.next(0.01) is None and feed.stats().stale == 1
+
+
+def test_reopening_waits_longer_each_time_and_never_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    class Away(LiveSource):
+        def open(self) -> None:
+            raise SourceError("fake: away")
+
+    feed = LatestFrame(Away([]), backoff_max_s=0.4)
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        if len(waits) == 50:
+            Event.set(feed._stop)
+        return False
+
+    Event = threading.Event
+    monkeypatch.setattr(feed._stop, "wait", wait)
+    with feed:
+        wait_for(lambda: len(waits) == 50)
+        assert waits[:4] == [0.1, 0.2, 0.4, 0.4] and set(waits[3:]) == {0.4}
+        assert not feed.stats().connected and feed.stats().problem == "fake: away"

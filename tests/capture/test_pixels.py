@@ -18,7 +18,9 @@ def made(fourcc: str) -> bytes:
     if fourcc == "MJPG":
         return ffmpeg([colours()], "-c:v", "mjpeg", "-q:v", "2", "-f", "image2pipe", "-")
     # Video levels, 16 to 235, as capture cards give; ffmpeg's grey is full range, as machine cameras give.
-    return ffmpeg([colours()], "-vf", "scale=out_color_matrix=bt601", "-pix_fmt", PIX_FMT[fourcc], "-f", "rawvideo", "-")
+    return ffmpeg(
+        [colours()], "-vf", "scale=out_color_matrix=bt601", "-pix_fmt", PIX_FMT[fourcc], "-f", "rawvideo", "-"
+    )
 
 
 def padded(data: bytes, fourcc: str, extra: int) -> tuple[bytes, int]:

@@ -1,0 +1,64 @@
+"""The pictures of a DICOM file, and nothing else of it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge.capture.pacer import FALLBACK_FPS, usable_fps
+from edge.errors import InputError
+
+
+def read_dicom(path: Path) -> tuple[list[np.ndarray], float]:
+    """Frames of a DICOM file, uint8 grey [H,W] or BGR [H,W,3], and its frame rate (25 when it states none that can be).
+
+    Eight bits are taken as they are stored, a rescale to other units included: they are the screen's own levels. More
+    bits are stretched over all frames. InputError naming the file for anything that pydicom cannot decode. No text of
+    the data set is read but pixel format and rate.
+    """
+    from pydicom import dcmread
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings quote what is odd, a patient's name included
+    try:
+        with warnings.catch_warnings():  # vendors' small breaches of the standard; what cannot be decoded still raises
+            warnings.simplefilter("ignore")
+            data = dcmread(path)
+            pixels = pixel_array(data)  # YBR comes back as RGB
+            kind = str(data.PhotometricInterpretation)
+            if data.BitsStored <= 8 and pixels.dtype.kind == "u":  # they may lie in 16-bit cells
+                pixels = pixels.astype(np.uint8)
+            if kind == "PALETTE COLOR":
+                pixels = apply_color_lut(pixels, data)
+                # 16-bit entries are levels of the full range, never to be stretched; some makers use the low byte only.
+                pixels = (pixels >> 8 if pixels.max() > 255 else pixels).astype(np.uint8)
+            elif kind.startswith("MONOCHROME") and pixels.dtype != np.uint8:
+                pixels = apply_modality_lut(pixels, data)
+    except Exception as error:  # pydicom raises many kinds for damaged files
+        raise InputError(f"{path}: cannot be decoded as DICOM ({type(error).__name__}: {error})") from None
+    coloured = not kind.startswith("MONOCHROME")
+    frames = pixels if pixels.ndim == (4 if coloured else 3) else pixels[None]
+    if frames.dtype != np.uint8:  # stretch: 12- and 16-bit data have no common window
+        low, high = float(frames.min()), float(frames.max())
+        frames = np.rint((frames.astype(np.float32) - low) * (255.0 / max(high - low, 1.0))).astype(np.uint8)
+    if kind == "MONOCHROME1":
+        frames = 255 - frames
+    images = [np.ascontiguousarray(f[..., 2::-1] if coloured else f) for f in frames]  # RGB -> BGR
+    return images, _frame_rate(data)
+
+
+def _frame_rate(data: Any) -> float:
+    """Frames per second: the first of three tags that holds one number from 1 to 240 fps, otherwise 25."""
+    for name, per_second in (("CineRate", 0.0), ("RecommendedDisplayFrameRate", 0.0), ("FrameTime", 1000.0)):
+        try:
+            number = float(getattr(data, name))
+            fps = per_second / number if per_second else number  # FrameTime is in milliseconds
+        except Exception:  # pydicom converts a value when it is asked for, and raises many kinds
+            continue
+        if usable_fps(fps):
+            return fps
+    return FALLBACK_FPS
