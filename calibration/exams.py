@@ -22,8 +22,8 @@ from edge.screen.reader import ScreenReader
 
 TRACE_FPS = 8  # frames a second: no more than the decision counts anyway (min_interval_ms), a third of the rendering
 GAINS = (0.15, 0.3, 0.6, 1.0)
-OFFSETS = (-1.0, 0.0, 1.0, 2.0, 3.0)  # log-odds
-THRESHOLDS = (2.0, 3.0, 4.0, 6.0, 8.0)
+OFFSETS = (-1.0, -0.5, 0.0, 0.5, 1.0, 2.0)  # log-odds
+THRESHOLDS = (2.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 
 
 @dataclass(frozen=True)

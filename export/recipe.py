@@ -149,13 +149,13 @@ def _problems(recipe: Recipe) -> Iterator[tuple[str, object, str]]:
         yield "folds", folds, "give at least two: each fold's threshold is chosen on the others"
     if t.heads and t.width % t.heads:
         yield "teacher.width", t.width, f"must be a multiple of teacher.heads, {t.heads}"
-    if recipe.tap > len(s.blocks):
-        yield "tap", recipe.tap, f"the student has {len(s.blocks)} blocks; give at most that many, or 0 for none"
     wrong = [number for number in s.blocks if not 0 <= number < t.depth]
     if wrong:
         yield "student.blocks", wrong[0], f"the teacher has blocks 0 to {t.depth - 1}"
     if len(set(s.blocks)) != len(s.blocks):
         yield "student.blocks", s.blocks, "name each of the teacher's blocks once at most"
+    if recipe.tap > len(s.blocks):
+        yield "tap", recipe.tap, f"the student has {len(s.blocks)} blocks; give at most that many, or 0 for none"
     for name, stage, depth in (("teacher", t, t.depth), ("student", s, len(s.blocks))):
         if stage.frozen_blocks > depth:
             yield f"{name}.frozen_blocks", stage.frozen_blocks, f"the {name} has {depth} blocks; give at most that many"
