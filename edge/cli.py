@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="hygroma",
         description="Watches a point-of-care ultrasound screen for a thick nuchal collection. Decision support, not a diagnosis.",
         epilog="Device: demo, run, score, events, doctor. Workstation: train, distill, quantize, validate, bundle, export,"
-        " crossval, compare.",
+        " crossval, compare, explain.",
     )
     parser.add_argument("--version", action="version", version=f"hygroma-edge {__version__}")
     parser.set_defaults(verbose=False)
@@ -222,6 +222,16 @@ def _add_crossval(commands: Any) -> None:
     )
     compare.add_argument("--json", action="store_true", help="print one JSON object")
     compare.set_defaults(handler=_compare)
+    explain = commands.add_parser(
+        "explain",
+        help="workstation: Score-CAM overlays of a cross-validation",
+        description="Where each fold's model looked in images that it never saw. One forward pass a channel: seconds an image.",
+    )
+    explain.add_argument("run", type=Path, metavar="RUN", help="the --out folder of `hygroma crossval`")
+    explain.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the overlays go")
+    explain.add_argument("--each", type=_positive, default=8, metavar="N", help="images of either class (default 8)")
+    explain.add_argument("--json", action="store_true", help="print one JSON array")
+    explain.set_defaults(handler=_explain)
 
 
 def _add_events(commands: Any) -> None:
@@ -606,6 +616,22 @@ def _compare(args: argparse.Namespace) -> int:
             f"possible {test['smallest_p']:.3g}; B better in {test['second_better']}; {test['starts']})"
         )
     print("".join(f"\n{remark}" for remark in result["remarks"]))
+    return 0
+
+
+def _explain(args: argparse.Namespace) -> int:
+    try:
+        from export.explain import explain
+    except ImportError as error:
+        raise _toolchain_missing(error) from None
+    progress = _Progress()
+    rows = explain(args.run, args.out, args.each, lambda done, total: progress("Score-CAM", done, total))
+    progress.clear()
+    if args.json:
+        print(json.dumps(rows))
+        return 0
+    for row in rows:
+        print(f"{row['label']:<12}{row['probability']:.3f}  called {row['decision']:<12}{row['overlay']}")
     return 0
 
 

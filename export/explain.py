@@ -1,0 +1,74 @@
+"""Score-CAM overlays of a finished cross-validation: each image explained by the fold's model that never saw it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from edge.errors import ConfigError
+from edge.events.disk import why_unwritable
+from edge.events.evidence import heat_overlay
+from export.atomic import appearing
+from export.crossval import CROPS, load_run
+from export.score_cam import score_cam
+from export.systems import RANDOM, Classifier, System, build
+from export.vit import ViTConfig
+
+SIDE = 384  # pixels of either half of an overlay: cells of a 14 x 14 map stay visible
+
+
+def explain(
+    folder: Path, out: Path, each: int, on_step: Callable[[int, int], None] = lambda done, total: None
+) -> list[dict[str, Any]]:
+    """Write `each` overlays a class to `out`, PNG: the crop, and the map over it. A row an overlay: path, label, probability,
+    decision, fold, overlay. Taken evenly over the class in the order of their probability, so that wrong ones are
+    among them. InputError when `folder` is no cross-validation, ConfigError when `out` cannot be written."""
+    run = load_run(folder)
+    if problem := why_unwritable(out):
+        raise ConfigError(f"--out: {problem}; name a folder that this user may write")
+    with np.load(folder / CROPS) as saved:
+        crops = saved["model"]
+    chosen = np.concatenate([_spread(run.probability, np.flatnonzero(run.labels == kind), each) for kind in (0, 1)])
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    models: dict[int, Classifier] = {}
+    for number, i in enumerate(chosen):
+        on_step(number, len(chosen))
+        fold = int(run.folds[i])
+        if fold not in models:
+            models[fold] = _trained(folder, run.report, fold)
+        label = run.report["classes"][int(run.labels[i])]
+        path = out / f"{number:03d}-{label}-{Path(run.paths[i]).stem}.png"
+        _write(path, crops[i], score_cam(models[fold], crops[i]))
+        rows.append({
+            "path": run.paths[i], "label": label, "probability": float(run.probability[i]), "fold": fold,
+            "decision": run.report["classes"][int(run.decisions[i])], "overlay": str(path),
+        })  # fmt: skip
+    return rows
+
+
+def _spread(probability: np.ndarray, indices: np.ndarray, count: int) -> np.ndarray:
+    ordered = indices[np.argsort(-probability[indices], kind="stable")]
+    places = np.linspace(0, len(ordered) - 1, min(count, len(ordered)))
+    return np.asarray(ordered[np.unique(places.round().astype(int))])
+
+
+def _trained(folder: Path, report: dict[str, Any], fold: int) -> Classifier:
+    shape = report["architecture"]
+    vit = ViTConfig(**shape) if isinstance(shape, dict) else None
+    model = build(System(report["system"], RANDOM, report["image"], vit), 0)
+    weights = folder / f"fold{fold}" / report["folds"][fold]["weights"]
+    model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    return model
+
+
+def _write(path: Path, crop: np.ndarray, cam: np.ndarray) -> None:
+    plain = cv2.cvtColor(cv2.resize(crop, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR), cv2.COLOR_GRAY2BGR)
+    picture = cv2.imencode(".png", np.hstack([plain, heat_overlay(crop, cam, SIDE)]))[1]
+    with appearing(path) as unfinished:
+        unfinished.write_bytes(picture.tobytes())
