@@ -41,6 +41,7 @@ RETAIN_NS = 600_000_000_000  # nanoseconds between clean-ups of the store: ten m
 WAITING_MAX = 64  # flags kept in memory while the store fails, 300 kB each: more than a day's worth
 EXAMS_SHOWN = 20  # exams in the snapshot: a session's
 EVENTS_SHOWN = 20  # events in the snapshot
+LATE_NS = 500_000_000  # nanoseconds: the newest frame behind a flag is at most this old (DESIGN section 6)
 VIEW_NS = 100_000_000  # nanoseconds of the source's time between views: what the page can show
 HISTORY_NS = 500_000_000  # nanoseconds between points of the evidence curve
 HISTORY_POINTS = 120  # points of the evidence curve: one minute
@@ -122,6 +123,7 @@ class Watch:
         self._signals: Counter[str] = Counter()
         self._errors: Counter[str] = Counter({"fallback": 1} if identity.fallback else {})
         self._in_a_row = {"screen": 0, "engine": 0}
+        self._late = False  # the newest frame was too old when it had been scored
         self._duplicates = 0
         self._frames = 0
         self._last_frame: Frame | None = None
@@ -177,6 +179,8 @@ class Watch:
             asked_ns = self._clock_ns()
             scores = self._infer(reading)
             inferring_ms = (self._clock_ns() - asked_ns) / 1e6
+            reading = self._in_time(reading)
+        if reading is not None:
             with self._timed("decide"):
                 verdict = self._exam.step(reading, scores)
                 self._remember(reading, scores, verdict)
@@ -240,6 +244,15 @@ class Watch:
             return None
         self._in_a_row["engine"] = 0
         return scores
+
+    def _in_time(self, reading: Reading) -> Reading | None:
+        """None when the frame has become too old to decide on: this process was stopped, or the machine is too slow."""
+        age_ns = self._clock_ns() - reading.t_mono_ns
+        self._late = not self._feed.media_time and age_ns > LATE_NS
+        if not self._late:
+            return reading
+        self._errors["late"] += 1
+        return None
 
     def _flag(
         self, frame: Frame | None, reading: Reading, scores: Scores | None, verdict: Verdict, received_ns: int
@@ -349,6 +362,8 @@ class Watch:
             problems.append("the screen cannot be read")
         if self._in_a_row["engine"]:
             problems.append("the engine gives no answer")
+        if self._late:
+            problems.append("pictures are too old when they have been scored: the machine is too slow, or was stopped")
         if self._store_problem:
             problems.append(f"events cannot be written: {self._store_problem}")
         if self._waiting:

@@ -16,7 +16,7 @@ from edge.capture import FeedStats
 from edge.decision import DecisionParams, Exam
 from edge.errors import EngineError, HygromaError, StoreError
 from edge.events import EventStore, NewEvent
-from edge.loop import FAILURES_IN_A_ROW_MAX, RETRY_NS, Identity, Watch
+from edge.loop import FAILURES_IN_A_ROW_MAX, LATE_NS, RETRY_NS, Identity, Watch
 from edge.notify import Notifier
 from edge.records import Event, Frame, Reading, Scores, Signal, Verdict
 from edge.screen.geometry import full_fan
@@ -261,3 +261,22 @@ def test_it_runs_beside_the_main_thread_too(tmp_path: Path) -> None:
     thread.start()
     thread.join(20)
     assert results == [10]
+
+
+def test_a_frame_that_was_held_up_decides_nothing(tmp_path: Path) -> None:
+    """The newest frame behind a flag is at most 500 ms old: a process that was stopped must not flag on what it saw before."""
+
+    class Slow(FakeScorer):
+        def score(self, crop: np.ndarray) -> Scores:
+            scores = super().score(crop)
+            if self.calls == 4:
+                seen.append(bench.shown())
+                bench.clock.now_ns += LATE_NS + 1
+            return scores
+
+    seen: list[Snapshot] = []
+    bench = Bench(tmp_path, "." * 12, scorer=Slow())
+    summary = bench.watch.run()
+    assert summary.errors == {"late": 1} and len(bench.verdicts) == 11 and len(summary.events) == 1
+    assert summary.events[0].latency_ms <= LATE_NS / 1e6
+    assert bench.shown().degraded == ()

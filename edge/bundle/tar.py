@@ -36,12 +36,14 @@ def read_members(file: BinaryIO, admit: Callable[[str, int], None]) -> dict[str,
     """Regular files by name. `admit(name, size)` is called before a member's bytes are read, and raises to refuse it.
     TarFault for anything that is not a whole, plain ustar archive."""
     out: dict[str, bytes] = {}
+    folder = False
     while True:
         header = _exactly(file, BLOCK, "the archive ends without its end mark")
         if header == bytes(BLOCK):
             break
         name, size, kind = _parse_header(header)
-        if kind == b"5" and name in (".", "./") and size == 0:  # `tar -C bundle .` begins so
+        if not folder and kind == b"5" and name in (".", "./") and size == 0:  # `tar -C bundle .` has one
+            folder = True
             continue
         name = name.removeprefix("./")
         if kind not in (b"0", b"\0"):

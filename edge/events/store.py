@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 import sqlite3
 import time
 import uuid
@@ -23,8 +24,14 @@ from edge.errors import StoreError
 from edge.events.disk import Disk, why_unwritable
 from edge.records import REVIEWS, Event
 
+log = logging.getLogger(__name__)
+
 SCHEMA_VERSION = 1  # raised when an older program would misread a newer store
 BUSY_TIMEOUT_S = 1.0  # seconds to wait for another process's write; more would hold up the daemon's loop
+CLOCK_FLOOR = "2025-06"  # ISO month; an event dated earlier was flagged before anybody set the clock
+CLOCK_SLACK_S = (
+    60.0  # seconds that the wall clock may gain on the monotonic one while the store is open; more is a jump
+)
 ORPHAN_AGE_S = 3600.0  # seconds; an image without a row that is younger may belong to a commit under way
 
 _SCHEMA = """
@@ -74,11 +81,13 @@ class EventStore:
         disk: Disk | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         create: bool = True,
+        wall: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     ) -> None:
         """`create=False` (reading commands): a store that is not there is an error, not made."""
         self.root = Path(root)
         self._retention, self._disk = retention or Retention(), disk or Disk()
         self._clock_ns, self._create = clock_ns, create
+        self._wall, self._opened = wall, (wall(), clock_ns())
         self._connection: sqlite3.Connection | None = None
 
     def __enter__(self) -> EventStore:
@@ -192,16 +201,16 @@ class EventStore:
     def retain(self) -> int:
         """Remove what is too old or too much; returns how many events went. Call it now and then from the writer.
 
-        By age and by bytes any event goes that is neither confirmed nor pinned, dismissed ones first, then the oldest.
-        For free space only dismissed ones go: a disk that something else filled must not cost a flag that nobody has
-        looked at.
+        By age (if the clock can be believed: `_oldest_kept`) and by bytes any event goes that is neither confirmed nor
+        pinned, dismissed ones first, then the oldest. For free space only dismissed ones go: a disk that something else
+        filled must not cost a flag that nobody has looked at.
         """
         with self._telling("cleaned up"):
             database = self._db()
-            limit = (_utc_now() - timedelta(days=self._retention.days)).isoformat()
             removable = "review != 'confirmed' AND pinned = 0"
             doomed = database.execute(
-                f"SELECT id, image_path FROM events WHERE {removable} AND t_wall < ?", (limit,)
+                f"SELECT id, image_path FROM events WHERE {removable} AND t_wall > ? AND t_wall < ?",
+                (CLOCK_FLOOR, self._oldest_kept()),
             ).fetchall()
             self._forget(doomed)
             removed = len(doomed)
@@ -216,6 +225,21 @@ class EventStore:
                 removed += 1
             self._sweep_orphans()
             return removed
+
+    def _oldest_kept(self) -> str:
+        """ISO time; what is dated before it is too old. "" (nothing is) when the clock has jumped while this store was open.
+        Age is counted from the newest flag at most: a box that starts with a clock a year ahead must not take all for old."""
+        wall, (opened, opened_ns) = self._wall(), self._opened
+        gained_s = (wall - opened).total_seconds() - (self._clock_ns() - opened_ns) / 1e9
+        if abs(gained_s) > CLOCK_SLACK_S:
+            log.warning("the clock jumped by %.0f s: no event is removed for its age until the next start", gained_s)
+            return ""
+        (newest,) = self._db().execute("SELECT max(t_wall) FROM events").fetchone()
+        days = timedelta(days=self._retention.days)
+        try:
+            return (min(wall, datetime.fromisoformat(newest).astimezone(timezone.utc)) - days).isoformat()
+        except (TypeError, ValueError, OverflowError):  # no event, or a time that is none
+            return ""
 
     def _forget_first(self, condition: str) -> int:
         rows = self._db().execute(f"SELECT id, image_path FROM events WHERE {condition}").fetchall()

@@ -131,7 +131,8 @@ def to_prometheus(snapshot: Snapshot | None, now_ns: int) -> str:
     metric("decode_errors_total", "counter", "Damaged pictures.", ("", feed.decode_errors))
     metric("reconnects_total", "counter", "Times that a lost source came back.", ("", feed.reconnects))
     errors = [
-        (f'{{stage="{kind}"}}', snapshot.errors.get(kind, 0)) for kind in ("screen", "engine", "store", "fallback")
+        (f'{{stage="{kind}"}}', snapshot.errors.get(kind, 0))
+        for kind in ("screen", "engine", "late", "store", "fallback")
     ]
     metric("errors_total", "counter", "Failures by stage.", *errors)
     stages = sorted(snapshot.latencies.items())

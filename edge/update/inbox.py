@@ -51,6 +51,9 @@ def process_inbox(
                 result = Processed(path, install(path), "")
             except HygromaError as error:
                 result = Processed(path, None, str(error))
+            except Exception as error:  # else systemd would start this again at once, and for ever
+                log.exception("%s: the update broke", path)
+                result = Processed(path, None, f"{path}: the update broke ({error!r}); please report it")
             _say(path, result)
             done.append(result)
     except OSError as error:

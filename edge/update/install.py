@@ -61,11 +61,11 @@ def install(
         )
     slots, trust = Slots(bundles_folder(config), disk), config.bundle.trust()
     bundle = load_bundle(file, trust)
-    if not allow_downgrade:
-        _refuse_downgrade(file, bundle, slots, config)
-    step("verified")
     with slots.locked("update.lock", wait_s=0.0):
         finish_rollback(slots)
+        if not allow_downgrade:
+            _refuse_downgrade(file, bundle, slots, config)
+        step("verified")
         slot = slots.find(bundle, trust)
         if slot and slot == slots.current():
             slots.clean()  # a kill right after the switch left something
@@ -76,10 +76,10 @@ def install(
             slot = slots.place(bundle)
             step("placed")
         try:
-            build(bundle, config)
+            _build(build, bundle, config)
             step("built")
             pictures = _try_out(slots.path(slot), config, open_scorer)
-        except HygromaError:
+        except Exception:
             slots.clean()
             raise
         step("rehearsed")
@@ -115,6 +115,15 @@ def _refuse_downgrade(file: str | Path, bundle: Bundle, slots: Slots, config: Co
             f"{file}: model.version: found {new.version}, {version} is current; say --allow-downgrade if an earlier"
             " version is meant"
         )
+
+
+def _build(build: Callable[[Bundle, Config], None], bundle: Bundle, config: Config) -> None:
+    try:
+        build(bundle, config)
+    except HygromaError:
+        raise
+    except Exception as error:  # a builder that never met this graph may raise anything
+        raise EngineError(f"{bundle.path}: no engine can be built from it: {error!r}; do not use it") from error
 
 
 def _try_out(path: Path, config: Config, open_scorer: Callable[[str | Path, Config], Scorer]) -> int:

@@ -25,7 +25,7 @@ from edge.bundle import Bundle, Trust, load_bundle
 from edge.bundle.trust import SHIPPED_BUNDLE
 from edge.config import Config
 from edge.errors import BundleError, StoreError
-from edge.update.disk import SlotDisk
+from edge.update.disk import SlotDisk, give_to_owner
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Slots:
     def unpack(self, bundle: Bundle) -> None:
         """The bundle's bytes into `.incoming`, durable. What an interrupted unpacking left there goes."""
         with self._telling():
-            self.root.mkdir(parents=True, exist_ok=True)
+            self._make_root()
             size = sum(len(data) for data in bundle.contents.values())
             incoming = self.root / INCOMING
             self.disk.remove_tree(incoming)
@@ -157,8 +157,9 @@ class Slots:
     def locked(self, name: str = "lock", wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
         """Held by one process at a time; goes with the process. StoreError when another keeps it for `wait_s`."""
         with self._telling():
-            self.root.mkdir(parents=True, exist_ok=True)
+            self._make_root()
             fd = os.open(self.root / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            give_to_owner(self.root / name)
         try:
             deadline = time.monotonic() + wait_s
             while True:
@@ -174,6 +175,12 @@ class Slots:
             yield
         finally:
             os.close(fd)
+
+    def _make_root(self) -> None:
+        for folder in (*reversed(self.root.parents), self.root):
+            if not folder.exists():
+                folder.mkdir(exist_ok=True)
+                give_to_owner(folder)
 
     def _target(self, link: str) -> str:
         try:

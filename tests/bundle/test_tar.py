@@ -151,3 +151,13 @@ def test_what_is_no_file_at_all_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.tar")
     with pytest.raises(BundleError, match="neither a folder nor a file"):
         load_bundle(tmp_path / "x.tar", ANYONE)
+
+
+def test_one_entry_for_the_folder_itself_and_no_more() -> None:
+    folder = tarfile.TarInfo(".")
+    folder.type = tarfile.DIRTYPE
+    block = folder.tobuf(tarfile.USTAR_FORMAT)
+    end = bytes(1024)
+    assert tar.read_members(io.BytesIO(block + end), lambda name, size: None) == {}
+    with pytest.raises(tar.TarFault, match="a folder"):
+        tar.read_members(io.BytesIO(block * 2 + end), lambda name, size: None)

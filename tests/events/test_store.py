@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from edge.errors import StoreError
 from edge.events import Disk, EventStore, NewEvent, Retention, evidence_reader
 
 TODAY = "2026-11-23T10:00:00.000+00:00"
-LONG_AGO = "2001-01-01T10:00:00.000+00:00"
+LONG_AGO = "2025-07-01T10:00:00.000+00:00"
 
 
 def flag(exam_id: int = 1, t_wall: str = TODAY, image: bytes = b"picture") -> NewEvent:
@@ -222,3 +223,22 @@ def test_a_path_that_cannot_be_a_store_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"cannot be opened for writing.*Not a directory.*events\.dir"):
         EventStore(tmp_path / "file" / "store").open()
+
+
+@pytest.mark.parametrize("jump_days", [366, -366])
+def test_a_clock_that_jumps_by_a_year_costs_no_flag(tmp_path: Path, jump_days: int) -> None:
+    now = [datetime.now(timezone.utc), 0]
+    with EventStore(tmp_path, Retention(), FakeDisk(), lambda: now[1], wall=lambda: now[0]) as store:
+        old = store.commit(flag(1, now[0].isoformat()))
+        now[0] += timedelta(days=jump_days)
+        now[1] += 3600 * 10**9
+        new = store.commit(flag(2, now[0].isoformat()))
+        assert store.retain() == 0 and {event.id for event in store.events()} == {old.id, new.id}
+
+
+def test_a_clock_that_starts_a_year_ahead_or_was_never_set_costs_no_flag(tmp_path: Path) -> None:
+    ahead = datetime.now(timezone.utc) + timedelta(days=400)
+    with EventStore(tmp_path, Retention(), FakeDisk(), wall=lambda: ahead) as store:
+        store.commit(flag(1, TODAY))
+        store.commit(flag(2, "1970-01-01T00:00:10+00:00"))
+        assert store.retain() == 0 and len(store.events()) == 2

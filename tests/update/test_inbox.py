@@ -106,3 +106,15 @@ def test_but_not_for_ever(device: Device, inbox: Path) -> None:
 def test_a_folder_that_is_not_there(device: Device) -> None:
     with pytest.raises(StoreError, match="the inbox cannot be worked on"):
         run(device, device.root / "none")
+
+
+def test_an_update_that_breaks_is_refused_and_not_tried_for_ever(device: Device, inbox: Path) -> None:
+    (inbox / "x.tar").write_bytes(b"")
+    clock = Clock()
+
+    def broken(file: Path) -> Installed:
+        raise MemoryError("no more")
+
+    (result,) = process_inbox(inbox, broken, clock.sleep, clock)
+    assert "the update broke" in result.error and (inbox / "x.tar.refused").exists()
+    assert run(device, inbox) == []

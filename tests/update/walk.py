@@ -17,6 +17,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
@@ -52,7 +53,7 @@ class KillingDisk(RecordingDisk):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def forked(work: Callable[[], object]) -> tuple[int, object]:
+def forked(work: Callable[[], object]) -> tuple[int, Any]:
     """(exit status, result) of `work` in a forked process; the status is negative when a signal ended it."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -139,6 +140,12 @@ def look(root: Path) -> dict[str, object]:
     }
 
 
+def look_act_look(root: Path, act: Callable[[Device, SlotDisk], object]) -> dict[str, object]:
+    after = look(root)
+    act(open_device(root), SlotDisk())
+    return {"after": after, "finally": look(root)}
+
+
 def main(folder: Path, scenario: str, both: bool) -> None:
     prepare, act, old, new = SCENARIOS[scenario]
     template = folder / "template"
@@ -160,11 +167,10 @@ def main(folder: Path, scenario: str, both: bool) -> None:
             if status == 3:
                 continue
             assert status in (0, -signal.SIGKILL), f"call {at}: exit status {status}"
-            after = forked(lambda: look(root))  # noqa: B023
-            again = forked(lambda: act(open_device(root), SlotDisk()))  # noqa: B023
-            finally_ = forked(lambda: look(root))  # noqa: B023
-            line = {"at": at, "halfway": halfway, "killed": status != 0, "old": old, "new": new, "again": again[0]}
-            print(json.dumps(line | {"after": after[1], "finally": finally_[1]}), flush=True)
+            looked, found = forked(lambda: look_act_look(root, act))  # noqa: B023
+            assert looked == 0, f"call {at}: exit status {looked}"
+            line = {"at": at, "halfway": halfway, "killed": status != 0, "old": old, "new": new}
+            print(json.dumps(line | found), flush=True)
 
 
 if __name__ == "__main__":
