@@ -7,7 +7,7 @@ ARGS ?=
 NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "$(PYTHON) is Python " + \
   sys.version.split()[0] + "; 3.10 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12")'
 
-.PHONY: demo test check unit clean
+.PHONY: demo test check unit torture fuzz clean
 
 demo: $(DEMO_VENV)/.done
 	$(DEMO_VENV)/bin/hygroma demo $(ARGS)
@@ -21,6 +21,11 @@ check: $(TEST_VENV)/.done
 	$(TEST_VENV)/bin/mypy
 	$(MAKE) unit
 	$(TEST_VENV)/bin/python -m pytest $(ARGS)
+
+# Every fault many times, on real processes; the figures go into benchmarks/results/trust.md. ARGS=.1 does a tenth.
+torture: $(TEST_VENV)/.done
+	mkdir -p benchmarks/results
+	$(TEST_VENV)/bin/python tests/faults/torture.py benchmarks/results/trust.md $(ARGS)
 
 # Exposure 0.0 (safest) to 10.0; the promise is at most 1.2 with a camera (DESIGN section 6). The tool takes it times ten.
 unit:

@@ -21,11 +21,12 @@ import traceback
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from daemon import clip, flag_for_ever, make_soak
+from daemon import clip, flag_for_ever, make_soak, pictures
 
 from edge.capture.feed import EveryFrame
 from edge.capture.recorded import FramesSource
@@ -330,8 +331,8 @@ def clock(folder: Path, days: int) -> dict[str, Any]:
 
 
 def limited(folder: Path, limits: str) -> dict[str, Any]:
-    """Out of file descriptors, or out of memory: it watches on with what it has, or it ends; no flag is lost either way, and without
-    the limit it goes on."""
+    """Out of file descriptors, or out of memory: it watches on with what it has, or it ends; no flag is lost either way.
+    Without the limit it goes on."""
     camera = Camera(folder / "camera")
     daemon = Daemon(folder, camera.path)
     try:
@@ -361,31 +362,34 @@ def limited(folder: Path, limits: str) -> dict[str, Any]:
     return {"limit": limits, "ended": ended, "rows": check_store(daemon.events, acknowledged), "lost": 0}
 
 
-def soak(folder: Path, frames: int) -> dict[str, Any]:
-    """Full speed in a process of its own: the shipped clip's pictures again and again through the real screen reader, decision
-    and store (the model is a fake), a new exam every 500 frames. Resources sampled 200 times; then a replay of the first tenth."""
-    whole = in_child(lambda: _soak(folder / "whole", frames, frames // 10))
-    again = in_child(lambda: _soak(folder / "again", frames // 10, frames // 10))
+def soak(folder: Path, frames: int, screen: bool) -> dict[str, Any]:
+    """Full speed in a process of its own: real feed, loop, decision, evidence and store, a new exam every 500 frames, resources
+    sampled 200 times; then a replay of the first tenth. `screen`: the shipped clip's pictures through the real screen reader,
+    else small ones that need none. The model is a fake whose answer depends on every pixel."""
+    whole = in_child(lambda: _soak(folder / "whole", frames, frames // 10, screen))
+    again = in_child(lambda: _soak(folder / "again", frames // 10, frames // 10, screen))
     assert whole["prefix"] == again["prefix"], "a replay decided something else"
     return whole | {"replayed": frames // 10}
 
 
-def _soak(folder: Path, frames: int, replayed: int) -> dict[str, Any]:
-    digest, prefix, samples, seen = hashlib.sha256(), "", [], 0
+def _soak(folder: Path, frames: int, replayed: int, screen: bool) -> dict[str, Any]:
+    digest, prefix, samples, seen, start_ns = hashlib.sha256(), "", [], 0, 0
     every = max(frames // 200, 1)
 
     def note(verdict: Verdict) -> None:
-        nonlocal seen, prefix
+        nonlocal seen, prefix, start_ns
+        start_ns = start_ns or verdict.t_mono_ns  # a recording's stamps begin when it is opened
         seen += 1
-        digest.update(repr(verdict).encode())
+        digest.update(repr(replace(verdict, t_mono_ns=verdict.t_mono_ns - start_ns)).encode())
         prefix = digest.hexdigest() if seen == replayed else prefix
         if seen % every == 0:
             words = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
             threads, descriptors = int(words["Threads"]), len(os.listdir("/proc/self/fd"))
             samples.append((seen, int(words["VmRSS"].split()[0]), threads, descriptors))
 
-    with EveryFrame(FramesSource("clip", islice(clip(), frames), 30, fast=True)) as feed:
-        summary = make_soak(feed, str(folder), note).run()
+    images = clip() if screen else pictures()
+    with EveryFrame(FramesSource("clip", islice(images, frames), 30, fast=True)) as feed:
+        summary = make_soak(feed, str(folder), note, screen).run()
     assert summary.frames == seen == frames and summary.lost_events == 0
     events = len(summary.events)
     return {"frames": frames, "events": events, "samples": samples, "prefix": prefix, "seconds": summary.seconds}

@@ -200,7 +200,7 @@ class CropScorer:
         return Scores(0.9, 0.5 + (zlib.crc32(crop.tobytes()) % 1000) / 2500, 0.1, MAP)
 
 
-def make_soak(feed: Any, events: str, note: Callable[[Verdict], None]) -> Watch:
+def make_soak(feed: Any, events: str, note: Callable[[Verdict], None], screen: bool) -> Watch:
     cv2.setNumThreads(0)
     board = Board()
 
@@ -209,8 +209,9 @@ def make_soak(feed: Any, events: str, note: Callable[[Verdict], None]) -> Watch:
             board.ask(NewExamRequest())
         note(verdict)
 
+    reader = ScreenReader(load_bundle(SHIPPED_BUNDLE).manifest.preprocessing) if screen else Reader()
     return Watch(
-        feed=feed, reader=ScreenReader(load_bundle(SHIPPED_BUNDLE).manifest.preprocessing), scorer=CropScorer(),
+        feed=feed, reader=reader, scorer=CropScorer(),
         exam=Exam(FLAGS_FAST), store=EventStore(events), board=board, identity=Identity("clip", "fake 1.0.0", "fake"),
         on_verdict=on_verdict,
     )  # fmt: skip

@@ -45,7 +45,8 @@ def test_running_out_costs_no_acknowledged_flag(tmp_path: Path, limits: str) -> 
     assert campaigns.limited(tmp_path, limits)["rows"] > 0
 
 
-def test_a_replay_decides_the_same_and_nothing_piles_up(tmp_path: Path) -> None:
-    figures = campaigns.soak(tmp_path, 600)
-    threads, descriptors = ({sample[i] for sample in figures["samples"][-100:]} for i in (2, 3))
+@pytest.mark.parametrize(("frames", "screen"), [(4000, False), (150, True)], ids=["loop", "with screen reading"])
+def test_a_replay_decides_the_same_and_nothing_piles_up(tmp_path: Path, frames: int, screen: bool) -> None:
+    figures = campaigns.soak(tmp_path, frames, screen)
+    threads, descriptors = ({sample[i] for sample in figures["samples"][-50:]} for i in (2, 3))
     assert len(threads) == 1 and len(descriptors) == 1 and figures["events"] > 0
