@@ -96,9 +96,9 @@ def write(out: Path, lines: list[str]) -> None:
     when = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     load = os.getloadavg()[1]
     head = (
-        f"`make torture`, {when}, {os.cpu_count()} cores, load average {load:.1f}. Real processes of the real loop, store and page.",
+        f"`make torture`, {when}, {os.cpu_count()} cores, load average {load:.1f}. Processes of the real loop, store and page.",
         "The camera is a process of ours, the model a fake that flags every exam; screen reading is a fake too but for the last",
-        "soak, which has the shipped clip's pictures (simulated). Where the load is above the number of cores the machine was busy",
+        "soak, which has the shipped clip's pictures (simulated). Where the load is above the cores the machine was busy",
         "with other work: the times are then that work's too, and the counts are what to read.",
     )
     table = ("| fault | n | figure |", "|---|---:|---|", *lines, "")
