@@ -27,6 +27,11 @@ torture: $(TEST_VENV)/.done
 	mkdir -p benchmarks/results
 	$(TEST_VENV)/bin/python tests/faults/torture.py benchmarks/results/trust.md $(ARGS)
 
+# Coverage-guided fuzzing of every parser of outside bytes; ARGS='600 dicom' hunts in one for ten minutes.
+fuzz: $(TEST_VENV)/.done
+	$(TEST_VENV)/bin/python -m pip install -q 'atheris>=3,<4'
+	$(TEST_VENV)/bin/python tests/fuzz/campaign.py $(ARGS)
+
 # Exposure 0.0 (safest) to 10.0; the promise is at most 1.2 with a camera (DESIGN section 6). The tool takes it times ten.
 unit:
 	systemd-analyze security --offline=true --threshold=12 systemd/hygroma@.service

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -107,7 +108,9 @@ def _unpack(data: bytes, file: str, names: set[str]) -> dict[str, np.ndarray]:
         OSError,
         EOFError,
         KeyError,
-        NotImplementedError,
+        RuntimeError,  # encrypted, or a method that zipfile does not know
+        MemoryError,  # a shape that no machine holds
+        zlib.error,
     ) as error:
         raise BundleError(f"{file}: not a readable .npz ({error}); the file is damaged, rebuild the bundle") from error
 
