@@ -100,7 +100,7 @@ def _unpack(data: bytes, file: str, names: set[str]) -> dict[str, np.ndarray]:
                 f"{file}: unpacks to {unpacked} bytes; at most {MAX_UNPACKED_BYTES} allowed; use fewer images"
             )
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            return {name: archive[name] for name in names}
+            arrays = {name: archive[name] for name in names}
     except (
         zipfile.BadZipFile,
         zipfile.LargeZipFile,
@@ -113,6 +113,10 @@ def _unpack(data: bytes, file: str, names: set[str]) -> dict[str, np.ndarray]:
         zlib.error,
     ) as error:
         raise BundleError(f"{file}: not a readable .npz ({error}); the file is damaged, rebuild the bundle") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # numpy gives the bytes of a member that is no array
+            raise BundleError(f"{file}: {name}: found something that is no array; rebuild the bundle")
+    return arrays
 
 
 def _checked(

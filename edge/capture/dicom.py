@@ -38,8 +38,10 @@ def read_dicom(path: Path) -> tuple[list[np.ndarray], float]:
                 pixels = (pixels >> 8 if pixels.max() > 255 else pixels).astype(np.uint8)
             elif kind.startswith("MONOCHROME") and pixels.dtype != np.uint8:
                 pixels = apply_modality_lut(pixels, data)
-    except Exception as error:  # pydicom raises many kinds for damaged files
-        raise InputError(f"{path}: cannot be decoded as DICOM ({type(error).__name__}: {error})") from None
+    except Exception as error:  # many kinds for damaged files; their words quote what is odd, a patient's name included
+        raise InputError(
+            f"{path}: cannot be decoded as DICOM ({type(error).__name__}); export it again, uncompressed"
+        ) from None
     coloured = not kind.startswith("MONOCHROME")
     frames = pixels if pixels.ndim == (4 if coloured else 3) else pixels[None]
     if frames.dtype != np.uint8:  # stretch: 12- and 16-bit data have no common window

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import unquote
 
 from edge.capture.gst import parse_pipeline
@@ -53,7 +53,7 @@ def parse_uri(uri: str) -> SourceUri:
     scheme, colon, rest = uri.partition(":")
     scheme = scheme.lower()
     if not colon:
-        hint = f"; for a clip write file:{uri}" if Path(uri).exists() else ""
+        hint = f"; for a clip write file:{uri}" if os.path.exists(uri) else ""
         raise ConfigError(f"source.uri: found {redact(uri)!r}, must be like {KNOWN}{hint}")
     if scheme in ("rtsp", "rtsps"):
         if not re.match(r"//[^/\s]+", rest):

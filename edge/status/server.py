@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 from edge.errors import ConfigError, SourceError
 from edge.records import REVIEWS
 from edge.status.board import Board, NewExamRequest, Request, ReviewRequest
+from edge.status.rate import REQUESTS, WRONG_TOKENS, Rate
 from edge.status.render import to_health, to_jpeg, to_json, to_prometheus
 
 log = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ class StatusServer:
         loopback = check_host(host, token)
         handler = type("Handler", (_Handler,), {
             "board": board, "token": token, "loopback": loopback, "evidence": staticmethod(evidence),
-            "clock_ns": staticmethod(clock_ns),
+            "clock_ns": staticmethod(clock_ns), "requests": Rate(REQUESTS), "wrong_tokens": Rate(WRONG_TOKENS),
             "files": {path: (kind, (PAGE / name).read_bytes()) for path, (name, kind) in FILES.items()},
         })  # fmt: skip
         server_type = _Server6 if ":" in host else _Server
@@ -159,6 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
     evidence: Evidence
     clock_ns: Callable[[], int]
     files: dict[str, tuple[str, bytes]]
+    requests: Rate
+    wrong_tokens: Rate
 
     timeout = CLIENT_TIMEOUT_S
     server_version = "hygroma"
@@ -239,7 +242,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _admitted(self) -> str | None:
         """The path, when this client may have an answer; otherwise answers by itself and gives None."""
-        url = urlsplit(self.path)
+        try:
+            url = urlsplit(self.path)
+        except ValueError:  # such as //[
+            self._json(400, {"error": "the path is no URL"})
+            return None
+        client = self.client_address[0]
+        if not self.requests.allows(client) or (self.token and not self.wrong_tokens.allows(client, 0)):
+            self._json(429, {"error": "too many requests; wait a little"})
+            return None
         if self.loopback and not _is_local(self.headers.get("Host", "")):
             # A page elsewhere whose name was made to point here (DNS rebinding) still sends its own name.
             self._json(403, {"error": "this page is served on loopback only; use http://127.0.0.1"})
@@ -251,6 +262,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(303, "text/plain", b"", {"Location": url.path, "Set-Cookie": cookie})
                 return None
             if not self._is_token(self._sent_token()):
+                if given or self._sent_token():
+                    self.wrong_tokens.allows(client)
                 self._json(401, {"error": "a token is needed: open /?token=TOKEN, or send Authorization: Bearer TOKEN"})
                 return None
         return url.path
