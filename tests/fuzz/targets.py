@@ -20,7 +20,7 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 import cv2
 import numpy as np
-from conftest import fake_files, fake_manifest
+from fakes.bundle_parts import fake_files, fake_manifest
 
 from edge.bundle import Trust, load_bundle, tar
 from edge.bundle import manifest as mf

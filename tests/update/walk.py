@@ -21,8 +21,8 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
-from conftest import fake_files, fake_manifest
 from device import CRASH, READY, Device, RecordingDisk, open_fake
+from fakes.bundle_parts import fake_files, fake_manifest
 
 from edge.update.disk import SlotDisk
 from edge.update.install import install
