@@ -7,7 +7,7 @@ ARGS ?=
 NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "$(PYTHON) is Python " + \
   sys.version.split()[0] + "; 3.10 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12")'
 
-.PHONY: demo test check unit torture fuzz clean
+.PHONY: demo test check unit audit sbom torture fuzz clean
 
 demo: $(DEMO_VENV)/.done
 	$(DEMO_VENV)/bin/hygroma demo $(ARGS)
@@ -19,8 +19,24 @@ check: $(TEST_VENV)/.done
 	$(TEST_VENV)/bin/python -m pip install -q -e '.[check]'
 	$(TEST_VENV)/bin/ruff check .
 	$(TEST_VENV)/bin/mypy
-	$(MAKE) unit
+	$(MAKE) unit audit sbom
 	$(TEST_VENV)/bin/python -m pytest $(ARGS)
+
+# The device part's dependencies, as installed. pip-audit exits with 1 for a known vulnerability and when it cannot ask: told apart here.
+audit: $(TEST_VENV)/.done
+	mkdir -p build
+	$(TEST_VENV)/bin/python -m pip install -q -e '.[check]'
+	@rm -f build/audit.json; $(TEST_VENV)/bin/pip-audit --skip-editable --progress-spinner off --timeout 15 -f json -o build/audit.json 2>build/audit.err; \
+	  status=$$?; \
+	  if [ -s build/audit.json ]; then cat build/audit.err; exit $$status; fi; \
+	  tail -n 3 build/audit.err; \
+	  echo '*** NOT AUDITED: the advisory database could not be asked. Run `make audit` where there is a network. ***'
+
+sbom: $(TEST_VENV)/.done
+	mkdir -p build
+	$(TEST_VENV)/bin/python -m pip install -q -e '.[check]'
+	$(TEST_VENV)/bin/cyclonedx-py environment --of JSON -o build/sbom.cdx.json $(TEST_VENV)/bin/python
+	@echo 'SBOM: build/sbom.cdx.json'
 
 # Every fault many times, on real processes; the figures go into benchmarks/results/trust.md. ARGS=.1 does a tenth.
 torture: $(TEST_VENV)/.done

@@ -32,6 +32,7 @@ def imported(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("folder", sorted(ALLOWED))
+@pytest.mark.requirement("S-07")
 def test_imports_go_one_way(folder: str) -> None:
     for path in sorted((ROOT / folder).rglob("*.py")):
         if path.parent == ROOT / "edge" and path.stem in ("cli", "cli_engine"):  # they compose everything, lazily
@@ -40,6 +41,7 @@ def test_imports_go_one_way(folder: str) -> None:
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
 
 
+@pytest.mark.requirement("S-07")
 def test_the_device_part_and_the_phantom_never_import_heavy_packages() -> None:
     for path in [*sorted((ROOT / "edge").rglob("*.py")), *sorted((ROOT / "calibration" / "phantom").rglob("*.py"))]:
         assert not imported(path) & HEAVY, path

@@ -136,6 +136,7 @@ def words(verdict: Verdict) -> str:
     return verdict.reasons[0] if verdict.reasons else "assessable"
 
 
+@pytest.mark.requirement("T-07")
 def test_a_sick_exam_becomes_one_committed_event_and_is_shown(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "." * 50)
     summary = bench.watch.run()
@@ -160,6 +161,7 @@ def test_a_duplicate_is_not_scored_again_and_keeps_its_state(tmp_path: Path) -> 
     assert {words(verdict) for verdict in bench.verdicts} == {"assessable"}
 
 
+@pytest.mark.requirement("T-02")
 def test_silence_becomes_no_signal_within_a_second_and_ends(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "..." + " " * 10 + "..", stall_s=0.6)
     bench.watch.run()
@@ -168,6 +170,7 @@ def test_silence_becomes_no_signal_within_a_second_and_ends(tmp_path: Path) -> N
     assert words(bench.verdicts[-1]) == "assessable" and bench.verdicts[-1].exam_id == 1
 
 
+@pytest.mark.requirement("T-08")
 def test_a_failing_store_does_not_stop_the_watching_and_loses_nothing(tmp_path: Path) -> None:
     seen: list[Snapshot] = []
     store = FailingStore(tmp_path)
@@ -263,6 +266,7 @@ def test_it_runs_beside_the_main_thread_too(tmp_path: Path) -> None:
     assert results == [10]
 
 
+@pytest.mark.requirement("T-03")
 def test_a_frame_that_was_held_up_decides_nothing(tmp_path: Path) -> None:
     """The newest frame behind a flag is at most 500 ms old: a process that was stopped must not flag on what it saw before."""
 

@@ -23,6 +23,7 @@ FORBIDDEN = {"pickle", "marshal", "shelve", "dill", "subprocess", "pty", "telnet
 CALLS = {"eval", "exec", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "yaml.full_load"}
 
 
+@pytest.mark.requirement("S-02")
 def test_edge_runs_nothing_that_it_reads() -> None:
     for path in sorted((ROOT / "edge").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -65,6 +66,7 @@ def cine(path: Path) -> Path:
     return path
 
 
+@pytest.mark.requirement("S-03")
 def test_a_patients_name_reaches_no_log_metric_page_or_store(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,6 +87,7 @@ def test_a_patients_name_reaches_no_log_metric_page_or_store(
             assert not path.is_file() or canary.encode() not in path.read_bytes(), path
 
 
+@pytest.mark.requirement("S-03")
 def test_a_damaged_file_is_told_without_its_words(tmp_path: Path) -> None:
     """The decoder's own message may quote what it found odd."""
     data = cine(tmp_path / "scan.dcm").read_bytes()

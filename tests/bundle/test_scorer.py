@@ -92,6 +92,7 @@ class Wrong(FakeRunner):
     ],
     ids=["shifted", "swapped sign", "scaled", "map upside down", "NaN", "other shape"],
 )
+@pytest.mark.requirement("T-11")
 def test_an_engine_that_computes_something_else_does_not_start(fake_bundle: Bundle, spoil: Any, message: str) -> None:
     runner = Wrong(spoil)
     with pytest.raises(EngineError, match=message), Scorer(fake_bundle, runner):

@@ -109,6 +109,7 @@ def test_what_is_no_public_key_says_what_one_looks_like(text: str) -> None:
 # -- whose bundles load
 
 
+@pytest.mark.requirement("B-01")
 def test_a_signed_bundle_says_who_signed_it(signed: Path, key: SigningKey) -> None:
     assert load_bundle(signed, Trust((key.public,))).signed_by == key.public.id
     assert load_bundle(signed, ANYONE).signed_by == ""  # a signature by nobody we know vouches for nothing
@@ -130,6 +131,7 @@ def test_signing_again_replaces_the_signature(signed: Path, stranger: SigningKey
     assert sign_bundle(tmp_path / "b.tar", stranger).signed_by == stranger.public.id
 
 
+@pytest.mark.requirement("B-01")
 def test_the_shipped_bundle_is_pinned() -> None:
     """When the bundle was replaced: cd edge/data && sha256sum bundle/manifest.json > bundle.sha256"""
     manifest = (SHIPPED_BUNDLE / "manifest.json").read_bytes()

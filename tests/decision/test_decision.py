@@ -43,6 +43,7 @@ class Screen:
         return verdicts
 
 
+@pytest.mark.requirement("T-07")
 def test_a_sick_exam_is_flagged_exactly_once() -> None:
     verdicts = Screen().show(200)
     assert sum(verdict.newly_flagged for verdict in verdicts) == 1

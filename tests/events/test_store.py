@@ -226,6 +226,7 @@ def test_a_path_that_cannot_be_a_store_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("jump_days", [366, -366])
+@pytest.mark.requirement("T-09")
 def test_a_clock_that_jumps_by_a_year_costs_no_flag(tmp_path: Path, jump_days: int) -> None:
     now = [datetime.now(timezone.utc), 0]
     with EventStore(tmp_path, Retention(), FakeDisk(), lambda: now[1], wall=lambda: now[0]) as store:
@@ -236,6 +237,7 @@ def test_a_clock_that_jumps_by_a_year_costs_no_flag(tmp_path: Path, jump_days: i
         assert store.retain() == 0 and {event.id for event in store.events()} == {old.id, new.id}
 
 
+@pytest.mark.requirement("T-09")
 def test_a_clock_that_starts_a_year_ahead_or_was_never_set_costs_no_flag(tmp_path: Path) -> None:
     ahead = datetime.now(timezone.utc) + timedelta(days=400)
     with EventStore(tmp_path, Retention(), FakeDisk(), wall=lambda: ahead) as store:

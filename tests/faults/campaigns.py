@@ -75,7 +75,7 @@ class Daemon:
         self.events = Path(options.pop("events", folder / "events"))
         self.acknowledged: list[dict[str, Any]] = []
         self.petted: list[float] = []
-        self.url = ""
+        self.url, self.hangs = "", False
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         address = folder / f"notify{time.monotonic_ns()}"
         self._notify.bind(str(address))
@@ -96,6 +96,8 @@ class Daemon:
             told = json.loads(line)
             if "url" in told:
                 self.url = told["url"]
+            elif "hangs" in told:
+                self.hangs = True
             else:
                 self.acknowledged.append(told)
 
@@ -245,6 +247,7 @@ def hang(folder: Path, **where: int) -> dict[str, Any]:
     daemon = Daemon(folder, camera.path, **where)
     try:
         wait_for("the watchdog fed", lambda: daemon.petted)
+        wait_for("it to hang", lambda: daemon.hangs)
         wait_for("the page to say so", lambda: daemon.snapshot()["state"] == "stopped")
         fed = len(daemon.petted)
         time.sleep(1.0)

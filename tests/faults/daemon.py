@@ -104,7 +104,7 @@ class Scorer:
     def score(self, crop: np.ndarray) -> Scores:
         self.calls += 1
         if self.calls == self.hang_after:
-            time.sleep(1e6)
+            hang()
         return Scores(0.99, 0.99, 0.1, MAP)
 
 
@@ -117,7 +117,7 @@ class HangingDisk(Disk):
     def write(self, path: Path, data: bytes) -> None:
         self.writes += 1
         if self.writes == self.hang_after:
-            time.sleep(1e6)
+            hang()
         super().write(path, data)
 
 
@@ -139,6 +139,11 @@ class TellingStore(EventStore):
         event = super().commit(new)
         tell({"event": event.id, "sha256": event.image_sha256, "latency_ms": event.latency_ms})
         return event
+
+
+def hang() -> None:
+    tell({"hangs": True})
+    time.sleep(1e6)
 
 
 def tell(line: dict[str, Any]) -> None:

@@ -43,6 +43,7 @@ def test_the_seeds_are_taken(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.requirement("S-01")
 def test_damaged_inputs_are_refused_in_our_words(name: str) -> None:
     @settings(
         derandomize=True, database=None, deadline=None, max_examples=EXAMPLES.get(name, 150),

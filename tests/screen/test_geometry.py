@@ -57,6 +57,7 @@ def test_letterbox_pads_evenly():
 
 
 @pytest.mark.parametrize("fan", [SECTOR, ZOOM, RECT])
+@pytest.mark.requirement("T-06")
 def test_canary_nothing_outside_the_fan_reaches_the_crop(fan):
     rng = np.random.default_rng(3)
     clean = screen(rng, fan, furniture=False, picture=speckle(rng))
@@ -76,6 +77,7 @@ def test_the_outline_is_the_edge_of_the_mask(box: tuple[int, int, int, int]) -> 
     assert outline(Fan("rect", (1, 2, 3, 4))) == [(1, 2), (3, 2), (3, 4), (1, 4)]
 
 
+@pytest.mark.requirement("T-06")
 def test_a_view_holds_the_fan_alone_and_its_outline_lies_on_it() -> None:
     fan = Fan("sector", (20, 10, 220, 190), (120.0, -20.0), 50.0, 190.0, -0.6, 0.6)
     view = look(np.where(rasterise(fan, (0, 0, 240, 200)), 120, 255).astype(np.uint8), fan)

@@ -205,6 +205,7 @@ def test_resolution_change_in_mid_stream():
     assert readings[-1].signal is Signal.OK and iou(readings[-1].fan, small, (480, 640)) > 0.96
 
 
+@pytest.mark.requirement("T-06")
 def test_canary_the_interface_never_reaches_a_crop():
     """Crops of screens full of lettering equal those of the same pictures on an empty screen."""
     reader = ScreenReader(SPEC)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 
+import pytest
+
 from edge.status.board import Board
 from edge.status.rate import CLIENTS_MAX, REQUESTS, WRONG_TOKENS, Limit, Rate
 from edge.status.server import StatusServer
@@ -42,6 +44,7 @@ def status(url: str, token: str) -> int:
         return error.code
 
 
+@pytest.mark.requirement("S-04")
 def test_tokens_cannot_be_tried_out() -> None:
     with StatusServer(Board(), port=0, token="t" * 16) as server:
         codes = [status(server.url, "wrong") for _ in range(round(WRONG_TOKENS.burst) + 3)]

@@ -197,6 +197,7 @@ def test_buttons_become_requests(page: StatusServer, board: Board) -> None:
         ("/ack/1", b'{"by": 3}', 400),
     ],
 )
+@pytest.mark.requirement("S-05")
 def test_wrong_requests_are_refused(page: StatusServer, board: Board, path: str, body: bytes, status: int) -> None:
     assert ask(page, path, "POST", body)[0] == status
     assert board.requests() == []
@@ -206,6 +207,7 @@ def test_a_daemon_that_takes_no_requests_says_so(page: StatusServer) -> None:
     assert [ask(page, "/new-exam", "POST")[0] for _ in range(REQUESTS_MAX + 1)] == [202] * REQUESTS_MAX + [503]
 
 
+@pytest.mark.requirement("S-05")
 def test_other_pages_cannot_press_buttons_or_read(page: StatusServer, board: Board) -> None:
     assert ask(page, "/new-exam", "POST", Origin="http://evil.example")[0] == 403
     assert ask(page, "/snapshot.json", Host="evil.example")[0] == 403
@@ -226,6 +228,7 @@ def test_a_token_is_asked_for_everything(board: Board) -> None:
         assert ask(page, "/?token=wrong-wrong-wrong-wrong")[0] == 401
 
 
+@pytest.mark.requirement("S-04")
 def test_beyond_loopback_only_with_a_token(board: Board) -> None:
     with pytest.raises(ConfigError, match="status.host: 0.0.0.0 .*token"):
         StatusServer(board, host="0.0.0.0", port=0)

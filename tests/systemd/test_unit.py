@@ -17,6 +17,7 @@ EXPOSURE_MAX = 1.2  # budget, with a camera and the daemon's own loopback socket
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 @pytest.mark.parametrize("path", [UNIT, UPDATE], ids=lambda path: path.name)
+@pytest.mark.requirement("S-06")
 def test_exposure_is_within_the_budget(path: Path) -> None:
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", str(path)], capture_output=True, text=True, timeout=30

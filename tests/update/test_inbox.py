@@ -46,6 +46,7 @@ def run(device: Device, inbox: Path, clock: Clock | None = None) -> list[Process
     return process_inbox(inbox, bring, clock.sleep, clock)
 
 
+@pytest.mark.requirement("U-06")
 def test_a_dropped_bundle_is_installed_and_gone(device: Device, inbox: Path) -> None:
     shutil.copy(device.make("1.3.0"), inbox / "new.tar")
     (result,) = run(device, inbox)
@@ -59,6 +60,7 @@ def test_a_dropped_bundle_is_installed_and_gone(device: Device, inbox: Path) -> 
     assert (inbox / "new.tar.txt").read_text() == "is current already\n"
 
 
+@pytest.mark.requirement("U-06")
 def test_a_refused_one_is_kept_aside_with_the_reason_and_not_tried_again(device: Device, inbox: Path) -> None:
     (inbox / "a.tar").write_bytes(b"garbage")
     shutil.copy(device.make("1.0.0"), inbox / "b.tar")

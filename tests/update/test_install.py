@@ -72,6 +72,7 @@ def test_a_damaged_current_slot_is_replaced_by_the_same_bundle(device: Device) -
     assert device.running() == "1.3.0" and not device.state.problems
 
 
+@pytest.mark.requirement("U-04")
 def test_no_downgrade_unless_it_is_meant(device: Device) -> None:
     device.update("1.4.0")
     for version in ("1.3.9", "1.4.0-rc.1", "0.9.0"):
@@ -208,6 +209,7 @@ HOSTILE: list[tuple[str, Callable[[Device, Path], None], str]] = [
 
 
 @pytest.mark.parametrize(("spoil", "message"), [(s, m) for _, s, m in HOSTILE], ids=[name for name, _, _ in HOSTILE])
+@pytest.mark.requirement("B-02", "B-03")
 def test_what_is_not_trusted_is_neither_parsed_nor_kept(
     device: Device, spoil: Callable[[Device, Path], None], message: str, parsers: list[str]
 ) -> None:
@@ -274,6 +276,7 @@ def fail(outputs: RawOutputs) -> RawOutputs:
     ids=["golden vectors", "NaN", "infinite distance", "crash"],
 )
 @pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.requirement("U-05")
 def test_a_bundle_that_does_not_work_here_changes_nothing(
     device: Device, runner: Callable[[], Any], message: str
 ) -> None:
@@ -358,6 +361,7 @@ def flag(store: EventStore, crop: np.ndarray) -> None:
     store.commit(NewEvent(1, "test", 1, 0, "2026-11-24T00:00:00Z", 0.9, 7.0, "old", image))
 
 
+@pytest.mark.requirement("U-05")
 def test_the_devices_own_evidence_is_rehearsed(device: Device, pictures: Callable[..., np.ndarray]) -> None:
     assert evidence_pictures(device.config.events.dir) == []
     crops = [cv2.GaussianBlur(crop, (9, 9), 0) for crop in pictures(4, 64)[:, 0]]
@@ -425,6 +429,7 @@ def test_everything_is_durable_before_it_is_relied_on(device: Device) -> None:
     ("scenario", "halves"), [("first", "before"), ("second", "both"), ("bring_back", "before"), ("failing", "both")]
 )
 @pytest.mark.timeout(900)
+@pytest.mark.requirement("U-01")
 def test_killed_anywhere_the_old_or_the_new_bundle_runs(tmp_path: Path, scenario: str, halves: str) -> None:
     command = [sys.executable, str(HERE / "walk.py"), str(tmp_path), scenario, halves]
     done = subprocess.run(command, capture_output=True, text=True, timeout=850)
@@ -486,6 +491,7 @@ def test_a_folder_will_do(device: Device, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
+@pytest.mark.requirement("U-07")
 def test_what_root_installs_belongs_to_the_daemon(device: Device) -> None:
     events = Path(device.config.events.dir)
     events.mkdir()

@@ -29,6 +29,7 @@ def test_an_update_runs_and_says_so(device: Device) -> None:
     assert state.on_trial and not state.problems
 
 
+@pytest.mark.requirement("U-03")
 def test_three_crashes_and_the_old_one_is_back(device: Device) -> None:
     device.update("1.3.0")
     device.update("1.4.0")
@@ -57,6 +58,7 @@ def test_crashes_at_start_and_later_count_together_and_clean_ends_not_at_all(dev
     assert device.running() == "1.2.3"
 
 
+@pytest.mark.requirement("U-02")
 def test_a_start_that_is_not_ready_in_time_is_enough(device: Device) -> None:
     device.update("1.3.0")
     assert device.start(HANG, READY_S - 1) == "1.3.0"  # died within its time: one crash
@@ -141,6 +143,7 @@ def test_when_nothing_runs_the_error_is_the_last_ones(device: Device) -> None:
         device.start(open_scorer=nothing)
 
 
+@pytest.mark.requirement("B-01")
 def test_a_withdrawn_key_takes_its_bundles_along(device: Device) -> None:
     device.update("1.3.0")
     device.start(READY, PROVE_S)
@@ -157,6 +160,7 @@ def test_errors_that_are_not_the_bundles_do_not_count(device: Device) -> None:
     assert device.running() == "1.3.0"
 
 
+@pytest.mark.requirement("B-04")
 def test_an_unsigned_bundle_runs_only_where_it_is_allowed_and_the_page_says_so(device: Device) -> None:
     device.update("1.3.0")
     (device.slots.path(device.slots.current()) / "manifest.sig").unlink()
