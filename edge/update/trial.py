@@ -92,7 +92,8 @@ def roll_back(slots: Slots, failed: str, reason: str, wall: Callable[[], str] | 
     StoreError: `failed` is not current (any more), or the disk refuses."""
     with slots.locked():
         if not failed or slots.current() != failed:
-            raise StoreError(f"{slots.root}: {failed or 'no update'} is not current, there is nothing to go back from")
+            what = f"{failed} is not current" if failed else "no update is installed"
+            raise StoreError(f"{slots.root}: {what}, there is nothing to go back from")
         going_back = Rollback(failed, reason[:1000], (wall or _utc_now)())
         save_state(slots, replace(load_state(slots), going_back=going_back))
         return _finish_rollback(slots)

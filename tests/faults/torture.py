@@ -58,8 +58,8 @@ def main(out: Path, scale: float, parts: list[str]) -> None:
         if "kills" in parts:
             k = campaigns.kills(place("kills"), n(KILLS))
             row("`kill -9` at a random moment of flagging", str(k["kills"]),
-                f"{k['lost']} of {k['acknowledged']} acknowledged flags lost, {k['corrupt']} corrupt stores, {k['without image']} of"
-                f" {k['rows']} rows without their image")  # fmt: skip
+                f"{k['lost']} of {k['acknowledged']} acknowledged flags lost, {k['corrupt']} corrupt stores, {k['without image']}"
+                f" of {k['rows']} rows without their image")  # fmt: skip
         if "outages" in parts:
             o = campaigns.outages(place("outages"), n(OUTAGES))
             row("source killed, or hung, and back: reported after", str(o["outages"]), spread(o["reported_s"], "s"))
