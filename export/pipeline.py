@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -292,6 +292,7 @@ class Pipeline:
         report = validation_report(self.evaluation_sets())
         report["thickness"] = thickness_rows((self._folds(), self._validation()))
         report["increased"] = increased_rows((self._folds(), self._validation()))
+        report["provenance"] = asdict(provenance(self.recipe, self.bank()))
         write_report(report, self.work / "report")
         self.progress("validate", 1, 1)
         return report

@@ -1,10 +1,13 @@
-"""The validation report as one HTML file without scripts, fonts or links: readable offline, printable."""
+"""The validation report as one HTML file without scripts, fonts or anything from outside: readable offline, printable."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
+
+from export import report_svg
+from export.checklist import TOPICS
 
 KIND_TITLES = {
     "phantom": "Phantom: simulated exams",
@@ -13,80 +16,280 @@ KIND_TITLES = {
     "real": "Real images, untouched",
 }
 
+SECTIONS = {
+    "summary": "In short",
+    "limits": "What this report cannot tell",
+    "evidence": "Evidence",
+    "conversion": "What INT8 changed",
+    "looked": "Where the model looked",
+    "prevalence": "What a flag would mean",
+    "honesty": "Do the simulated lesions give themselves away?",
+    "provenance": "Where it comes from",
+    "checklist": "Reporting checklist",
+}
+
 _STYLE = """
-:root{color-scheme:light dark;--ink:#17202a;--dim:#5b6875;--line:#dde3e9;--ground:#fff;
---band:#f5f7f9;--good:#0b7a4b;--bad:#b3261e}
-@media(prefers-color-scheme:dark){:root{
---ink:#e6ebf0;--dim:#93a1af;--line:#2b3540;--ground:#11161c;
---band:#182028;--good:#4cc38a;--bad:#ff8a80}}
-body{margin:0 auto;max-width:68rem;padding:2.5rem 1.5rem 4rem;background:var(--ground);color:var(--ink);
-font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-h1{font-size:1.7rem;margin:0 0 .3rem}
-h2{font-size:1.25rem;margin:3rem 0 .4rem;padding-top:1.2rem;border-top:2px solid var(--line)}
-h3{font-size:1rem;margin:1.8rem 0 .5rem}p{margin:.3rem 0 .8rem;color:var(--dim);max-width:50rem}
-.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.9rem}
-th,td{text-align:left;padding:.4rem .7rem;border-bottom:1px solid var(--line);white-space:nowrap}
-th{color:var(--dim);font-weight:600}tr.pooled td{background:var(--band);font-weight:600}
-small{color:var(--dim);font-weight:400}
-.verdict{display:inline-block;padding:.15rem .7rem;border-radius:1rem;font-weight:600;
+:root{color-scheme:light dark;--ink:#17202a;--dim:#56636f;--line:#dde3e9;--ground:#fff;--band:#f4f6f9;
+--good:#0b7a4b;--bad:#b3261e;--s0:#8a96a3;--s1:#1f6feb;--s2:#d9730d}
+@media(prefers-color-scheme:dark){:root{--ink:#e6ebf0;--dim:#9aa7b4;--line:#2b3540;--ground:#11161c;--band:#182028;
+--good:#4cc38a;--bad:#ff8a80;--s0:#8a96a3;--s1:#6ea8fe;--s2:#f0a35e}}
+body{margin:0 auto;max-width:66rem;padding:2.5rem 1.5rem 4rem;background:var(--ground);color:var(--ink);
+font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+h1{font-size:1.9rem;line-height:1.2;margin:0 0 .5rem}
+h2{font-size:1.35rem;margin:3.2rem 0 .6rem;padding-top:1.2rem;border-top:2px solid var(--line)}
+h3{font-size:1.1rem;margin:2.4rem 0 .4rem}h4{font-size:.95rem;margin:1.4rem 0 .4rem}
+p,li{max-width:46rem}p{margin:.3rem 0 .9rem}.dim,small{color:var(--dim)}a{color:var(--s1)}
+nav{display:flex;flex-wrap:wrap;gap:.3rem 1.2rem;margin:1.2rem 0;font-size:.9rem}
+.scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem;min-width:24rem}
+th,td{text-align:left;padding:.4rem .9rem .4rem .4rem;border-bottom:1px solid var(--line);white-space:nowrap}
+table.text td{white-space:normal}th{color:var(--dim);font-weight:600}tr.pooled td{background:var(--band);font-weight:600}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(14rem,1fr));gap:1rem;margin:1.4rem 0}
+.tile{background:var(--band);border-radius:.7rem;padding:1rem 1.2rem}.tile b{display:block;font-size:1.7rem;line-height:1.3}
+.tile span{color:var(--dim);font-size:.85rem;display:block}
+.figures{display:flex;flex-wrap:wrap;gap:1.5rem}figure{margin:.5rem 0;width:20rem;max-width:100%}
+figcaption{font-size:.85rem;color:var(--dim)}figure img{width:100%;border-radius:.4rem}
+svg{width:100%;height:auto}svg text{font-size:11px;fill:var(--dim)}.grid{stroke:var(--line);fill:none}
+.even{stroke:var(--dim);stroke-dasharray:4 4;fill:none}polyline{fill:none;stroke-width:2}
+.s0{stroke:var(--s0);color:var(--s0)}.s1{stroke:var(--s1);color:var(--s1)}.s2{stroke:var(--s2);color:var(--s2)}
+circle{fill:currentColor;stroke:none}.key{margin-right:1rem}.key:before{content:"\\25CF\\00A0"}
+.verdict{display:inline-block;padding:.1rem .7rem;border-radius:1rem;font-weight:600;font-size:.9rem;
 border:1px solid currentColor}.pass{color:var(--good)}.fail{color:var(--bad)}
+@media print{nav{display:none}h2{break-after:avoid}figure,tr{break-inside:avoid}body{max-width:none;padding:0}}
 """
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """The dict that `export.validate.validation_report` makes -> a complete HTML page. Sets of different kinds get
-    sections of their own."""
-    limits = report["limits"]
-    body = [
-        "<h1>Validation report</h1>",
-        (
-            f"<p>{_verdict(report['passed'])} Gate on every conversion, against PyTorch FP32 on identical held-out "
-            f"images: at most {limits['positives_lost']} positives lost at the operating point, {limits['flips']:.1%} "
-            f"of decisions flipped, ROC-AUC down by {limits['auc_drop']}. Brackets are 95 % intervals. The kinds of "
-            "evidence below answer different questions: their figures must not be compared with each other, nor with "
-            "figures from hospitals' own images.</p>"
-        ),
-    ]
-    for kind, title in KIND_TITLES.items():
-        sets = [part for part in report["sets"] if part["kind"] == kind]
-        if sets:
-            body.append(f"<h2>{escape(title)}</h2>")
-        for part in sets:
-            body.extend(_set(part))
+    """The dict that `export.validate.validation_report` makes -> a complete HTML page. Kinds of evidence get parts of their
+    own. Keys that a report may have besides: thickness, increased, localisation, honesty, provenance."""
+    bodies = {
+        "summary": _summary(report),
+        "limits": _limits(report),
+        "evidence": _evidence(report),
+        "conversion": _conversions(report),
+        "looked": _looked(report.get("localisation")),
+        "prevalence": _prevalence(report),
+        "honesty": _honesty(report.get("honesty")),
+        "provenance": _provenance(report.get("provenance")),
+        "checklist": _checklist(),
+    }
+    links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title in SECTIONS.items())
+    sections = "".join(
+        f'<section id="{key}"><h2>{escape(title)}</h2>{"".join(bodies[key])}</section>'
+        for key, title in SECTIONS.items()
+    )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>Validation report</title><style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+        f"<title>Validation report</title><style>{_STYLE}</style></head><body><h1>Validation report</h1>"
+        '<p class="dim">Suspected nuchal collection at 11 to 14 weeks: a model that flags an exam for referral. '
+        "A research prototype, no medical device.</p>"
+        f"<nav>{links}</nav>{sections}</body></html>\n"
     )
 
 
-def _set(part: Mapping[str, Any]) -> list[str]:
-    out = [
-        f"<h3>{escape(part['name'])}</h3>",
-        (
-            f"<p>{escape(part['description'])} Positive: {escape(part['task'])}. {part['n']} images, "
-            f"{part['positives']} positive.</p>"
-        ),
+def _summary(report: Mapping[str, Any]) -> list[str]:
+    tiles = []
+    for part in report["sets"]:
+        step = list(part["steps"])[-1]
+        figure = next(iter(part["steps"][step].values()))["ROC-AUC"]
+        if figure is not None:
+            tiles.append(
+                f'<div class="tile"><span>{escape(part["name"])} &middot; {escape(_KIND_WORDS[part["kind"]])}</span>'
+                f"<b>{figure['value']:.3f}</b><span>area under the ROC curve of {escape(step)}, 95 % interval "
+                f"{figure['low']:.3f} to {figure['high']:.3f}, {figure['n']} images</span></div>"
+            )
+    limits = report["limits"]
+    return [
+        f'<div class="tiles">{"".join(tiles)}</div>',
+        f"<p>{_verdict(report['passed'])} Gate on every conversion, against PyTorch FP32 on identical held-out images: at most "
+        f"{limits['positives_lost']} positives lost at the operating point, {limits['flips']:.1%} of decisions flipped, ROC-AUC "
+        f"down by {limits['auc_drop']}.</p>",
+        '<p class="dim">Brackets are 95 % intervals. The kinds of evidence answer different questions: their figures must not be '
+        "compared with each other, nor with figures from hospitals' own images.</p>",
     ]
+
+
+_KIND_WORDS = {"phantom": "simulated exams", "simulated_lesion": "simulated lesions", "real": "real images"}
+_GENERAL_LIMITS = (
+    "A figure holds for images like those it was measured on. Another scanner, another population or another way of scanning "
+    "may give worse ones.",
+    "An interval covers chance in the choice of images. It does not cover a bias in how they were collected, made or labelled.",
+    "Simulated lesions are drawn into real images. They cannot show how the model does on patients.",
+)
+
+
+def _limits(report: Mapping[str, Any]) -> list[str]:
+    own = (report.get("provenance") or {}).get("limits", ())
+    return ["<ul>", *(f"<li>{escape(text)}</li>" for text in (*own, *_GENERAL_LIMITS)), "</ul>"]
+
+
+def _evidence(report: Mapping[str, Any]) -> list[str]:
+    out = []
+    for kind, title in KIND_TITLES.items():
+        sets = [part for part in report["sets"] if part["kind"] == kind]
+        if sets:
+            out.append(f"<h3>{escape(title)}</h3>")
+        for part in sets:
+            out.extend(_set(part))
+        if kind == "real":
+            out.extend(_thickness(report))
+    return out
+
+
+def _set(part: Mapping[str, Any]) -> list[str]:
     rows = [
         [step, split, *(_figure(f) for f in figures.values())]
         for step, splits in part["steps"].items()
         for split, figures in splits.items()
     ]
-    out.append(_table(["Step", "Split", "Accuracy", "Sensitivity", "Specificity", "ROC-AUC"], rows, pooled=1))
-    for step, losses in part["conversions"].items():
-        gate = losses["gate"]
-        out.append(f"<h3>{escape(part['reference'])} &rarr; {escape(step)} {_verdict(gate['passed'])}</h3>")
-        if gate["reasons"]:
-            out.append(
-                f"<p>{escape('; '.join(gate['reasons']))}. Flipped: {escape(', '.join(gate['flipped']) or 'none')}.</p>"
-            )
-        rows = [_loss_row(split, x) for split, x in losses.items() if split != "gate"]
-        out.append(_table(_LOSS_HEAD, rows, pooled=0))
-    if part["predictive_values"]:
-        out.append("<h3>If an exam were judged as these images were: of those flagged, how many would be affected</h3>")
-        rows = [[f"1 in {v['one_in']}", f"{v['ppv']:.1%}"] for v in part["predictive_values"]]
-        out.append(_table(["Prevalence", "Positive predictive value"], rows))
+    out = [
+        f"<h4>{escape(part['name'])}</h4><p>{escape(part['description'])} Positive: {escape(part['task'])}. {part['n']} images, "
+        f"{part['positives']} positive.</p>",
+        _table(["Step", "Split", "Accuracy", "Sensitivity", "Specificity", "ROC-AUC"], rows, pooled=1),
+    ]
+    if curves := part.get("curves"):
+        last = list(curves)[-1]
+        bins = {last: curves[last]["reliability"]["bins"]}
+        error = curves[last]["reliability"]["expected_calibration_error"]
+        out.append(
+            '<div class="figures">'
+            + report_svg.roc({step: c["roc"] for step, c in curves.items()}, f"ROC curves, {part['name']}")
+            + report_svg.reliability(bins, f"Reliability, {part['name']}; expected calibration error {error:.3f}")
+            + "</div>"
+        )
+        rows = [[step, *(str(n) for n in c["confusion"].values())] for step, c in curves.items()]
+        head = [
+            "At the operating point",
+            "Positive, called so",
+            "Positive, missed",
+            "Negative, flagged",
+            "Negative, called so",
+        ]
+        out.append(_table(head, rows))
     return out
+
+
+def _thickness(report: Mapping[str, Any]) -> list[str]:
+    rows = [
+        [
+            "Rank correlation with thickness",
+            r["split"],
+            str(r["n"]),
+            f"{r['rho']:.3f} [{r['low']:.3f}, {r['high']:.3f}]",
+        ]
+        for r in report.get("thickness") or ()
+    ] + [
+        [
+            f"ROC-AUC, {r['positives']} thick by eye",
+            r["split"],
+            str(r["n"]),
+            f"{r['auc']:.3f} [{r['low']:.3f}, {r['high']:.3f}]",
+        ]
+        for r in report.get("increased") or ()
+    ]
+    if not rows:
+        return []
+    return [
+        "<h4>Thickness of untouched stills</h4><p>How the INT8 hygroma score goes with the thickness of the translucency, which "
+        "a heuristic measured: a weak label. With the calipers painted out the anatomy alone can speak.</p>",
+        _table(["Figure", "Split", "n", "Value"], rows),
+    ]
+
+
+def _conversions(report: Mapping[str, Any]) -> list[str]:
+    out = [
+        "<p>Every decision of the float model against the converted one, on the same images at the same threshold. Zero losses "
+        "do not mean a loss of zero: the bound says what rate the images still allow.</p>"
+    ]
+    for part in report["sets"]:
+        for step, losses in part["conversions"].items():
+            gate = losses["gate"]
+            out.append(
+                f"<h3>{escape(part['name'])}: {escape(part['reference'])} &rarr; {escape(step)} {_verdict(gate['passed'])}</h3>"
+            )
+            if gate["reasons"]:
+                flipped = ", ".join(gate["flipped"]) or "none"
+                out.append(f"<p>{escape('; '.join(gate['reasons']))}. Flipped: {escape(flipped)}.</p>")
+            out.append(_table(_LOSS_HEAD, [_loss_row(s, x) for s, x in losses.items() if s != "gate"], pooled=0))
+    return out
+
+
+def _looked(found: Mapping[str, Any] | None) -> list[str]:
+    if not found:
+        return ["<p>Not measured in this run.</p>"]
+    rows = [
+        [
+            r["method"], str(r["n"]), _bracket(r["pointing"]), f"{r['pointing_chance']:.3f}", _bracket(r["mass"]),
+            f"{r['mass_chance']:.3f}",
+        ]
+        for r in found["rows"]
+    ]  # fmt: skip
+    out = [
+        "<p>Real, untouched standard planes with an annotated nuchal box. Pointing: the map's highest cell touches the box. "
+        "Mass: the share of the map that lies inside it.</p>",
+        _table(["Map", "n", "Pointing", "by chance", "Mass inside", "by chance"], rows),
+    ]
+    if a := found.get("agreement"):
+        out.append(
+            f"<p>After INT8 the nuchal map has the same highest cell in {a['same_peak']['value']:.1%} of {a['n']} images; a cell "
+            f"changes by {a['mean_change']:.4f} on average, {a['max_change']:.3f} at most.</p>"
+        )
+    panels = "".join(
+        f'<figure><img alt="{escape(p["caption"])}" src="data:image/jpeg;base64,{p["jpeg"]}">'
+        f"<figcaption>{escape(p['caption'])}</figcaption></figure>"
+        for p in found.get("panels", ())
+    )
+    return [*out, f'<div class="figures">{panels}</div>'] if panels else out
+
+
+def _prevalence(report: Mapping[str, Any]) -> list[str]:
+    out = [
+        "<p>Most pregnancies are healthy, so even a good test's flags are mostly false alarms. If an exam were judged as these "
+        "images were: of those flagged, how many would be affected. Real exams are many frames, not one image.</p>"
+    ]
+    for part in report["sets"]:
+        if part["predictive_values"]:
+            rows = [[f"1 in {v['one_in']}", f"{v['ppv']:.1%}"] for v in part["predictive_values"]]
+            out.append(f"<h4>{escape(part['name'])}</h4>" + _table(["Prevalence", "Positive predictive value"], rows))
+    return out
+
+
+def _honesty(checks: Sequence[Mapping[str, Any]] | None) -> list[str]:
+    if not checks:
+        return ["<p>Not measured in this run: the figures on simulated lesions may rest on traces of the edit.</p>"]
+    rows = [
+        [c["question"], c["features"], str(c["images"]), str(c["patients"]), f"{c['auc']:.3f} [{c['low']:.3f}, {c['high']:.3f}]",
+         "near .5" if c["honest"] else "tells them apart"]
+        for c in checks
+    ]  # fmt: skip
+    return [
+        "<p>A discriminator, cross-validated by patient, that tries to tell edited stills from untouched ones. An area of .5 is "
+        "a coin: the edit tells nothing.</p>",
+        _table(["Question", "Features", "Images", "Patients", "ROC-AUC", ""], rows),
+    ]
+
+
+def _provenance(found: Mapping[str, Any] | None) -> list[str]:
+    if not found:
+        return ["<p>Not recorded in this run.</p>"]
+    rows = [["Initialisation", found["initialisation"]], ["Teacher", found["teacher"]], ["Recipe", found["recipe"]]]
+    rows += [["Seeds", ", ".join(map(str, found["seeds"]))]]
+    data = [[d["name"], d["use"], str(d["images"]), d["licence"], d["citation"], d["changes"]] for d in found["data"]]
+    head = ["Data set", "Used for", "Images", "Licence", "Citation", "Changes made"]
+    return [_table(["", ""], rows, text=True), "<h4>Data</h4>", _table(head, data, text=True)]
+
+
+def _checklist() -> list[str]:
+    rows = "".join(
+        f"<tr><td>{escape(t.asked)}</td><td>"
+        + (f'<a href="#{t.section}">{escape(SECTIONS[t.section])}</a>' if t.section else "not in this report")
+        + f"</td><td>{escape(t.answer)}</td></tr>"
+        for t in TOPICS
+    )
+    return [
+        "<p>What STARD-AI and CLAIM ask of a report on an AI diagnostic test, by topic and in our words, and where it is "
+        "answered. No claim to comply with either.</p>",
+        f'<div class="scroll"><table class="text"><tr><th>Asked</th><th>Section</th><th>Answer</th></tr>{rows}</table></div>',
+    ]
 
 
 _LOSS_HEAD = (
@@ -116,19 +319,24 @@ def _loss_row(split: str, x: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], pooled: int | None = None) -> str:
-    """`pooled`: the column that says whether a row is the pooled one, to be set off."""
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], pooled: int | None = None, text: bool = False) -> str:
+    """`pooled`: the column that says whether a row is the pooled one, to be set off; `text`: cells hold prose."""
     lines = []
     for row in rows:
         mark = ' class="pooled"' if pooled is not None and row[pooled] == "all folds" else ""
         cells = "".join(f"<td>{escape(cell)}</td>" for cell in row)
         lines.append(f"<tr{mark}>{cells}</tr>")
+    kind = ' class="text"' if text else ""
     titles = "".join(f"<th>{escape(title)}</th>" for title in head)
-    return f'<div class="scroll"><table><tr>{titles}</tr>{"".join(lines)}</table></div>'
+    return f'<div class="scroll"><table{kind}><tr>{titles}</tr>{"".join(lines)}</table></div>'
+
+
+def _bracket(figure: Mapping[str, Any]) -> str:
+    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
 
 
 def _figure(figure: Mapping[str, Any] | None) -> str:
-    return "-" if figure is None else f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+    return "-" if figure is None else _bracket(figure)
 
 
 def _verdict(passed: bool) -> str:

@@ -15,6 +15,7 @@ from edge.bundle.manifest import EVIDENCE_KINDS, EvidenceRow, EvidenceTable
 from edge.errors import InputError
 from export import metrics
 from export.atomic import appearing
+from export.curves import confusion, reliability, roc_points
 from export.gate import DEFAULT_LIMITS, GateLimits, gate
 from export.report_html import render
 
@@ -77,6 +78,14 @@ def evaluate(data: EvaluationSet, limits: GateLimits = DEFAULT_LIMITS) -> dict[s
         "positives": int(labels.sum()),
         "steps": {
             s.name: {part: _figures(labels[keep], *_cut(s, keep)) for part, keep in parts.items()} for s in data.steps
+        },
+        "curves": {
+            s.name: {
+                "roc": roc_points(labels, np.asarray(s.probability)),
+                "reliability": reliability(labels, np.asarray(s.probability)),
+                "confusion": confusion(labels, np.asarray(s.probability) >= s.threshold),
+            }
+            for s in data.steps
         },
         "reference": data.reference,
         "conversions": {},

@@ -14,8 +14,10 @@ import pytest
 pytest.importorskip("scipy")
 
 from edge.errors import InputError  # noqa: E402
+from export.checklist import TOPICS  # noqa: E402
+from export.curves import confusion, reliability, roc_points  # noqa: E402
 from export.gate import gate  # noqa: E402
-from export.report_html import render  # noqa: E402
+from export.report_html import SECTIONS, render  # noqa: E402
 from export.validate import EvaluationSet, Step, evidence_tables, validation_report, write_report  # noqa: E402
 
 N = 400
@@ -132,17 +134,25 @@ class Tags(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.titles: list[str] = []
+        self.links: set[str] = set()
+        self.ids: set[str] = set()
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
-        assert tag not in ("script", "link", "img")
-        if tag != "meta":
+        given = dict(attrs)
+        assert tag not in ("script", "link", "iframe")
+        assert given.get("src", "data:").startswith("data:") and given.get("href", "#").startswith("#")
+        if "href" in given:
+            self.links.add(given["href"][1:])
+        if "id" in given:
+            self.ids.add(given["id"])
+        if tag not in ("meta", "img"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] == "h2":
+        if self.open and self.open[-1] == "h3":
             self.titles.append(data)
 
 
@@ -154,8 +164,75 @@ def test_written_report_is_json_and_self_contained_html(tmp_path: Path) -> None:
     text = as_html.read_text()
     tags = Tags()
     tags.feed(text)
-    assert tags.open == [] and [t.split()[0] for t in tags.titles] == ["Simulated", "Real"]  # kinds apart
+    assert tags.open == [] and [t.split()[0] for t in tags.titles][:2] == ["Simulated", "Real"]  # kinds apart
+    assert tags.ids == tags.links == set(SECTIONS)  # the checklist and the contents lead somewhere
     assert "lesions &lt;A &amp; B&gt;" in text and "1 in 285" in text and "http" not in text
+
+
+def test_curves_by_hand() -> None:
+    labels, probability = np.array([1, 0, 1, 0]).astype(bool), np.array([0.9, 0.6, 0.6, 0.1])
+    assert roc_points(labels, probability) == [[0, 0], [0, 0.5], [0.5, 1], [1, 1]]  # a tie is one slanted step
+    found = reliability(labels, probability)
+    assert [(b["n"], b["share"]) for b in found["bins"]] == [(1, 0), (2, 0.5), (1, 1)]
+    assert found["expected_calibration_error"] == pytest.approx((0.1 + 2 * 0.1 + 0.1) / 4)
+    assert list(confusion(labels, probability >= 0.6).values()) == [2, 0, 1, 1]
+    many = roc_points(LABELS.astype(bool), np.linspace(0, 1, N))
+    assert len(many) == 200 and many[0] == [0, 0] and many[-1] == [1, 1]
+
+
+def test_the_area_under_the_drawn_curve_is_the_reported_one() -> None:
+    part = validation_report([evaluation()])["sets"][0]
+    x, y = np.array(part["curves"]["INT8"]["roc"]).T
+    assert ((y[1:] + y[:-1]) / 2 * np.diff(x)).sum() == pytest.approx(
+        part["steps"]["INT8"]["all folds"]["ROC-AUC"]["value"], abs=1e-3
+    )
+    counts = part["curves"]["INT8"]["confusion"]
+    assert sum(counts.values()) == N and counts["false_positive"] == 1
+
+
+def test_every_section_shows_what_it_is_given_and_says_what_is_missing() -> None:
+    report = validation_report([evaluation()])
+    assert render(report).count("in this run") == 3
+    figure = {"value": 0.5, "low": 0.25, "high": 0.75}
+    row = {
+        "method": "<map>",
+        "n": 9,
+        "grid": 4,
+        "pointing": figure,
+        "pointing_chance": 0.07,
+        "mass": figure,
+        "mass_chance": 0.02,
+    }
+    agreed = {"n": 9, "same_peak": figure, "max_change": 0.1, "mean_change": 0.01, "median_rho": 1.0}
+    check = {"question": "sham against untouched", "features": "texture", "images": 80, "patients": 40, "auc": 0.55, "low": 0.5,
+             "high": 0.6, "honest": True}  # fmt: skip
+    data = {"name": "D", "use": "u", "images": 3, "licence": "CC", "citation": "c", "changes": "none"}
+    html = render(report | {
+        "thickness": [{"split": "folds", "n": 5, "rho": 0.61, "low": 0.5, "high": 0.7}],
+        "increased": [{"split": "folds", "n": 5, "positives": 2, "auc": 0.97, "low": 0.9, "high": 0.99}],
+        "localisation": {"rows": [row], "agreement": agreed, "panels": [{"caption": "sham <1>", "jpeg": "AAAA"}]},
+        "honesty": [check],
+        "provenance": {"initialisation": "i", "teacher": "t", "recipe": "r", "seeds": [7], "limits": ["No <patients>."],
+                       "data": [data]},
+    })  # fmt: skip
+    assert "in this run" not in html and "&lt;map&gt;" in html and "No &lt;patients&gt;." in html
+    for words in (
+        "0.610 [0.500",
+        "2 thick by eye",
+        "data:image/jpeg;base64,AAAA",
+        "near .5",
+        "0.550",
+        "sham &lt;1&gt;",
+    ):
+        assert words in html
+    tags = Tags()
+    tags.feed(html)
+    assert tags.open == []
+
+
+def test_the_checklist_points_to_sections_that_exist() -> None:
+    assert {t.section for t in TOPICS} <= {"", *SECTIONS}
+    assert all(t.answer.endswith(".") for t in TOPICS)
 
 
 def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
