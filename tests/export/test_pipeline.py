@@ -280,12 +280,12 @@ def test_a_stamp_that_cannot_be_read_is_refused(finished: Path, work: Path, text
 
 
 def test_outputs_of_older_code_are_refused(finished: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(VERSIONS, "qdq", VERSIONS["qdq"] + 1)
+    was = VERSIONS["qdq"]
+    monkeypatch.setitem(VERSIONS, "qdq", was + 1)
     pipeline = Pipeline(tiny(finished, work=str(work)))
     pipeline.run("distill")
-    with pytest.raises(
-        ConfigError, match=f"qdq/{STAMP}: code of qdq: found 2, this version has 3; .*/qdq, .*/predictions"
-    ):
+    said = f"qdq/{STAMP}: code of qdq: found {was}, this version has {was + 1}; .*/qdq, .*/predictions"
+    with pytest.raises(ConfigError, match=said):
         pipeline.run("quantize")
 
 
