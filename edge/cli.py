@@ -238,20 +238,24 @@ def _add_events(commands: Any) -> None:
     events = commands.add_parser("events", help="list, show, export and review committed flags")
     actions = events.add_subparsers(title="actions", required=True, metavar="ACTION")
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--store", required=True, metavar="DIR", help="the event store's folder")
+    shared.add_argument("--store", metavar="DIR", help="the event store's folder (default: where `hygroma run` keeps it)")
     shared.add_argument("--json", action="store_true")
     listing = actions.add_parser("list", parents=[shared], help="newest first")
     listing.add_argument("--review", choices=("open", "confirmed", "dismissed"))
     show = actions.add_parser("show", parents=[shared], help="one event")
     show.add_argument("id", type=int)
-    export = actions.add_parser("export", parents=[shared], help="images, events.json and events.csv into a folder")
+    export = actions.add_parser("export", parents=[shared], help="images, clips, events.json and events.csv into a folder")
     export.add_argument("folder", type=Path)
+    export.add_argument("--dicom", action="store_true", help="also as DICOM Secondary Capture, without a patient")
     export.add_argument("ids", type=int, nargs="*", help="events (default: all)")
     review = actions.add_parser("review", parents=[shared], help="record what a person decided")
     review.add_argument("id", type=int)
     review.add_argument("review", choices=("confirmed", "dismissed", "open"))
     review.add_argument("--by", required=True, help="who decided")
-    for action in (listing, show, export, review):
+    pin = actions.add_parser("pin", parents=[shared], help="never remove an event, whatever its age and the disk's space")
+    pin.add_argument("id", type=int)
+    pin.add_argument("--off", action="store_true", help="removable again")
+    for action in (listing, show, export, review, pin):
         action.set_defaults(handler=_events, action=action.prog.split()[-1])
 
 
@@ -472,26 +476,32 @@ def _scored_line(scored: Scored) -> str:
 
 
 def _events(args: argparse.Namespace) -> int:
+    from edge.config import Config
+    from edge.events.export import export
     from edge.events.store import EventStore
+    from edge.watching import keep_at_home
 
-    with EventStore(args.store, create=False) as store:
+    root = Path(args.store or keep_at_home(Config()).events.dir)
+    with EventStore(root, create=False) as store:
         if args.action == "list":
             found = store.events(args.review, limit=-1)
         elif args.action == "show":
             found = [store.show(args.id)]
         elif args.action == "review":
             found = [store.review(args.id, args.review, args.by)]
+        elif args.action == "pin":
+            found = [store.pin(args.id, not args.off)]
         else:
-            found = store.export(args.folder, args.ids or None)
+            found = export(store, args.folder, args.ids or None, args.dicom)
     if args.json:
         rows = [dataclasses.asdict(event) for event in found]
-        print(json.dumps(rows[0] if args.action in ("show", "review") else rows))
+        print(json.dumps(rows[0] if args.action in ("show", "review", "pin") else rows))
         return 0
     for e in found:
-        reviewer = f" by {e.reviewed_by}" if e.reviewed_by else ""
+        reviewer = (f" by {e.reviewed_by}" if e.reviewed_by else "") + (", pinned" if e.pinned else "")
         print(
             f"{e.id:>5}  {e.t_wall}  exam {e.exam_id}  p {e.hygroma:.2f}  evidence {e.evidence:.1f}  {e.review}{reviewer}  "
-            f"{Path(args.store) / e.image_path}"
+            f"{root / e.image_path}"
         )
     if not found:
         print("no events")

@@ -23,6 +23,7 @@ import numpy as np
 from edge.capture.feed import Feed, FeedStats
 from edge.decision.exam import Exam
 from edge.errors import EngineError, HygromaError, StoreError
+from edge.events.clip import Clips
 from edge.events.evidence import render_evidence
 from edge.events.store import EventStore, NewEvent
 from edge.metrics import Latency, LatencySummary
@@ -111,12 +112,14 @@ class Watch:
         wall: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
         notifier: Notifier | None = None,
         on_verdict: Callable[[Verdict], None] | None = None,
+        clips: Clips | None = None,
     ) -> None:
         self._feed, self._reader, self._scorer = feed, reader, scorer
         self._exam, self._store, self._board = exam, store, board
         self._identity, self._stall_ns = identity, round(stall_s * 1e9)
         self._clock_ns, self._wall = clock_ns, wall
         self._notifier, self._on_verdict = notifier or Notifier({}), on_verdict
+        self._clips = clips or Clips()
         self._stopping = threading.Event()
 
         self._latencies = {stage: Latency() for stage in STAGES}
@@ -163,6 +166,8 @@ class Watch:
             self._notifier.stopping()
             self._retry_at_ns = 0  # the last chance for flags that still wait
             self._tend_store(self._clock_ns())
+            self._clips.finish()
+            self._keep_clips()
             self._publish(self._clock_ns())
         return self._summary()
 
@@ -185,11 +190,16 @@ class Watch:
                 verdict = self._exam.step(reading, scores)
                 self._remember(reading, scores, verdict)
             self._latencies["verdict"].record((self._clock_ns() - now_ns) / 1e6)
+            if self._view is not None and self._view_ns == reading.t_mono_ns:
+                self._clips.see(self._view.image, reading.t_mono_ns, verdict.exam_id)
+            self._clips.tick(reading.t_mono_ns)
             if verdict.newly_flagged:
+                self._clips.flag((verdict.exam_id, verdict.frame_id), reading.t_mono_ns)
                 self._flag(frame, reading, scores, verdict, now_ns)
             if self._on_verdict is not None:
                 self._on_verdict(verdict)
         self._tend_store(self._clock_ns())
+        self._keep_clips()
         urgent = self._verdict is not None and (self._verdict.newly_flagged or self._verdict.exam_started)
         if urgent or self._clock_ns() >= self._publish_at_ns:
             with self._timed("publish"):
@@ -303,6 +313,21 @@ class Watch:
                 log.error("%s", error)
             self._store_problem = str(error)
             self._retry_at_ns = now_ns + RETRY_NS
+
+    def _keep_clips(self) -> None:
+        """Attach the clips that are ready to their events, once these are committed. A clip that cannot be kept is counted
+        and given up: the flag and its image are what must not be lost."""
+        for key, encoded in self._clips.ready():
+            event = next((e for e in reversed(self._committed) if (e.exam_id, e.frame_id) == key), None)
+            if event is None:
+                continue
+            self._clips.done(key)
+            try:
+                self._store.attach_clip(event.id, encoded.result())
+                self._events = self._store.events(limit=EVENTS_SHOWN)
+            except Exception as error:  # the store's, or the encoder's
+                self._errors["store"] += 1
+                log.error("event %d has no clip: %s", event.id, error)
 
     def _publish(self, now_ns: int) -> None:
         self._publish_at_ns = now_ns + PUBLISH_NS

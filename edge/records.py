@@ -117,3 +117,6 @@ class Event:
     image_sha256: str
     review: str = "open"  # one of REVIEWS
     reviewed_by: str = ""
+    clip_path: str = ""  # "" until the seconds after the flag are there too, and for ever when they could not be kept
+    clip_sha256: str = ""
+    pinned: bool = False  # never removed

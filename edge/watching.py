@@ -76,8 +76,8 @@ def open_watching(
         board, url = Board(), ""
         if config.status.enabled:
             token = read_token(config.status.token_file) if config.status.token_file else ""
-            evidence = evidence_reader(e.dir)
-            server = StatusServer(board, config.status.host, config.status.port, token, evidence)
+            pictures = evidence_reader(e.dir), evidence_reader(e.dir, clip=True)
+            server = StatusServer(board, config.status.host, config.status.port, token, *pictures)
             url = stack.enter_context(server).url
         feed = stack.enter_context(feed_for(source, config.capture))
         watch = Watch(

@@ -15,7 +15,8 @@ import pytest
 from edge.capture import FeedStats
 from edge.decision import DecisionParams, Exam
 from edge.errors import EngineError, HygromaError, StoreError
-from edge.events import EventStore, NewEvent
+from edge.events import Clips, EventStore, NewEvent
+from edge.events.clip import AFTER_NS, decode_webp
 from edge.loop import FAILURES_IN_A_ROW_MAX, LATE_NS, RETRY_NS, Identity, Watch
 from edge.notify import Notifier
 from edge.records import Event, Frame, Reading, Scores, Signal, Verdict
@@ -59,7 +60,7 @@ class FakeFeed:
         if self.script[self.turn - 1] == " ":
             return None
         self.frames += 1
-        return Frame(self.frames - 1, self.clock.now_ns, IMAGE)
+        return Frame(self.frames - 1, self.clock.now_ns, IMAGE + 40 * (self.frames % 2))
 
     @property
     def ended(self) -> bool:
@@ -143,13 +144,13 @@ def test_a_sick_exam_becomes_one_committed_event_and_is_shown(tmp_path: Path) ->
     assert (summary.frames, summary.frames_by_signal, summary.lost_events) == (50, {"OK": 50}, 0)
     assert (summary.store_problem, summary.stopped) == ("", False)
     (event,) = summary.events
-    assert bench.store.events() == [event]
+    assert [kept.id for kept in bench.store.events()] == [event.id]
     assert bench.store.image(event).startswith(b"\x89PNG")
     assert event.frame_id == next(verdict.frame_id for verdict in bench.verdicts if verdict.newly_flagged)
     snapshot = bench.shown()
     assert snapshot.verdict is not None and snapshot.verdict.flagged
-    assert snapshot.events == (event,) and not snapshot.degraded and snapshot.view is not None
-    assert snapshot.view.image.mean() == 100 and snapshot.nuchal_map is MAP
+    assert snapshot.events == tuple(bench.store.events()) and not snapshot.degraded and snapshot.view is not None
+    assert snapshot.view.image.mean() in (100, 140) and snapshot.nuchal_map is MAP
     assert [row.flagged for row in summary.exams] == [True] and summary.exams[0].assessable_frames == 50
     assert summary.latencies["infer"].count == 50 and summary.latencies["flag"].count == 1
 
@@ -284,3 +285,37 @@ def test_a_frame_that_was_held_up_decides_nothing(tmp_path: Path) -> None:
     assert summary.errors == {"late": 1} and len(bench.verdicts) == 11 and len(summary.events) == 1
     assert summary.events[0].latency_ms <= LATE_NS / 1e6
     assert bench.shown().degraded == ()
+
+
+def test_a_flag_gets_the_seconds_around_it_once_they_are_over(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "." * 100)
+    summary = bench.watch.run()
+    (event,) = bench.store.events()
+    clip = bench.store.clip(event)
+    assert clip is not None and summary.errors == {}
+    images, ms_each = decode_webp(clip)
+    flag = next(verdict.frame_id for verdict in bench.verdicts if verdict.newly_flagged)
+    assert ms_each == STEP_NS / 1e6 and len(images) == flag + 1 + AFTER_NS // STEP_NS
+    assert abs(images[1].mean() - images[0].mean()) == pytest.approx(40, abs=4)
+    assert bench.shown().events[0].clip_path == event.clip_path
+
+
+def test_a_clip_that_cannot_be_made_costs_no_flag(tmp_path: Path) -> None:
+    def broken(images: list[np.ndarray], ms_each: int) -> bytes:
+        raise ValueError("no encoder")
+
+    bench = Bench(tmp_path, "." * 60, clips=Clips(broken))
+    summary = bench.watch.run()
+    assert len(summary.events) == 1 and summary.errors == {"store": 1} and bench.store.events()[0].clip_path == ""
+
+
+def test_a_clip_shows_its_own_exam_only(tmp_path: Path) -> None:
+    """The flag of a second exam, a moment after the first: its clip begins with its own first picture."""
+    bench = Bench(tmp_path, "." * 100, {30: lambda: bench.board.ask(NewExamRequest())})
+    bench.watch.run()
+    second, first = bench.store.events()
+    started = next(verdict.frame_id for verdict in bench.verdicts if verdict.exam_id == 2)
+    images, _ = decode_webp(bench.store.clip(second) or b"")
+    assert len(images) == second.frame_id - started + 1 + AFTER_NS // STEP_NS
+    images, _ = decode_webp(bench.store.clip(first) or b"")
+    assert len(images) == min(first.frame_id + 1 + AFTER_NS // STEP_NS, started)

@@ -7,16 +7,14 @@ review beside it.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import logging
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from edge.records import REVIEWS, Event
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1  # raised when an older program would misread a newer store
+SCHEMA_VERSION = 2  # raised when an older program would misread a newer store
 BUSY_TIMEOUT_S = 1.0  # seconds to wait for another process's write; more would hold up the daemon's loop
 CLOCK_FLOOR = "2025-06"  # ISO month; an event dated earlier was flagged before anybody set the clock
 CLOCK_SLACK_S = (
@@ -41,9 +39,15 @@ CREATE TABLE events (
     latency_ms REAL NOT NULL, hygroma REAL NOT NULL, evidence REAL NOT NULL, bundle TEXT NOT NULL,
     image_path TEXT NOT NULL UNIQUE, image_sha256 TEXT NOT NULL, review TEXT NOT NULL DEFAULT 'open',
     reviewed_by TEXT NOT NULL DEFAULT '', reviewed_at TEXT NOT NULL DEFAULT '',
-    image_bytes INTEGER NOT NULL, pinned INTEGER NOT NULL DEFAULT 0
+    image_bytes INTEGER NOT NULL, pinned INTEGER NOT NULL DEFAULT 0,
+    clip_path TEXT NOT NULL DEFAULT '', clip_sha256 TEXT NOT NULL DEFAULT '', clip_bytes INTEGER NOT NULL DEFAULT 0
 );
 """
+_FROM_1 = (  # a store of version 1 had no clips
+    "ALTER TABLE events ADD COLUMN clip_path TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE events ADD COLUMN clip_sha256 TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE events ADD COLUMN clip_bytes INTEGER NOT NULL DEFAULT 0",
+)
 _COLUMNS = ", ".join(item.name for item in fields(Event))
 
 
@@ -113,12 +117,7 @@ class EventStore:
         digest = hashlib.sha256(new.image).hexdigest()
         with self._telling("written"):
             database = self._db()
-            folder = (self.root / name).parent
-            if not folder.exists():  # a new day's folder must itself be durable before anything in it is
-                folder.mkdir(parents=True)
-                self._disk.sync_directory(folder.parent)
-                self._disk.sync_directory(self.root)
-            self._disk.write_durable(self.root / name, new.image)
+            self._write(name, new.image)
             row = (new.exam_id, new.source, new.frame_id, new.t_wall, self._age_ms(new), new.hygroma, new.evidence,
                    new.bundle, name, digest, len(new.image))  # fmt: skip
             with database:
@@ -132,12 +131,35 @@ class EventStore:
                 database.execute("UPDATE events SET latency_ms = ? WHERE id = ?", (latency_ms, cursor.lastrowid))
             return self._one(cursor.lastrowid or 0)
 
+    def attach_clip(self, event_id: int, clip: bytes) -> Event:
+        """The seconds around a flag that was committed: first the file, then its name in the row. StoreError: there is no
+        such event (retention may have taken it), or the disk refused; the event itself stays as it was."""
+        event = self.show(event_id)
+        name = str(Path(event.image_path).with_suffix(".webp"))
+        with self._telling("written"):
+            self._write(name, clip)
+            database = self._db()
+            with database:
+                database.execute(
+                    "UPDATE events SET clip_path = ?, clip_sha256 = ?, clip_bytes = ? WHERE id = ?",
+                    (name, hashlib.sha256(clip).hexdigest(), len(clip), event_id),
+                )
+            return self._one(event_id)
+
+    def _write(self, name: str, data: bytes) -> None:
+        folder = (self.root / name).parent
+        if not folder.exists():  # a new day's folder must itself be durable before anything in it is
+            folder.mkdir(parents=True)
+            self._disk.sync_directory(folder.parent)
+            self._disk.sync_directory(self.root)
+        self._disk.write_durable(self.root / name, data)
+
     def events(self, review: str | None = None, limit: int = 1000) -> list[Event]:
         """Newest first. `review`: only events in that state."""
         where, values = ("WHERE review = ?", (_checked_review(review),)) if review else ("", ())
         with self._telling("read"):
             query = f"SELECT {_COLUMNS} FROM events {where} ORDER BY id DESC LIMIT ?"
-            return [Event(*row) for row in self._db().execute(query, (*values, limit))]
+            return [_event(row) for row in self._db().execute(query, (*values, limit))]
 
     def show(self, event_id: int) -> Event:
         """StoreError when there is no such event."""
@@ -146,10 +168,17 @@ class EventStore:
 
     def image(self, event: Event) -> bytes:
         """The evidence image, checked against its hash. StoreError when it is missing or was altered."""
+        return self._read(event.id, event.image_path, event.image_sha256, "image")
+
+    def clip(self, event: Event) -> bytes | None:
+        """The clip as WebP, None for an event without one. StoreError as `image`."""
+        return self._read(event.id, event.clip_path, event.clip_sha256, "clip") if event.clip_path else None
+
+    def _read(self, event_id: int, name: str, digest: str, what: str) -> bytes:
         with self._telling("read"):
-            data = (self.root / event.image_path).read_bytes()
-        if hashlib.sha256(data).hexdigest() != event.image_sha256:
-            raise StoreError(f"{self.root / event.image_path}: not the image that was committed with event {event.id}")
+            data = (self.root / name).read_bytes()
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise StoreError(f"{self.root / name}: not the {what} that was committed with event {event_id}")
         return data
 
     def review(self, event_id: int, review: str, by: str) -> Event:
@@ -179,25 +208,6 @@ class EventStore:
             (largest,) = self._db().execute("SELECT max(exam_id) FROM events").fetchone()
             return (largest or 0) + 1
 
-    def export(self, folder: str | Path, event_ids: Iterable[int] | None = None) -> list[Event]:
-        """Images, `events.json` and `events.csv` into `folder` (made if needed). Every image is checked against its
-        hash."""
-        events = self.events(limit=-1) if event_ids is None else [self.show(event_id) for event_id in event_ids]
-        folder = Path(folder)
-        with self._telling("exported"):
-            folder.mkdir(parents=True, exist_ok=True)
-            rows = []
-            for event in events:
-                name = f"event{event.id}.png"
-                (folder / name).write_bytes(self.image(event))
-                rows.append({**asdict(event), "image_path": name})
-            (folder / "events.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-            with open(folder / "events.csv", "w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, [item.name for item in fields(Event)])
-                writer.writeheader()
-                writer.writerows(rows)
-        return events
-
     def retain(self) -> int:
         """Remove what is too old or too much; returns how many events went. Call it now and then from the writer.
 
@@ -209,13 +219,13 @@ class EventStore:
             database = self._db()
             removable = "review != 'confirmed' AND pinned = 0"
             doomed = database.execute(
-                f"SELECT id, image_path FROM events WHERE {removable} AND t_wall > ? AND t_wall < ?",
+                f"SELECT id, image_path, clip_path FROM events WHERE {removable} AND t_wall > ? AND t_wall < ?",
                 (CLOCK_FLOOR, self._oldest_kept()),
             ).fetchall()
             self._forget(doomed)
             removed = len(doomed)
             order = "ORDER BY review != 'dismissed', id LIMIT 1"
-            while self._image_bytes() > self._retention.max_bytes:
+            while self._bytes_kept() > self._retention.max_bytes:
                 if not self._forget_first(f"{removable} {order}"):
                     break
                 removed += 1
@@ -242,23 +252,24 @@ class EventStore:
             return ""
 
     def _forget_first(self, condition: str) -> int:
-        rows = self._db().execute(f"SELECT id, image_path FROM events WHERE {condition}").fetchall()
+        rows = self._db().execute(f"SELECT id, image_path, clip_path FROM events WHERE {condition}").fetchall()
         self._forget(rows)
         return len(rows)
 
-    def _forget(self, rows: list[tuple[int, str]]) -> None:
+    def _forget(self, rows: list[tuple[int, str, str]]) -> None:
         """Rows first: a row without its image would be a broken promise, an image without a row is only an orphan."""
         database = self._db()
         with database:
-            database.executemany("DELETE FROM events WHERE id = ?", [(event_id,) for event_id, _ in rows])
-        for _, image_path in rows:
-            self._disk.remove(self.root / image_path)
+            database.executemany("DELETE FROM events WHERE id = ?", [(row[0],) for row in rows])
+        for _, *paths in rows:
+            for path in filter(None, paths):
+                self._disk.remove(self.root / path)
 
-    def _image_bytes(self) -> int:
-        return self._db().execute("SELECT coalesce(sum(image_bytes), 0) FROM events").fetchone()[0]
+    def _bytes_kept(self) -> int:
+        return self._db().execute("SELECT coalesce(sum(image_bytes + clip_bytes), 0) FROM events").fetchone()[0]
 
     def _sweep_orphans(self) -> None:
-        known = {row[0] for row in self._db().execute("SELECT image_path FROM events")}
+        known = {path for row in self._db().execute("SELECT image_path, clip_path FROM events") for path in row}
         for path in (self.root / "evidence").glob("*/*"):
             orphan = path.relative_to(self.root).as_posix() not in known
             if orphan and time.time() - path.stat().st_mtime > ORPHAN_AGE_S:
@@ -288,11 +299,13 @@ class EventStore:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version == 0:
+        if version in (0, 1):
             with connection:
-                connection.execute("BEGIN IMMEDIATE")  # two programs may open a new store at once
-                if connection.execute("PRAGMA user_version").fetchone() == (0,):
-                    connection.execute(_SCHEMA)
+                connection.execute("BEGIN IMMEDIATE")  # two programs may open a new or older store at once
+                (version,) = connection.execute("PRAGMA user_version").fetchone()
+                for statement in {0: (_SCHEMA,), 1: _FROM_1}.get(version, ()):
+                    connection.execute(statement)
+                if version in (0, 1):
                     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif version != SCHEMA_VERSION:
             raise StoreError(
@@ -304,7 +317,7 @@ class EventStore:
         row = self._db().execute(f"SELECT {_COLUMNS} FROM events WHERE id = ?", (event_id,)).fetchone()
         if row is None:
             raise StoreError(f"{self.root}: there is no event {event_id}; `hygroma events list` shows those there are")
-        return Event(*row)
+        return _event(row)
 
     def _age_ms(self, new: NewEvent) -> float:
         return (self._clock_ns() - new.t_mono_ns) / 1e6
@@ -331,18 +344,24 @@ class EventStore:
             ) from error
 
 
-def evidence_reader(root: str | Path) -> Callable[[int], bytes | None]:
-    """A function from an event's id to its PNG, for other threads than the store's: it opens the store for each call.
-    None when there is no such picture, or not the one that was committed."""
+def evidence_reader(root: str | Path, clip: bool = False) -> Callable[[int], bytes | None]:
+    """A function from an event's id to its PNG, or its clip, for other threads than the store's: it opens the store for
+    each call. None when there is no such picture, or not the one that was committed."""
 
     def read(event_id: int) -> bytes | None:
         try:
             with EventStore(root, create=False) as store:
-                return store.image(store.show(event_id))
+                event = store.show(event_id)
+                return store.clip(event) if clip else store.image(event)
         except StoreError:
             return None
 
     return read
+
+
+def _event(row: tuple) -> Event:
+    event = Event(*row)
+    return replace(event, pinned=bool(event.pinned))  # SQLite has no booleans
 
 
 def _checked_review(review: str) -> str:

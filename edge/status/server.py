@@ -45,7 +45,7 @@ SECURITY_HEADERS = {
     "Cache-Control": "no-store",
 }
 
-# A picture for one event: (event id) -> PNG or None. Called on the server's threads.
+# A picture for one event: (event id) -> PNG, or WebP of its clip, or None. Called on the server's threads.
 Evidence = Callable[[int], bytes | None]
 
 
@@ -111,12 +111,14 @@ class StatusServer:
         port: int = 8600,
         token: str = "",
         evidence: Evidence = lambda event_id: None,
+        clip: Evidence = lambda event_id: None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """ConfigError as `check_host`. SourceError: the port is taken."""
         loopback = check_host(host, token)
         handler = type("Handler", (_Handler,), {
             "board": board, "token": token, "loopback": loopback, "evidence": staticmethod(evidence),
+            "clip": staticmethod(clip),
             "clock_ns": staticmethod(clock_ns), "requests": Rate(REQUESTS), "wrong_tokens": Rate(WRONG_TOKENS),
             "files": {path: (kind, (PAGE / name).read_bytes()) for path, (name, kind) in FILES.items()},
         })  # fmt: skip
@@ -158,6 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
     token: str
     loopback: bool
     evidence: Evidence
+    clip: Evidence
     clock_ns: Callable[[], int]
     files: dict[str, tuple[str, bytes]]
     requests: Rate
@@ -185,6 +188,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._picture("image/jpeg", to_jpeg(snapshot))
         elif (event_id := _number_after(path, "/events/", ".png")) is not None:
             self._picture("image/png", self.evidence(event_id))
+        elif (event_id := _number_after(path, "/events/", ".webp")) is not None:
+            self._picture("image/webp", self.clip(event_id))
         else:
             self._json(404, {"error": f"there is no {path}"})
 

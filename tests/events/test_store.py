@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from edge.errors import StoreError
-from edge.events import Disk, EventStore, NewEvent, Retention, evidence_reader
+from edge.events import Disk, EventStore, NewEvent, Retention, evidence_reader, export
 
 TODAY = "2026-11-23T10:00:00.000+00:00"
 LONG_AGO = "2025-07-01T10:00:00.000+00:00"
@@ -158,12 +158,12 @@ def test_evidence_for_other_threads(tmp_path: Path) -> None:
 def test_export(tmp_path: Path) -> None:
     with EventStore(tmp_path / "store") as store:
         first, second = store.commit(flag(1)), store.commit(flag(2, image=b"other"))
-        assert store.export(tmp_path / "out") == [second, first]
+        assert export(store, tmp_path / "out") == [second, first]
         rows = json.loads((tmp_path / "out" / "events.json").read_text())
         assert [(tmp_path / "out" / row["image_path"]).read_bytes() for row in rows] == [b"other", b"picture"]
         with open(tmp_path / "out" / "events.csv", newline="") as file:
             assert [row["exam_id"] for row in csv.DictReader(file)] == ["2", "1"]
-        assert store.export(tmp_path / "one", [first.id]) == [first]
+        assert export(store, tmp_path / "one", [first.id]) == [first]
 
 
 def test_retention_by_age_keeps_confirmed_and_pinned(tmp_path: Path) -> None:
@@ -202,6 +202,57 @@ def test_orphans_are_swept_once_they_are_old(tmp_path: Path) -> None:
             os.utime(folder / name, (time.time() - age_s,) * 2)
         store.retain()
         assert {path.name for path in folder.iterdir()} == {Path(event.image_path).name, "young.png"}
+
+
+def test_a_clip_is_attached_to_its_event_checked_counted_and_removed_with_it(tmp_path: Path) -> None:
+    disk = FakeDisk()
+    with EventStore(tmp_path, Retention(days=10**4, max_bytes=150), disk) as store:
+        event = store.commit(flag(1, "2999-01-01", b"x" * 100))
+        assert event.clip_path == "" and store.clip(event) is None and evidence_reader(tmp_path, clip=True)(1) is None
+        disk.fail = "write"
+        with pytest.raises(StoreError, match="No space left"):
+            store.attach_clip(event.id, b"moving")
+        assert store.show(event.id) == event
+        disk.fail = ""
+        kept = store.attach_clip(event.id, b"m" * 60)
+        assert store.clip(kept) == evidence_reader(tmp_path, clip=True)(1) == b"m" * 60
+        with pytest.raises(StoreError, match="there is no event 99"):
+            store.attach_clip(99, b"moving")
+        assert store.retain() == 1  # 160 bytes are more than 150
+        assert not (tmp_path / kept.clip_path).exists() and not (tmp_path / kept.image_path).exists()
+
+
+def test_an_altered_clip_is_told_and_an_attached_one_is_no_orphan(tmp_path: Path) -> None:
+    with EventStore(tmp_path) as store:
+        event = store.attach_clip(store.commit(flag()).id, b"moving")
+        os.utime(tmp_path / event.clip_path, (time.time() - 7200,) * 2)
+        os.utime(tmp_path / event.image_path, (time.time() - 7200,) * 2)
+        store.retain()
+        assert store.clip(event) == b"moving"
+        (tmp_path / event.clip_path).write_bytes(b"another")
+        with pytest.raises(StoreError, match="not the clip that was committed"):
+            store.clip(event)
+
+
+def test_a_store_of_version_1_is_taken_over_with_its_events(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "events.db") as database:
+        database.execute(
+            "CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, exam_id INTEGER NOT NULL, source TEXT NOT NULL,"
+            " frame_id INTEGER NOT NULL, t_wall TEXT NOT NULL, latency_ms REAL NOT NULL, hygroma REAL NOT NULL,"
+            " evidence REAL NOT NULL, bundle TEXT NOT NULL, image_path TEXT NOT NULL UNIQUE, image_sha256 TEXT NOT NULL,"
+            " review TEXT NOT NULL DEFAULT 'open', reviewed_by TEXT NOT NULL DEFAULT '', reviewed_at TEXT NOT NULL DEFAULT '',"
+            " image_bytes INTEGER NOT NULL, pinned INTEGER NOT NULL DEFAULT 0)"
+        )
+        values = (1, "file:x", 7, TODAY, 40.0, 0.9, 6.5, "student", "evidence/x.png", "00", 5, 1)
+        database.execute(
+            "INSERT INTO events (exam_id, source, frame_id, t_wall, latency_ms, hygroma, evidence, bundle, image_path,"
+            " image_sha256, image_bytes, pinned) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values
+        )  # fmt: skip
+        database.execute("PRAGMA user_version = 1")
+    with EventStore(tmp_path) as store:
+        (event,) = store.events()
+        assert (event.exam_id, event.image_path, event.clip_path, event.pinned) == (1, "evidence/x.png", "", True)
+        assert store.attach_clip(event.id, b"moving").clip_path == "evidence/x.webp"
 
 
 def test_no_store_a_damaged_one_and_a_newer_one_are_told(tmp_path: Path) -> None:

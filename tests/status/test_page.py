@@ -172,6 +172,9 @@ def test_an_exam_as_a_nurse_sees_it(daemon: Daemon, page: Any) -> None:
     expect(page.locator("#told")).to_have_text("Confirmed by nurse A", timeout=PATIENCE_MS)
     with EventStore(daemon.folder, create=False) as store:
         assert [(event.review, event.reviewed_by) for event in store.events()] == [("confirmed", "nurse A")]
+    page.click("#clip")  # its seconds are over: the clip is there
+    has_picture(page, "#shown img", 320)
+    legible(page)
     page.click("#reopen")
     page.wait_for_selector("#confirm:not([hidden])")
     page.click("#close")

@@ -1,0 +1,94 @@
+"""Events as DICOM Secondary Capture: the evidence image, and the clip as a multi-frame one. No patient is in them.
+
+A PACS wants a patient: whoever imports them adds name and number there. UIDs follow from the evidence's own hash, so that
+the same event exported twice is the same object.
+"""
+
+from __future__ import annotations
+
+import io
+import uuid
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, MultiFrameGrayscaleByteSecondaryCaptureImageStorage
+from pydicom.uid import SecondaryCaptureImageStorage as STILL
+
+from edge import __version__
+from edge.events.clip import decode_webp
+from edge.events.evidence import WORDS
+from edge.records import Event
+
+MOVING = MultiFrameGrayscaleByteSecondaryCaptureImageStorage
+_NAMESPACE = uuid.UUID("5b0f9a5e-6b1c-4a52-9d60-0f6b3a8a5c11")  # ours, drawn once
+
+
+def write_still(path: Path, event: Event, png: bytes) -> None:
+    """The evidence image as an RGB Secondary Capture."""
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    data = _dataset(event, STILL, "still", 1)
+    data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "RGB", 0
+    data.Rows, data.Columns = pixels.shape[:2]
+    _save(path, data, pixels.tobytes())
+
+
+def write_clip(path: Path, event: Event, webp: bytes) -> None:
+    """The clip as a Multi-frame Grayscale Byte Secondary Capture."""
+    images, ms_each = decode_webp(webp)
+    data = _dataset(event, MOVING, "clip", 2)
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.Rows, data.Columns = images[0].shape
+    data.NumberOfFrames, data.FrameTime = len(images), ms_each
+    data.FrameIncrementPointer = 0x00181063  # frames follow each other by FrameTime
+    data.PresentationLUTShape, data.RescaleIntercept, data.RescaleSlope, data.RescaleType = "IDENTITY", 0, 1, "US"
+    data.LossyImageCompression, data.LossyImageCompressionMethod = "01", "ISO_10918_1"
+    data.LossyImageCompressionRatio = round(sum(i.size for i in images) / len(webp), 1)
+    _save(path, data, np.stack(images).tobytes())
+
+
+def _dataset(event: Event, kind: UID, part: str, series: int) -> FileDataset:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = kind, _uid(event, part)
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data = FileDataset("", Dataset(), file_meta=meta, preamble=b"\0" * 128)
+    data.SOPClassUID, data.SOPInstanceUID = kind, _uid(event, part)
+    taken = datetime.fromisoformat(event.t_wall.replace("Z", "+00:00"))
+    date, clock = taken.strftime("%Y%m%d"), taken.strftime("%H%M%S.%f")
+    data.StudyDate = data.ContentDate = data.DateOfSecondaryCapture = date
+    data.StudyTime = data.ContentTime = data.TimeOfSecondaryCapture = clock
+    data.TimezoneOffsetFromUTC = "+0000"
+    data.PatientName = data.PatientID = data.PatientBirthDate = data.PatientSex = ""
+    data.ReferringPhysicianName = data.AccessionNumber = ""
+    data.StudyInstanceUID, data.StudyID = _uid(event, "study"), str(event.id)
+    data.SeriesInstanceUID, data.SeriesNumber, data.InstanceNumber = _uid(event, part + " series"), series, 1
+    data.Modality, data.ConversionType, data.ImageType = "OT", "WSD", ["DERIVED", "SECONDARY"]
+    data.PatientOrientation = data.Laterality = ""
+    data.Manufacturer = data.SecondaryCaptureDeviceManufacturer = "hygroma-edge"
+    data.SecondaryCaptureDeviceManufacturerModelName = "hygroma-edge"
+    data.SecondaryCaptureDeviceSoftwareVersions = __version__
+    data.StudyDescription = "Suspected nuchal collection"
+    data.SeriesDescription = "hygroma-edge evidence " + part
+    review = event.review + (f" by {event.reviewed_by}" if event.reviewed_by else "")
+    data.ImageComments = (
+        f"{WORDS}. Research prototype, not a diagnosis. Exam {event.exam_id}, score {event.hygroma:.3f},"
+        f" evidence {event.evidence:.2f}, bundle {event.bundle}, review {review}"
+    )
+    data.BurnedInAnnotation = "NO"  # the caption names no person; pixels outside the fan are not in it
+    data.BitsAllocated = data.BitsStored = 8
+    data.HighBit, data.PixelRepresentation = 7, 0
+    return data
+
+
+def _save(path: Path, data: FileDataset, pixels: bytes) -> None:
+    data.PixelData = pixels + b"\0" * (len(pixels) % 2)
+    data["PixelData"].VR = "OB"
+    data.save_as(path, enforce_file_format=True)
+
+
+def _uid(event: Event, part: str) -> UID:
+    """2.25 and a UUID as a number (DICOM PS3.5 B.2)."""
+    return UID(f"2.25.{uuid.uuid5(_NAMESPACE, f'{event.image_sha256} {event.t_wall} {event.id} {part}').int}")

@@ -1,0 +1,118 @@
+"""Events leave the box: a folder with a table, and DICOM that a PACS takes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from edge.cli import main
+from edge.errors import StoreError
+from edge.events import EventStore, NewEvent, export, render_evidence
+from edge.events.clip import decode_webp, encode_webp
+from edge.records import Event, Scores
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> EventStore:
+    """Two events, the first with a clip of 12 pictures."""
+    store = EventStore(tmp_path / "store")
+    scores = Scores(0.9, 0.95, 0.1, np.eye(4, dtype=np.float32))
+    for exam_id in (1, 2):
+        t_wall = f"2026-11-24T10:0{exam_id}:00.250+00:00"
+        view = np.tile(np.arange(0, 240, 2, dtype=np.uint8), (120, 1))
+        image = render_evidence(view, scores, t_wall, exam_id, "student 0.1.0")
+        store.commit(NewEvent(exam_id, "rtsp://***@h/s", 7, 0, t_wall, 0.95, 6.5, "student 0.1.0", image))
+    store.attach_clip(1, encode_webp([np.full((64, 64), 10 * n, np.uint8) for n in range(12)], 80))
+    return store
+
+
+def test_a_clip_survives_its_encoding() -> None:
+    moving = [np.full((64, 64), 20 * n, np.uint8) for n in range(10)]
+    images, ms_each = decode_webp(encode_webp(moving, 80))
+    assert ms_each == 80 and len(images) == 10
+    assert all(np.abs(a.astype(int) - b).max() <= 4 for a, b in zip(images, moving, strict=True))
+
+
+def test_a_folder_with_everything(store: EventStore, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert [event.id for event in export(store, out, dicom=True)] == [2, 1]
+    assert {path.name for path in out.iterdir()} == {
+        "events.json", "events.csv", "event1.png", "event1.webp", "event1.dcm", "event1-clip.dcm", "event2.png", "event2.dcm",
+    }  # fmt: skip
+    rows = json.loads((out / "events.json").read_text())
+    assert [(row["image_path"], row["clip_path"]) for row in rows] == [
+        ("event2.png", ""),
+        ("event1.png", "event1.webp"),
+    ]
+    with open(out / "events.csv", newline="") as file:
+        assert [row["exam_id"] for row in csv.DictReader(file)] == ["2", "1"]
+
+
+def test_dicom_holds_the_same_pictures_and_no_patient(store: EventStore, tmp_path: Path) -> None:
+    store.review(1, "confirmed", "nurse A")
+    export(store, tmp_path, [1], dicom=True)
+    still, clip = pydicom.dcmread(tmp_path / "event1.dcm"), pydicom.dcmread(tmp_path / "event1-clip.dcm")
+    from PIL import Image
+
+    assert np.array_equal(still.pixel_array, np.asarray(Image.open(tmp_path / "event1.png").convert("RGB")))
+    images, _ = decode_webp((tmp_path / "event1.webp").read_bytes())
+    assert np.array_equal(clip.pixel_array, np.stack(images)) and clip.FrameTime == 80
+    for data in (still, clip):
+        assert data.PatientName == data.PatientID == "" and data.BurnedInAnnotation == "NO"
+        assert (data.ContentDate, data.ContentTime) == ("20261124", "100100.250000")
+        assert "review confirmed by nurse A" in data.ImageComments and "not a diagnosis" in data.ImageComments
+    assert still.StudyInstanceUID == clip.StudyInstanceUID and still.SOPInstanceUID != clip.SOPInstanceUID
+    export(store, tmp_path / "again", [1], dicom=True)
+    assert pydicom.dcmread(tmp_path / "again" / "event1.dcm").SOPInstanceUID == still.SOPInstanceUID
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is not installed (apt install dicom3tools)")
+@pytest.mark.parametrize("name", ["event1.dcm", "event1-clip.dcm"])
+def test_dicom_is_valid(store: EventStore, tmp_path: Path, name: str) -> None:
+    export(store, tmp_path, [1], dicom=True)
+    done = subprocess.run(["dciodvfy", str(tmp_path / name)], capture_output=True, text=True, timeout=60)
+    said = done.stdout + done.stderr
+    assert "SC" in said or "MultiframeGrayscaleByteSC" in said
+    assert "Error" not in said, said
+
+
+def test_an_altered_image_is_not_exported(store: EventStore, tmp_path: Path) -> None:
+    event = store.show(2)
+    (store.root / event.image_path).write_bytes(b"another")
+    with pytest.raises(StoreError, match="not the image that was committed"):
+        export(store, tmp_path / "out")
+
+
+def test_a_folder_that_cannot_be_written_is_named(store: EventStore, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="file.*cannot be exported"):
+        export(store, tmp_path / "file" / "out")
+
+
+def test_the_commands(store: EventStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--store", str(store.root)]
+    assert main(["events", "review", "1", "dismissed", "--by", "nurse A", *where]) == 0
+    assert main(["events", "pin", "2", *where]) == 0
+    capsys.readouterr()
+    assert main(["events", "list", *where]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert listed[0].split()[0] == "2" and "pinned" in listed[0] and "dismissed by nurse A" in listed[1]
+    assert main(["events", "show", "2", "--json", *where]) == 0
+    assert Event(**json.loads(capsys.readouterr().out)) == store.show(2)
+    assert main(["events", "export", str(tmp_path / "out"), "1", "--dicom", *where]) == 0
+    assert (tmp_path / "out" / "event1-clip.dcm").is_file() and not (tmp_path / "out" / "event2.png").exists()
+
+
+def test_without_a_store_named_it_is_the_daemons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr("edge.watching.why_unwritable", lambda folder: "not for tests")
+    EventStore(tmp_path / "hygroma").open()
+    assert main(["events", "list"]) == 0
+    assert "no events" in capsys.readouterr().out
