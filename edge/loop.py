@@ -90,6 +90,16 @@ class Summary:
     latencies: dict[str, LatencySummary]
 
 
+@dataclass(frozen=True)
+class _Withheld:
+    """A flagged frame, in memory only, until it is sure which part of it may be kept."""
+
+    key: tuple[int, int]  # exam and frame
+    image: np.ndarray
+    scores: Scores
+    t_wall: str
+
+
 class Watch:
     """Watches one source until it ends, `stop` is called, or SIGTERM or SIGINT arrives.
 
@@ -141,6 +151,7 @@ class Watch:
         self._events: list[Event] = []  # newest first, as on the page
         self._committed: list[Event] = []
         self._waiting: deque[NewEvent] = deque()
+        self._withheld: _Withheld | None = None
         self._lost = 0
         self._store_problem = ""
         self._retry_at_ns = self._retain_at_ns = self._publish_at_ns = self._started_ns
@@ -193,6 +204,7 @@ class Watch:
             if self._view is not None and self._view_ns == reading.t_mono_ns:
                 self._clips.see(self._view.image, reading.t_mono_ns, verdict.exam_id)
             self._clips.tick(reading.t_mono_ns)
+            self._show_withheld(reading, verdict)
             if verdict.newly_flagged:
                 self._clips.flag((verdict.exam_id, verdict.frame_id), reading.t_mono_ns)
                 self._flag(frame, reading, scores, verdict, now_ns)
@@ -235,7 +247,7 @@ class Watch:
 
     def _look(self, frame: Frame, reading: Reading) -> None:
         """What people may see of a frame, now and then: they cannot tell thirty a second from ten."""
-        if reading.fan is None:
+        if reading.fan is None or not reading.settled:
             self._view = None
         elif self._view is None or self._view_ns is None or frame.t_mono_ns - self._view_ns >= VIEW_NS:
             self._view, self._view_ns = look(frame.image, reading.fan), frame.t_mono_ns
@@ -271,6 +283,7 @@ class Watch:
         assert frame is not None and reading.fan is not None and scores is not None
         t_wall = self._wall().isoformat(timespec="milliseconds")
         log.warning("exam %d: suspected nuchal collection: refer (evidence %.2f)", verdict.exam_id, verdict.evidence)
+        whose = verdict.exam_id, self._identity.bundle
         event = NewEvent(
             exam_id=verdict.exam_id,
             source=self._identity.source,
@@ -282,9 +295,11 @@ class Watch:
             evidence=verdict.evidence,
             bundle=self._identity.bundle,
             image=render_evidence(
-                look(frame.image, reading.fan).image, scores, t_wall, verdict.exam_id, self._identity.bundle
+                look(frame.image, reading.fan).image if reading.settled else None, scores, t_wall, *whose
             ),
         )
+        if not reading.settled:
+            self._withheld = _Withheld((verdict.exam_id, verdict.frame_id), frame.image, scores, t_wall)
         if len(self._waiting) == WAITING_MAX:
             self._waiting.popleft()
             self._lost += 1
@@ -318,7 +333,7 @@ class Watch:
         """Attach the clips that are ready to their events, once these are committed. A clip that cannot be kept is counted
         and given up: the flag and its image are what must not be lost."""
         for key, encoded in self._clips.ready():
-            event = next((e for e in reversed(self._committed) if (e.exam_id, e.frame_id) == key), None)
+            event = self._committed_as(key)
             if event is None:
                 continue
             self._clips.done(key)
@@ -328,6 +343,28 @@ class Watch:
             except Exception as error:  # the store's, or the encoder's
                 self._errors["store"] += 1
                 log.error("event %d has no clip: %s", event.id, error)
+
+    def _show_withheld(self, reading: Reading, verdict: Verdict) -> None:
+        """The picture of a flag that came before its fan was sure, once it is; another layout would cut it wrongly."""
+        held = self._withheld
+        if held is None:
+            return
+        if verdict.exam_id != held.key[0] or reading.layout_changed or reading.fan is None:
+            self._withheld = None
+        elif reading.settled and (event := self._committed_as(held.key)) is not None:
+            self._withheld = None
+            whose = event.exam_id, self._identity.bundle
+            try:
+                image = render_evidence(look(held.image, reading.fan).image, held.scores, held.t_wall, *whose)
+                self._store.replace_image(event.id, image)
+                self._events = self._store.events(limit=EVENTS_SHOWN)
+            except Exception as error:  # the store's, or of a picture of another shape
+                self._errors["store"] += 1
+                log.error("event %d keeps no picture: %s", event.id, error)
+
+    def _committed_as(self, key: tuple[int, int]) -> Event | None:
+        """The event of this run that was committed for an exam and a frame."""
+        return next((e for e in reversed(self._committed) if (e.exam_id, e.frame_id) == key), None)
 
     def _publish(self, now_ns: int) -> None:
         self._publish_at_ns = now_ns + PUBLISH_NS

@@ -63,6 +63,7 @@ class Reading:
     crop: np.ndarray | None = field(repr=False, compare=False, default=None)  # uint8 [S,S], model input; None unless OK
     duplicate: bool = False  # same pixels inside the fan as the frame before: carries no evidence
     layout_changed: bool = False  # the fan moved: the exam's evidence starts again
+    settled: bool = True  # the fan is sure enough to show and keep what lies in it; the model may look before
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from edge.errors import StoreError
 from edge.records import Scores
 
 WORDS = "suspected nuchal collection: refer"
+WITHHELD = "picture withheld: the fan's edge was not sure yet"
 PANEL = 480  # pixels, side of each of the two panels: readable on a 7-inch screen, about 300 kB as PNG
 BAND = 84  # pixels, height of the caption
 HEAT_FLOOR = 0.2  # probability below which the nuchal map is not drawn: a tint over everything would hide the picture
@@ -25,13 +26,18 @@ def heat_overlay(picture: np.ndarray, nuchal_map: np.ndarray, side: int) -> np.n
     return (base * (1.0 - alpha) + colour * alpha).astype(np.uint8)
 
 
-def render_evidence(view: np.ndarray, scores: Scores, t_wall: str, exam_id: int, bundle: str) -> bytes:
+def render_evidence(view: np.ndarray | None, scores: Scores, t_wall: str, exam_id: int, bundle: str) -> bytes:
     """view uint8 [S,S] (see `edge.screen.view`: nothing from outside the fan) -> PNG bytes. StoreError if it cannot be
     encoded.
+
+    None stands for a picture that must not be kept, since where its fan ends is not sure.
 
     Left the view as it is, right the same with the nuchal map, below the words, the score, the time (UTC) and the
     bundle.
     """
+    if view is None:
+        view = np.zeros((PANEL, PANEL), np.uint8)
+        cv2.putText(view, WITHHELD, (14, PANEL // 2), cv2.FONT_HERSHEY_SIMPLEX, 0.5, 200, 1, cv2.LINE_AA)
     plain = cv2.cvtColor(cv2.resize(view, (PANEL, PANEL), interpolation=cv2.INTER_LINEAR), cv2.COLOR_GRAY2BGR)
     caption = np.zeros((BAND, 2 * PANEL, 3), np.uint8)
     _write(caption, WORDS, 34, 0.95, (80, 170, 255))

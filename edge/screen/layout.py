@@ -52,6 +52,12 @@ class LayoutTracker:
     def layout(self) -> Layout:
         return self._layout if self._layout is not None else (Signal.MENU, None)
 
+    @property
+    def settled(self) -> bool:
+        """Whether the layout has had its last look of the first two seconds: until then a sector may still be taken for
+        the rectangle around it, patient's name included."""
+        return self._layout is not None and not self._settling and self._rival is None
+
     def update(self, thumb: np.ndarray, tiny: np.ndarray, now: int, fresh: bool) -> bool:
         """Take in one frame at time `now`, ns; returns whether the layout changed for good.
 

@@ -69,7 +69,7 @@ class ScreenReader:
         self._dark = False
         signal, duplicate = self._look_inside(image, fan, now)
         crop = prepare(image, fan, self.spec) if signal is Signal.OK else None
-        return Reading(frame.id, now, signal, fan, crop, duplicate, layout_changed)
+        return Reading(frame.id, now, signal, fan, crop, duplicate, layout_changed, self._tracker.settled)
 
     def _watch(self, fan: Fan, now: int, keep_time: bool) -> None:
         """Begin to watch the inside of a fan; a better estimate of the same one does not restart the freeze clock."""

@@ -68,7 +68,7 @@ function once(name, content, make) {
 
 function hidePicture(words) { at("picture").replaceChildren(); at("fan").setAttribute("points", ""); at("nopicture").textContent = words; at("nopicture").hidden = false; at("age").textContent = ""; }
 function showPicture(s, v) {
-  if (!s.outline) { hidePicture(v && v.reasons.length ? "no picture: " + v.reasons[0] : "no picture"); return; }
+  if (!s.outline) { hidePicture(v && v.reasons.length ? "no picture: " + v.reasons[0] : v ? "finding the edge of the picture" : "no picture"); return; }
   at("fan").setAttribute("points", s.outline.map(p => p.join(",")).join(" "));
   const age = s.health.frame_age_s;
   at("age").textContent = v && v.signal === "FROZEN" ? "FROZEN" : age !== null && age < 1 ? "LIVE" : fixed(age, 0) + " s old";
