@@ -76,6 +76,10 @@ class LayoutTracker:
         moving = cv2.absdiff(self._peak, self._low) > MOVING_RANGE
         alive = bool(moving.mean() > MOVING_SHARE)
         seen = self._estimate(thumb, self._peak, moving if alive else None)
+        if self._layout is not None and self._layout[1] is None and seen[1] is not None and not jumped:
+            # The window still holds the menu or black before: lettering of both would pass for one large rectangle.
+            self._peak, self._low = grey.copy(), grey.copy()
+            seen = self._estimate(thumb, self._peak, None)
         self._quiet_until = now + JUMP_PAUSE
         if self._layout is None:
             self._begin(seen, small.shape, now)
