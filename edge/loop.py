@@ -338,7 +338,7 @@ class Watch:
                 continue
             self._clips.done(key)
             try:
-                self._store.attach_clip(event.id, encoded.result())
+                self._renew(event, self._store.attach_clip(event.id, encoded.result()))
                 self._events = self._store.events(limit=EVENTS_SHOWN)
             except Exception as error:  # the store's, or the encoder's
                 self._errors["store"] += 1
@@ -356,11 +356,15 @@ class Watch:
             whose = event.exam_id, self._identity.bundle
             try:
                 image = render_evidence(look(held.image, reading.fan).image, held.scores, held.t_wall, *whose)
-                self._store.replace_image(event.id, image)
+                self._renew(event, self._store.replace_image(event.id, image))
                 self._events = self._store.events(limit=EVENTS_SHOWN)
             except Exception as error:  # the store's, or of a picture of another shape
                 self._errors["store"] += 1
                 log.error("event %d keeps no picture: %s", event.id, error)
+
+    def _renew(self, old: Event, new: Event) -> None:
+        """The summary names the files that are there at the end."""
+        self._committed[self._committed.index(old)] = new
 
     def _committed_as(self, key: tuple[int, int]) -> Event | None:
         """The event of this run that was committed for an exam and a frame."""
