@@ -19,6 +19,7 @@ from edge.screen.still import read_still
 from export import metrics
 
 PHANTOM_MIX = {"normal": 0.35, "hygroma": 0.4, "other": 0.25}  # of the training frames
+PER_PATIENT = 4  # training frames: patients differ more than frames do; at 16, what was missed was missed a whole exam
 PHANTOM_SEEDS = {"train": 10_000, "fit": 20_000, "measure": 30_000, "typical": 40_000}  # never shared between uses
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
@@ -30,7 +31,7 @@ def phantom_bank(total: int, progress: Progress) -> Bank:
     crops: list[np.ndarray] = []
     entries: list[Entry] = []
     for number, (truth, share) in enumerate(PHANTOM_MIX.items()):
-        frames = render_stills(PHANTOM_SEEDS["train"] + number, round(share * total), truth)
+        frames = render_stills(PHANTOM_SEEDS["train"] + number, round(share * total), truth, per_patient=PER_PATIENT)
         for frame in frames:
             progress("bank: phantom", len(crops), total)
             reading = read_still(frame.image, spec)

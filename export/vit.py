@@ -100,13 +100,15 @@ class PatchEmbed(nn.Module):
 
 @dataclass
 class ViTOutputs:
-    """Logits `plane` [N], `hygroma` [N], `nuchal_map` [N,G,G]; `embedding` [N,W]; `tokens` [N,1+G*G,W] after the last norm."""
+    """Logits `plane` [N], `hygroma` [N], `nuchal_map` [N,G,G]; `embedding` [N,W]; `tokens` [N,1+G*G,W] after the last norm;
+    `hygroma_shown` [N]: what the hygroma head would say were it shown where to look; None unless it was."""
 
     plane: Tensor
     hygroma: Tensor
     embedding: Tensor
     nuchal_map: Tensor
     tokens: Tensor
+    hygroma_shown: Tensor | None = None
 
 
 class HygromaViT(nn.Module):
@@ -131,7 +133,8 @@ class HygromaViT(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, x: Tensor) -> ViTOutputs:
+    def forward(self, x: Tensor, shown: Tensor | None = None) -> ViTOutputs:
+        """shown [N,G,G], not negative: where the annotator saw the nuchal region, in training alone."""
         x = self.patch_embed(x)
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1) + self.pos_embed
         early = None
@@ -144,11 +147,15 @@ class HygromaViT(nn.Module):
         mean = patches.mean(1)
         map_logits = self.map_head(patches).squeeze(-1)
         seen = patches if early is None else torch.cat([patches, early], 2)
-        nuchal = (map_logits.softmax(1).unsqueeze(1) @ seen).squeeze(1)
         plane = self.plane_head(torch.cat([cls, mean], 1)).squeeze(-1)
-        hygroma = self.hygroma_head(torch.cat([nuchal, mean], 1)).squeeze(-1)
+
+        def judge(where: Tensor) -> Tensor:
+            nuchal = (where.unsqueeze(1) @ seen).squeeze(1)
+            return self.hygroma_head(torch.cat([nuchal, mean], 1)).squeeze(-1)
+
+        told = None if shown is None else judge(F.normalize(shown.flatten(1).to(seen.dtype), p=1.0))
         g = self.config.grid
-        return ViTOutputs(plane, hygroma, mean, map_logits.reshape(-1, g, g), tokens)
+        return ViTOutputs(plane, judge(map_logits.softmax(1)), mean, map_logits.reshape(-1, g, g), tokens, told)
 
 
 def normalise(grey: Tensor) -> Tensor:
