@@ -37,13 +37,15 @@ HELD_OUT = {
 @dataclass(frozen=True)
 class HeldOut:
     """Predictions on entries that their model never saw. name: a key of HELD_OUT. parts [n]: which part each entry was
-    held out in ("fold 0", "validation"). probability: "<form>_<head>" -> float [n]."""
+    held out in ("fold 0", "validation"). probability: "<form>_<head>" -> float [n]; maps: form -> nuchal map, probability per
+    patch [n,G,G]."""
 
     name: str
     entries: Sequence[Entry]
     ids: Sequence[str]
     parts: np.ndarray
     probability: Mapping[str, np.ndarray]
+    maps: Mapping[str, np.ndarray]
 
     def known(self, head: str) -> np.ndarray:
         """bool [n]: the entries that a head is judged on. The plane head: untouched stills only. Never a still and its
@@ -71,6 +73,7 @@ def held_out(name: str, bank: Bank, parts: Mapping[str, Mapping[str, np.ndarray]
             for form in FORMS
             for head in HEADS
         },
+        {form: np.concatenate([p[f"{form}_map"] for p in parts.values()]) for form in FORMS},
     )
 
 

@@ -44,6 +44,7 @@ from export.evidence import (
     thickness_rows,
     thickness_table,
 )
+from export.looked import CAM_STILLS, boxed, cams_of, evenly, looked, panel, panel_stills
 from export.model_card import model_card
 from export.ort_graph import run_graph
 from export.phantoms import Progress, decide_on_exams, golden_crops, phantom_bank, standard_crops
@@ -259,7 +260,8 @@ class Pipeline:
     # -- evidence
 
     def _predictions(self, run: int) -> dict[str, np.ndarray]:
-        """Held-out probabilities of a run: keys "<form>_<head>" for teacher, student, qdq; "index" into the bank."""
+        """Held-out probabilities of a run: keys "<form>_<head>" and "<form>_map" for teacher, student, qdq; "index" into the
+        bank."""
         path = self.stamps.claim("predictions") / f"{run_name(run)}.npz"
         if not path.is_file():
             keep = self._held_out(run)
@@ -267,10 +269,11 @@ class Pipeline:
             out: dict[str, np.ndarray] = {"index": keep}
             forms = {"teacher": predict(self.teacher(run), crops), "student": predict(self.student(run), crops)}
             raw = run_graph(self.qdq(run), crops[:, None], self.recipe.threads)
-            forms["qdq"] = {"plane": raw.plane, "hygroma": raw.hygroma}
+            forms["qdq"] = {"plane": raw.plane, "hygroma": raw.hygroma, "nuchal_map": raw.nuchal_map}
             for form, values in forms.items():
                 for head in HEADS:
                     out[f"{form}_{head}"] = sigmoid(values[head]).astype(np.float32)
+                out[f"{form}_map"] = sigmoid(values["nuchal_map"]).astype(np.float16)
             with appearing(path) as unfinished:
                 np.savez(unfinished, **out)  # type: ignore[arg-type]
         with np.load(path) as saved:
@@ -282,6 +285,32 @@ class Pipeline:
     def _validation(self) -> HeldOut:
         return held_out("validation", self.bank(), {"validation": self._predictions(REFIT)})
 
+    def _looked(self, folds: HeldOut, validation: HeldOut) -> dict[str, object]:
+        """Where the maps of `folds` and `validation` lie; Score-CAM and panels of the refit, on the validation split."""
+        stills, shown = evenly(boxed(validation), CAM_STILLS), panel_stills(validation)
+        index = self._predictions(REFIT)["index"]
+        wanted = np.concatenate([stills, shown])
+        path = self.stamps.claim("predictions") / "score_cam.npz"
+        crops = self._crops(index[wanted])
+        if not path.is_file():
+            with appearing(path) as unfinished:
+                np.savez(unfinished, cams=cams_of(self.student(REFIT), crops))
+        with np.load(path) as saved:
+            cams = saved["cams"]
+        found = looked((folds, validation), validation, stills, cams[: len(stills)], self.recipe.student_config)
+        found["panels"] = [
+            panel(
+                crop,
+                validation.maps["student"][i],
+                cam,
+                f"{'Simulated lesion' if validation.entries[i].source == 'lesion' else 'Untouched still'}, "
+                f"{validation.entries[i].thickness_mm:.1f} mm-equivalents, hygroma probability "
+                f"{validation.probability['student_hygroma'][i]:.2f}. Left to right: picture, nuchal map, Score-CAM.",
+            )
+            for i, crop, cam in zip(shown, crops[len(stills) :], cams[len(stills) :], strict=True)
+        ]
+        return found
+
     def evaluation_sets(self) -> list[EvaluationSet]:
         """Held-out evidence: simulated lesions and real planes, out of fold and on the validation split."""
         return evaluation_sets(self._folds(), self._validation())
@@ -290,8 +319,10 @@ class Pipeline:
         """The report; also written to `work`/report as JSON and HTML."""
         self.progress("validate", 0, 1)
         report = validation_report(self.evaluation_sets())
-        report["thickness"] = thickness_rows((self._folds(), self._validation()))
-        report["increased"] = increased_rows((self._folds(), self._validation()))
+        folds, validation = self._folds(), self._validation()
+        report["thickness"] = thickness_rows((folds, validation))
+        report["increased"] = increased_rows((folds, validation))
+        report["localisation"] = self._looked(folds, validation)
         report["provenance"] = asdict(provenance(self.recipe, self.bank()))
         write_report(report, self.work / "report")
         self.progress("validate", 1, 1)

@@ -87,19 +87,23 @@ def render(report: Mapping[str, Any]) -> str:
 
 
 def _summary(report: Mapping[str, Any]) -> list[str]:
-    tiles = []
+    tiles: dict[str, list[str]] = {}
     for part in report["sets"]:
         step = list(part["steps"])[-1]
         figure = next(iter(part["steps"][step].values()))["ROC-AUC"]
         if figure is not None:
-            tiles.append(
-                f'<div class="tile"><span>{escape(part["name"])} &middot; {escape(_KIND_WORDS[part["kind"]])}</span>'
+            tiles.setdefault(part["kind"], []).append(
+                f'<div class="tile"><span>{escape(part["name"])}</span>'
                 f"<b>{figure['value']:.3f}</b><span>area under the ROC curve of {escape(step)}, 95 % interval "
                 f"{figure['low']:.3f} to {figure['high']:.3f}, {figure['n']} images</span></div>"
             )
     limits = report["limits"]
     return [
-        f'<div class="tiles">{"".join(tiles)}</div>',
+        *(
+            f'<h3>{escape(KIND_TITLES[kind])}</h3><div class="tiles">{"".join(tiles[kind])}</div>'
+            for kind in KIND_TITLES
+            if kind in tiles
+        ),
         f"<p>{_verdict(report['passed'])} Gate on every conversion, against PyTorch FP32 on identical held-out images: at most "
         f"{limits['positives_lost']} positives lost at the operating point, {limits['flips']:.1%} of decisions flipped, ROC-AUC "
         f"down by {limits['auc_drop']}.</p>",
@@ -108,7 +112,6 @@ def _summary(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-_KIND_WORDS = {"phantom": "simulated exams", "simulated_lesion": "simulated lesions", "real": "real images"}
 _GENERAL_LIMITS = (
     "A figure holds for images like those it was measured on. Another scanner, another population or another way of scanning "
     "may give worse ones.",
@@ -228,6 +231,11 @@ def _looked(found: Mapping[str, Any] | None) -> list[str]:
         "Mass: the share of the map that lies inside it.</p>",
         _table(["Map", "n", "Pointing", "by chance", "Mass inside", "by chance"], rows),
     ]
+    if cost := found.get("cost"):
+        out.append(
+            f"<p>The map costs no forward pass of its own: it adds {cost['added']:,.0f} multiplications, {cost['share']:.4%} of "
+            "the blocks'.</p>"
+        )
     if a := found.get("agreement"):
         out.append(
             f"<p>After INT8 the nuchal map has the same highest cell in {a['same_peak']['value']:.1%} of {a['n']} images; a cell "

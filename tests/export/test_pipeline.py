@@ -177,6 +177,19 @@ def test_the_validation_split_is_called_so_in_report_and_card(finished: Path) ->
     assert "| validation | ROC-AUC |" in card and "fold 4" not in card
 
 
+def test_the_report_says_where_the_model_looked(finished: Path) -> None:
+    found = json.loads((finished / "work/report/validation.json").read_text())["localisation"]
+    rows = {row["method"]: row for row in found["rows"]}
+    assert rows["Nuchal map, student INT8; folds"]["n"] == rows["Nuchal map, teacher; folds"]["n"] > 0
+    explained = rows["Score-CAM, student FP32; validation"]
+    assert explained["n"] == rows[f"Nuchal map, student FP32; validation, the {explained['n']} explained"]["n"]
+    for row in rows.values():
+        assert 0 < row["mass_chance"] < 1 and 0 <= row["mass"]["value"] <= 1
+    assert found["agreement"]["n"] == rows["Nuchal map, student INT8; folds"]["n"]
+    html = (finished / "work/report/validation.html").read_text()
+    assert html.count("data:image/jpeg;base64,") == len(found["panels"]) > 1 and "Simulated lesion, " in html
+
+
 def test_a_rerun_makes_nothing_again(finished: Path, work: Path) -> None:
     before = inodes(work)
     moved = shutil.copytree(finished / "data", work.parent / "elsewhere")  # where the data lies decides nothing

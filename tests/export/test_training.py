@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ pytest.importorskip("onnx")
 from calibration.bank import BANK_SIZE, Bank, Entry
 from edge.errors import InputError
 from export.augment import augment, map_target
-from export.train import Schedule, distillation_loss, fit, predict
+from export.train import Schedule, distillation_loss, fit, label_loss, make_batch, predict
 from export.vit import HygromaViT, ViTConfig
 from export.weights import _OURS, load_backbone, student_from_teacher
 
@@ -147,3 +148,28 @@ def test_map_target_is_the_covered_share() -> None:
     assert target.sum() == pytest.approx(4.0)
     assert target[0, 1] == pytest.approx(1.0)
     assert map_target(None, 4).sum() == 0
+
+
+def test_the_hygroma_head_reads_where_it_is_shown() -> None:
+    torch.manual_seed(0)
+    model, grid = HygromaViT(TINY).eval(), TINY.grid
+    x = torch.randn(2, 3, 48, 48)
+    plain = model(x)
+    assert plain.hygroma_shown is None
+    own = model(x, plain.nuchal_map.flatten(1).softmax(1).reshape(2, grid, grid))
+    torch.testing.assert_close(own.hygroma_shown, plain.hygroma)  # shown its own map it says the same
+    corner = torch.zeros(2, grid, grid)
+    corner[:, 0, 0] = 3.0  # of any height
+    torch.testing.assert_close(model(x, corner).hygroma_shown, model(x, corner / 3).hygroma_shown)
+    assert not torch.allclose(model(x, corner).hygroma_shown, plain.hygroma, atol=1e-6)
+
+
+def test_the_map_is_taught_to_put_its_mass_in_the_box() -> None:
+    data = bank(4)
+    batch = make_batch(data, np.arange(4), 48, TINY.grid, np.random.default_rng(0))
+    inside = torch.logit(batch.nuchal_map.clamp(0.02, 0.98))
+    out = HygromaViT(TINY)(torch.zeros(4, 3, 48, 48))
+    right, wrong = (label_loss(replace(out, nuchal_map=m), batch) for m in (inside, inside.flip(1).roll(1, 2)))
+    assert right < wrong
+    nowhere = replace(batch, has_map=torch.zeros(4, dtype=torch.bool))  # no box: the map is not judged
+    torch.testing.assert_close(*(label_loss(replace(out, nuchal_map=m), nowhere) for m in (inside, -inside)))
