@@ -52,6 +52,7 @@ fuzz: $(TEST_VENV)/.done
 unit:
 	systemd-analyze security --offline=true --threshold=12 systemd/hygroma@.service
 	systemd-analyze security --offline=true --threshold=12 systemd/hygroma-update@.service
+	systemd-analyze security --offline=true --threshold=12 systemd/hygroma-engine@.service
 
 $(DEMO_VENV)/.done: pyproject.toml $(shell find edge calibration export -type f -not -path '*/__pycache__/*' 2>/dev/null)
 	@$(NEW_ENOUGH)

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 SYSTEMD = Path(__file__).resolve().parents[2] / "systemd"
-UNIT, UPDATE, INBOX = (SYSTEMD / f"hygroma{name}" for name in ("@.service", "-update@.service", "-update@.path"))
+UNIT, UPDATE, INBOX, ENGINE = (
+    SYSTEMD / f"hygroma{name}" for name in ("@.service", "-update@.service", "-update@.path", "-engine@.service")
+)
 EXPOSURE_MAX = 1.2  # budget, with a camera and the daemon's own loopback socket
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-@pytest.mark.parametrize("path", [UNIT, UPDATE], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [UNIT, UPDATE, ENGINE], ids=lambda path: path.name)
 @pytest.mark.requirement("S-06")
 def test_exposure_is_within_the_budget(path: Path) -> None:
     done = subprocess.run(
@@ -70,3 +72,12 @@ def test_a_new_bundle_that_crashes_reaches_its_rollback_before_systemd_gives_up(
     assert int(unit["Unit"]["StartLimitBurst"]) > CRASHES_MAX
     assert "70" not in unit["Service"]["RestartPreventExitStatus"].split()  # an engine that fails
     assert unit["Service"]["Environment"] == "HYGROMA_BOOT_ID=%b"
+
+
+def test_engines_are_built_before_the_daemon_starts_and_their_failure_does_not_stop_it() -> None:
+    daemon, engine = read(UNIT), read(ENGINE)
+    assert "hygroma-engine@%i.service" in daemon["Unit"]["After"] and engine["Unit"]["Before"] == "hygroma@%i.service"
+    assert daemon["Unit"]["Wants"] == "hygroma-engine@%i.service" and "Requires" not in daemon["Unit"]
+    assert engine["Service"]["Type"] == "oneshot" and "tensorrt" in engine["Service"]["ExecCondition"]
+    for key in ("User", "DynamicUser", "CacheDirectory", "StateDirectory", "UMask"):
+        assert daemon["Service"][key] == engine["Service"][key], key
