@@ -238,13 +238,17 @@ def _add_events(commands: Any) -> None:
     events = commands.add_parser("events", help="list, show, export and review committed flags")
     actions = events.add_subparsers(title="actions", required=True, metavar="ACTION")
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--store", metavar="DIR", help="the event store's folder (default: where `hygroma run` keeps it)")
+    shared.add_argument(
+        "--store", metavar="DIR", help="the event store's folder (default: where `hygroma run` keeps it)"
+    )
     shared.add_argument("--json", action="store_true")
     listing = actions.add_parser("list", parents=[shared], help="newest first")
     listing.add_argument("--review", choices=("open", "confirmed", "dismissed"))
     show = actions.add_parser("show", parents=[shared], help="one event")
     show.add_argument("id", type=int)
-    export = actions.add_parser("export", parents=[shared], help="images, clips, events.json and events.csv into a folder")
+    export = actions.add_parser(
+        "export", parents=[shared], help="images, clips, events.json and events.csv into a folder"
+    )
     export.add_argument("folder", type=Path)
     export.add_argument("--dicom", action="store_true", help="also as DICOM Secondary Capture, without a patient")
     export.add_argument("ids", type=int, nargs="*", help="events (default: all)")
@@ -252,7 +256,9 @@ def _add_events(commands: Any) -> None:
     review.add_argument("id", type=int)
     review.add_argument("review", choices=("confirmed", "dismissed", "open"))
     review.add_argument("--by", required=True, help="who decided")
-    pin = actions.add_parser("pin", parents=[shared], help="never remove an event, whatever its age and the disk's space")
+    pin = actions.add_parser(
+        "pin", parents=[shared], help="never remove an event, whatever its age and the disk's space"
+    )
     pin.add_argument("id", type=int)
     pin.add_argument("--off", action="store_true", help="removable again")
     for action in (listing, show, export, review, pin):

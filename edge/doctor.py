@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.errors import HygromaError
+from edge.hardware import THROTTLE_C, is_jetson, power_mode, temperatures
 
 if TYPE_CHECKING:
     from edge.config import Config
@@ -41,7 +42,7 @@ class Finding:
 def examine(load: Callable[[], Config]) -> Iterator[Finding]:
     """Every check, in order, as it finishes. A check that breaks is itself a finding, and so is a configuration that
     `load` cannot give: what depends on it is then left out."""
-    for check in (_python, _packages, _clock, _thermal):
+    for check in (_python, _packages, _clock, _thermal, _power):
         yield _guarded(check.__name__, check)
     loaded: list[Config] = []
     yield _guarded("config", lambda: _config(load, loaded))
@@ -225,14 +226,25 @@ def _cores(config: Config) -> Finding:
 
 
 def _thermal() -> Finding:
-    hottest = -273.0
-    for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp"):
-        try:
-            hottest = max(hottest, int(zone.read_text()) / 1000)
-        except (OSError, ValueError):  # a zone that is switched off cannot be read
-            continue
-    if hottest < -200:
+    zones = temperatures()
+    if not zones:
         return Finding("thermal", "ok", "no temperature sensor to read")
-    if hottest > 85:  # degrees Celsius: Jetson modules begin to throttle in the nineties
-        return Finding("thermal", "warn", f"{hottest:.0f} degrees C", "clear the vents; the module throttles soon")
-    return Finding("thermal", "ok", f"{hottest:.0f} degrees C")
+    name, hottest = max(zones.items(), key=lambda zone: zone[1])
+    found = f"{hottest:.0f} degrees C ({name})"
+    if hottest > THROTTLE_C:
+        return Finding("thermal", "warn", found, "clear the vents; the module throttles soon")
+    return Finding("thermal", "ok", found)
+
+
+def _power() -> Finding:
+    if not is_jetson():
+        return Finding("power", "ok", "no Jetson: no power modes")
+    mode = power_mode()
+    if mode is None:
+        return Finding("power", "warn", "the power mode cannot be read", "run `sudo nvpmodel -q`")
+    found = f"mode {mode.number}{f', {mode.name}' if mode.name else ''}"
+    faster = [name for name in mode.others if name.startswith("MAXN")]
+    if faster and not mode.name.startswith("MAXN"):
+        fix = f"if frames are dropped and the supply allows it, choose {faster[0]} with `sudo nvpmodel -m`"
+        return Finding("power", "ok", f"{found}; {fix}")
+    return Finding("power", "ok", found)

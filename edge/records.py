@@ -73,7 +73,9 @@ class Scores:
     plane: float
     hygroma: float
     ood: float
-    nuchal_map: np.ndarray = field(repr=False, compare=False)  # float32 [G,G], probability per patch of being nuchal region
+    nuchal_map: np.ndarray = field(
+        repr=False, compare=False
+    )  # float32 [G,G], probability per patch of being nuchal region
     ms: float = 0.0  # wall time of this inference
 
 

@@ -68,3 +68,25 @@ def tiny_int8_graph(tiny_student: tuple[dict[str, Any], Any]) -> Any:
     from export.quantize import quantize_best
 
     return quantize_best(*tiny_student, noise(32, 48, seed=1), noise(32, 48, seed=2)).model
+
+
+@pytest.fixture
+def jetson(tmp_path: Path) -> Path:
+    """A root with the files in which a Jetson tells its temperatures and power mode."""
+    root = tmp_path / "jetson"
+    files = {
+        "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, BOARD: generic\n",
+        "etc/nvpmodel.conf": "< POWER_MODEL ID=0 NAME=15W >\n< POWER_MODEL ID=1 NAME=MAXN_SUPER >\n"
+        "< POWER_MODEL ID=2 NAME=25W >\nCPU_ONLINE CORE_0 1\n< PM_CONFIG DEFAULT=0 >\n",
+        "var/lib/nvpmodel/status": "pmode:0002 fmode:quiet",
+        "sys/class/thermal/thermal_zone0/type": "tj-thermal\n",
+        "sys/class/thermal/thermal_zone0/temp": "61500\n",
+        "sys/class/thermal/thermal_zone1/type": 'odd"zone"\n',
+        "sys/class/thermal/thermal_zone1/temp": "40000\n",
+        "sys/class/thermal/thermal_zone2/type": "cv0-thermal\n",
+        "sys/class/thermal/thermal_zone2/temp": "",
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root

@@ -86,7 +86,9 @@ def _boundaries(state: ExamState, reading: Reading, params: DecisionParams) -> E
         return state
     if state.boundary and state.has_picture:
         state = ExamState(state.exam_id + 1, last_signal_ns=state.last_signal_ns)
-    if reading.layout_changed:  # another depth or zoom: the same patient, so a flag stays, but the evidence starts again
+    if (
+        reading.layout_changed
+    ):  # another depth or zoom: the same patient, so a flag stays, but the evidence starts again
         state = replace(state, evidence=0.0, counted=0, last_counted_ns=None)
     return replace(state, has_picture=True, boundary=False)
 

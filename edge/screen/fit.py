@@ -140,8 +140,19 @@ def _moves(*moves: dict[int, int]) -> np.ndarray:
 
 # Parameters: 0, 1 the left line's x at the top and bottom row; 2, 3 the right line's; 4, 5 where the two arcs cross the
 # vertical through the apex, y; 6 to 9 the clipping box (x0, y0, x1, y1). All in pixels at the working scale.
-_LINES = ({0: 1}, {1: 1}, {2: 1}, {3: 1}, {0: 1, 1: 1}, {2: 1, 3: 1}, {0: 1, 1: 1, 2: 1, 3: 1}, {0: 1, 2: 1},
-          {1: 1, 3: 1}, {0: -1, 2: 1}, {1: -1, 3: 1})
+_LINES = (
+    {0: 1},
+    {1: 1},
+    {2: 1},
+    {3: 1},
+    {0: 1, 1: 1},
+    {2: 1, 3: 1},
+    {0: 1, 1: 1, 2: 1, 3: 1},
+    {0: 1, 2: 1},
+    {1: 1, 3: 1},
+    {0: -1, 2: 1},
+    {1: -1, 3: 1},
+)
 _ARCS = ({4: 1}, {5: 1}, {4: 1, 5: 1})
 _WHOLE_MOVES = _moves(*_LINES, *_ARCS)
 _CLIPPED_MOVES = _moves(*_LINES, *_ARCS, {6: 1}, {7: 1}, {8: 1}, {9: 1})

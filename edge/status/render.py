@@ -1,16 +1,21 @@
-"""A snapshot as JSON, as Prometheus text, as health, and as a picture. Pure functions of the snapshot and the time."""
+"""A snapshot as JSON, as Prometheus text, as health, and as a picture. Functions of the snapshot and the time; the text also
+reads the machine's sensors."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import cv2
 
 from edge.events.evidence import heat_overlay
+from edge.hardware import ROOT, power_mode, temperatures
 from edge.status.board import Snapshot
 
 STALE_S = 2.0  # seconds; a loop that has published nothing for so long has stopped (it publishes ten times a second)
+_NOT_PLAIN = re.compile(r"[^\w .-]")  # what a label's value would have to escape
 JPEG_QUALITY = 80  # speckle shows no blocks from here on, at about 30 kB a picture
 
 
@@ -88,8 +93,9 @@ def to_jpeg(snapshot: Snapshot | None) -> bytes | None:
     return data.tobytes() if good else None
 
 
-def to_prometheus(snapshot: Snapshot | None, now_ns: int) -> str:
-    """Prometheus text format 0.0.4. Times in seconds, as its conventions want."""
+def to_prometheus(snapshot: Snapshot | None, now_ns: int, root: Path = ROOT) -> str:
+    """Prometheus text format 0.0.4. Times in seconds, as its conventions want. Temperatures and power mode are read here, at
+    every scrape, under `root`; absent on a machine that tells neither."""
     lines: list[str] = []
 
     def metric(name: str, kind: str, text: str, *samples: tuple[str, float]) -> None:
@@ -99,6 +105,11 @@ def to_prometheus(snapshot: Snapshot | None, now_ns: int) -> str:
     health = to_health(snapshot, now_ns)
     metric("up", "gauge", "1 while the loop turns.", ("", health["live"]))
     metric("degraded", "gauge", "1 while something is wrong.", ("", health["degraded"]))
+    if zones := temperatures(root):
+        readings = [(f'{{zone="{_NOT_PLAIN.sub("_", zone)}"}}', celsius) for zone, celsius in zones.items()]
+        metric("temperature_celsius", "gauge", "Of each thermal zone.", *readings)
+    if (mode := power_mode(root)) is not None:
+        metric("power_mode", "gauge", "Number of the board's power mode (nvpmodel).", ("", mode.number))
     if snapshot is None:
         return "\n".join(lines) + "\n"
     verdict, feed = snapshot.verdict, snapshot.feed

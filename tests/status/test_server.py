@@ -160,12 +160,19 @@ def test_metrics_are_what_they_should_be(page: StatusServer) -> None:
     samples = {(s.name, *sorted(s.labels.items())): s.value for family in families.values() for s in family.samples}
     assert samples["hygroma_errors_total", ("stage", "store")] == 2
     assert samples["hygroma_frames_total", ("signal", "OK")] == 8
-    assert to_prometheus(None, 0).count("# TYPE") == 2
+    assert to_prometheus(None, 0, Path("/nowhere")).count("# TYPE") == 2
+
+
+def test_a_jetson_tells_its_temperatures_and_power_mode(jetson: Path) -> None:
+    text = to_prometheus(None, 0, jetson)
+    assert 'hygroma_temperature_celsius{zone="tj-thermal"} 61.5' in text
+    assert 'hygroma_temperature_celsius{zone="odd_zone_"} 40' in text  # a name that would end the label
+    assert "hygroma_power_mode 2" in text
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (apt install prometheus)")
-def test_promtool_finds_nothing_to_say(page: StatusServer) -> None:
-    for text in (ask(page, "/metrics")[1], to_prometheus(None, 0).encode()):
+def test_promtool_finds_nothing_to_say(page: StatusServer, jetson: Path) -> None:
+    for text in (ask(page, "/metrics")[1], to_prometheus(None, 0).encode(), to_prometheus(None, 0, jetson).encode()):
         done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=30)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 

@@ -1,0 +1,53 @@
+"""How warm the machine is and which power mode it runs in, where it says so: Linux's thermal zones, a Jetson's nvpmodel."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path("/")
+THROTTLE_C = 85.0  # degrees Celsius: Jetson modules begin to throttle in the nineties
+_MODE = re.compile(r"POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)")
+
+
+@dataclass(frozen=True)
+class PowerMode:
+    """A Jetson's power mode. name: as in nvpmodel.conf ("MAXN", "15W"), "" when that file does not tell; others: the names of
+    the modes that this module has besides."""
+
+    number: int
+    name: str
+    others: tuple[str, ...]
+
+
+def temperatures(root: Path = ROOT) -> dict[str, float]:
+    """Thermal zone -> degrees Celsius; empty where no zone can be read. Zones of one name are told apart by their number."""
+    found: dict[str, float] = {}
+    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
+        text = _read(zone / "temp")
+        if text.lstrip("-").isdigit():  # a zone that is switched off cannot be read
+            name = _read(zone / "type") or zone.name
+            found[name if name not in found else f"{name} {zone.name}"] = int(text) / 1000
+    return found
+
+
+def is_jetson(root: Path = ROOT) -> bool:
+    return (root / "etc/nv_tegra_release").exists()
+
+
+def power_mode(root: Path = ROOT) -> PowerMode | None:
+    """None where there is no nvpmodel, or nothing says which mode is on."""
+    status = re.search(r"pmode:(\d+)", _read(root / "var/lib/nvpmodel/status"))
+    if status is None:
+        return None
+    modes = {int(number): name for number, name in _MODE.findall(_read(root / "etc/nvpmodel.conf"))}
+    number = int(status.group(1))
+    return PowerMode(number, modes.get(number, ""), tuple(name for key, name in modes.items() if key != number))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
