@@ -1,0 +1,116 @@
+"""`hygroma bench`: measures, prints, writes, compares. `edge/cli.py` has its arguments."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from benchmarks.case import Bench
+from benchmarks.environment import conditions, fingerprint
+from benchmarks.machine import yardstick
+from benchmarks.power import PowerMeter
+from benchmarks.results import Run, check_budgets, compare, differences, read_run, write_run
+from benchmarks.suites import check_names, run_suites
+from benchmarks.text import budgets_text, changes_text, markdown, terminal
+from edge.bundle import Bundle
+from edge.errors import ConfigError, GateError
+
+OK, INCOMPLETE, SLOWER = 0, 1, GateError.exit_code  # exit codes; a case that failed goes before a figure that is slower
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for. `allowed` is a share: .1 for 10 %; None: a slower figure does not matter."""
+
+    suites: tuple[str, ...]
+    bundle: Bundle
+    threads: int = 1
+    calls: int = 1000
+    limit_s: float = 30.0
+    rate_hz: float = 30.0
+    events_max: int = 1_000_000
+    soak_frames: int = 5000
+    soak_hours: float = 0.0
+    json: Path | None = None
+    markdown: Path | None = None
+    compare: Path | None = None
+    allowed: float | None = None
+    budgets: bool = False
+
+
+def bench(request: Request, note: Callable[[str, int, int], None], say: Callable[[str], None]) -> int:
+    """Runs the suites and returns the exit code. `note` moves a progress bar, `say` prints a line."""
+    suites = check_names(request.suites)
+    old = read_run(request.compare) if request.compare else None  # before an hour of measuring, not after
+    for path in filter(None, (request.json, request.markdown)):
+        if path.is_dir():
+            raise ConfigError(f"{path}: is a folder; name a file")
+    run = measure(request, suites, note)
+    say(terminal(run))
+    if request.json:
+        write_run(request.json, run)
+    if request.markdown:
+        request.markdown.parent.mkdir(parents=True, exist_ok=True)
+        request.markdown.write_text(markdown(run), encoding="utf-8")
+    code = INCOMPLETE if any(record.failed for record in run.records) else OK
+    if request.budgets:
+        budgets = check_budgets(run)
+        say("\n".join(["", "budgets", *budgets_text(budgets)]))
+        if not all(budget.kept for budget in budgets):
+            code = code or SLOWER
+    if old is not None:
+        allowed = 0.1 if request.allowed is None else request.allowed
+        changes = compare(old, run, allowed)
+        for difference in differences(old, run):
+            say(f"NOT ALIKE: {difference}")
+        say("\n".join(["", f"against {request.compare}", *changes_text(changes, allowed)]))
+        if request.allowed is not None and not changes:
+            raise ConfigError(f"--fail-if-slower: {request.compare} has no figure in common with this run; name the same suites")
+        if request.allowed is not None and any(change.verdict == "slower" for change in changes):
+            code = code or SLOWER
+    return code
+
+
+def measure(request: Request, suites: tuple[str, ...], note: Callable[[str, int, int], None]) -> Run:
+    """The suites between two looks at the machine."""
+    started, start = datetime.now(timezone.utc), time.monotonic()
+    before, stick = conditions(), yardstick()
+    with tempfile.TemporaryDirectory(prefix="hygroma-bench-") as folder, PowerMeter() as power:
+        records = run_suites(
+            suites,
+            Bench(
+                bundle=request.bundle,
+                folder=Path(folder),
+                threads=request.threads,
+                calls=request.calls,
+                limit_s=request.limit_s,
+                rate_hz=request.rate_hz,
+                events_max=request.events_max,
+                soak_frames=request.soak_frames,
+                soak_hours=request.soak_hours,
+                note=note,
+            ),
+        )
+    again = yardstick()
+    stick = min(stick, again, key=lambda s: s.loop_ms)
+    return Run(
+        started=started.isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - start, 1),
+        settings={
+            "suites": list(suites),
+            "calls": request.calls,
+            "limit_s": request.limit_s,
+            "rate_hz": request.rate_hz,
+            "events_max": request.events_max,
+        },
+        environment=fingerprint(request.bundle, request.threads),
+        before=before,
+        after=conditions(),
+        power={"watts": power.watts} if power.watts else {"absent": power.absent},
+        yardstick=stick.to_json(),
+        records=records,
+    )
