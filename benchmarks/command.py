@@ -13,7 +13,7 @@ from benchmarks.case import Bench
 from benchmarks.environment import conditions, fingerprint
 from benchmarks.machine import yardstick
 from benchmarks.power import PowerMeter
-from benchmarks.results import Run, check_budgets, compare, differences, read_run, write_run
+from benchmarks.results import Run, check_budgets, compare, differences, read_run, to_text, write_run
 from benchmarks.suites import check_names, run_suites
 from benchmarks.text import budgets_text, changes_text, markdown, terminal
 from edge.bundle import Bundle
@@ -35,44 +35,55 @@ class Request:
     events_max: int = 1_000_000
     soak_frames: int = 5000
     soak_hours: float = 0.0
-    json: Path | None = None
-    markdown: Path | None = None
+    form: str = "text"  # what is printed: text, json or markdown
+    out: Path | None = None  # where the JSON goes as well
     compare: Path | None = None
     allowed: float | None = None
     budgets: bool = False
 
 
-def bench(request: Request, note: Callable[[str, int, int], None], say: Callable[[str], None]) -> int:
-    """Runs the suites and returns the exit code. `note` moves a progress bar, `say` prints a line."""
+def bench(
+    request: Request,
+    note: Callable[[str, int, int], None],
+    say: Callable[[str], None],
+    remark: Callable[[str], None],
+) -> int:
+    """Runs the suites and returns the exit code. `note` moves a progress bar, `say` prints the result, `remark` what was made of it.
+
+    InputError, ConfigError: a file or suite that cannot be used; found before anything is measured.
+    """
     suites = check_names(request.suites)
-    old = read_run(request.compare) if request.compare else None  # before an hour of measuring, not after
-    for path in filter(None, (request.json, request.markdown)):
-        if path.is_dir():
-            raise ConfigError(f"{path}: is a folder; name a file")
+    old = read_run(request.compare) if request.compare else None
+    if request.out and request.out.is_dir():
+        raise ConfigError(f"--out: {request.out} is a folder; name a file")
     run = measure(request, suites, note)
-    say(terminal(run))
-    if request.json:
-        write_run(request.json, run)
-    if request.markdown:
-        request.markdown.parent.mkdir(parents=True, exist_ok=True)
-        request.markdown.write_text(markdown(run), encoding="utf-8")
+    if request.out:
+        write_run(request.out, run)
+    say({"text": terminal, "json": to_text, "markdown": markdown}[request.form](run))
     code = INCOMPLETE if any(record.failed for record in run.records) else OK
     if request.budgets:
         budgets = check_budgets(run)
-        say("\n".join(["", "budgets", *budgets_text(budgets)]))
+        remark("\n".join(["", "budgets", *budgets_text(budgets)]))
         if not all(budget.kept for budget in budgets):
             code = code or SLOWER
     if old is not None:
-        allowed = 0.1 if request.allowed is None else request.allowed
-        changes = compare(old, run, allowed)
-        for difference in differences(old, run):
-            say(f"NOT ALIKE: {difference}")
-        say("\n".join(["", f"against {request.compare}", *changes_text(changes, allowed)]))
-        if request.allowed is not None and not changes:
-            raise ConfigError(f"--fail-if-slower: {request.compare} has no figure in common with this run; name the same suites")
-        if request.allowed is not None and any(change.verdict == "slower" for change in changes):
-            code = code or SLOWER
+        code = code or _judge(old, run, request, remark)
     return code
+
+
+def _judge(old: Run, run: Run, request: Request, remark: Callable[[str], None]) -> int:
+    """Says what changed since `old`; SLOWER when that matters."""
+    allowed = 0.1 if request.allowed is None else request.allowed
+    changes = compare(old, run, allowed)
+    for difference in differences(old, run):
+        remark(f"NOT ALIKE: {difference}")
+    remark("\n".join(["", f"against {request.compare}", *changes_text(changes, allowed)]))
+    if request.allowed is None:
+        return OK
+    if not changes:
+        remark("no figure in common: name the suites of the older run")
+        return INCOMPLETE
+    return SLOWER if any(change.verdict == "slower" for change in changes) else OK
 
 
 def measure(request: Request, suites: tuple[str, ...], note: Callable[[str, int, int], None]) -> Run:

@@ -38,7 +38,12 @@ class Run:
 
 def write_run(path: Path, run: Run) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(run.to_json(), indent=1) + "\n", encoding="utf-8")
+    path.write_text(to_text(run) + "\n", encoding="utf-8")
+
+
+def to_text(run: Run) -> str:
+    """JSON with NaN and infinity refused: other languages' parsers would choke on them."""
+    return json.dumps(run.to_json(), indent=1, allow_nan=False)
 
 
 def read_run(path: Path) -> Run:

@@ -62,7 +62,7 @@ def _unfold(name: str, arrays: dict[str, np.ndarray], nodes: dict[str, Any], con
     if name == "cls_token":
         return np.zeros((1, 1, config.width), np.float32)  # part of the position embedding now
     if name == "pos_embed" or name.startswith("patch_embed"):
-        return arrays[name].reshape(1, -1, config.width) if name == "pos_embed" else arrays[name].copy()
+        return arrays[name].reshape(1, -1, config.width).copy() if name == "pos_embed" else arrays[name].copy()
     layer, kind = name.rsplit(".", 1)
     if "norm" in layer:
         return arrays[name].copy()
@@ -77,4 +77,4 @@ def _unfold(name: str, arrays: dict[str, np.ndarray], nodes: dict[str, Any], con
         scale = np.ones(3 * config.width, np.float32)
         scale[: config.width] = (config.width // config.heads) ** 0.5
         value = value * (scale[:, None] if value.ndim == 2 else scale)
-    return np.ascontiguousarray(value, np.float32)
+    return np.array(value, np.float32)  # a copy that may be written

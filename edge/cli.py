@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="hygroma",
         description="Watches a point-of-care ultrasound screen for a thick nuchal collection. Decision support, not a diagnosis.",
-        epilog="Device: demo, run, score, events, doctor. Workstation: train, distill, quantize, validate, bundle, export,"
+        epilog="Device: demo, run, score, events, doctor, bench. Workstation: train, distill, quantize, validate, bundle, export,"
         " crossval, compare, explain.",
     )
     parser.add_argument("--version", action="version", version=f"hygroma-edge {__version__}")
@@ -125,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_events(commands)
     add_engine(commands, _engine_config, _Progress)
+    bench = _add_bench(commands)
 
     doctor = commands.add_parser("doctor", help="find what is wrong on this machine and say what to do")
     doctor.add_argument("--config", metavar="C", type=Path)
@@ -132,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true")
     doctor.set_defaults(handler=_doctor)
 
-    for parser_with_bundle in (demo, run, score, doctor):
+    for parser_with_bundle in (demo, run, score, doctor, bench):
         allow_unsigned(parser_with_bundle)
     bundle_actions = add_commands(commands)
     for stage, text in STAGE_HELP.items():
@@ -265,6 +266,48 @@ def _add_events(commands: Any) -> None:
         action.set_defaults(handler=_events, action=action.prog.split()[-1])
 
 
+def _add_bench(commands: Any) -> argparse.ArgumentParser:
+    bench = commands.add_parser(
+        "bench",
+        help="measure this machine: latency, startup, streams, limits",
+        description="Suites: models, pipeline, startup (these three when none is named: a few minutes), layers, streams, soak,"
+        " growth, limits, peers; or all. Exit code 1 when a case failed, 3 when a budget or --fail-if-slower was not kept.",
+    )
+    bench.add_argument("suites", nargs="*", metavar="SUITE")
+    form = bench.add_mutually_exclusive_group()
+    for name in ("json", "markdown"):
+        form.add_argument(f"--{name}", action="store_const", dest="form", const=name, help=f"print {name}")
+    bench.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON here")
+    bench.add_argument("--compare", type=Path, metavar="OLD.json", help="say what changed since an older run's JSON")
+    bench.add_argument(
+        "--fail-if-slower", type=_share, metavar="10%", dest="allowed", help="exit code 3 when a figure is worse by more"
+    )
+    bench.add_argument("--budgets", action="store_true", help="exit code 3 when a budget of benchmarks/budgets.yaml is exceeded")
+    for flag, default, text in (
+        ("threads", 1, "of inference"),
+        ("calls", 1000, "timed calls a case"),
+        ("seconds", 30, "a case may take, about"),
+        ("fps", 30, "the camera's rate"),
+        ("events", 1_000_000, "rows that `growth` fills the event store with"),
+        ("frames", 5000, "of `soak`"),
+    ):
+        bench.add_argument(f"--{flag}", type=_positive, default=default, metavar="N", help=f"{text} (default {default})")
+    bench.add_argument("--hours", type=float, default=0.0, metavar="H", help="of `soak`, instead of --frames")
+    bench.add_argument("--bundle", metavar="B", help="another bundle than the shipped one")
+    bench.set_defaults(handler=_bench, form="text")
+    return bench
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text.rstrip("% ")) / 100
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 100:
+        raise argparse.ArgumentTypeError(f"found {text!r}; must be a percentage of 0 or more, such as 10%")
+    return value
+
+
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -379,6 +422,40 @@ def _say_lost(summary: Summary) -> None:
     if summary.lost_events:
         flags = "1 flag" if summary.lost_events == 1 else f"{summary.lost_events} flags"
         print(f"{flags} raised but NOT WRITTEN: {summary.store_problem or 'the store failed for too long'}")
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from benchmarks.command import Request, bench
+    from edge.bundle import load_bundle
+    from edge.bundle.trust import SHIPPED_BUNDLE
+
+    if args.allowed is not None and not args.compare:
+        raise ConfigError("--fail-if-slower: needs --compare OLD.json, a result of `hygroma bench --out OLD.json`")
+    config = _config(None, args.bundle, args.allow_unsigned)
+    progress = _Progress()
+    request = Request(
+        suites=tuple(args.suites),
+        bundle=load_bundle(config.engine.bundle or SHIPPED_BUNDLE, config.bundle.trust()),
+        threads=args.threads,
+        calls=args.calls,
+        limit_s=float(args.seconds),
+        rate_hz=float(args.fps),
+        events_max=args.events,
+        soak_frames=args.frames,
+        soak_hours=args.hours,
+        form=args.form,
+        out=args.out,
+        compare=args.compare,
+        allowed=args.allowed,
+        budgets=args.budgets,
+    )
+
+    def say(text: str) -> None:
+        progress.clear()
+        print(text)
+
+    logging.getLogger("edge").setLevel(logging.INFO if args.verbose else logging.ERROR)  # flags made on purpose are no news
+    return bench(request, progress, say, say if args.form == "text" else lambda text: print(text, file=sys.stderr))
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -1,0 +1,52 @@
+"""pytest's front: every case of a suite is a test; what is one call repeated is timed by pytest-benchmark.
+
+`pytest benchmarks --benchmark-enable` measures; without that flag each case runs once, shortly, to show that it works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.case import Bench, Case, Unavailable
+from benchmarks.suites import cases, run_case
+from edge.bundle import load_bundle
+
+SHORT = {"calls": 10, "limit_s": 1.0, "events_max": 1000, "soak_frames": 200}  # of Bench, where nothing is measured
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    suite = getattr(metafunc.module, "SUITE", None)
+    if suite and "case" in metafunc.fixturenames:
+        found = cases(suite)
+        metafunc.parametrize("case", found, ids=[case.name for case in found])
+
+
+@pytest.fixture
+def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Bench:
+    measuring = request.config.getoption("benchmark_enable")
+    return Bench(load_bundle(Path(__file__).parents[1] / "edge" / "data" / "bundle"), tmp_path, **({} if measuring else SHORT))
+
+
+@pytest.fixture
+def measure(bench: Bench, benchmark: Callable) -> Callable[[Case], None]:
+    """Runs a case under pytest-benchmark; what it says beside its times goes into `extra_info`."""
+
+    def under(case: Case) -> None:
+        if case.open is None:
+            records = benchmark.pedantic(run_case, args=(case, bench), rounds=1)  # type: ignore[attr-defined]
+            for record in records:
+                if record.skipped:
+                    pytest.skip(record.skipped)
+                assert not record.failed, record.failed
+                benchmark.extra_info[record.name] = record.values  # type: ignore[attr-defined]
+            return
+        try:
+            with case.open(bench) as work:
+                benchmark(work)
+        except Unavailable as reason:
+            pytest.skip(str(reason))
+
+    return under
