@@ -100,5 +100,7 @@ def record(
 ) -> Record:
     """Samples [n] -> Record; n = 0 is a failure, not a figure."""
     if not len(samples):
-        return Record(suite, name, unit, values=values or {}, notes=notes, failed="nothing was measured: no sample came")
+        return Record(
+            suite, name, unit, values=values or {}, notes=notes, failed="nothing was measured: no sample came"
+        )
     return Record(suite, name, unit, distribution(samples), values or {}, better or {}, notes=notes)

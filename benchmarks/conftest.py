@@ -27,7 +27,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Bench:
     measuring = request.config.getoption("benchmark_enable")
-    return Bench(load_bundle(Path(__file__).parents[1] / "edge" / "data" / "bundle"), tmp_path, **({} if measuring else SHORT))
+    return Bench(
+        load_bundle(Path(__file__).parents[1] / "edge" / "data" / "bundle"), tmp_path, **({} if measuring else SHORT)
+    )
 
 
 @pytest.fixture

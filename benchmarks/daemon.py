@@ -72,7 +72,9 @@ def memory_mb(pid: int | str = "self") -> dict[str, float]:
     """Resident memory now and at its highest, MB (2^20 bytes), from Linux' /proc."""
     fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
     return {
-        name: int(fields[key].split()[0]) / 1024 for name, key in (("rss_mb", "VmRSS"), ("peak_mb", "VmHWM")) if key in fields
+        name: int(fields[key].split()[0]) / 1024
+        for name, key in (("rss_mb", "VmRSS"), ("peak_mb", "VmHWM"))
+        if key in fields
     }
 
 

@@ -14,7 +14,11 @@ import onnxruntime as ort
 from benchmarks.tiny_onnx import one_op
 from edge.engines.onnxruntime_runner import session_options
 
-GEMM = (576, 1536, 1536)  # M, K, N: four frames' tokens through a layer as wide as the student's MLP, so that no edge effect counts
+GEMM = (
+    576,
+    1536,
+    1536,
+)  # M, K, N: four frames' tokens through a layer as wide as the student's MLP, so that no edge effect counts
 STREAM_BYTES = 64 * 2**20  # of each array: beyond any last-level cache of the boards this is for
 GEMM_S, STREAM_S = 1.0, 0.5  # seconds of measuring each; the best of many runs is taken
 LOOP_GEMM = (145, 384, 1536)  # the shipped student's first MLP layer: tokens, width, hidden

@@ -93,7 +93,9 @@ def toolchain_model(kind: str) -> Any:
             try:
                 from monai.networks.nets import DenseNet169
             except ImportError as error:
-                raise Unavailable(f"{error.name} is not installed here: pip install 'hygroma-edge[toolchain]'") from None
+                raise Unavailable(
+                    f"{error.name} is not installed here: pip install 'hygroma-edge[toolchain]'"
+                ) from None
             model = DenseNet169(spatial_dims=2, in_channels=3, out_channels=2)
         else:
             from export.vit import HygromaViT, ViTConfig

@@ -117,7 +117,9 @@ def committing(bench: Bench) -> Iterator[Work]:
 
 def new_event(image: bytes) -> NewEvent:
     """A flag as the loop makes it."""
-    return NewEvent(1, "benchmark", 1, time.monotonic_ns(), "2026-01-01T00:00:00.000+00:00", 0.9, 6.0, "benchmark", image)
+    return NewEvent(
+        1, "benchmark", 1, time.monotonic_ns(), "2026-01-01T00:00:00.000+00:00", 0.9, 6.0, "benchmark", image
+    )
 
 
 def from_memory(bench: Bench) -> list[Record]:
@@ -167,7 +169,11 @@ def to_flag(bench: Bench) -> list[Record]:
     """From the capture stamp of the newest frame behind a flag to its commit, evidence image durable."""
     name = "loop, camera, due to committed flag"
     params = dataclasses.replace(
-        DecisionParams.from_manifest(bench.bundle.manifest), flag_threshold=0.1, min_frames=1, plane_threshold=0.0, ood_threshold=1e6
+        DecisionParams.from_manifest(bench.bundle.manifest),
+        flag_threshold=0.1,
+        min_frames=1,
+        plane_threshold=0.0,
+        ood_threshold=1e6,
     )
     params = dataclasses.replace(params, logit_offset=-20.0)  # every picture speaks for a flag
     flags = max(3, min(bench.calls, round(bench.limit_s / FLAG_EVERY_S)))
@@ -182,7 +188,11 @@ def to_flag(bench: Bench) -> list[Record]:
     with open_daemon(bench, camera(bench, frames), note, params) as daemon:
         summary = daemon.run()
     ages = np.array([event.latency_ms for event in summary.events])
-    values = {"rate_fps": bench.rate_hz, "dropped": float(summary.feed.dropped), "lost_flags": float(summary.lost_events)}
+    values = {
+        "rate_fps": bench.rate_hz,
+        "dropped": float(summary.feed.dropped),
+        "lost_flags": float(summary.lost_events),
+    }
     notes = ("the decision is made to flag once a second: how often it flags does not change what a flag takes",)
     return [record(SUITE, name, ages, values, notes=notes)]
 
@@ -190,7 +200,10 @@ def to_flag(bench: Bench) -> list[Record]:
 def camera(bench: Bench, frames: int) -> ScheduledCamera:
     pictures = clip_frames()
     return ScheduledCamera(
-        [to_yuyv(picture) for picture in pictures], bench.rate_hz, frames, yuyv_decoder(pictures[0].shape[1::-1])  # type: ignore[arg-type]
+        [to_yuyv(picture) for picture in pictures],
+        bench.rate_hz,
+        frames,
+        yuyv_decoder(pictures[0].shape[1::-1]),  # type: ignore[arg-type]
     )
 
 

@@ -15,7 +15,15 @@ from edge.errors import ConfigError, InputError
 
 SCHEMA = 1  # raised when an older reader would misread a newer file
 BUDGETS = Path(__file__).with_name("budgets.yaml")
-SAME = (("cpu", "model"), ("cpu", "cores_usable"), ("cpu", "governor"), ("board",), ("nvpmodel",), ("threads",), ("bundle", "sha256"))
+SAME = (
+    ("cpu", "model"),
+    ("cpu", "cores_usable"),
+    ("cpu", "governor"),
+    ("board",),
+    ("nvpmodel",),
+    ("threads",),
+    ("bundle", "sha256"),
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,9 @@ def compare(old: Run, new: Run, allowed: float) -> list[Change]:
             continue
         if record.distribution and was.distribution:
             a, b = was.distribution.percentiles["p50"], record.distribution.percentiles["p50"]
-            spans = [(p.low if p.low is not None else p.value, p.high if p.high is not None else p.value) for p in (a, b)]
+            spans = [
+                (p.low if p.low is not None else p.value, p.high if p.high is not None else p.value) for p in (a, b)
+            ]
             overlap = spans[0][0] <= spans[1][1] and spans[1][0] <= spans[0][1]
             changes.append(_change(record.key, "p50", a.value, b.value, 1, allowed, overlap))
         for name, direction in record.better.items():
@@ -149,7 +159,13 @@ def check_budgets(run: Run, path: Path = BUDGETS) -> list[Budget]:
         if key.split(":")[0] not in ran or (key in records and records[key].skipped):
             continue
         found = _figure(records.get(key), figure)
-        limit = value * loop_ms if rule == "at_most_loops" else value * 1000 / loop_ms if rule == "at_least_per_loop" else value
+        limit = (
+            value * loop_ms
+            if rule == "at_most_loops"
+            else value * 1000 / loop_ms
+            if rule == "at_least_per_loop"
+            else value
+        )
         kept = found is not None and (found >= limit if rule == "at_least_per_loop" else found <= limit)
         checked.append(Budget(key, figure, limit, found, kept))
     return checked
@@ -170,7 +186,9 @@ def read_budgets(path: Path = BUDGETS) -> list[tuple[str, str, str, float]]:
             found.append((str(row["case"]), str(row["figure"]), rule, float(row[rule])))
         return found
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not a table of budgets ({error}); every row has case, figure and one of {', '.join(RULES)}") from None
+        raise ConfigError(
+            f"{path}: not a table of budgets ({error}); every row has case, figure and one of {', '.join(RULES)}"
+        ) from None
 
 
 def _figure(record: Record | None, figure: str) -> float | None:

@@ -37,7 +37,7 @@ class Percentile:
 
     @property
     def mark(self) -> str:
-        """"" trustworthy by MLPerf's rule, "*" fewer samples than that, "?" not even bounded."""
+        """ "" trustworthy by MLPerf's rule, "*" fewer samples than that, "?" not even bounded."""
         return "?" if not self.bounded else "" if self.enough else "*"
 
 
@@ -129,7 +129,9 @@ def histogram(ordered: np.ndarray, bins: int = BINS) -> Histogram:
     return Histogram([float(e) for e in edges], [int(c) for c in counts])
 
 
-def bootstrap(statistic: Callable[[np.ndarray], float], units: int, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
+def bootstrap(
+    statistic: Callable[[np.ndarray], float], units: int, draws: int = DRAWS, seed: int = 0
+) -> tuple[float, float]:
     """95 % percentile interval of `statistic(indices [units])` over draws of units with replacement."""
     rng = np.random.default_rng(seed)
     values = [statistic(rng.integers(0, units, units)) for _ in range(draws)]

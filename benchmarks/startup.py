@@ -59,7 +59,9 @@ def to_ready(bench: Bench) -> list[Record]:
         bench.note(f"{SUITE}: {name}", i + 1, _starts(bench))
     values = {key: float(np.median([m[key] for m in memory])) for key in memory[0]}
     values["rss_ratio"] = values["rss_mb"] / bare_interpreter_mb()
-    notes = ("`hygroma run` on the shipped clip, no page; rss_ratio: to an interpreter that only imported numpy, cv2 and onnxruntime",)
+    notes = (
+        "`hygroma run` on the shipped clip, no page; rss_ratio: to an interpreter that only imported numpy, cv2 and onnxruntime",
+    )
     return [record(SUITE, name, np.array(times), values, {"rss_mb": "lower"}, notes)]
 
 
@@ -74,7 +76,16 @@ def start_daemon(bundle: Path, folder: Path) -> tuple[float, dict[str, float]]:
         # An abstract address (Linux): a path would be too long for a socket in some temporary folders.
         notify.bind(f"\0hygroma-bench-{os.getpid()}-{time.monotonic_ns()}")
         environment = {**os.environ, "NOTIFY_SOCKET": "@" + notify.getsockname()[1:].decode()}
-        command = [sys.executable, "-m", "edge.cli", "run", "--source", f"file:{CLIP}", "--no-status", "--allow-unsigned"]
+        command = [
+            sys.executable,
+            "-m",
+            "edge.cli",
+            "run",
+            "--source",
+            f"file:{CLIP}",
+            "--no-status",
+            "--allow-unsigned",
+        ]
         command += ["--bundle", str(bundle), "--events", str(folder / "events")]
         start = time.monotonic()
         with open(folder / "stderr", "w+") as errors:

@@ -15,7 +15,19 @@ MARKS = (
     f"* fewer samples than MLPerf asks for that percentile (p50 {samples_needed(0.5):,}, p90 {samples_needed(0.9):,}, "
     f"p99 {samples_needed(0.99):,}); ? too few for a 95 % interval with an upper end"
 )
-FLAGS_SHOWN = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "bf16", "sve")
+FLAGS_SHOWN = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+)
 
 
 def sparkline(counts: Sequence[int]) -> str:
@@ -58,11 +70,15 @@ def terminal(run: Run) -> str:
             if record.values:
                 lines.append(f"  {record.name}: " + ", ".join(f"{k} {number(v)}" for k, v in record.values.items()))
             for row in record.table:
-                lines.append("    " + ", ".join(f"{k} {number(v) if not isinstance(v, str) else v}" for k, v in row.items()))
+                lines.append(
+                    "    " + ", ".join(f"{k} {number(v) if not isinstance(v, str) else v}" for k, v in row.items())
+                )
             lines += [f"  {record.name}: {x} | " + ", ".join(f"{number(a)}: {number(b)}" for a, b in points)
                       for x, points in record.series.items()]  # fmt: skip
             if record.skipped or record.failed:
-                lines.append(f"  {record.name}: {'SKIPPED' if record.skipped else 'FAILED'}: {record.skipped or record.failed}")
+                lines.append(
+                    f"  {record.name}: {'SKIPPED' if record.skipped else 'FAILED'}: {record.skipped or record.failed}"
+                )
             lines += [f"  {record.name}: {note}" for note in record.notes]
     return "\n".join([*lines, "", MARKS, "", *machine_lines(run)])
 
@@ -73,7 +89,11 @@ def machine_lines(run: Run) -> list[str]:
     flags = [f for f in FLAGS_SHOWN if f in c["flags"]] if c["flags"] != ABSENT else []
     bundle = e["bundle"] if isinstance(e["bundle"], str) else e["bundle"]["label"]
     watts = run.power.get("watts")
-    power = ", ".join(f"{rail} {w:.2f} W" for rail, w in watts.items()) if watts else f"absent: {run.power.get('absent', '')}"
+    power = (
+        ", ".join(f"{rail} {w:.2f} W" for rail, w in watts.items())
+        if watts
+        else f"absent: {run.power.get('absent', '')}"
+    )
     return [
         f"{c['model']}{' (virtual)' if c['virtual'] else ''}, {c['cores_usable']} of {c['cores']} cores, {e['memory_mb']} MB; "
         f"board {e['board']}; {' '.join(flags)}",
@@ -127,7 +147,9 @@ def records_markdown(records: Sequence[Record]) -> list[str]:
         if record.values:
             lines.append(f"- {record.name}: " + ", ".join(f"{k} {number(v)}" for k, v in record.values.items()))
         if record.skipped or record.failed:
-            lines.append(f"- {record.name}: **{'skipped' if record.skipped else 'FAILED'}**: {record.skipped or record.failed}")
+            lines.append(
+                f"- {record.name}: **{'skipped' if record.skipped else 'FAILED'}**: {record.skipped or record.failed}"
+            )
         lines += [f"- {record.name}: {note}" for note in record.notes]
         if record.table:
             names = list(dict.fromkeys(name for row in record.table for name in row))
@@ -147,7 +169,10 @@ def changes_text(changes: Sequence[Change], allowed: float) -> list[str]:
         for c in sorted(changes, key=lambda c: (order[c.verdict], -c.worse))
     ]
     slower = sum(c.verdict == "slower" for c in changes)
-    return [*lines, f"{slower} of {len(changes)} figures are worse by more than {allowed:.0%} and more than their intervals explain"]
+    return [
+        *lines,
+        f"{slower} of {len(changes)} figures are worse by more than {allowed:.0%} and more than their intervals explain",
+    ]
 
 
 def budgets_text(budgets: Sequence[Budget]) -> list[str]:

@@ -14,7 +14,10 @@ TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6}  # TensorProto.DataTyp
 
 
 def one_op(
-    kind: str, inputs: Sequence[tuple[str, str, Sequence[int]]], constants: dict[str, np.ndarray], output: tuple[str, int]
+    kind: str,
+    inputs: Sequence[tuple[str, str, Sequence[int]]],
+    constants: dict[str, np.ndarray],
+    output: tuple[str, int],
 ) -> bytes:
     """inputs: (name, dtype, shape) in the operator's order; constants follow them; output: (dtype, rank). -> model `y = kind(...)`"""
     names = [name for name, _, _ in inputs] + list(constants)

@@ -69,10 +69,19 @@ def _unfold(name: str, arrays: dict[str, np.ndarray], nodes: dict[str, Any], con
     node = nodes[layer]
     if kind == "weight":
         value = arrays[node.input[1]].T.astype(np.float32).copy()
-        factor = next((a for n, a in arrays.items() if layer.endswith("fc2") and n.startswith(layer[:-3]) and n.endswith(".factor")), None)
+        factor = next(
+            (
+                a
+                for n, a in arrays.items()
+                if layer.endswith("fc2") and n.startswith(layer[:-3]) and n.endswith(".factor")
+            ),
+            None,
+        )
         value = value if factor is None else value * factor.reshape(1, -1)
     else:
-        value = next(arrays[i] for n in nodes.values() if n.name == f"{layer}.bias_add" for i in n.input if i in arrays).reshape(-1)
+        value = next(
+            arrays[i] for n in nodes.values() if n.name == f"{layer}.bias_add" for i in n.input if i in arrays
+        ).reshape(-1)
     if layer.endswith("attn.qkv"):  # PyTorch divides by sqrt(head) itself
         scale = np.ones(3 * config.width, np.float32)
         scale[: config.width] = (config.width // config.heads) ** 0.5

@@ -280,9 +280,15 @@ def _add_bench(commands: Any) -> argparse.ArgumentParser:
     bench.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON here")
     bench.add_argument("--compare", type=Path, metavar="OLD.json", help="say what changed since an older run's JSON")
     bench.add_argument(
-        "--fail-if-slower", type=_share, metavar="10%", dest="allowed", help="exit code 3 when a figure is worse by more"
+        "--fail-if-slower",
+        type=_share,
+        metavar="10%",
+        dest="allowed",
+        help="exit code 3 when a figure is worse by more",
     )
-    bench.add_argument("--budgets", action="store_true", help="exit code 3 when a budget of benchmarks/budgets.yaml is exceeded")
+    bench.add_argument(
+        "--budgets", action="store_true", help="exit code 3 when a budget of benchmarks/budgets.yaml is exceeded"
+    )
     for flag, default, text in (
         ("threads", 1, "of inference"),
         ("calls", 1000, "timed calls a case"),
@@ -291,7 +297,9 @@ def _add_bench(commands: Any) -> argparse.ArgumentParser:
         ("events", 1_000_000, "rows that `growth` fills the event store with"),
         ("frames", 5000, "of `soak`"),
     ):
-        bench.add_argument(f"--{flag}", type=_positive, default=default, metavar="N", help=f"{text} (default {default})")
+        bench.add_argument(
+            f"--{flag}", type=_positive, default=default, metavar="N", help=f"{text} (default {default})"
+        )
     bench.add_argument("--hours", type=float, default=0.0, metavar="H", help="of `soak`, instead of --frames")
     bench.add_argument("--bundle", metavar="B", help="another bundle than the shipped one")
     bench.set_defaults(handler=_bench, form="text")
@@ -454,7 +462,9 @@ def _bench(args: argparse.Namespace) -> int:
         progress.clear()
         print(text)
 
-    logging.getLogger("edge").setLevel(logging.INFO if args.verbose else logging.ERROR)  # flags made on purpose are no news
+    logging.getLogger("edge").setLevel(
+        logging.INFO if args.verbose else logging.ERROR
+    )  # flags made on purpose are no news
     return bench(request, progress, say, say if args.form == "text" else lambda text: print(text, file=sys.stderr))
 
 

@@ -1,0 +1,182 @@
+"""Results written, read, compared and held against budgets; and the command's exit codes, over a suite that is made up."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import suites
+from benchmarks.case import Bench, Case, Record, Unavailable, record
+from benchmarks.results import BUDGETS, Run, check_budgets, compare, differences, read_budgets, read_run, write_run
+from benchmarks.text import markdown, sparkline, terminal
+from edge.cli import main
+from edge.errors import ConfigError, InputError
+
+CPU = {"model": "m", "cores_usable": 2, "cores": 2, "governor": "absent", "flags": ["avx2"], "virtual": False}
+ENVIRONMENT = {
+    "cpu": CPU, "board": "b", "nvpmodel": "absent", "gpu": "absent", "memory_mb": 1, "kernel": "k", "versions": {"python": "3"},
+    "threads": 1, "bundle": {"label": "x", "sha256": "y"}, "git": "absent",
+}  # fmt: skip
+STATE = {"temperatures_c": "absent", "clocks_mhz": "absent", "load_average": [0.1, 0.1, 0.1]}
+
+
+def run_of(*records: Record, loop_ms: float = 10.0, **environment: object) -> Run:
+    settings = {"suites": ["models"], "calls": 1}
+    stick = {"loop_ms": loop_ms}
+    return Run(
+        "2026-01-01",
+        1.0,
+        settings,
+        {**ENVIRONMENT, **environment},
+        STATE,
+        STATE,
+        {"absent": "none"},
+        stick,
+        list(records),
+    )
+
+
+def times(ms: float, name: str = "a", n: int = 200, spread: float = 0.01, **more: object) -> Record:
+    return dataclasses.replace(
+        record("models", name, ms * (1 + spread * np.random.default_rng(0).normal(size=n))), **more
+    )
+
+
+def test_a_result_survives_the_file(tmp_path: Path) -> None:
+    run = run_of(times(5.0, values={"fps": 3.0}, better={"fps": "higher"}, series={"p50": [(1, 2.0)]}, axes=("x", "y")))
+    write_run(tmp_path / "sub" / "a.json", run)
+    assert read_run(tmp_path / "sub" / "a.json") == run
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}', '{"schema": 1, "records": [{}]}'])
+def test_a_file_that_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match="not a result of `hygroma bench"):
+        read_run(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("now", "spread", "verdict"),
+    [(5.0, 0.01, "same"), (5.4, 0.01, "same"), (5.8, 0.01, "slower"), (5.8, 3.0, "unsure"), (4.0, 0.01, "faster")],
+)
+def test_medians_are_compared_with_their_intervals(now: float, spread: float, verdict: str) -> None:
+    (change,) = compare(run_of(times(5.0)), run_of(times(now, spread=spread)), 0.1)
+    if spread < 1:
+        assert change.verdict == verdict
+    else:
+        assert change.verdict in ("unsure", "same")  # so wide that no verdict is possible
+
+
+@pytest.mark.parametrize(("direction", "old", "new", "verdict"), [
+    ("higher", 30, 20, "slower"), ("higher", 20, 30, "faster"), ("lower", 100, 120, "slower"), ("lower", 100, 105, "same"),
+])  # fmt: skip
+def test_values_are_compared_in_their_direction(direction: str, old: float, new: float, verdict: str) -> None:
+    a, b = (Record("models", "a", values={"v": v}, better={"v": direction}) for v in (old, new))
+    assert [c.verdict for c in compare(run_of(a), run_of(b), 0.1)] == [verdict]
+
+
+def test_runs_on_other_machines_are_told_apart() -> None:
+    assert differences(run_of(), run_of()) == []
+    other = run_of(cpu={**CPU, "model": "another"}, threads=2)
+    assert differences(run_of(), other) == ["cpu.model: m then, another now", "threads: 1 then, 2 now"]
+
+
+def test_budgets_scale_with_the_machine(tmp_path: Path) -> None:
+    table = tmp_path / "budgets.yaml"
+    table.write_text(
+        "- {case: 'models: a', figure: p50, at_most_loops: 1}\n- {case: 'models: a', figure: fps, at_least_per_loop: 0.5}\n"
+        "- {case: 'models: b', figure: n, at_most: 1}\n- {case: 'soak: c', figure: p50, at_most: 1}\n"
+    )
+    own = times(15.0, values={"fps": 40.0})
+    assert [b.kept for b in check_budgets(run_of(own, loop_ms=10.0), table)] == [
+        False,
+        False,
+        False,
+    ]  # b was not measured
+    slow = check_budgets(run_of(own, Record("models", "b", skipped="x"), loop_ms=20.0), table)
+    assert [(b.limit, b.kept) for b in slow] == [(20.0, True), (25.0, True)]
+
+
+def test_every_shipped_budget_names_a_case(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    for key, _, _, value in read_budgets(BUDGETS):
+        suite, name = key.split(": ", 1)
+        assert name in [case.name for case in suites.cases(suite)] and value >= 0
+    (tmp_path / "x.yaml").write_text("- {case: a, figure: b, about: 3}")
+    with pytest.raises(ConfigError, match="about"):
+        read_budgets(tmp_path / "x.yaml")
+
+
+def test_the_texts_say_what_is_missing_and_what_is_not_trustworthy() -> None:
+    run = run_of(times(5.0, n=20), Record("models", "gone", skipped="no GPU"), Record("models", "bad", failed="E: x"))
+    for text in (terminal(run), markdown(run)):
+        assert "no GPU" in text and "E: x" in text and "?" in text and "absent: none" in text
+    busy = dataclasses.replace(run, before={**STATE, "load_average": [3.0, 1, 1]})
+    assert "NOT IDLE" in terminal(busy) and "NOT IDLE" not in terminal(run)
+    assert sparkline([0, 1, 100]) == " ▁█"
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A suite `fast` with one case that measures and one that cannot run here; `module.ms` sets the times."""
+    module = types.ModuleType("benchmarks.fast")
+    module.ms = 5.0  # type: ignore[attr-defined]
+
+    def unavailable(bench: Bench) -> list[Record]:
+        raise Unavailable("no GPU")
+
+    def measured(bench: Bench) -> list[Record]:
+        assert bench.folder.is_dir() and not list(bench.folder.iterdir())
+        if module.ms < 0:  # type: ignore[attr-defined]
+            raise RuntimeError("broken")
+        return [dataclasses.replace(times(module.ms), suite="fast")]  # type: ignore[attr-defined]
+
+    module.CASES = [Case("fast", "a", measured), Case("fast", "g", unavailable)]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "benchmarks.fast", module)
+    monkeypatch.setitem(suites.MODULES, "fast", "made up")
+    return module
+
+
+def test_exit_codes(made_up: types.ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = str(tmp_path / "old.json")
+    assert main(["bench", "fast", "--json", "--out", old]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == json.loads(Path(old).read_text())
+    assert [r["skipped"] for r in shown["records"]] == ["", "no GPU"]
+
+    judged = ["bench", "fast", "--compare", old, "--fail-if-slower", "10%"]
+    assert main(judged) == 0
+    made_up.ms = 6.0  # type: ignore[attr-defined]
+    assert main(judged) == 3 and "slower" in capsys.readouterr().out
+    assert main(judged[:-2]) == 0  # said, but it does not matter
+    assert main([*judged[:-1], "30%"]) == 0
+    made_up.ms = -1.0  # type: ignore[attr-defined]
+    assert main(judged) == 1 and "RuntimeError: broken" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["nonsense"], 78, "expected any of"),
+        (["fast", "--fail-if-slower", "10%"], 78, "needs --compare"),
+        (["fast", "--compare", "/nowhere.json"], 66, "not a result"),
+        (["fast", "--out", "/tmp"], 78, "is a folder"),
+    ],
+)
+def test_wrong_requests(
+    made_up: types.ModuleType, capsys: pytest.CaptureFixture[str], words: list[str], code: int, said: str
+) -> None:
+    assert main(["bench", *words]) == code
+    assert said in capsys.readouterr().err
+
+
+def test_a_share_must_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "--compare", "x", "--fail-if-slower", "soon"])
+    assert ended.value.code == 2 and "percentage" in capsys.readouterr().err

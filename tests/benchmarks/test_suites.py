@@ -1,0 +1,122 @@
+"""Suites on the shipped bundle, in their shortest form: that they measure what they say, never how fast."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import pipeline, startup, suites
+from benchmarks.case import Bench
+from benchmarks.frames import ScheduledCamera, clip_frames, to_yuyv, yuyv_decoder
+from benchmarks.machine import gemm_work, yardstick
+from benchmarks.tiny_onnx import one_op
+from edge.bundle import load_bundle
+from edge.bundle.trust import SHIPPED_BUNDLE
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(load_bundle(SHIPPED_BUNDLE), tmp_path, calls=3, limit_s=0.5, events_max=1000, soak_frames=60)
+
+
+def test_every_suite_imports_without_torch_onnx_or_pytest() -> None:
+    script = (
+        "import sys\nfor name in ('torch', 'onnx', 'pytest', 'openvino', 'nncf', 'monai', 'scipy'): sys.modules[name] = None\n"
+        "from benchmarks.suites import MODULES, cases\nimport benchmarks.command\n"
+        "for suite in MODULES: assert cases(suite), suite\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=120)
+
+
+def test_names_of_cases_are_unique() -> None:
+    for suite in suites.MODULES:
+        names = [case.name for case in suites.cases(suite)]
+        assert len(set(names)) == len(names) and all(case.suite == suite for case in suites.cases(suite))
+
+
+@pytest.mark.parametrize("name", ["read the screen", "engine", "decide", "render the evidence image", "commit a flag"])
+def test_a_stage_is_measured(bench: Bench, name: str) -> None:
+    case = next(case for case in pipeline.CASES if case.name == name)
+    (record,) = suites.run_case(case, bench)
+    assert not record.failed and record.distribution is not None and record.distribution.n == 3
+
+
+def test_the_loop_on_a_camera_accounts_for_every_picture(bench: Bench) -> None:
+    (record,) = pipeline.from_camera(dataclasses.replace(bench, calls=15))
+    assert not record.failed and record.distribution is not None
+    assert record.values["unaccounted"] == 0
+    assert record.distribution.n + record.values["dropped"] + record.values["late"] >= 15
+
+
+def test_a_flag_is_measured_to_its_commit(bench: Bench) -> None:
+    (record,) = pipeline.to_flag(bench)
+    assert not record.failed and record.distribution is not None and record.distribution.n >= 2
+    assert record.values["lost_flags"] == 0
+
+
+def test_a_start_is_measured_to_ready(bench: Bench) -> None:
+    ms, memory = startup.start_daemon(bench.bundle.path, bench.folder / "0")
+    assert ms > 0 and memory["peak_mb"] >= memory["rss_mb"] > 20
+
+
+def test_the_camera_stamps_when_a_picture_was_due_not_when_it_was_taken() -> None:
+    now = [0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += round(seconds * 1e9)
+
+    camera = ScheduledCamera([1, 2], 10.0, 3, lambda value: np.full((1, 1), value), lambda: now[0], sleep)
+    camera.open()
+    first, now[0] = camera.read(), 250_000_000  # the reader is away for 250 ms
+    second, third = camera.read(), camera.read()
+    assert first is not None and second is not None and third is not None and camera.read() is None
+    assert [f.t_mono_ns for f in (first, second, third)] == [0, 100_000_000, 200_000_000] and now[0] == 250_000_000
+    assert [int(f.image[0, 0]) for f in (first, second, third)] == [1, 2, 1]
+
+
+def test_pictures_of_the_clip_come_in_any_size_and_through_yuyv() -> None:
+    (picture,) = clip_frames(1, (640, 360))
+    assert picture.shape == (360, 640, 3)
+    back = yuyv_decoder((640, 360))(to_yuyv(picture))
+    assert np.abs(back.astype(int) - picture).mean() < 3
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float32"])
+def test_a_product_is_computed_by_the_models_own_kernels(dtype: str) -> None:
+    (found,) = gemm_work(dtype, (3, 8, 5), 1)()  # type: ignore[misc]
+    assert found.shape == (3, 5) and found.dtype == (np.int32 if dtype == "int8" else np.float32)
+
+
+def test_the_handmade_model_is_valid_onnx() -> None:
+    onnx = pytest.importorskip("onnx")
+    weights = np.arange(-150, 150, dtype=np.int16).astype(np.int8).reshape(20, 15)
+    model = one_op("MatMulInteger", [("a", "uint8", (300, 20))], {"b": weights}, ("int32", 2))
+    onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
+
+
+def test_the_yardstick_is_the_sum_of_its_parts() -> None:
+    found = yardstick(runs=1)
+    assert found.loop_ms == pytest.approx(found.gemm_ms + found.resize_ms + found.python_ms)
+    assert min(found.gemm_ms, found.resize_ms, found.python_ms) > 0
+
+
+def test_the_student_in_pytorch_is_the_graphs_own() -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnx")
+    from benchmarks.torch_student import torch_student
+    from edge.engines.graph_forms import strip_quantisers
+    from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
+
+    bundle = load_bundle(SHIPPED_BUNDLE)
+    crops = bundle.golden().inputs[:2]
+    with torch.inference_mode(), OnnxRuntimeRunner(strip_quantisers(bundle.model)) as runner:
+        wanted, found = runner.infer(crops), torch_student(bundle)(torch.from_numpy(crops.astype(np.float32)))
+    for a, b in zip(found, (wanted.plane, wanted.hygroma, wanted.embedding, wanted.nuchal_map), strict=True):
+        np.testing.assert_allclose(a.numpy(), b, atol=2e-3)
