@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 
@@ -23,6 +24,14 @@ SIZES = {"360p": (640, 360), "720p": (1280, 720), "1080p": (1920, 1080), "1440p"
 
 def clip_frames(count: int = KEPT, size: tuple[int, int] | None = None) -> list[np.ndarray]:
     """`count` neighbouring pictures of the clip's first exam with a collection, BGR uint8 [H,W,3]; `size` is (W, H) in pixels."""
+    pictures = _decoded(count)
+    if size is not None and pictures[0].shape[1::-1] != size:
+        return [cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR) for picture in pictures]
+    return list(pictures)
+
+
+@functools.lru_cache(1)  # a few hundred frames are decoded to get there
+def _decoded(count: int) -> tuple[np.ndarray, ...]:
     _, _, exams = read_session()
     first = next(exam.first_frame for exam in exams if exam.truth == "hygroma") + SKIPPED
     pictures: list[np.ndarray] = []
@@ -33,9 +42,7 @@ def clip_frames(count: int = KEPT, size: tuple[int, int] | None = None) -> list[
                 raise InputError(f"{CLIP}: ends before picture {first + count}; install the package again")
             if frame.id >= first:
                 pictures.append(frame.image)
-    if size is not None and pictures[0].shape[1::-1] != size:
-        pictures = [cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR) for picture in pictures]
-    return pictures
+    return tuple(pictures)
 
 
 def to_yuyv(picture: np.ndarray) -> memoryview:

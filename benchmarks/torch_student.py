@@ -79,9 +79,8 @@ def _unfold(name: str, arrays: dict[str, np.ndarray], nodes: dict[str, Any], con
         )
         value = value if factor is None else value * factor.reshape(1, -1)
     else:
-        value = next(
-            arrays[i] for n in nodes.values() if n.name == f"{layer}.bias_add" for i in n.input if i in arrays
-        ).reshape(-1)
+        constants = [arrays[i] for i in nodes[f"{layer}.bias_add"].input if i in arrays]
+        value = constants[0].reshape(-1)
     if layer.endswith("attn.qkv"):  # PyTorch divides by sqrt(head) itself
         scale = np.ones(3 * config.width, np.float32)
         scale[: config.width] = (config.width // config.heads) ** 0.5
