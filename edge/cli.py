@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from edge import __version__
 from edge.cli_bundles import add_commands, allow_unsigned, recipe_means_build
 from edge.cli_engine import add_engine, add_engine_validation, validate_engine
+from edge.cli_models import add_models
 from edge.errors import ConfigError, HygromaError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="hygroma",
         description="Watches a point-of-care ultrasound screen for a thick nuchal collection. Decision support, not a diagnosis.",
         epilog="Device: demo, run, score, events, doctor, bench. Workstation: train, distill, quantize, validate, bundle, export,"
-        " crossval, compare, explain.",
+        " pretrain, crossval, compare, explain.",
     )
     parser.add_argument("--version", action="version", version=f"hygroma-edge {__version__}")
     parser.set_defaults(verbose=False)
@@ -159,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.set_defaults(handler=_stage, stage="bundle")
     _add_crossval(commands)
+    add_models(commands, _Progress, _toolchain_missing)
     return parser
 
 

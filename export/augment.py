@@ -17,11 +17,7 @@ def augment(crop: np.ndarray, box: Box | None, size: int, rng: np.random.Generat
         pixels = tuple(v * side for v in box) if box else (0.3 * side, 0.3 * side, 0.7 * side, 0.7 * side)
         crop = add_calipers(crop, pixels, rng)  # type: ignore[arg-type]
     crop, box = _geometry(crop, box, size, rng)
-    image: np.ndarray = crop.astype(np.float32) / 255
-    image = np.clip(image, 0, 1) ** float(np.exp(rng.normal(0, 0.2)))  # the scanner's grey map
-    gain = float(np.exp(rng.normal(0, 0.2)))
-    tgc = 1 + rng.uniform(-0.25, 0.25) * np.linspace(-1, 1, size, dtype=np.float32)[:, None]
-    image = image * gain * tgc
+    image = _gain(crop.astype(np.float32) / 255, rng)
     if rng.random() < 0.3:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.9))
     if rng.random() < 0.4:
@@ -37,6 +33,21 @@ def augment(crop: np.ndarray, box: Box | None, size: int, rng: np.random.Generat
     if rng.random() < 0.2:  # video compression
         out = cv2.imdecode(cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 90))])[1], 0)
     return out, box
+
+
+def augment_unlabelled(crop: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """uint8 [B,B] crop -> uint8 [size,size]: geometry and gain alone. Speckle, text or compression that was added would be
+    part of the pixels to reconstruct."""
+    image = _gain(_geometry(crop, None, size, rng)[0].astype(np.float32) / 255, rng)
+    return (np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def _gain(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """float32 [S,S], 0 to 1: the scanner's grey map, gain and time-gain compensation. Not clipped."""
+    image = np.clip(image, 0, 1) ** float(np.exp(rng.normal(0, 0.2)))
+    gain = float(np.exp(rng.normal(0, 0.2)))
+    tgc = 1 + rng.uniform(-0.25, 0.25) * np.linspace(-1, 1, len(image), dtype=np.float32)[:, None]
+    return np.asarray(image * gain * tgc)
 
 
 def _geometry(crop: np.ndarray, box: Box | None, size: int, rng: np.random.Generator) -> tuple[np.ndarray, Box | None]:

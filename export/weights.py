@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edge.errors import InputError
-from export.vit import HygromaViT
+from export.vit import HygromaViT, ViTConfig
 
 _DROPPED = ("decoder_", "mask_token", "head.", "fc_norm.")  # MAE's decoder and classification heads
 _OURS = ("map_head.", "plane_head.", "hygroma_head.", "tap_norm.")
@@ -47,13 +47,19 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 def load_backbone(model: HygromaViT, path: Path) -> None:
     """Fill everything but our heads. InputError names every missing, unexpected and misshapen key."""
-    state = {k: v.float() for k, v in read_checkpoint(path).items() if not k.startswith(_DROPPED)}
     own = {k: v for k, v in model.state_dict().items() if not k.startswith(_OURS)}
+    problem = f"{path}: not a checkpoint of this architecture ({model.config})"
+    fill(model, own, backbone_state(read_checkpoint(path), model.config), problem)
+
+
+def backbone_state(checkpoint: dict[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
+    """The encoder's keys in single precision, patch embedding and positions resampled to `config`."""
+    state = {k: v.float() for k, v in checkpoint.items() if not k.startswith(_DROPPED)}
     if "patch_embed.proj.weight" in state:
-        state["patch_embed.proj.weight"] = resample_patch(state["patch_embed.proj.weight"], model.config.patch)
+        state["patch_embed.proj.weight"] = resample_patch(state["patch_embed.proj.weight"], config.patch)
     if "pos_embed" in state:
-        state["pos_embed"] = resample_positions(state["pos_embed"], model.config.grid)
-    fill(model, own, state, f"{path}: not a checkpoint of this architecture ({model.config})")
+        state["pos_embed"] = resample_positions(state["pos_embed"], config.grid)
+    return state
 
 
 def fill(model: nn.Module, own: dict[str, Tensor], state: dict[str, Tensor], problem: str) -> None:
