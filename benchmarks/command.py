@@ -48,7 +48,7 @@ def bench(
     say: Callable[[str], None],
     remark: Callable[[str], None],
 ) -> int:
-    """Runs the suites and returns the exit code. `note` moves a progress bar, `say` prints the result, `remark` what was made of it.
+    """Runs the suites -> exit code. `note` moves a progress bar, `say` prints the result, `remark` what was made of it.
 
     InputError, ConfigError: a file or suite that cannot be used; found before anything is measured.
     """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from benchmarks.case import Bench, Case, Unavailable
 from benchmarks.suites import cases, run_case
 from edge.bundle import load_bundle
 
-SHORT = {"calls": 10, "limit_s": 1.0, "events_max": 1000, "soak_frames": 200}  # of Bench, where nothing is measured
+SHORT: dict[str, Any] = {"calls": 10, "limit_s": 1.0, "events_max": 1000, "soak_frames": 200}  # of Bench, where nothing is measured
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

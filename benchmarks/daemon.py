@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.case import Bench
-from edge.capture.feed import EveryFrame, LatestFrame
+from edge.capture.feed import EveryFrame, Feed, LatestFrame
 from edge.capture.source import Source
 from edge.decision.exam import Exam
 from edge.decision.params import DecisionParams
@@ -47,7 +47,8 @@ def open_daemon(
     with ExitStack() as stack:
         scorer = stack.enter_context(open_scorer(bench))
         store = stack.enter_context(EventStore(bench.folder / "events", Retention(min_free_bytes=0)))
-        feed = stack.enter_context(EveryFrame(source) if source.media_time else LatestFrame(source))
+        feed: Feed = EveryFrame(source) if source.media_time else LatestFrame(source)
+        stack.enter_context(feed)
         board = Board()
         watch = Watch(
             feed=feed,

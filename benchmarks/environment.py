@@ -1,4 +1,4 @@
-"""On what a figure was taken: machine, clocks, temperatures, versions, bundle, source. "absent" where the machine does not say."""
+"""On what a figure was taken: machine, clocks, temperatures, versions, bundle, source. "absent": it does not say."""
 
 from __future__ import annotations
 

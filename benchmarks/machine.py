@@ -1,4 +1,4 @@
-"""What this machine can do at best, with the same kernels as the model: matrix products, memory, and one fixed loop as a yardstick."""
+"""What this machine can do at best, with the model's own kernels: products, memory, and one fixed loop as a yardstick."""
 
 from __future__ import annotations
 

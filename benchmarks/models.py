@@ -96,7 +96,7 @@ def toolchain_model(kind: str) -> Any:
                 raise Unavailable(
                     f"{error.name} is not installed here: pip install 'hygroma-edge[toolchain]'"
                 ) from None
-            model = DenseNet169(spatial_dims=2, in_channels=3, out_channels=2)
+            model: Any = DenseNet169(spatial_dims=2, in_channels=3, out_channels=2)
         else:
             from export.vit import HygromaViT, ViTConfig
 

@@ -1,5 +1,5 @@
-"""Each stage of the daemon by itself, then the daemon's own loop, from memory and from a camera. Pictures: the shipped phantom clip
-(simulated), 1280x720."""
+"""Each stage of the daemon by itself, then the daemon's own loop, from memory and from a camera. Pictures: the shipped
+phantom clip (simulated), 1280x720."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from edge.screen.view import look
 from edge.status.board import NewExamRequest
 
 SUITE = "pipeline"
-FLAG_EVERY_S = 1.0  # seconds between flags that are asked for: far more often than a clinic's, yet a clip's encoding ends in between
+FLAG_EVERY_S = 1.0  # seconds between flags: far more often than a clinic's, yet a clip's encoding ends in between
 SETTLE = 75  # frames: 2.5 s at 30 fps, after which the fan's geometry is settled
 
 

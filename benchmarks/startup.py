@@ -1,4 +1,4 @@
-"""From the start of a process to READY, as systemd is told; the parts of it; memory there; building an engine, where there is a GPU."""
+"""From the start of a process to READY, as systemd is told; its parts; memory there; an engine's build, where there is a GPU."""
 
 from __future__ import annotations
 

@@ -17,9 +17,15 @@ log = logging.getLogger(__name__)
 
 DEFAULT = ("models", "pipeline", "startup")  # what `hygroma bench` runs by itself: a few minutes
 MODULES = {
+    "layers": "what the optimised graph spends where",
     "models": "teacher, student and baseline on each runtime",
     "pipeline": "each stage, and end to end at the camera's rate",
     "startup": "process start to READY, its parts, and memory",
+    "streams": "how many sources this machine holds",
+    "soak": "drift of latency, memory and descriptors",
+    "growth": "cost against picture size, batch, exams and events stored",
+    "limits": "what the machine could do at best, and how far the model is from it",
+    "peers": "other runtimes, side by side in one interleaved run",
 }
 
 

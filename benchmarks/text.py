@@ -98,8 +98,8 @@ def machine_lines(run: Run) -> list[str]:
         f"{c['model']}{' (virtual)' if c['virtual'] else ''}, {c['cores_usable']} of {c['cores']} cores, {e['memory_mb']} MB; "
         f"board {e['board']}; {' '.join(flags)}",
         f"governor {c['governor']}; nvpmodel {e['nvpmodel']}; GPU {e['gpu']}; kernel {e['kernel']}",
-        f"clocks before {_few(run.before['clocks_mhz'], 'MHz')}, after {_few(run.after['clocks_mhz'], 'MHz')}; temperature before "
-        f"{_few(run.before['temperatures_c'], 'C')}, after {_few(run.after['temperatures_c'], 'C')}; load average before "
+        f"clocks before {_few(run.before['clocks_mhz'], 'MHz')}, after {_few(run.after['clocks_mhz'], 'MHz')}; "
+        f"temperature before {_few(run.before['temperatures_c'], 'C')}, after {_few(run.after['temperatures_c'], 'C')}; load average before "
         f"{run.before['load_average']}, after {run.after['load_average']}",
         f"power {power}",
         ", ".join(f"{name} {version}" for name, version in e["versions"].items()),

@@ -19,7 +19,7 @@ def one_op(
     constants: dict[str, np.ndarray],
     output: tuple[str, int],
 ) -> bytes:
-    """inputs: (name, dtype, shape) in the operator's order; constants follow them; output: (dtype, rank). -> model `y = kind(...)`"""
+    """inputs: (name, dtype, shape) in the operator's order; constants follow; output: (dtype, rank). -> `y = kind(...)`"""
     names = [name for name, _, _ in inputs] + list(constants)
     node = b"".join(_bytes(1, name.encode()) for name in names) + _bytes(2, b"y") + _bytes(4, kind.encode())
     graph = _bytes(1, node) + _bytes(2, b"g")

@@ -1,0 +1,114 @@
+"""What the optimised graph spends where, as ONNX Runtime's own profiler sees it, with the daemon's session options."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from benchmarks.case import Bench, Case, Record, record
+from edge.engines.onnxruntime_runner import session_options
+
+SUITE = "layers"
+CALLS_MAX = 200  # profiled calls: a megabyte of profile a hundred
+INT8_OPS = {"QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger", "QLinearConv"}
+FLOAT_OPS = {"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv"}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One node of the optimised graph over all calls: `ms` [n]; `inputs` and `outputs` shapes; multiply-adds of one call."""
+
+    name: str
+    op: str
+    ms: np.ndarray
+    macs: float
+
+
+def profile(model: bytes, crops: np.ndarray, calls: int, threads: int, folder: Path) -> list[Kernel]:
+    """Kernels in the order in which they run. crops uint8 [N,1,S,S], one a call."""
+    options = session_options(threads, spinning=False)
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    for i in range(calls + 1):  # the first is warm-up
+        session.run(None, {name: crops[i % len(crops)][None]})
+    events = json.loads(Path(session.end_profiling()).read_text())
+    found: dict[str, list[dict]] = defaultdict(list)
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            found[event["name"].removesuffix("_kernel_time")].append(event)
+    return [
+        Kernel(
+            node,
+            seen[0]["args"]["op_name"],
+            np.array([event["dur"] for event in seen[1:]]) / 1000,
+            _macs(seen[-1]["args"]),
+        )
+        for node, seen in found.items()
+    ]
+
+
+def _macs(args: dict) -> float:
+    """Multiply-adds of a product or convolution, from the shapes in the profile; 0 for any other operator."""
+    if args["op_name"] not in INT8_OPS | FLOAT_OPS:
+        return 0.0
+    inputs = [shape for item in args["input_type_shape"] for shape in item.values()]
+    (output,) = (shape for item in args["output_type_shape"] for shape in item.values())
+    if "Conv" in args["op_name"]:
+        weights = next(shape for shape in inputs[1:] if len(shape) == 4)
+        return float(np.prod(output) * np.prod(weights[1:]))
+    return float(np.prod(output) * inputs[0][-1])
+
+
+def part_of(name: str) -> str:
+    """A node's place in the transformer."""
+    if "patch_embed" in name or "pos_embed" in name or "cls_token" in name:
+        return "patch embedding"
+    for pattern, part in ((r"\.attn\.(qkv|proj)", "attention: linear layers"), (r"\.attn\.", "attention: the rest"),
+                          (r"\.mlp\.(fc1|fc2)", "MLP: linear layers"), (r"\.mlp\.", "MLP: GELU"), (r"norm", "LayerNorm"),
+                          (r"blocks\.\d+\.add", "residual sums")):  # fmt: skip
+        if re.search(pattern, name):
+            return part
+    return "heads and outputs"
+
+
+def spent(bench: Bench) -> list[Record]:
+    calls = max(2, min(bench.calls, CALLS_MAX))
+    bench.note(f"{SUITE}: profile", 0, 1)
+    kernels = profile(bench.bundle.model, bench.bundle.golden().inputs, calls, bench.threads, bench.folder)
+    total = np.sum([kernel.ms for kernel in kernels], axis=0)
+    by_op = _shares([(kernel.op, kernel) for kernel in kernels])
+    by_part = _shares([(part_of(kernel.name), kernel) for kernel in kernels])
+    return [
+        record(SUITE, "all kernels of a call", total, {"kernels": float(len(kernels))}),
+        Record(SUITE, "by operator", table=by_op, notes=("median ms of a call; int8: run by integer kernels",)),
+        Record(SUITE, "by part of the model", table=by_part),
+    ]
+
+
+def _shares(named: list[tuple[str, Kernel]]) -> list[dict[str, float | str]]:
+    groups: dict[str, list[Kernel]] = defaultdict(list)
+    for name, kernel in named:
+        groups[name].append(kernel)
+    ms = {name: float(np.median(np.sum([kernel.ms for kernel in group], axis=0))) for name, group in groups.items()}
+    total = sum(ms.values())
+    return [
+        {
+            "where": name,
+            "nodes": float(len(groups[name])),
+            "ms": ms[name],
+            "share": f"{ms[name] / total:.1%}",
+            "int8": f"{sum(k.op in INT8_OPS for k in groups[name])} nodes",
+        }
+        for name in sorted(ms, key=lambda name: -ms[name])
+    ]
+
+
+CASES = [Case(SUITE, "spent", spent)]

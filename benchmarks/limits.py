@@ -1,0 +1,55 @@
+"""What this machine could do at best, what the student would then take, and how far it is from that."""
+
+from __future__ import annotations
+
+import os
+
+from benchmarks.case import Bench, Case, Record
+from benchmarks.layers import FLOAT_OPS, INT8_OPS, profile
+from benchmarks.loops import closed_loop
+from benchmarks.machine import bandwidth_gb_s, gemm_gops
+from benchmarks.models import student
+
+SUITE = "limits"
+
+
+def rates(bench: Bench) -> list[Record]:
+    """Best rates with one thread and with all cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    rows: list[dict[str, float | str]] = []
+    counts = sorted({bench.threads, cores})
+    seconds = min(1.0, bench.limit_s / 6)
+    for i, threads in enumerate(counts):
+        bench.note(f"{SUITE}: rates", i, len(counts))
+        rows.append({
+            "threads": float(threads),
+            "int8 GOP/s": gemm_gops("int8", threads, seconds=seconds),
+            "float32 GFLOP/s": gemm_gops("float32", threads, seconds=seconds),
+            "memory GB/s": bandwidth_gb_s(threads, seconds=seconds),
+        })  # fmt: skip
+    return [Record(SUITE, "rates", table=rows, notes=("the best of many runs; ONNX Runtime's kernels, numpy's copy",))]
+
+
+def floor(bench: Bench) -> list[Record]:
+    """The student's products at those rates, its weights at that bandwidth, and what it takes."""
+    seconds = min(1.0, bench.limit_s / 6)
+    kernels = profile(bench.bundle.model, bench.bundle.golden().inputs, 2, bench.threads, bench.folder)
+    int8, real = (2e-9 * sum(k.macs for k in kernels if k.op in ops) for ops in (INT8_OPS, FLOAT_OPS))
+    int8_ms = 1000 * int8 / gemm_gops("int8", bench.threads, seconds=seconds)
+    float_ms = 1000 * real / gemm_gops("float32", bench.threads, seconds=seconds)
+    memory_ms = 1000 * len(bench.bundle.model) / 1e9 / bandwidth_gb_s(bench.threads, seconds=seconds)
+    with student(bench.threads)(bench) as work:
+        measured = closed_loop(work, bench.calls, bench.limit_s, tick=lambda d, t: bench.note(f"{SUITE}: floor", d, t))
+    bound, p50 = max(int8_ms + float_ms, memory_ms), float(sorted(measured)[len(measured) // 2])
+    values = {
+        "int8_gop": int8, "float_gop": real, "int8_ms": int8_ms, "float_ms": float_ms, "weights_from_memory_ms": memory_ms,
+        "floor_ms": bound, "p50_ms": p50, "times_the_floor": p50 / bound,
+    }  # fmt: skip
+    notes = (
+        "floor: all products at the measured rates and nothing else (no softmax, GELU, LayerNorm, transposes), or the file's "
+        "bytes once through memory, whichever is longer; a model that fits the last-level cache need not wait for memory",
+    )
+    return [Record(SUITE, "the student's floor", values=values, notes=notes)]
+
+
+CASES = [Case(SUITE, "rates", rates), Case(SUITE, "the student's floor", floor)]

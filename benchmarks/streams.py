@@ -1,0 +1,136 @@
+"""How many sources one machine holds: as many daemons as sources, one process each, as systemd runs them.
+
+A number of streams is held when, after its first seconds, no daemon lost a picture or found one too old. Pictures come as YUYV
+from memory and are converted as a grabber's are; the kernel's and the bus's part of a camera is not in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.case import Bench, Case, Record
+from benchmarks.daemon import open_daemon
+from benchmarks.frames import SIZES, ScheduledCamera, clip_frames, to_yuyv, yuyv_decoder
+from edge.bundle import ANYONE, load_bundle
+from edge.errors import EngineError
+
+SUITE = "streams"
+SETUPS = [(size, fps) for size in ("720p", "1080p") for fps in (15, 30, 60)]
+STREAMS_PER_CORE = 4  # beyond it nothing is tried: a core that holds four 60 fps streams needs no finer figure
+SETTLE_S = 3.0  # seconds at the start that do not count: the fan is being found
+PICTURES = 16  # a process: 66 MB at 1080p
+START_S = 120.0  # seconds for all processes to be ready
+
+
+def hold(size: str, fps: int) -> Any:
+    def run(bench: Bench) -> list[Record]:
+        seconds = max(1.0, min(10.0, bench.limit_s / 3))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        held, rows, most = 0, [], cores * STREAMS_PER_CORE if bench.calls > 10 else 1
+        for streams in range(1, most + 1):
+            bench.note(f"{SUITE}: {size} at {fps} fps", streams, most)
+            found = together(bench, streams, size, fps, seconds)
+            if unaccounted := sum(f["unaccounted"] for f in found):
+                raise EngineError(f"{size} at {fps} fps: {unaccounted} pictures are in no count: a bug in the feed")
+            rows.append(found)
+            if any(f["missing"] or f["late"] for f in found):
+                break
+            held = streams
+        series = {
+            "p50 ms, worst stream": [(n + 1, max(f["p50"] for f in row)) for n, row in enumerate(rows)],
+            "p99 ms, worst stream": [(n + 1, max(f["p99"] for f in row)) for n, row in enumerate(rows)],
+            "lost or late, %": [
+                (n + 1, 100 * sum(f["missing"] + f["late"] for f in row) / max(1, sum(f["due"] for f in row)))
+                for n, row in enumerate(rows)
+            ],
+        }
+        values = {"streams_held": float(held), "seconds_each": seconds}
+        notes = (f"the search ends at {most}",) if held == most else ()
+        return [
+            Record(SUITE, f"{size} at {fps} fps", values=values, better={"streams_held": "higher"},
+                   series=series, axes=("streams", "ms, or %"), notes=notes)
+        ]  # fmt: skip
+
+    return run
+
+
+def together(bench: Bench, streams: int, size: str, fps: float, seconds: float) -> list[dict[str, float]]:
+    """What each of `streams` processes saw in the same `seconds`. EngineError when one fails."""
+    asked = json.dumps(
+        {"bundle": str(bench.bundle.path), "size": size, "fps": fps, "seconds": seconds, "threads": bench.threads}
+    )
+    command = [sys.executable, "-m", "benchmarks.streams", asked]
+    root = str(Path(__file__).resolve().parents[1])
+    with tempfile.TemporaryFile("w+") as errors:
+        workers = [
+            subprocess.Popen(command, cwd=root, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+            for _ in range(streams)
+        ]
+        try:
+            for worker in workers:  # all ready, then all at once
+                assert worker.stdout is not None
+                if worker.stdout.readline().strip() != "ready":
+                    errors.seek(0)
+                    raise EngineError(f"a stream's process failed: {errors.read()[-500:].strip()}")
+            for worker in workers:
+                assert worker.stdin is not None
+                worker.stdin.write("go\n")
+                worker.stdin.flush()
+            answers = [worker.communicate(timeout=START_S + SETTLE_S + seconds)[0] for worker in workers]
+            return [json.loads(answer) for answer in answers]
+        except (ValueError, subprocess.TimeoutExpired) as error:
+            raise EngineError(f"{streams} streams of {size} at {fps:g} fps: {error}") from None
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.communicate()
+
+
+class _Gate(ScheduledCamera):
+    """Opens when it is told to: everything else in the process is ready then."""
+
+    def open(self) -> None:
+        print("ready", flush=True)
+        sys.stdin.readline()
+        super().open()
+
+
+def watch_one(asked: dict[str, Any]) -> dict[str, float]:
+    """One process's part: its daemon on its camera."""
+    size, settle = SIZES[asked["size"]], round(SETTLE_S * asked["fps"])
+    frames = settle + round(asked["seconds"] * asked["fps"])
+    buffers = [to_yuyv(picture) for picture in clip_frames(PICTURES, size)]
+    seen: list[tuple[int, float]] = []
+    with tempfile.TemporaryDirectory(prefix="hygroma-bench-") as folder:
+        bench = Bench(load_bundle(asked["bundle"], ANYONE), Path(folder), asked["threads"])
+        source = _Gate(buffers, asked["fps"], frames, yuyv_decoder(size))
+        with open_daemon(
+            bench, source, lambda v: seen.append((v.frame_id, (time.monotonic_ns() - v.t_mono_ns) / 1e6))
+        ) as daemon:
+            summary = daemon.run()
+    ages = [ms for frame, ms in seen if frame >= settle]
+    feed, due, late = summary.feed, frames - settle, summary.errors.get("late", 0)
+    return {
+        "due": float(due),
+        "missing": float(due - len(ages)),
+        "late": float(late),
+        "unaccounted": float(feed.read - summary.frames - feed.dropped - feed.stale),
+        "p50": float(np.percentile(ages, 50)) if ages else 0.0,
+        "p99": float(np.percentile(ages, 99)) if ages else 0.0,
+    }
+
+
+
+CASES = [Case(SUITE, f"{size} at {fps} fps", hold(size, fps)) for size, fps in SETUPS]
+
+if __name__ == "__main__":
+    print(json.dumps(watch_one(json.loads(sys.argv[1]))))
