@@ -1,0 +1,187 @@
+"""The same student on other runtimes, in one interleaved run: same crops, same threads, ratios with intervals.
+
+What each computes stands beside what it takes: the largest difference of its hygroma probability from PyTorch's recorded
+float outputs over the golden images. A peer that is not installed is skipped and says so. Needs the extra `peers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.case import Bench, Case, Record, Unavailable, record
+from benchmarks.loops import interleaved
+from benchmarks.samples import ratio_of_medians
+from edge.engines.choice import has_tensorrt, open_engine
+from edge.engines.graph_forms import strip_quantisers
+from edge.engines.onnxruntime_runner import OnnxRuntimeRunner, session_options
+from edge.engines.selftest import sigmoid
+from edge.errors import EngineError
+
+SUITE = "peers"
+OURS = "hygroma INT8, ONNX Runtime"
+CALLS = 5  # timed calls a turn: after one untimed, enough that a turn is mostly the peer's own caches
+EXTRA = "pip install 'hygroma-edge[peers]'"
+Infer = Callable[[np.ndarray], np.ndarray]  # uint8 [1,1,S,S] -> hygroma logit [1]
+
+
+@contextmanager
+def ours(bench: Bench) -> Iterator[Infer]:
+    with OnnxRuntimeRunner(bench.bundle.model, bench.threads) as runner:
+        yield lambda crop: runner.infer(crop).hygroma
+
+
+@contextmanager
+def tensorrt(bench: Bench) -> Iterator[Infer]:
+    if not has_tensorrt():
+        raise Unavailable("TensorRT is not installed here")
+    with open_engine(bench.bundle) as runner:
+        yield lambda crop: runner.infer(crop).hygroma
+
+
+def pytorch(compiled: bool) -> Callable[[Bench], Any]:
+    @contextmanager
+    def open(bench: Bench) -> Iterator[Infer]:
+        import torch
+
+        from benchmarks.torch_student import torch_student
+
+        torch.set_num_threads(bench.threads)
+        model: Any = torch_student(bench.bundle)
+        if compiled:
+            model = torch.compile(model)
+
+        def infer(crop: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return model(torch.from_numpy(crop.astype(np.float32)))[1].numpy()
+
+        yield infer
+
+    return open
+
+
+def onnxruntime(form: str) -> Callable[[Bench], Any]:
+    """form: float, dynamic (quantize_dynamic) or static (quantize_static with its defaults, on the golden images)."""
+
+    @contextmanager
+    def open(bench: Bench) -> Iterator[Infer]:
+        path = float_file(bench)
+        if form != "float":
+            from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
+            from onnxruntime.quantization.shape_inference import quant_pre_process
+
+            prepared, out = bench.folder / "prepared.onnx", bench.folder / f"{form}.onnx"
+            quant_pre_process(str(path), str(prepared))
+            if form == "dynamic":
+                quantize_dynamic(str(prepared), str(out))
+            else:
+
+                class Reader(CalibrationDataReader):
+                    def __init__(self) -> None:
+                        self._left = iter([{"image": crop[None]} for crop in bench.bundle.golden().inputs])
+
+                    def get_next(self) -> dict[str, np.ndarray] | None:
+                        return next(self._left, None)
+
+                quantize_static(str(prepared), str(out), Reader())
+            path = out
+        import onnxruntime as ort
+
+        session = ort.InferenceSession(
+            str(path), session_options(bench.threads, spinning=False), providers=["CPUExecutionProvider"]
+        )
+        yield lambda crop: session.run(["hygroma"], {"image": crop})[0]
+
+    return open
+
+
+def openvino(int8: bool) -> Callable[[Bench], Any]:
+    @contextmanager
+    def open(bench: Bench) -> Iterator[Infer]:
+        import openvino as ov
+
+        model = ov.Core().read_model(str(float_file(bench)))
+        if int8:
+            import nncf
+
+            crops = nncf.Dataset([crop[None] for crop in bench.bundle.golden().inputs])
+            model = nncf.quantize(model, crops, model_type=nncf.ModelType.TRANSFORMER)
+        settings = {"INFERENCE_NUM_THREADS": bench.threads, "PERFORMANCE_HINT": "LATENCY"}
+        compiled = ov.Core().compile_model(model, "CPU", settings)
+        request, wanted = compiled.create_infer_request(), compiled.output("hygroma")
+        yield lambda crop: request.infer([crop])[wanted]
+
+    return open
+
+
+def float_file(bench: Bench) -> Path:
+    path = bench.folder / "float.onnx"
+    if not path.is_file():
+        path.write_bytes(strip_quantisers(bench.bundle.model))
+    return path
+
+
+PEERS: dict[str, Callable[[Bench], Any]] = {
+    OURS: ours,
+    "float, ONNX Runtime": onnxruntime("float"),
+    "quantize_dynamic, ONNX Runtime": onnxruntime("dynamic"),
+    "quantize_static with defaults, ONNX Runtime": onnxruntime("static"),
+    "float, PyTorch eager": pytorch(compiled=False),
+    "float, PyTorch compiled": pytorch(compiled=True),
+    "float (its own precision), OpenVINO": openvino(int8=False),
+    "NNCF INT8, OpenVINO": openvino(int8=True),
+    "engine, TensorRT": tensorrt,
+}
+
+
+def side_by_side(bench: Bench, peers: dict[str, Callable[[Bench], Any]] | None = None) -> list[Record]:
+    """Every peer that is here, timed in turns; ours is always among them."""
+    peers = peers or PEERS
+    golden, skipped = bench.bundle.golden(), []
+    crops = golden.inputs
+    wanted = sigmoid(golden.fp32.hygroma)
+    with ExitStack() as stack:
+        running: dict[str, Infer] = {}
+        off: dict[str, float] = {}
+        for done, (name, open) in enumerate(peers.items()):
+            bench.note(f"{SUITE}: prepare {name}", done, len(peers))
+            try:
+                infer = stack.enter_context(open(bench))
+                found = sigmoid(np.array([float(np.ravel(infer(crop[None]))[0]) for crop in crops]))
+            except Unavailable as reason:
+                skipped.append(Record(SUITE, name, skipped=str(reason)))
+            except ImportError as error:
+                skipped.append(Record(SUITE, name, skipped=f"{error.name} is not installed here: {EXTRA}"))
+            except (EngineError, RuntimeError) as error:  # a compiler that is missing, an engine that was not built
+                skipped.append(Record(SUITE, name, skipped=f"{type(error).__name__}: {str(error).strip()[:300]}"))
+            else:
+                running[name], off[name] = infer, float(np.abs(found - wanted).max())
+        turn = iter(range(10**12))
+        works = {
+            name: lambda infer=infer: infer(crops[next(turn) % len(crops)][None])  # type: ignore[misc]
+            for name, infer in running.items()
+        }
+        rounds = max(3, bench.calls // CALLS)
+        limit_s = bench.limit_s * len(works)
+        taken = interleaved(works, rounds, CALLS, limit_s, tick=lambda d, t: bench.note(f"{SUITE}: rounds", d, t))
+    records = [record(SUITE, name, times.ravel()) for name, times in taken.items()]
+    table: list[dict[str, float | str]] = []
+    for name, times in sorted(taken.items(), key=lambda item: float(np.median(item[1]))):
+        ratio, low, high = ratio_of_medians(times, taken[OURS])
+        table.append({
+            "system": name, "p50 ms": float(np.median(times)), "times ours": ratio, "low": low, "high": high,
+            "largest difference of p": off[name],
+        })  # fmt: skip
+    notes = (
+        f"{len(taken[OURS])} rounds of {CALLS} calls, in random order; 95 % bootstrap intervals over rounds; static and NNCF were "
+        "calibrated on the golden images that the difference is taken on, which flatters them; OpenVINO picks its own precision "
+        "(bf16 where the CPU has it)",
+    )
+    return [*records, Record(SUITE, "ratios", table=table, notes=notes), *skipped]
+
+
+CASES = [Case(SUITE, "side by side", side_by_side)]
