@@ -15,7 +15,12 @@ from benchmarks.case import Bench, Case, Unavailable
 from benchmarks.suites import cases, run_case
 from edge.bundle import load_bundle
 
-SHORT: dict[str, Any] = {"calls": 10, "limit_s": 1.0, "events_max": 1000, "soak_frames": 200}  # of Bench, where nothing is measured
+SHORT: dict[str, Any] = {
+    "calls": 10,
+    "limit_s": 1.0,
+    "events_max": 1000,
+    "soak_frames": 200,
+}  # of Bench, where nothing is measured
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -107,7 +107,13 @@ def fill(database: object, rows: int, wanted: int) -> int:
                 "INSERT INTO events (exam_id, source, frame_id, t_wall, latency_ms, hygroma, evidence, bundle, image_path,"
                 " image_sha256, image_bytes) VALUES (?, 'benchmark', ?, ?, 50, .9, 6, 'benchmark', ?, ?, 100)",
                 (
-                    (i, i, (start + timedelta(seconds=i)).isoformat(timespec="milliseconds"), f"evidence/x/{i}.png", "0" * 64)
+                    (
+                        i,
+                        i,
+                        (start + timedelta(seconds=i)).isoformat(timespec="milliseconds"),
+                        f"evidence/x/{i}.png",
+                        "0" * 64,
+                    )
                     for i in some
                 ),
             )

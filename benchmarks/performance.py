@@ -46,7 +46,9 @@ def write_page(results: Path = RESULTS, page: Path = PAGE) -> list[Path]:
         old.unlink()
     text = [INTRODUCTION.format(marks=MARKS)]
     if not found:
-        text.append("No result has been taken yet on a machine that was idle: none is shown. `make bench-all` takes one.\n")
+        text.append(
+            "No result has been taken yet on a machine that was idle: none is shown. `make bench-all` takes one.\n"
+        )
     for path, run in found:
         text += _section(path, run, plots)
     text.append(NEVER)

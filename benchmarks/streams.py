@@ -129,7 +129,6 @@ def watch_one(asked: dict[str, Any]) -> dict[str, float]:
     }
 
 
-
 CASES = [Case(SUITE, f"{size} at {fps} fps", hold(size, fps)) for size, fps in SETUPS]
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ def lines(series: Mapping[str, Points], x_name: str, y_name: str, title: str) ->
     """One line a series. An axis is logarithmic when its values are positive and span more than a factor of 30."""
     points = [point for own in series.values() for point in own]
     x, y = _Axis([p[0] for p in points], LEFT, WIDTH - RIGHT), _Axis([p[1] for p in points], HEIGHT - BOTTOM, TOP)
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">']
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">'
+    ]
     parts.append(f"<title>{escape(title)}</title>")
     for value in x.ticks:
         parts.append(f'<path d="M{x(value):.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="{GREY}" stroke-opacity=".25"/>')

@@ -120,3 +120,49 @@ def test_the_student_in_pytorch_is_the_graphs_own() -> None:
         wanted, found = runner.infer(crops), torch_student(bundle)(torch.from_numpy(crops.astype(np.float32)))
     for a, b in zip(found, (wanted.plane, wanted.hygroma, wanted.embedding, wanted.nuchal_map), strict=True):
         np.testing.assert_allclose(a.numpy(), b, atol=2e-3)
+
+
+def test_the_optimised_graphs_products_run_in_int8(bench: Bench) -> None:
+    from benchmarks.layers import INT8_OPS, profile
+
+    kernels = profile(bench.bundle.model, bench.bundle.golden().inputs, 1, 1, bench.folder)
+    linears = [kernel for kernel in kernels if kernel.op in INT8_OPS]
+    macs = sum(kernel.macs for kernel in linears)
+    tokens, width, depth = 145, 384, 5
+    assert macs == pytest.approx(tokens * 12 * width**2 * depth, rel=0.01)  # qkv, proj, fc1, fc2 of each block
+    assert len(linears) == 4 * depth
+
+
+def test_rows_are_filled_to_a_number_and_can_be_read(bench: Bench) -> None:
+    from benchmarks.growth import fill
+    from edge.events.store import EventStore
+
+    with EventStore(bench.folder) as store:
+        store.open()
+    assert fill(bench.folder / "events.db", fill(bench.folder / "events.db", 0, 50), 120) == 120
+    with EventStore(bench.folder) as store:
+        assert len(store.events(limit=1000)) == 120 and store.next_exam_id() == 120
+
+
+def test_a_peer_that_is_missing_is_named_and_the_others_are_compared(bench: Bench) -> None:
+    from contextlib import contextmanager
+
+    from benchmarks import peers
+
+    @contextmanager
+    def missing(bench: Bench):
+        raise ModuleNotFoundError("No module named 'openvino'", name="openvino")
+        yield
+
+    *systems, ratios, skipped = peers.side_by_side(bench, {peers.OURS: peers.ours, "twin": peers.ours, "gone": missing})
+    assert [r.name for r in systems] == [peers.OURS, "twin"] and skipped.skipped.startswith("openvino is not installed")
+    rows = {row["system"]: row for row in ratios.table}
+    assert rows[peers.OURS]["times ours"] == 1.0 and rows["twin"]["largest difference of p"] < 0.1
+    assert rows["twin"]["low"] <= rows["twin"]["times ours"] <= rows["twin"]["high"]
+
+
+def test_streams_run_together_and_account_for_their_pictures(bench: Bench) -> None:
+    from benchmarks.streams import together
+
+    (found,) = together(bench, 1, "720p", 15, 1.0)
+    assert found["due"] == 15 and found["unaccounted"] == 0 and found["missing"] + found["late"] <= 15
