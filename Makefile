@@ -7,7 +7,7 @@ ARGS ?=
 NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "$(PYTHON) is Python " + \
   sys.version.split()[0] + "; 3.10 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12")'
 
-.PHONY: demo test check unit audit sbom torture fuzz clean
+.PHONY: demo test check unit audit sbom torture fuzz bench bench-peers bench-all performance clean
 
 demo: $(DEMO_VENV)/.done
 	$(DEMO_VENV)/bin/hygroma demo $(ARGS)
@@ -48,13 +48,33 @@ fuzz: $(TEST_VENV)/.done
 	$(TEST_VENV)/bin/python -m pip install -q 'atheris>=3,<4'
 	$(TEST_VENV)/bin/python tests/fuzz/campaign.py $(ARGS)
 
+# Models, stages and start-up against benchmarks/budgets.yaml: some ten minutes. ARGS='--compare OLD.json --fail-if-slower 10%'.
+bench: $(TEST_VENV)/.done
+	$(TEST_VENV)/bin/python -m edge.cli bench --budgets $(ARGS)
+
+# The same student on other runtimes. ARGS='--threads 2'.
+bench-peers: $(TEST_VENV)/.done
+	$(TEST_VENV)/bin/python -m pip install -q -e '.[peers]'
+	$(TEST_VENV)/bin/python -m edge.cli bench peers $(ARGS)
+
+# Everything, into benchmarks/results, and the page made of it. On an idle machine; some 40 minutes. RESULT=name-of-the-board.
+RESULT ?= $(shell uname -m)-$(shell nproc)-cores
+bench-all: $(TEST_VENV)/.done
+	$(TEST_VENV)/bin/python -m pip install -q -e '.[peers]'
+	$(TEST_VENV)/bin/python -m edge.cli bench all --budgets --out benchmarks/results/$(RESULT).json $(ARGS); status=$$?; \
+	  $(TEST_VENV)/bin/python -m benchmarks.performance; exit $$status
+
+# docs/performance.md from the results that are there.
+performance: $(TEST_VENV)/.done
+	$(TEST_VENV)/bin/python -m benchmarks.performance
+
 # Exposure 0.0 (safest) to 10.0; the promise is at most 1.2 with a camera (DESIGN section 6). The tool takes it times ten.
 unit:
 	systemd-analyze security --offline=true --threshold=12 systemd/hygroma@.service
 	systemd-analyze security --offline=true --threshold=12 systemd/hygroma-update@.service
 	systemd-analyze security --offline=true --threshold=12 systemd/hygroma-engine@.service
 
-$(DEMO_VENV)/.done: pyproject.toml $(shell find edge calibration export -type f -not -path '*/__pycache__/*' 2>/dev/null)
+$(DEMO_VENV)/.done: pyproject.toml $(shell find edge calibration export benchmarks -type f -not -path '*/__pycache__/*' 2>/dev/null)
 	@$(NEW_ENOUGH)
 	$(DEMO_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(DEMO_VENV)
 	rm -rf build # what an earlier version left there would go into the wheel

@@ -88,7 +88,9 @@ def spent(bench: Bench) -> list[Record]:
     by_part = _shares([(part_of(kernel.name), kernel) for kernel in kernels])
     return [
         record(SUITE, "all kernels of a call", total, {"kernels": float(len(kernels))}),
-        Record(SUITE, "by operator", table=by_op, notes=("median ms of a call; int8: run by integer kernels",)),
+        Record(
+            SUITE, "by operator", table=by_op, notes=("median ms of a call; in INT8: nodes that integer kernels run",)
+        ),
         Record(SUITE, "by part of the model", table=by_part),
     ]
 
@@ -105,7 +107,7 @@ def _shares(named: list[tuple[str, Kernel]]) -> list[dict[str, float | str]]:
             "nodes": float(len(groups[name])),
             "ms": ms[name],
             "share": f"{ms[name] / total:.1%}",
-            "int8": f"{sum(k.op in INT8_OPS for k in groups[name])} nodes",
+            "in INT8": float(sum(k.op in INT8_OPS for k in groups[name])),
         }
         for name in sorted(ms, key=lambda name: -ms[name])
     ]

@@ -40,7 +40,8 @@ def drift(bench: Bench) -> list[Record]:
 
     with open_daemon(bench, camera(bench, frames + SETTLE), note) as daemon:
         summary = daemon.run()
-    table, values = [], {"frames": float(summary.frames), "dropped": float(summary.feed.dropped)}
+    table: list[dict[str, float | str]] = []
+    values = {"frames": float(summary.frames), "dropped": float(summary.feed.dropped)}
     values["errors"] = float(sum(summary.errors.values()))
     late = np.array(points[round(len(points) * WARM_WINDOWS) :], np.float64)
     names = ("p50 ms", "resident MB", "descriptors", "threads")

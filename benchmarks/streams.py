@@ -46,10 +46,10 @@ def hold(size: str, fps: int) -> Any:
                 break
             held = streams
         series = {
-            "p50 ms, worst stream": [(n + 1, max(f["p50"] for f in row)) for n, row in enumerate(rows)],
-            "p99 ms, worst stream": [(n + 1, max(f["p99"] for f in row)) for n, row in enumerate(rows)],
+            "p50 ms, worst stream": [(n + 1.0, max(f["p50"] for f in row)) for n, row in enumerate(rows)],
+            "p99 ms, worst stream": [(n + 1.0, max(f["p99"] for f in row)) for n, row in enumerate(rows)],
             "lost or late, %": [
-                (n + 1, 100 * sum(f["missing"] + f["late"] for f in row) / max(1, sum(f["due"] for f in row)))
+                (n + 1.0, 100 * sum(f["missing"] + f["late"] for f in row) / max(1, sum(f["due"] for f in row)))
                 for n, row in enumerate(rows)
             ],
         }

@@ -38,7 +38,7 @@ def sparkline(counts: Sequence[int]) -> str:
 
 def number(value: float) -> str:
     """Four digits that mean something."""
-    if value == 0 or abs(value) >= 1000:
+    if value == int(value) or abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.4g}" if abs(value) < 1 else f"{value:.{2 if abs(value) < 100 else 1}f}"
 
@@ -99,8 +99,8 @@ def machine_lines(run: Run) -> list[str]:
         f"board {e['board']}; {' '.join(flags)}",
         f"governor {c['governor']}; nvpmodel {e['nvpmodel']}; GPU {e['gpu']}; kernel {e['kernel']}",
         f"clocks before {_few(run.before['clocks_mhz'], 'MHz')}, after {_few(run.after['clocks_mhz'], 'MHz')}; "
-        f"temperature before {_few(run.before['temperatures_c'], 'C')}, after {_few(run.after['temperatures_c'], 'C')}; load average before "
-        f"{run.before['load_average']}, after {run.after['load_average']}",
+        f"temperature before {_few(run.before['temperatures_c'], 'C')}, after {_few(run.after['temperatures_c'], 'C')}; "
+        f"load average before {run.before['load_average']}, after {run.after['load_average']}",
         f"power {power}",
         ", ".join(f"{name} {version}" for name, version in e["versions"].items()),
         f"bundle {bundle}; {e['threads']} thread{'s' if e['threads'] > 1 else ''}; git {e['git']}; {run.started}, took "
