@@ -37,7 +37,7 @@ def median_ms(work: Callable[[], object], bench: Bench, calls: int = POINT_CALLS
 
 def picture_size(bench: Bench) -> list[Record]:
     points = []
-    for done, (name, size) in enumerate(SIZES.items()):
+    for done, size in enumerate(SIZES.values()):
         bench.note(f"{SUITE}: picture size", done, len(SIZES))
         reader, pictures = ScreenReader(bench.bundle.manifest.preprocessing), clip_frames(8, size)
         frames = (Frame(i, round(i * 1e9 / 30), pictures[i % len(pictures)]) for i in itertools.count())
