@@ -181,8 +181,8 @@ def side_by_side(bench: Bench, peers: dict[str, Callable[[Bench], Any]] | None =
         })  # fmt: skip
     notes = (
         f"{len(taken[OURS])} rounds of {CALLS} calls, in random order; 95 % bootstrap intervals over rounds; static and NNCF "
-        "were calibrated on the golden images that the difference is taken on, which flatters them; OpenVINO picks its own precision "
-        "(bf16 where the CPU has it)",
+        "were calibrated on the golden images that the difference is taken on, which flatters them; OpenVINO picks its own "
+        "precision (bf16 where the CPU has it)",
     )
     return [*records, Record(SUITE, "ratios", table=table, notes=notes), *skipped]
 
