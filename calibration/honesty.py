@@ -32,7 +32,9 @@ from calibration.stills import FOLDS, Still, read_grey
 from edge.errors import InputError
 from edge.screen.preprocess import Preprocessing, letterbox
 
-NEAR = 0.60  # AUC up to which a discriminator counts as near .5: d' = .36, an overlap of 86 % of two normal distributions
+NEAR = (
+    0.60  # AUC up to which a discriminator counts as near .5: d' = .36, an overlap of 86 % of two normal distributions
+)
 THICK = 5  # the thickest still in so many stands against an edit of the same thickness
 MODEL_SIZE = 192  # pixels: the still as a model sees it; a trace that does not survive it teaches nothing
 CLOSE_UP = 1.3  # side of the close-up in widths of the annotated box: the box, its ends and as much below
@@ -98,7 +100,9 @@ def make_specimens(
     for number, still in enumerate(chosen):
         on_step(number, len(chosen))
         grey, own = read_grey(still.path), natural[number]
-        out.untouched.append(Specimen(paint_out_calipers(grey, _anatomy(still).nt), _anatomy(still).nt, still.group, own))
+        out.untouched.append(
+            Specimen(paint_out_calipers(grey, _anatomy(still).nt), _anatomy(still).nt, still.group, own)
+        )
         septa = int(rng.integers(0, MAX_SEPTA + 1))
         for variant, (to, mm) in enumerate((
             (out.sham, float(rng.uniform(*NORMAL_NT_MM))), (out.exchanged, others[number]), (out.lesion, draw_lesion_mm(rng)),
@@ -198,7 +202,9 @@ def nuisance(specimen: Specimen) -> np.ndarray:
     lit = grey > 8  # above a screen's black
     rows, columns = np.flatnonzero(lit.any(1)), np.flatnonzero(lit.any(0))
     border = (
-        [rows[0] / height, 1 - rows[-1] / height, columns[0] / width, 1 - columns[-1] / width] if len(rows) else [1.0] * 4
+        [rows[0] / height, 1 - rows[-1] / height, columns[0] / width, 1 - columns[-1] / width]
+        if len(rows)
+        else [1.0] * 4
     )
     hat = np.minimum(
         cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, np.ones((1, 13), np.uint8)),
@@ -272,7 +278,9 @@ def check_lesions(
     sham, lesion = ([*map(nuisance, many)] for many in (specimens.sham, specimens.lesion))
     groups = [s.group for s in (*specimens.sham, *specimens.lesion)]
     checks.append(discriminate(np.stack(sham), np.stack(lesion), groups, "lesion against sham", "nuisance only"))
-    return sorted(checks, key=lambda c: list(questions).index(c.question) if c.question in questions else len(questions))
+    return sorted(
+        checks, key=lambda c: list(questions).index(c.question) if c.question in questions else len(questions)
+    )
 
 
 # -- the contact sheet ----------------------------------------------------------------------------------------------------

@@ -250,11 +250,17 @@ def operate(
     # fluid in what was opened: at its borders as dark as the translucency was, anechoic further in; the rest is the still's own
     upper = full_centre - 0.75 * full_ant
     lower = full_centre + np.maximum(full_gap, 0) + 0.75 * full_post * (full_gap > -0.5)
-    within = np.minimum(ys - full_centre[None], full_centre[None] + full_gap[None] - ys)  # px from the nearer border, < 0 outside
+    within = np.minimum(
+        ys - full_centre[None], full_centre[None] + full_gap[None] - ys
+    )  # px from the nearer border, < 0 outside
     inside = cv2.GaussianBlur(np.clip(0.5 + within / EDGE_PX, 0, 1).astype(np.float32), (0, 0), 0.9)
-    on_line = cv2.GaussianBlur(clean, (0, 0), 1.0)[np.clip(np.round(line).astype(int), 0, height - 1), np.arange(x0, x1)]
+    on_line = cv2.GaussianBlur(clean, (0, 0), 1.0)[
+        np.clip(np.round(line).astype(int), 0, height - 1), np.arange(x0, x1)
+    ]
     deep = float(np.quantile(on_line, 0.35)) * rng.uniform(0.8, 1.1)
-    own = cv2.GaussianBlur(np.interp(np.arange(width), np.arange(x0, x1), on_line)[None].astype(np.float32), (0, 0), 6.0)
+    own = cv2.GaussianBlur(
+        np.interp(np.arange(width), np.arange(x0, x1), on_line)[None].astype(np.float32), (0, 0), 6.0
+    )
     level = deep + np.maximum(own - deep, 0) * np.exp(-np.maximum(within, 0) / (HAZE_MM * anatomy.px_per_mm))
     size = speckle_size(clean, (x0, int(line.min()) - 70, x1, int(line.min()) - 10))
     grain = fluid(clean, line, 0.4 * float(np.median(np.minimum(anterior, posterior))), x0, size, rng)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from calibration.bank import BANK_SIZE, UNKNOWN, Bank, Entry, box_in_crop
-from calibration.exams import Outcome, fit_decision, outcome, trace_exams
+from calibration.exams import FALSE_FLAGS_IN, Outcome, fit_decision, outcome
 from calibration.phantom import PhantomFrame, render_stills
+from calibration.rules import compare
+from calibration.traces import Plan, trace_exams
 from edge.bundle.manifest import EvidenceRow, EvidenceTable
 from edge.decision.params import DecisionParams
-from edge.engines.scorer import Scorer
 from edge.screen.geometry import full_fan
 from edge.screen.preprocess import Preprocessing, prepare
 from edge.screen.still import read_still
 from export import metrics
+from export.recipe import PhantomRecipe
 
 PHANTOM_MIX = {"normal": 0.35, "hygroma": 0.4, "other": 0.25}  # of the training frames
 PER_PATIENT = 4  # training frames: patients differ more than frames do; at 16, what was missed was missed a whole exam
@@ -79,31 +82,50 @@ def standard_crops(count: int, spec: Preprocessing) -> np.ndarray:
 
 
 def decide_on_exams(
-    draft: Path, base: DecisionParams, spec: Preprocessing, fitting: int, measuring: int, progress: Progress
-) -> tuple[DecisionParams, EvidenceTable]:
-    """Parameters fitted on `fitting` exams scored by the bundle at `draft`, and what they do on `measuring` others."""
-    with Scorer.open(draft) as scorer:
-        fitted_on = trace_exams(
-            exam_truths(fitting),
-            PHANTOM_SEEDS["fit"],
-            scorer,
-            spec,
-            lambda n: progress("decision: fitting exams", n, fitting),
-        )
-        measured_on = trace_exams(
-            exam_truths(measuring),
-            PHANTOM_SEEDS["measure"],
-            scorer,
-            spec,
-            lambda n: progress("decision: measuring exams", n, measuring),
-        )
-    params = fit_decision(fitted_on, base)
-    return params, exam_table(outcome(measured_on, params))
+    draft: Path,
+    base: DecisionParams,
+    spec: Preprocessing,
+    exams: PhantomRecipe,
+    kept: Path,
+    workers: int,
+    progress: Progress,
+) -> tuple[DecisionParams, list[EvidenceTable]]:
+    """Parameters fitted on exams scored by the bundle at `draft`; what they do on others; and beside them the usual rules. The
+    traces of both lie in the folder `kept`."""
+    half = exams.fitting_exams // 2
+    plans = {
+        "fitting": exam_plans(PHANTOM_SEEDS["fit"], half, exams.fitting_exams - half),
+        "measuring": exam_plans(PHANTOM_SEEDS["measure"], exams.measuring_hygromas, exams.measuring_healthy),
+    }
+    fitting, measuring = (
+        trace_exams(plan, draft, spec, kept / f"{name}.jsonl", workers, partial(progress, f"decision: {name} exams"))
+        for name, plan in plans.items()
+    )
+    params = fit_decision(fitting, base)
+    return params, [exam_table(outcome(measuring, params)), rules_table(compare(fitting, measuring, params))]
 
 
-def exam_truths(count: int) -> list[str]:
-    """Half hygroma; the rest mostly normal, every fifth of it other anatomy."""
-    return ["hygroma" if i % 2 == 0 else ("other" if i % 10 == 9 else "normal") for i in range(count)]
+def exam_plans(seed: int, hygromas: int, healthy: int) -> list[Plan]:
+    """Hygromas and healthy exams in turn, seeds counted up; every fifth healthy one shows other anatomy. A plan for more exams
+    of either sort begins with the same ones."""
+    sick = [Plan(seed + 2 * i, "hygroma") for i in range(hygromas)]
+    well = [Plan(seed + 2 * i + 1, "other" if i % 5 == 4 else "normal") for i in range(healthy)]
+    return sorted([*sick, *well], key=lambda plan: plan.seed)
+
+
+def rules_table(found: Sequence[tuple[str, Outcome]]) -> EvidenceTable:
+    rows = []
+    for name, o in found:
+        sens = metrics.proportion(o.flagged_hygroma, o.hygroma)
+        spec = metrics.proportion(o.healthy - o.flagged_healthy, o.healthy)
+        rows += [
+            EvidenceRow("exam sensitivity", name, sens.n, sens.value, sens.low, sens.high),
+            EvidenceRow("exam specificity", name, spec.n, spec.value, spec.low, spec.high),
+        ]
+    text = f"On the same simulated exams: each rule's threshold set for at most one false flag in {FALSE_FLAGS_IN} healthy exams "
+    return EvidenceTable(
+        "decision rules", "phantom", text + "of the fitting seeds, its size for the most hygromas.", tuple(rows)
+    )
 
 
 def exam_table(result: Outcome) -> EvidenceTable:

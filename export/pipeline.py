@@ -67,7 +67,7 @@ STAGES = {  # stage -> its folders under `work` that go on from one call to the 
     "distill": ("student",),
     "quantize": ("qdq",),
     "validate": ("predictions",),
-    "bundle": (),
+    "bundle": ("exams",),
 }
 CALIBRATION_CROPS = 128  # DESIGN section 3: 32-500 suffice
 GOLDEN_CROPS = 64
@@ -357,17 +357,17 @@ class Pipeline:
             progress=lambda stage: self.progress(f"bundle: {stage}", 0, 1),
             threads=self.recipe.threads,
         )
-        exams = self.recipe.phantom
-        params, table = decide_on_exams(
+        params, tables = decide_on_exams(
             draft,
             DecisionParams.from_manifest(drafted.manifest),
             self.spec,
-            exams.fitting_exams,
-            exams.measuring_exams,
+            self.recipe.phantom,
+            self.stamps.claim("exams"),
+            self.recipe.threads,
             self.progress,
         )
         manifest = replace(
-            drafted.manifest, decision=params.to_manifest(), evidence=(*drafted.manifest.evidence, table)
+            drafted.manifest, decision=params.to_manifest(), evidence=(*drafted.manifest.evidence, *tables)
         )
         write_bundle(made, manifest, {**drafted.files, CARD_FILE: model_card(manifest).encode()})
         # In this order a kill leaves a bundle under its own stamp or no bundle, never one under another's stamp.

@@ -22,7 +22,16 @@ from export.recipe import Recipe
 
 STAMP = "recipe.json"
 # Raise a stage's number when its code would make something else of the same recipe: what the older code made is refused then.
-VERSIONS = {"bank": 3, "bank_phantom": 4, "teacher": 4, "student": 4, "qdq": 3, "predictions": 3, "bundle": 5}
+VERSIONS = {
+    "bank": 3,
+    "bank_phantom": 4,
+    "teacher": 4,
+    "student": 4,
+    "qdq": 3,
+    "predictions": 3,
+    "exams": 1,
+    "bundle": 6,
+}
 NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys too
     "bank": (),
     "bank_phantom": (),
@@ -30,7 +39,8 @@ NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys 
     "student": ("teacher", "bank_phantom"),
     "qdq": ("student",),
     "predictions": ("qdq",),
-    "bundle": ("predictions",),
+    "exams": ("qdq",),
+    "bundle": ("predictions", "exams"),
 }
 KEYS: dict[str, tuple[str, ...]] = {  # stage -> its own keys of the recipe; "x." stands for every key under x
     "bank": ("data", "seed"),
@@ -39,6 +49,7 @@ KEYS: dict[str, tuple[str, ...]] = {  # stage -> its own keys of the recipe; "x.
     "student": ("student.",),
     "qdq": (),
     "predictions": (),
+    "exams": (),
     "bundle": ("name", "version", "folds", "phantom.", "teacher.init's name", "hygroma-edge"),
 }
 BANK_SOURCES = ("fetus_framework", "hc18")  # of the data's manifest.csv: what the bank is made of

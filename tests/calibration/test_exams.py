@@ -1,12 +1,22 @@
-"""Fitting the decision on traces made by hand."""
+"""Fitting the decision on traces made by hand; the usual rules beside it; traces kept and gone on with."""
 
 from __future__ import annotations
 
-import numpy as np
+import json
+from dataclasses import replace
+from pathlib import Path
 
-from calibration.exams import Trace, fit_decision, outcome
+import numpy as np
+import pytest
+
+from calibration import traces as tracing
+from calibration.exams import MARGIN, at_threshold, evidence, fit_decision, outcome, threshold_for
+from calibration.rules import compare, usual_rules
+from calibration.traces import NO_MAP, Plan, Trace, load_traces, trace_exams
+from edge.bundle import Bundle
 from edge.decision.params import DecisionParams
 from edge.records import Reading, Scores, Signal
+from edge.screen.preprocess import Preprocessing
 
 
 def trace(truth: str, hygroma: float, noise: float, seed: int, plane: float = 0.95) -> Trace:
@@ -14,9 +24,9 @@ def trace(truth: str, hygroma: float, noise: float, seed: int, plane: float = 0.
     steps = []
     for i in range(60):
         p = float(np.clip(hygroma + noise * rng.standard_normal(), 0.001, 0.999))
-        scores = Scores(plane=plane, hygroma=p, ood=0.5, nuchal_map=np.zeros((4, 4), np.float32))
+        scores = Scores(plane=plane, hygroma=p, ood=0.5, nuchal_map=NO_MAP)
         steps.append((Reading(i, i * 125_000_000, Signal.OK, None), scores))
-    return Trace(truth, tuple(steps), 0.0)
+    return Trace(truth, tuple(steps), 0.0, seed)
 
 
 TRACES = [trace("hygroma", 0.8, 0.15, i) for i in range(8)] + [trace("normal", 0.55, 0.1, 50 + i) for i in range(8)]
@@ -33,3 +43,85 @@ def test_the_fit_separates_what_can_be_separated() -> None:
 def test_an_exam_that_is_never_assessable_is_never_flagged() -> None:
     hidden = [trace("hygroma", 0.99, 0.0, 1, plane=0.1)]
     assert outcome(hidden, DecisionParams()).flagged_hygroma == 0
+
+
+def test_one_false_flag_is_allowed_from_two_hundred_healthy_exams_on() -> None:
+    few = [trace("normal", 0.5, 0.0, i) for i in range(199)]
+    figures = [[(0, float(i))] for i in range(199)]
+    assert threshold_for(figures, few) == pytest.approx(198 * MARGIN)
+    assert at_threshold(figures, few, threshold_for(figures, few)).flagged_healthy == 0
+    more, figures = [*few, trace("normal", 0.5, 0.0, 999)], [*figures, [(0, 199.0)]]
+    assert threshold_for(figures, more) == pytest.approx(198 * MARGIN)  # the one at 199 may be flagged
+    sick = [trace("hygroma", 0.5, 0.0, 1)]
+    assert threshold_for([[(0, 1e9)]], sick) == 0.0  # no healthy exam says anything
+
+
+def test_the_running_evidence_flags_when_the_decision_does() -> None:
+    params = DecisionParams(flag_threshold=4.0)
+    by_figure = at_threshold([evidence(t, params) for t in TRACES], TRACES, params.flag_threshold)
+    assert by_figure == outcome(TRACES, params)
+
+
+def test_the_usual_rules_by_hand() -> None:
+    one = trace("normal", 0.5, 0.0, 0)
+    values = [0.2, 0.9, 0.4, 0.8, 0.6, 0.3]
+    steps = [(r, replace(s, hygroma=p)) for (r, s), p in zip(one.steps, values, strict=False) if s]
+    steps[3] = replace(steps[3][0], duplicate=True), steps[3][1]  # does not count
+    hand = replace(one, steps=tuple(steps))
+    rules = {rule.name: rule.figure for rule in usual_rules(DecisionParams())}
+    assert [v for _, v in rules["threshold a frame"](hand)] == [0.2, 0.9, 0.4, 0.6, 0.3]
+    assert [v for _, v in rules["2 of 3 frames"](hand)] == [0.0, 0.2, 0.4, 0.6, 0.4]
+    average = [v for _, v in rules["average of 5 frames"](hand)]
+    odds = np.log(np.array([0.2, 0.9, 0.4, 0.6, 0.3]) / (1 - np.array([0.2, 0.9, 0.4, 0.6, 0.3])))
+    assert average == [0, 0, 0, 0, pytest.approx(1 / (1 + np.exp(-odds.mean())))]
+    assert [ns for ns, _ in rules["threshold a frame"](hand)] == [i * 125_000_000 for i in (0, 1, 2, 4, 5)]
+
+
+def test_accumulating_beats_a_threshold_where_frames_are_noisy() -> None:
+    noisy = [trace("hygroma", 0.6, 0.25, i) for i in range(20)] + [
+        trace("normal", 0.4, 0.25, 50 + i) for i in range(20)
+    ]
+    fitting, measuring = noisy[::2], noisy[1::2]
+    rows = dict(compare(fitting, measuring, fit_decision(fitting, DecisionParams())))
+    assert len(rows) == 4 and list(rows)[-1] == "accumulated evidence, as shipped"
+    assert rows["accumulated evidence, as shipped"].flagged_hygroma > rows["threshold a frame"].flagged_hygroma
+
+
+@pytest.fixture
+def rendered(monkeypatch: pytest.MonkeyPatch, fake_bundle: Bundle) -> list[Plan]:
+    """Exams are made by hand; what was asked for is written down."""
+    asked: list[Plan] = []
+
+    def make(plan: Plan, scorer: object, spec: Preprocessing) -> Trace:
+        if plan.seed == 13:
+            raise KeyboardInterrupt
+        asked.append(plan)
+        return trace(plan.truth, 0.3 + plan.seed / 100, 0.2, plan.seed)
+
+    class NoScorer:
+        @staticmethod
+        def open(path: Path) -> NoScorer:
+            return NoScorer()
+
+        def __enter__(self) -> NoScorer:
+            return self
+
+        def __exit__(self, *exc: object) -> None: ...
+
+    monkeypatch.setattr(tracing, "trace_exam", make)
+    monkeypatch.setattr(tracing, "Scorer", NoScorer)
+    return asked
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_traces(rendered: list[Plan], tmp_path: Path) -> None:
+    plans, kept = [Plan(i, "normal") for i in (1, 2, 13, 4)], tmp_path / "exams/fitting.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        trace_exams(plans, tmp_path, Preprocessing(size=48), kept)
+    with kept.open("a") as file:
+        file.write(json.dumps({"seed": 13})[:5])  # and the kill came in the middle of a line
+    plans[2] = Plan(3, "hygroma")
+    found = trace_exams(plans, tmp_path, Preprocessing(size=48), kept)
+    assert [p.seed for p in rendered] == [1, 2, 3, 4]
+    whole = [trace(p.truth, 0.3 + p.seed / 100, 0.2, p.seed) for p in plans]
+    assert found == whole == load_traces(kept)  # floats to the last bit
+    assert trace_exams(plans[::-1], tmp_path, Preprocessing(size=48), kept) == whole[::-1]

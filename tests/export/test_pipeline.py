@@ -100,7 +100,7 @@ def tiny(base: Path, **changes: Any) -> Recipe:
         threads=1,
         folds=[0, 1],
         student=StudentRecipe(blocks=[0, 1], epochs=1, frozen_blocks=0),
-        phantom=PhantomRecipe(training_frames=4, fitting_exams=2, measuring_exams=2),
+        phantom=PhantomRecipe(training_frames=4, fitting_exams=2, measuring_hygromas=1, measuring_healthy=1),
     )
     return dataclasses.replace(recipe, **changes)
 
@@ -130,11 +130,9 @@ def work(finished: Path, tmp_path: Path) -> Path:
 def no_exams(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rendering exams is most of a bundle's time and not what the test is about."""
 
-    def decide(
-        draft: Path, base: Any, spec: Any, fitting: int, measuring: int, progress: Any
-    ) -> tuple[Any, EvidenceTable]:
-        row = EvidenceRow("exam sensitivity", "measuring exams", measuring, 0.5, None, None)
-        return base, EvidenceTable("phantom exams", "phantom", f"would fit on {fitting}", (row,))
+    def decide(draft: Path, base: Any, spec: Any, exams: Any, kept: Path, workers: int, progress: Any) -> Any:
+        row = EvidenceRow("exam sensitivity", "measuring exams", exams.measuring_hygromas, 0.5, None, None)
+        return base, [EvidenceTable("phantom exams", "phantom", f"would fit on {exams.fitting_exams}", (row,))]
 
     monkeypatch.setattr(stages, "decide_on_exams", decide)
 
@@ -329,7 +327,7 @@ def test_a_stamp_of_a_run_that_made_nothing_binds_nobody(finished: Path, work: P
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("name", "renamed"), ("version", "9.9.9"), ("phantom.fitting_exams", 4), ("phantom.measuring_exams", 4)],
+    [("name", "renamed"), ("version", "9.9.9"), ("phantom.fitting_exams", 4), ("phantom.measuring_hygromas", 4)],
 )
 def test_an_edit_that_changes_no_weight_makes_the_bundle_again(
     finished: Path, work: Path, no_exams: None, key: str, value: object
@@ -341,7 +339,7 @@ def test_an_edit_that_changes_no_weight_makes_the_bundle_again(
     table = made.manifest.evidence[-1]
     assert weights(work) == before
     assert table.description == f"would fit on {recipe.phantom.fitting_exams}"
-    assert table.rows[0].n == recipe.phantom.measuring_exams
+    assert table.rows[0].n == recipe.phantom.measuring_hygromas
     assert (made.manifest.model.id, made.manifest.model.version) == (recipe.name, recipe.version)
     assert not [p.name for p in work.iterdir() if "draft" in p.name or "made" in p.name or "old" in p.name]
     Pipeline(recipe).bundle()  # and once only: a second time would raise GateError

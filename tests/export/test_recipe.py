@@ -82,7 +82,7 @@ def test_the_ends_of_what_is_allowed_load(tmp_path: Path, text: str) -> None:
         (teacher("lr: .inf"), "teacher.lr: found inf; give a finite"),
         (teacher("layer_decay: 2"), "teacher.layer_decay: found 2.0; give a factor"),
         (GOOD + "phantom: {fitting_exams: 1}\n", "phantom.fitting_exams: found 1; give at least 2"),
-        (GOOD + "phantom: {measuring_exams: 0}\n", "phantom.measuring_exams: found 0; give at least 2"),
+        (GOOD + "phantom: {measuring_healthy: 0}\n", "phantom.measuring_healthy: found 0; give at least 1"),
         (GOOD.replace("name: n\n", ""), "name: missing"),
         ("- a\n", "expected a mapping"),
         ("a: [\n", "not readable as YAML"),
