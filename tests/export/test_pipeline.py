@@ -162,6 +162,9 @@ def test_every_stage_leaves_its_outputs_and_nothing_unfinished(finished: Path) -
     runs = ("refit", "fold0", "fold1")
     for folder, suffix in (("teacher", "pt"), ("student", "pt"), ("qdq", "onnx"), ("predictions", "npz")):
         assert {f"{folder}/{run}.{suffix}" for run in runs} | {f"{folder}/{STAMP}"} <= names
+    assert {"exams/fitting.jsonl", "exams/measuring.jsonl", f"exams/{STAMP}"} <= names
+    tables = load_bundle(finished / "work/bundle", ANYONE).manifest.evidence
+    assert [t.name for t in tables][-2:] == ["phantom exams", "decision rules"] and len(tables[-1].rows) == 2 * 4
     assert f"bundle.{STAMP}" in names and not any("partial" in name or "draft" in name for name in names)
     assert load_bundle(finished / "work/bundle", ANYONE).manifest.model.id == "tiny"
 
@@ -239,7 +242,7 @@ def test_deleting_what_the_message_names_is_enough(finished: Path, work: Path, n
     with pytest.raises(ConfigError) as error:
         pipeline.run()
     named = str(error.value).split("or delete ")[1].split(" to have")[0].split(", ")
-    assert named == [str(work / name) for name in ("student", "qdq", "predictions")]
+    assert named == [str(work / name) for name in ("student", "qdq", "predictions", "exams")]
     kept = {name: number for name, number in weights(work).items() if name.startswith(WEIGHTS[:3])}
     for name in named:
         shutil.rmtree(name)
@@ -269,7 +272,9 @@ def test_rows_of_sources_that_the_bank_is_not_made_of_change_nothing(finished: P
     Pipeline(tiny(base)).run("bank")
 
 
-@pytest.mark.parametrize("stage", ["bank", "bank_phantom", "teacher", "student", "qdq", "predictions", "bundle"])
+@pytest.mark.parametrize(
+    "stage", ["bank", "bank_phantom", "teacher", "student", "qdq", "predictions", "exams", "bundle"]
+)
 def test_outputs_without_a_stamp_are_refused(finished: Path, work: Path, stage: str) -> None:
     stamp = work / f"bundle.{STAMP}" if stage == "bundle" else work / stage / STAMP
     stamp.unlink()
