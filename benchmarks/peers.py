@@ -74,8 +74,8 @@ def onnxruntime(form: str) -> Callable[[Bench], Any]:
             from onnxruntime.quantization.shape_inference import quant_pre_process
 
             prepared, out = bench.folder / "prepared.onnx", bench.folder / f"{form}.onnx"
-            quant_pre_process(str(path), str(prepared))
             if form == "dynamic":
+                quant_pre_process(str(path), str(prepared))
                 quantize_dynamic(str(prepared), str(out))
             else:
 
@@ -86,7 +86,8 @@ def onnxruntime(form: str) -> Callable[[Bench], Any]:
                     def get_next(self) -> dict[str, np.ndarray] | None:
                         return next(self._left, None)
 
-                quantize_static(str(prepared), str(out), Reader())
+                # Not of the prepared graph: ONNX Runtime 1.32 refuses to load that one ("replace the existing tensor").
+                quantize_static(str(path), str(out), Reader())
             path = out
         import onnxruntime as ort
 
