@@ -464,10 +464,13 @@ def _bench(args: argparse.Namespace) -> int:
         progress.clear()
         print(text)
 
-    logging.getLogger("edge").setLevel(
-        logging.INFO if args.verbose else logging.ERROR
-    )  # flags made on purpose are no news
-    return bench(request, progress, say, say if args.form == "text" else lambda text: print(text, file=sys.stderr))
+    edge_log = logging.getLogger("edge")
+    usual = edge_log.level
+    edge_log.setLevel(logging.INFO if args.verbose else logging.ERROR)  # flags made on purpose are no news
+    try:
+        return bench(request, progress, say, say if args.form == "text" else lambda text: print(text, file=sys.stderr))
+    finally:
+        edge_log.setLevel(usual)
 
 
 def _run(args: argparse.Namespace) -> int:
