@@ -8,7 +8,7 @@ that flips fewest images (DESIGN section 3).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,13 +129,17 @@ def _require_crops(crops: np.ndarray) -> None:
         raise InputError("calibration crops: found none; give 32 to 500 crops of training images")
 
 
-def quantize(model: onnx.ModelProto, limits: Mapping[str, float]) -> onnx.ModelProto:
-    """Float graph + the largest |x| of each block linear's input, by tensor name -> the canonical INT8 graph."""
+def quantize(
+    model: onnx.ModelProto, limits: Mapping[str, float], spared: Collection[str] = frozenset()
+) -> onnx.ModelProto:
+    """Float graph + the largest |x| of each block linear's input, by tensor name -> the canonical INT8 graph.
+
+    spared: names of block linears that stay float (see export/sensitivity.py)."""
     out = onnx.ModelProto()
     out.CopyFrom(model)
     graph = out.graph
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    linears = {n.name for n in block_linears(out)}
+    linears = {n.name for n in block_linears(out)} - set(spared)
     zero = numpy_helper.from_array(np.array(0, np.int8), "zero_point")
     nodes: list[onnx.NodeProto] = []
     added: list[onnx.TensorProto] = [zero]
@@ -164,6 +168,8 @@ def quantize(model: onnx.ModelProto, limits: Mapping[str, float]) -> onnx.ModelP
             node.input[0], node.input[1] = done[activation], f"{weight}.dq"
         nodes.append(node)
     kept = [tensor for tensor in graph.initializer if tensor.name not in replaced]
+    if not replaced:
+        added = []  # every linear spared: the float graph
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
     graph.initializer.extend(kept + added)
