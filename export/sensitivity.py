@@ -120,9 +120,7 @@ def sensitivity(
         steps.append(Step(spared, step))
         if step.passed:
             break
-    return Sensitivity(
-        len(positive), int(positive.sum()), data.threshold, measured(()), tuple(layers), tuple(steps)
-    )
+    return Sensitivity(len(positive), int(positive.sum()), data.threshold, measured(()), tuple(layers), tuple(steps))
 
 
 def cost(reference: RawOutputs, found: RawOutputs, positive: np.ndarray, threshold: float) -> Cost:
@@ -171,7 +169,9 @@ def svg(result: Sensitivity) -> str:
     """Bars per linear: rms dp of the hygroma head when only it is int8 (dark), and what sparing it saves (light)."""
     saved = [max(0.0, result.all.hygroma_rms - c.spared.hygroma_rms) for c in result.layers]
     top = max([c.only.hygroma_rms for c in result.layers] + saved) or 1.0
-    parts = ['<text x="4" y="13">rms change of the hygroma probability: int8 alone (dark), saved by sparing (light)</text>']
+    parts = [
+        '<text x="4" y="13">rms change of the hygroma probability: int8 alone (dark), saved by sparing (light)</text>'
+    ]
     for i, (layer, save) in enumerate(zip(result.layers, saved, strict=True)):
         y = (i + 1) * ROW
         parts.append(f'<text x="{LEFT - 6}" y="{y + 13}" text-anchor="end">{layer.layer}</text>')
