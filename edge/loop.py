@@ -25,7 +25,7 @@ from edge.decision.exam import Exam
 from edge.errors import EngineError, HygromaError, StoreError
 from edge.events.clip import Clips
 from edge.events.evidence import render_evidence
-from edge.events.store import EventStore, NewEvent
+from edge.events.store import FORGOTTEN_AT_ONCE, EventStore, NewEvent
 from edge.metrics import Latency, LatencySummary
 from edge.notify import Notifier
 from edge.records import Event, Frame, Reading, Scores, Signal, Verdict
@@ -319,7 +319,8 @@ class Watch:
                 self._latencies["flag"].record(event.latency_ms)
             if now_ns >= self._retain_at_ns:
                 self._retain_at_ns = now_ns + RETAIN_NS
-                self._store.retain()
+                if self._store.retain() >= FORGOTTEN_AT_ONCE:
+                    self._retain_at_ns = now_ns + RETRY_NS
             self._events = self._store.events(limit=EVENTS_SHOWN)
             self._store_problem = ""
         except StoreError as error:

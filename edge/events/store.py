@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta, timezone
+from itertools import islice
 from pathlib import Path
 
 from edge.errors import StoreError
@@ -31,6 +33,8 @@ CLOCK_SLACK_S = (
     60.0  # seconds that the wall clock may gain on the monotonic one while the store is open; more is a jump
 )
 ORPHAN_AGE_S = 3600.0  # seconds; an image without a row that is younger may belong to a commit under way
+FORGOTTEN_AT_ONCE = 100  # events that one `retain` removes at most: the daemon's loop waits for it
+SWEPT_AT_ONCE = 500  # files that one `retain` looks at for orphans, for the same reason
 
 _SCHEMA = """
 CREATE TABLE events (
@@ -47,6 +51,23 @@ _FROM_1 = (  # a store of version 1 had no clips
     "ALTER TABLE events ADD COLUMN clip_path TEXT NOT NULL DEFAULT ''",
     "ALTER TABLE events ADD COLUMN clip_sha256 TEXT NOT NULL DEFAULT ''",
     "ALTER TABLE events ADD COLUMN clip_bytes INTEGER NOT NULL DEFAULT 0",
+)
+_REMOVABLE = "review != 'confirmed' AND pinned = 0"
+# What keeps every call's cost the same however many events there are. The version stays: triggers and indices serve an older
+# program's writes too, so going back to one loses nothing.
+_INDICES = (
+    "CREATE TABLE totals (bytes INTEGER NOT NULL, last_exam INTEGER NOT NULL)",  # one row; last_exam: of all ever flagged
+    "INSERT INTO totals SELECT coalesce(sum(image_bytes + clip_bytes), 0), coalesce(max(exam_id), 0) FROM events",
+    "CREATE TRIGGER event_added AFTER INSERT ON events BEGIN UPDATE totals SET"
+    " bytes = bytes + new.image_bytes + new.clip_bytes, last_exam = max(last_exam, new.exam_id); END",
+    "CREATE TRIGGER event_resized AFTER UPDATE OF image_bytes, clip_bytes ON events BEGIN UPDATE totals SET"
+    " bytes = bytes + new.image_bytes + new.clip_bytes - old.image_bytes - old.clip_bytes; END",
+    "CREATE TRIGGER event_removed AFTER DELETE ON events BEGIN UPDATE totals SET"
+    " bytes = bytes - old.image_bytes - old.clip_bytes; END",
+    "CREATE INDEX events_time ON events (t_wall)",
+    f"CREATE INDEX events_removable_time ON events (t_wall) WHERE {_REMOVABLE}",
+    f"CREATE INDEX events_removable_review ON events (review, id) WHERE {_REMOVABLE}",
+    "CREATE INDEX events_clip ON events (clip_path) WHERE clip_path != ''",
 )
 _COLUMNS = ", ".join(item.name for item in fields(Event))
 
@@ -93,6 +114,7 @@ class EventStore:
         self._clock_ns, self._create = clock_ns, create
         self._wall, self._opened = wall, (wall(), clock_ns())
         self._connection: sqlite3.Connection | None = None
+        self._unswept: Iterator[os.DirEntry[str]] = iter(())
 
     def __enter__(self) -> EventStore:
         self.open()
@@ -107,6 +129,7 @@ class EventStore:
             self._db()
 
     def close(self) -> None:
+        self._unswept = iter(())  # closes the folders that a sweep under way has open
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -220,36 +243,33 @@ class EventStore:
     def next_exam_id(self) -> int:
         """One more than any exam that was ever flagged here; exams without a flag leave no trace."""
         with self._telling("read"):
-            (largest,) = self._db().execute("SELECT max(exam_id) FROM events").fetchone()
-            return (largest or 0) + 1
+            return self._db().execute("SELECT last_exam FROM totals").fetchone()[0] + 1
 
     def retain(self) -> int:
-        """Remove what is too old or too much; returns how many events went. Call it now and then from the writer.
+        """Remove what is too old or too much; returns how many events went. Call it now and then from the writer, and again
+        soon when FORGOTTEN_AT_ONCE went: there may be more.
 
         By age (if the clock can be believed: `_oldest_kept`) and by bytes any event goes that is neither confirmed nor
         pinned, dismissed ones first, then the oldest. For free space only dismissed ones go: a disk that something else
         filled must not cost a flag that nobody has looked at.
         """
         with self._telling("cleaned up"):
-            database = self._db()
-            removable = "review != 'confirmed' AND pinned = 0"
-            doomed = database.execute(
-                f"SELECT id, image_path, clip_path FROM events WHERE {removable} AND t_wall > ? AND t_wall < ?",
-                (CLOCK_FLOOR, self._oldest_kept()),
-            ).fetchall()
-            self._forget(doomed)
-            removed = len(doomed)
-            order = "ORDER BY review != 'dismissed', id LIMIT 1"
-            while self._bytes_kept() > self._retention.max_bytes:
-                if not self._forget_first(f"{removable} {order}"):
-                    break
-                removed += 1
-            while self._disk.free_bytes(self.root) < self._retention.min_free_bytes:
-                if not self._forget_first("review = 'dismissed' AND pinned = 0 ORDER BY id LIMIT 1"):
-                    break
-                removed += 1
+            removed = self._forget_aged(FORGOTTEN_AT_ONCE)
+            for review in ("dismissed", "open"):
+                excess = self._bytes_kept() - self._retention.max_bytes
+                removed += self._forget_bytes(review, excess, FORGOTTEN_AT_ONCE - removed)
+            shortage = self._retention.min_free_bytes - self._disk.free_bytes(self.root)
+            removed += self._forget_bytes("dismissed", shortage, FORGOTTEN_AT_ONCE - removed)
             self._sweep_orphans()
             return removed
+
+    def _forget_aged(self, most: int) -> int:
+        aged = self._db().execute(
+            f"SELECT id, image_path, clip_path FROM events WHERE {_REMOVABLE} AND t_wall > ? AND t_wall < ?"
+            " ORDER BY t_wall LIMIT ?",
+            (CLOCK_FLOOR, self._oldest_kept(), most),
+        )
+        return self._forget(aged.fetchall())
 
     def _oldest_kept(self) -> str:
         """ISO time; what is dated before it is too old. "" (nothing is) when the clock has jumped while this store was open.
@@ -266,29 +286,63 @@ class EventStore:
         except (TypeError, ValueError, OverflowError):  # no event, or a time that is none
             return ""
 
-    def _forget_first(self, condition: str) -> int:
-        rows = self._db().execute(f"SELECT id, image_path, clip_path FROM events WHERE {condition}").fetchall()
-        self._forget(rows)
-        return len(rows)
+    def _forget_bytes(self, review: str, wanted: int, most: int) -> int:
+        """Removes the oldest of one review state until `wanted` bytes are gone; nothing for 0 and below."""
+        doomed: list[tuple[int, str, str]] = []
+        if wanted > 0:
+            found = self._db().execute(
+                f"SELECT id, image_path, clip_path, image_bytes + clip_bytes FROM events WHERE {_REMOVABLE} AND review = ?"
+                " ORDER BY id LIMIT ?",
+                (review, most),
+            )
+            for *row, size in found.fetchall():
+                if wanted <= 0:
+                    break
+                doomed.append((row[0], row[1], row[2]))
+                wanted -= size
+        return self._forget(doomed)
 
-    def _forget(self, rows: list[tuple[int, str, str]]) -> None:
+    def _forget(self, rows: list[tuple[int, str, str]]) -> int:
         """Rows first: a row without its image would be a broken promise, an image without a row is only an orphan."""
-        database = self._db()
-        with database:
-            database.executemany("DELETE FROM events WHERE id = ?", [(row[0],) for row in rows])
+        if rows:
+            database = self._db()
+            with database:
+                database.executemany("DELETE FROM events WHERE id = ?", [(row[0],) for row in rows])
         for _, *paths in rows:
             for path in filter(None, paths):
                 self._disk.remove(self.root / path)
+        return len(rows)
 
     def _bytes_kept(self) -> int:
-        return self._db().execute("SELECT coalesce(sum(image_bytes + clip_bytes), 0) FROM events").fetchone()[0]
+        return self._db().execute("SELECT bytes FROM totals").fetchone()[0]
 
     def _sweep_orphans(self) -> None:
-        known = {path for row in self._db().execute("SELECT image_path, clip_path FROM events") for path in row}
-        for path in (self.root / "evidence").glob("*/*"):
-            orphan = path.relative_to(self.root).as_posix() not in known
-            if orphan and time.time() - path.stat().st_mtime > ORPHAN_AGE_S:
-                self._disk.remove(path)
+        """Looks at the next SWEPT_AT_ONCE files, and begins again after the last: all are seen in the end."""
+        some = list(islice(self._unswept, SWEPT_AT_ONCE))
+        if len(some) < SWEPT_AT_ONCE:
+            self._unswept = self._files()
+            some += islice(self._unswept, SWEPT_AT_ONCE - len(some))
+        for file in some:
+            name = Path(file.path).relative_to(self.root).as_posix()
+            known = self._db().execute(
+                "SELECT 1 FROM events WHERE image_path = ?1"
+                " UNION ALL SELECT 1 FROM events WHERE clip_path = ?1 AND clip_path != ''",
+                (name,),
+            )
+            if known.fetchone() is None:
+                with suppress(FileNotFoundError):  # listed, and removed since
+                    if time.time() - file.stat().st_mtime > ORPHAN_AGE_S:
+                        self._disk.remove(Path(file.path))
+
+    def _files(self) -> Iterator[os.DirEntry[str]]:
+        """Every file of evidence, listed as it is asked for: a day is a folder."""
+        evidence = self.root / "evidence"
+        if evidence.is_dir():
+            with os.scandir(evidence) as days:
+                for day in days:
+                    if day.is_dir(follow_symlinks=False):
+                        with os.scandir(day) as files:
+                            yield from (file for file in files if file.is_file(follow_symlinks=False))
 
     def _db(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -314,19 +368,21 @@ class EventStore:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version in (0, 1):
-            with connection:
-                connection.execute("BEGIN IMMEDIATE")  # two programs may open a new or older store at once
-                (version,) = connection.execute("PRAGMA user_version").fetchone()
-                for statement in {0: (_SCHEMA,), 1: _FROM_1}.get(version, ()):
-                    connection.execute(statement)
-                if version in (0, 1):
-                    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        elif version != SCHEMA_VERSION:
+        if version > SCHEMA_VERSION:
             raise StoreError(
                 f"{self.root / 'events.db'}: schema version {version}, this hygroma reads {SCHEMA_VERSION};"
                 " update hygroma, or set events.dir to another directory"
             )
+        if version == SCHEMA_VERSION and _has_totals(connection):
+            return
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")  # two programs may open a new or older store at once
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            for statement in {0: (_SCHEMA,), 1: _FROM_1}.get(version, ()):
+                connection.execute(statement)
+            for statement in () if _has_totals(connection) else _INDICES:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _one(self, event_id: int) -> Event:
         row = self._db().execute(f"SELECT {_COLUMNS} FROM events WHERE id = ?", (event_id,)).fetchone()
@@ -372,6 +428,10 @@ def evidence_reader(root: str | Path, clip: bool = False) -> Callable[[int], byt
             return None
 
     return read
+
+
+def _has_totals(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'totals'").fetchone() is not None
 
 
 def _event(row: tuple) -> Event:

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 
 from edge.errors import StoreError
 from edge.events import Disk, EventStore, NewEvent, Retention, evidence_reader, export
+from edge.events import store as store_module
 
 TODAY = "2026-11-23T10:00:00.000+00:00"
 LONG_AGO = "2025-07-01T10:00:00.000+00:00"
@@ -253,6 +255,146 @@ def test_a_store_of_version_1_is_taken_over_with_its_events(tmp_path: Path) -> N
         (event,) = store.events()
         assert (event.exam_id, event.image_path, event.clip_path, event.pinned) == (1, "evidence/x.png", "", True)
         assert store.attach_clip(event.id, b"moving").clip_path == "evidence/x.webp"
+
+
+def fill(root: Path, first: int, last: int, t_wall: str = TODAY, review: str = "open", size: int = 5) -> None:
+    """Rows past the store's own commit, whose fsyncs would take minutes; as an older program writes them."""
+    with sqlite3.connect(root / "events.db") as database:
+        database.executemany(
+            "INSERT INTO events (exam_id, source, frame_id, t_wall, latency_ms, hygroma, evidence, bundle, image_path,"
+            " image_sha256, image_bytes, review) VALUES (?, 's', 1, ?, 40, .9, 6, 'b', ?, '00', ?, ?)",
+            [(i, t_wall, f"evidence/2026-11-23/{i}.png", size, review) for i in range(first, last)],
+        )
+    database.close()
+
+
+def steps(store: EventStore, work: Callable[[], object]) -> int:
+    """How many instructions SQLite's machine executes in `work`: each row that is visited takes some."""
+    count = 0
+
+    def step() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    store.open()
+    assert store._connection is not None
+    store._connection.set_progress_handler(step, 1)
+    try:
+        work()
+    finally:
+        store._connection.set_progress_handler(None, 1)
+    return count
+
+
+def test_the_next_exam_and_a_clean_up_cost_the_same_however_many_events_there_are(tmp_path: Path) -> None:
+    costs: dict[str, list[int]] = {"next exam": [], "nothing to do": [], "by age": [], "by bytes": [], "by space": []}
+    disk = FakeDisk()
+    now = datetime.fromisoformat(TODAY)
+    for n in (1_000, 20_000):
+        root = tmp_path / str(n)
+        keep = Retention(days=30, max_bytes=10 * n)
+        with EventStore(root, keep, disk, wall=lambda: now) as store:
+            store.open()
+            for i, review in enumerate(("open", "confirmed", "dismissed")):
+                fill(root, n * i, n * i + n // 2, review=review)
+            (root / "evidence" / "2026-11-23").mkdir(parents=True)
+            for i in range(50):
+                (root / "evidence" / "2026-11-23" / f"{i}.png").touch()
+            costs["next exam"].append(steps(store, store.next_exam_id))
+            costs["nothing to do"].append(steps(store, store.retain))
+            fill(root, 10 * n, 10 * n + 20, LONG_AGO)
+            costs["by age"].append(steps(store, store.retain))
+            fill(root, 11 * n, 11 * n + 10, size=20 * n)
+            costs["by bytes"].append(steps(store, store.retain))
+            disk.free = 0
+            costs["by space"].append(steps(store, store.retain))
+            disk.free = 10**12
+    assert all(small == large > 0 for small, large in costs.values()), costs
+    assert costs["nothing to do"][0] < costs["by age"][0] < 10_000
+
+
+def test_a_clean_up_removes_a_bounded_number_and_says_when_there_may_be_more(tmp_path: Path) -> None:
+    most = store_module.FORGOTTEN_AT_ONCE
+    with EventStore(tmp_path, Retention(days=30), FakeDisk(), wall=lambda: datetime.fromisoformat(TODAY)) as store:
+        store.commit(flag(1))
+        fill(tmp_path, 2, 2 + most + 5, LONG_AGO)
+        assert [store.retain() for _ in range(3)] == [most, 5, 0]
+        assert len(store.events()) == 1
+
+
+def test_the_sweep_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "SWEPT_AT_ONCE", 4)
+    with EventStore(tmp_path) as store:
+        event = store.attach_clip(store.commit(flag()).id, b"moving")
+        folders = [tmp_path / "evidence" / day for day in ("2026-11-21", "2026-11-22")]
+        for folder in folders:
+            (folder / "a folder").mkdir(parents=True)
+            for i in range(5):
+                (folder / f"{i}.png").touch()
+                os.utime(folder / f"{i}.png", (time.time() - 7200,) * 2)
+        for name in (event.image_path, event.clip_path):
+            os.utime(tmp_path / name, (time.time() - 7200,) * 2)
+        left = []
+        for _ in range(4):
+            store.retain()
+            left.append(sum(len(list(folder.glob("*.png"))) for folder in folders))
+        assert left[-1] == 0 and all(a - b <= 4 for a, b in zip([10, *left], left, strict=False))
+        assert store.image(event) == b"picture" and store.clip(event) == b"moving"
+
+
+def test_the_bytes_kept_and_the_last_exam_are_right_through_every_change(tmp_path: Path) -> None:
+    def counted(store: EventStore) -> int:
+        return sum(len(store.image(event)) + len(store.clip(event) or b"") for event in store.events(limit=-1))
+
+    with EventStore(tmp_path, Retention(days=10**4, max_bytes=60), FakeDisk()) as store:
+        events = [store.commit(flag(n, image=b"x" * 20)) for n in (3, 9, 4)]
+        assert store._bytes_kept() == counted(store) == 60
+        store.attach_clip(events[0].id, b"m" * 30)
+        store.replace_image(events[1].id, b"y" * 50)
+        assert store._bytes_kept() == counted(store) == 120
+        store.review(events[1].id, "dismissed", "A")
+        assert store.retain() == 2  # the dismissed one first, then the oldest
+        assert store._bytes_kept() == counted(store) == 20
+        assert store.next_exam_id() == 10  # exam 9 is gone; its number stays its own
+    with EventStore(tmp_path, disk=FakeDisk("write")) as store:
+        with pytest.raises(StoreError):
+            store.commit(flag(20))
+        assert store._bytes_kept() == 20 and store.next_exam_id() == 10
+
+
+def test_a_store_from_before_the_totals_is_taken_over_and_serves_the_older_program_too(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "events.db") as database:
+        database.execute(store_module._SCHEMA)
+        database.execute("PRAGMA user_version = 2")
+    database.close()
+    fill(tmp_path, 1, 8)
+    with EventStore(tmp_path) as store:
+        assert store.next_exam_id() == 8 and store._bytes_kept() == 35
+    fill(tmp_path, 8, 10)
+    with sqlite3.connect(tmp_path / "events.db") as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (2,)
+        database.execute("DELETE FROM events WHERE exam_id = 1")
+    database.close()
+    with EventStore(tmp_path) as store:
+        assert store.next_exam_id() == 10 and store._bytes_kept() == 40 and len(store.events()) == 8
+
+
+def test_a_take_over_that_is_cut_short_leaves_the_store_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sqlite3.connect(tmp_path / "events.db") as database:
+        database.execute(store_module._SCHEMA)
+        database.execute("PRAGMA user_version = 2")
+    database.close()
+    fill(tmp_path, 1, 8)
+    whole = store_module._INDICES
+    monkeypatch.setattr(store_module, "_INDICES", (*whole[:4], "CREATE INDEX events_time ON nothing (t_wall)"))
+    with pytest.raises(StoreError, match="nothing"):
+        EventStore(tmp_path).open()
+    monkeypatch.setattr(store_module, "_INDICES", whole)
+    with EventStore(tmp_path) as store:
+        assert store.next_exam_id() == 8 and store._bytes_kept() == 35
 
 
 def test_no_store_a_damaged_one_and_a_newer_one_are_told(tmp_path: Path) -> None:
