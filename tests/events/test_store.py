@@ -297,7 +297,8 @@ def test_the_next_exam_and_a_clean_up_cost_the_same_however_many_events_there_ar
         with EventStore(root, keep, disk, wall=lambda: now) as store:
             store.open()
             for i, review in enumerate(("open", "confirmed", "dismissed")):
-                fill(root, n * i, n * i + n // 2, review=review)
+                kept = LONG_AGO if review == "confirmed" else TODAY
+                fill(root, n * i, n * i + n // 2, kept, review)
             (root / "evidence" / "2026-11-23").mkdir(parents=True)
             for i in range(50):
                 (root / "evidence" / "2026-11-23" / f"{i}.png").touch()
