@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,11 +14,22 @@ from benchmarks.case import Bench
 from benchmarks.environment import conditions, fingerprint
 from benchmarks.machine import yardstick
 from benchmarks.power import PowerMeter
-from benchmarks.results import Run, check_budgets, compare, differences, read_run, to_text, write_run
+from benchmarks.results import (
+    Run,
+    check_budgets,
+    compare,
+    differences,
+    no_longer_measured,
+    read_budgets,
+    read_run,
+    to_text,
+    write_run,
+)
 from benchmarks.suites import check_names, run_suites
 from benchmarks.text import budgets_text, changes_text, markdown, terminal
 from edge.bundle import Bundle
 from edge.errors import ConfigError, GateError
+from edge.events.disk import why_unwritable
 
 OK, INCOMPLETE, SLOWER = 0, 1, GateError.exit_code  # exit codes; a case that failed goes before a figure that is slower
 
@@ -54,8 +66,10 @@ def bench(
     """
     suites = check_names(request.suites)
     old = read_run(request.compare) if request.compare else None
-    if request.out and request.out.is_dir():
-        raise ConfigError(f"--out: {request.out} is a folder; name a file")
+    if request.out and (problem := _why_not(request.out)):
+        raise ConfigError(f"--out: {problem}; name a file that this user may write")
+    if request.budgets:
+        read_budgets()
     run = measure(request, suites, note)
     if request.out:
         write_run(request.out, run)
@@ -74,7 +88,9 @@ def bench(
 def _judge(old: Run, run: Run, request: Request, remark: Callable[[str], None]) -> int:
     """Says what changed since `old`; SLOWER when that matters."""
     allowed = 0.1 if request.allowed is None else request.allowed
-    changes = compare(old, run, allowed)
+    changes, gone = compare(old, run, allowed), no_longer_measured(old, run)
+    for key in gone:
+        remark(f"NOT MEASURED NOW: {key}")
     for difference in differences(old, run):
         remark(f"NOT ALIKE: {difference}")
     remark("\n".join(["", f"against {request.compare}", *changes_text(changes, allowed)]))
@@ -83,7 +99,18 @@ def _judge(old: Run, run: Run, request: Request, remark: Callable[[str], None]) 
     if not changes:
         remark("no figure in common: name the suites of the older run")
         return INCOMPLETE
+    if gone:
+        return INCOMPLETE
     return SLOWER if any(change.verdict == "slower" for change in changes) else OK
+
+
+def _why_not(file: Path) -> str:
+    """Why a file cannot be written; "" when it can."""
+    if file.is_dir():
+        return f"{file} is a folder"
+    if file.exists() and not os.access(file, os.W_OK):
+        return f"{file}: this user may not write it"
+    return why_unwritable(file.parent)
 
 
 def measure(request: Request, suites: tuple[str, ...], note: Callable[[str, int, int], None]) -> Run:

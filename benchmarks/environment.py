@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from edge.bundle import Bundle
+from edge.hardware import ROOT, power_mode, read_text, temperatures, usable_cores
 
 ABSENT = "absent"
-ROOT = Path("/")
 CHECKOUT = Path(__file__).resolve().parents[1]
 RUNTIMES = (
     "hygroma-edge", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "tensorrt", "torch", "openvino",
     "nncf", "pillow",
 )  # fmt: skip
-TOLD_S = 5.0  # seconds for a tool such as nvpmodel to answer
+TOLD_S = 5.0  # seconds for a tool such as nvidia-smi to answer
 
 
 def fingerprint(bundle: Bundle | None, threads: int, root: Path = ROOT) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def fingerprint(bundle: Bundle | None, threads: int, root: Path = ROOT) -> dict[
     return {
         "cpu": cpu(root),
         "board": board(root),
-        "nvpmodel": _say(["nvpmodel", "-q"]),
+        "nvpmodel": _power_mode(root),
         "gpu": _say(["nvidia-smi", "--query-gpu=name,driver_version,power.limit", "--format=csv,noheader"]),
         "memory_mb": memory_mb(root),
         "kernel": platform.release(),
@@ -52,17 +52,16 @@ def conditions(root: Path = ROOT) -> dict[str, Any]:
 def cpu(root: Path = ROOT) -> dict[str, Any]:
     """Model, logical cores, those this process may use, vector and other flags, governor of each policy."""
     fields: dict[str, str] = {}
-    for line in _read(root / "proc/cpuinfo").splitlines():
+    for line in read_text(root / "proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
         fields.setdefault(name.strip(), value.strip())
     arm = " ".join(f"{k} {fields[k]}" for k in ("CPU implementer", "CPU part") if k in fields)
-    governors = {_read(p) for p in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")}
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    governors = {read_text(p) for p in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")}
     return {
         "model": fields.get("model name") or arm or platform.processor() or ABSENT,
         "machine": platform.machine(),
         "cores": os.cpu_count(),
-        "cores_usable": usable,
+        "cores_usable": usable_cores(),
         "flags": sorted((fields.get("flags") or fields.get("Features") or "").split()) or ABSENT,
         "governor": ", ".join(sorted(governors)) or ABSENT,
         "virtual": "hypervisor" in (fields.get("flags") or "").split(),
@@ -70,37 +69,32 @@ def cpu(root: Path = ROOT) -> dict[str, Any]:
 
 
 def board(root: Path = ROOT) -> str:
-    tree = _read(root / "proc/device-tree/model").rstrip("\0")
-    product = " ".join(filter(None, (_read(root / f"sys/class/dmi/id/{n}") for n in ("sys_vendor", "product_name"))))
-    tegra = _read(root / "etc/nv_tegra_release").split("\n")[0]
+    tree = read_text(root / "proc/device-tree/model").rstrip("\0")
+    product = " ".join(
+        filter(None, (read_text(root / f"sys/class/dmi/id/{n}") for n in ("sys_vendor", "product_name")))
+    )
+    tegra = read_text(root / "etc/nv_tegra_release").split("\n")[0]
     return "; ".join(filter(None, (tree, tegra))) or product or ABSENT
 
 
 def memory_mb(root: Path = ROOT) -> int | str:
-    for line in _read(root / "proc/meminfo").splitlines():
+    for line in read_text(root / "proc/meminfo").splitlines():
         if line.startswith("MemTotal:"):
             return int(line.split()[1]) // 1024
     return ABSENT
-
-
-def temperatures(root: Path = ROOT) -> dict[str, float]:
-    found = {}
-    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
-        text = _read(zone / "temp")
-        if text.lstrip("-").isdigit():
-            found[_read(zone / "type") or zone.name] = int(text) / 1000
-    return found
 
 
 def clocks(root: Path = ROOT) -> dict[str, float]:
     """Of each core now; on boards without cpufreq what /proc/cpuinfo says."""
     found = {}
     for path in sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")):
-        text = _read(path)
+        text = read_text(path)
         if text.isdigit():
             found[path.parts[-3]] = int(text) / 1000
     if not found:
-        lines = [line.split(":")[1] for line in _read(root / "proc/cpuinfo").splitlines() if line.startswith("cpu MHz")]
+        lines = [
+            line.split(":")[1] for line in read_text(root / "proc/cpuinfo").splitlines() if line.startswith("cpu MHz")
+        ]
         found = {f"cpu{i}": float(text) for i, text in enumerate(lines)}
     return found
 
@@ -113,6 +107,11 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _power_mode(root: Path) -> str:
+    mode = power_mode(root)
+    return f"{mode.number} {mode.name}".rstrip() if mode else ABSENT
 
 
 def git_state() -> str:
@@ -133,10 +132,3 @@ def _say(command: list[str]) -> str:
     except (OSError, subprocess.SubprocessError):
         return ABSENT
     return " ".join(done.stdout.split())
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
-
 from benchmarks.case import Bench, Case, Record
 from benchmarks.layers import FLOAT_OPS, INT8_OPS, profile
 from benchmarks.loops import closed_loop
 from benchmarks.machine import bandwidth_gb_s, gemm_gops
 from benchmarks.models import student
+from edge.hardware import usable_cores
 
 SUITE = "limits"
 
 
 def rates(bench: Bench) -> list[Record]:
     """Best rates with one thread and with all cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     rows: list[dict[str, float | str]] = []
-    counts = sorted({bench.threads, cores})
+    counts = sorted({bench.threads, usable_cores()})
     seconds = min(1.0, bench.limit_s / 6)
     for i, threads in enumerate(counts):
         bench.note(f"{SUITE}: rates", i, len(counts))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+from edge.hardware import read_text
+
 HWMON = Path("/sys/class/hwmon")
 PERIOD_S = 0.1  # seconds between readings: the sensor averages over about as long
 NAMES = ("ina3221", "ina219", "ina226", "ina238")  # hwmon's names of current and voltage monitors
@@ -15,12 +17,12 @@ def rails(root: Path = HWMON) -> dict[str, tuple[Path, Path]]:
     """Rail -> (millivolt file, milliampere file). Empty where no board monitor is."""
     found = {}
     for folder in sorted(root.glob("hwmon*")):
-        if _text(folder / "name") not in NAMES:
+        if read_text(folder / "name") not in NAMES:
             continue
         for channel in range(1, CHANNELS + 1):
             volts, amperes = folder / f"in{channel}_input", folder / f"curr{channel}_input"
             if volts.is_file() and amperes.is_file():
-                label = _text(folder / f"in{channel}_label") or f"{folder.name} channel {channel}"
+                label = read_text(folder / f"in{channel}_label") or f"{folder.name} channel {channel}"
                 found[label] = (volts, amperes)
     return found
 
@@ -69,10 +71,3 @@ class PowerMeter:
                 self._counts[rail] = self._counts.get(rail, 0) + 1
             if self._stop.wait(PERIOD_S):
                 return
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""

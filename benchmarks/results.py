@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,16 @@ def _record(item: dict[str, Any]) -> Record:
     return Record(**{**item, "distribution": found, "axes": tuple(item["axes"]), "notes": tuple(item["notes"])})
 
 
+def no_longer_measured(old: Run, new: Run) -> list[str]:
+    """Keys of what the old run measured and the new one, of the same suites, did not: a comparison cannot pass on these."""
+    now = {record.key for record in new.records if not (record.skipped or record.failed)}
+    return [
+        record.key
+        for record in old.records
+        if record.suite in new.settings["suites"] and not (record.skipped or record.failed) and record.key not in now
+    ]
+
+
 @dataclass(frozen=True)
 class Change:
     """One figure then and now. `worse`: how much, as a share of the old (negative: better). `verdict`: "slower" (worse by more
@@ -97,9 +108,7 @@ def compare(old: Run, new: Run, allowed: float) -> list[Change]:
             continue
         if record.distribution and was.distribution:
             a, b = was.distribution.percentiles["p50"], record.distribution.percentiles["p50"]
-            spans = [
-                (p.low if p.low is not None else p.value, p.high if p.high is not None else p.value) for p in (a, b)
-            ]
+            spans = [(-math.inf if p.low is None else p.low, math.inf if p.high is None else p.high) for p in (a, b)]
             overlap = spans[0][0] <= spans[1][1] and spans[1][0] <= spans[0][1]
             changes.append(_change(record.key, "p50", a.value, b.value, 1, allowed, overlap))
         for name, direction in record.better.items():

@@ -23,14 +23,17 @@ WARM_WINDOWS = 0.2  # share of the run left out of the slopes: caches fill and t
 def drift(bench: Bench) -> list[Record]:
     frames = round(bench.soak_hours * 3600 * bench.rate_hz) if bench.soak_hours > 0 else bench.soak_frames
     window = max(1, frames // WINDOWS)
-    ages: list[float] = []
+    # All of it touched now: what grew with each frame would be seen as the daemon's.
+    ages, seen = np.full(frames, np.nan), 0
     points: list[tuple[int, float, float, float, float]] = []  # frames so far, p50 ms, MB, descriptors, threads
     recent: list[float] = []
 
     def note(verdict: Verdict) -> None:
+        nonlocal seen
         age = (time.monotonic_ns() - verdict.t_mono_ns) / 1e6
         if verdict.frame_id >= SETTLE:
-            ages.append(age)
+            ages[seen] = age
+            seen += 1
         recent.append(age)
         if len(recent) == window:
             memory = memory_mb()["rss_mb"]
@@ -41,8 +44,13 @@ def drift(bench: Bench) -> list[Record]:
     with open_daemon(bench, camera(bench, frames + SETTLE), note) as daemon:
         summary = daemon.run()
     table: list[dict[str, float | str]] = []
-    values = {"frames": float(summary.frames), "dropped": float(summary.feed.dropped)}
-    values["errors"] = float(sum(summary.errors.values()))
+    feed = summary.feed
+    values = {
+        "frames": float(summary.frames),
+        "dropped": float(feed.dropped),
+        "unaccounted": float(feed.read - summary.frames - feed.dropped - feed.stale),
+        "errors": float(sum(summary.errors.values())),
+    }
     late = np.array(points[round(len(points) * WARM_WINDOWS) :], np.float64)
     names = ("p50 ms", "resident MB", "descriptors", "threads")
     series = {name: [(float(p[0]), float(p[i])) for p in points] for i, name in enumerate(names, 1)}
@@ -53,7 +61,7 @@ def drift(bench: Bench) -> list[Record]:
         table.append({"drift per 100,000 frames": name, "slope": value, "low": low, "high": high})
     notes = ("95 % bootstrap intervals over windows, which are not independent: read them as rough",)
     return [
-        record(SUITE, NAME, np.array(ages), values),
+        record(SUITE, NAME, ages[:seen], values),
         Record(SUITE, "drift", series=series, axes=("frames", "as named"), table=table, notes=notes),
     ]
 

@@ -7,7 +7,8 @@ from memory and are converted as a grabber's are; the kernel's and the bus's par
 from __future__ import annotations
 
 import json
-import os
+import math
+import select
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from benchmarks.daemon import open_daemon
 from benchmarks.frames import SIZES, ScheduledCamera, clip_frames, to_yuyv, yuyv_decoder
 from edge.bundle import ANYONE, load_bundle
 from edge.errors import EngineError
+from edge.hardware import usable_cores
 
 SUITE = "streams"
 SETUPS = [(size, fps) for size in ("720p", "1080p") for fps in (15, 30, 60)]
@@ -29,13 +31,14 @@ STREAMS_PER_CORE = 4  # beyond it nothing is tried: a core that holds four 60 fp
 SETTLE_S = 3.0  # seconds at the start that do not count: the fan is being found
 PICTURES = 16  # a process: 66 MB at 1080p
 START_S = 120.0  # seconds for all processes to be ready
+SHORT_CALLS = 10  # a bench of no more calls only shows that it works: one stream
 
 
 def hold(size: str, fps: int) -> Any:
     def run(bench: Bench) -> list[Record]:
         seconds = max(1.0, min(10.0, bench.limit_s / 3))
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        held, rows, most = 0, [], cores * STREAMS_PER_CORE if bench.calls > 10 else 1
+        most = usable_cores() * STREAMS_PER_CORE if bench.calls > SHORT_CALLS else 1
+        held, rows = 0, []
         for streams in range(1, most + 1):
             bench.note(f"{SUITE}: {size} at {fps} fps", streams, most)
             found = together(bench, streams, size, fps, seconds)
@@ -46,8 +49,7 @@ def hold(size: str, fps: int) -> Any:
                 break
             held = streams
         series = {
-            "p50 ms, worst stream": [(n + 1.0, max(f["p50"] for f in row)) for n, row in enumerate(rows)],
-            "p99 ms, worst stream": [(n + 1.0, max(f["p99"] for f in row)) for n, row in enumerate(rows)],
+            **{f"{p} ms, worst stream": _worst(rows, p) for p in ("p50", "p99")},
             "lost or late, %": [
                 (n + 1.0, 100 * sum(f["missing"] + f["late"] for f in row) / max(1, sum(f["due"] for f in row)))
                 for n, row in enumerate(rows)
@@ -76,11 +78,15 @@ def together(bench: Bench, streams: int, size: str, fps: float, seconds: float) 
             for _ in range(streams)
         ]
         try:
+            deadline = time.monotonic() + START_S
             for worker in workers:  # all ready, then all at once
                 assert worker.stdout is not None
-                if worker.stdout.readline().strip() != "ready":
+                told, _, _ = select.select([worker.stdout], [], [], max(0.0, deadline - time.monotonic()))
+                if not told or worker.stdout.readline().strip() != "ready":
                     errors.seek(0)
-                    raise EngineError(f"a stream's process failed: {errors.read()[-500:].strip()}")
+                    raise EngineError(
+                        f"a stream's process failed, or was not ready after {START_S:g} s: {errors.read()[-500:].strip()}"
+                    )
             for worker in workers:
                 assert worker.stdin is not None
                 worker.stdin.write("go\n")
@@ -93,6 +99,12 @@ def together(bench: Bench, streams: int, size: str, fps: float, seconds: float) 
             for worker in workers:
                 worker.kill()
                 worker.communicate()
+
+
+def _worst(rows: list[list[dict[str, float]]], figure: str) -> list[tuple[float, float]]:
+    """(streams, the worst stream's figure); no point where a stream has none."""
+    points = [(n + 1.0, max(f[figure] for f in row)) for n, row in enumerate(rows)]
+    return [point for point in points if math.isfinite(point[1])]
 
 
 class _Gate(ScheduledCamera):
@@ -124,8 +136,8 @@ def watch_one(asked: dict[str, Any]) -> dict[str, float]:
         "missing": float(due - len(ages)),
         "late": float(late),
         "unaccounted": float(feed.read - summary.frames - feed.dropped - feed.stale),
-        "p50": float(np.percentile(ages, 50)) if ages else 0.0,
-        "p99": float(np.percentile(ages, 99)) if ages else 0.0,
+        "p50": float(np.percentile(ages, 50)) if ages else math.inf,  # no picture ever came to a verdict
+        "p99": float(np.percentile(ages, 99)) if ages else math.inf,
     }
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import importlib
 import logging
 import tempfile
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -62,5 +61,5 @@ def run_case(case: Case, bench: Bench) -> list[Record]:
         except Unavailable as reason:
             return [Record(case.suite, case.name, skipped=str(reason))]
         except Exception as error:  # the other cases must still run
-            log.debug("%s", traceback.format_exc())
+            log.info("%s: %s", case.suite, case.name, exc_info=True)  # for `hygroma -v bench`
             return [Record(case.suite, case.name, failed=f"{type(error).__name__}: {error}")]

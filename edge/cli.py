@@ -302,7 +302,7 @@ def _add_bench(commands: Any) -> argparse.ArgumentParser:
         bench.add_argument(
             f"--{flag}", type=_positive, default=default, metavar="N", help=f"{text} (default {default})"
         )
-    bench.add_argument("--hours", type=float, default=0.0, metavar="H", help="of `soak`, instead of --frames")
+    bench.add_argument("--hours", type=_hours, default=0.0, metavar="H", help="of `soak`, instead of --frames")
     bench.add_argument("--bundle", metavar="B", help="another bundle than the shipped one")
     bench.set_defaults(handler=_bench, form="text")
     return bench
@@ -322,6 +322,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"found {value}; must be at least 1")
+    return value
+
+
+def _hours(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 24 * 366:
+        raise argparse.ArgumentTypeError(f"found {text}; must be above 0 and at most 8784, a year")
     return value
 
 

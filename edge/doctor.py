@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.errors import HygromaError
-from edge.hardware import THROTTLE_C, is_jetson, power_mode, temperatures
+from edge.hardware import THROTTLE_C, is_jetson, power_mode, temperatures, usable_cores
 
 if TYPE_CHECKING:
     from edge.config import Config
@@ -214,7 +214,7 @@ def _clock() -> Finding:
 
 
 def _cores(config: Config) -> Finding:
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     if config.engine.threads > cores:
         return Finding(
             "cores",

@@ -1,7 +1,8 @@
-"""How warm the machine is and which power mode it runs in, where it says so: Linux's thermal zones, a Jetson's nvpmodel."""
+"""What a machine says of itself: how warm it is, its cores, and on a Jetson which power mode it runs in."""
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,9 @@ def temperatures(root: Path = ROOT) -> dict[str, float]:
     """Thermal zone -> degrees Celsius; empty where no zone can be read. Zones of one name are told apart by their number."""
     found: dict[str, float] = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
-        text = _read(zone / "temp")
+        text = read_text(zone / "temp")
         if text.lstrip("-").isdigit():  # a zone that is switched off cannot be read
-            name = _read(zone / "type") or zone.name
+            name = read_text(zone / "type") or zone.name
             found[name if name not in found else f"{name} {zone.name}"] = int(text) / 1000
     return found
 
@@ -38,15 +39,21 @@ def is_jetson(root: Path = ROOT) -> bool:
 
 def power_mode(root: Path = ROOT) -> PowerMode | None:
     """None where there is no nvpmodel, or nothing says which mode is on."""
-    status = re.search(r"pmode:(\d+)", _read(root / "var/lib/nvpmodel/status"))
+    status = re.search(r"pmode:(\d+)", read_text(root / "var/lib/nvpmodel/status"))
     if status is None:
         return None
-    modes = {int(number): name for number, name in _MODE.findall(_read(root / "etc/nvpmodel.conf"))}
+    modes = {int(number): name for number, name in _MODE.findall(read_text(root / "etc/nvpmodel.conf"))}
     number = int(status.group(1))
     return PowerMode(number, modes.get(number, ""), tuple(name for key, name in modes.items() if key != number))
 
 
-def _read(path: Path) -> str:
+def usable_cores() -> int:
+    """Logical cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def read_text(path: Path) -> str:
+    """A small file of /proc or /sys; "" when it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:

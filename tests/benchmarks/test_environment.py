@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.environment import ABSENT, board, clocks, conditions, cpu, fingerprint, memory_mb, temperatures
+from benchmarks.environment import ABSENT, board, clocks, conditions, cpu, fingerprint, memory_mb
 from benchmarks.power import PowerMeter, rails, read_watts
 
 
@@ -19,6 +19,8 @@ JETSON = {
     "proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd asimddp\nCPU implementer\t: 0x41\nCPU part\t: 0xd42\n",
     "proc/meminfo": "MemTotal:        7802532 kB\n",
     "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
+    "etc/nvpmodel.conf": "< POWER_MODEL ID=2 NAME=MAXN >\n",
+    "var/lib/nvpmodel/status": "pmode:0002\n",
     "etc/nv_tegra_release": "# R36 (release), REVISION: 4.0\nmore",
     "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil\n",
     "sys/devices/system/cpu/cpu1/cpufreq/scaling_governor": "performance\n",
@@ -36,7 +38,8 @@ def test_a_jetson_is_recognised(tmp_path: Path) -> None:
     assert found["model"] == "CPU implementer 0x41 CPU part 0xd42" and found["flags"] == ["asimd", "asimddp", "fp"]
     assert found["governor"] == "performance, schedutil" and not found["virtual"]
     assert board(tmp_path) == "NVIDIA Jetson Orin Nano Developer Kit; # R36 (release), REVISION: 4.0"
-    assert temperatures(tmp_path) == {"cpu-thermal": 48.593}
+    assert conditions(tmp_path)["temperatures_c"] == {"cpu-thermal": 48.593}
+    assert fingerprint(None, 1, tmp_path)["nvpmodel"] == "2 MAXN"
     assert clocks(tmp_path) == {"cpu0": 1510.4} and memory_mb(tmp_path) == 7619
 
 

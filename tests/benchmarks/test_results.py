@@ -14,7 +14,17 @@ import pytest
 from benchmarks import suites
 from benchmarks.case import Bench, Case, Record, Unavailable, record
 from benchmarks.machine import yardstick
-from benchmarks.results import BUDGETS, Run, check_budgets, compare, differences, read_budgets, read_run, write_run
+from benchmarks.results import (
+    BUDGETS,
+    Run,
+    check_budgets,
+    compare,
+    differences,
+    no_longer_measured,
+    read_budgets,
+    read_run,
+    write_run,
+)
 from benchmarks.text import markdown, sparkline, terminal
 from edge.cli import main
 from edge.errors import ConfigError, InputError
@@ -69,6 +79,19 @@ def test_a_file_that_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
 def test_medians_are_compared_with_their_intervals(now: float, spread: float, verdict: str) -> None:
     (change,) = compare(run_of(times(5.0, spread=spread)), run_of(times(now, spread=spread)), 0.1)
     assert change.verdict == verdict
+
+
+def test_an_interval_without_an_end_explains_any_difference() -> None:
+    assert [c.verdict for c in compare(run_of(times(5.0, n=4)), run_of(times(9.0, n=4)), 0.1)] == ["unsure"]
+
+
+def test_what_is_no_longer_measured_is_named() -> None:
+    gone = Record("models", "a", skipped="no GPU")
+    assert no_longer_measured(run_of(times(5.0)), run_of(gone)) == no_longer_measured(run_of(times(5.0)), run_of())
+    assert no_longer_measured(run_of(times(5.0)), run_of()) == ["models: a"]
+    assert no_longer_measured(run_of(times(5.0)), run_of(times(9.0))) == []
+    other = dataclasses.replace(run_of(), settings={"suites": ["soak"]})
+    assert no_longer_measured(run_of(gone), run_of()) == no_longer_measured(run_of(times(5.0)), other) == []
 
 
 @pytest.mark.parametrize(("direction", "old", "new", "verdict"), [
@@ -166,6 +189,7 @@ def test_exit_codes(made_up: types.ModuleType, tmp_path: Path, capsys: pytest.Ca
         (["fast", "--fail-if-slower", "10%"], 78, "needs --compare"),
         (["fast", "--compare", "/nowhere.json"], 66, "not a result"),
         (["fast", "--out", "/tmp"], 78, "is a folder"),
+        (["fast", "--out", "/dev/null/a.json"], 78, "not a folder; name a file"),
     ],
 )
 def test_wrong_requests(
@@ -173,6 +197,13 @@ def test_wrong_requests(
 ) -> None:
     assert main(["bench", *words]) == code
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("hours", ["nan", "inf", "-1", "0", "soon"])
+def test_hours_are_a_span_of_time(capsys: pytest.CaptureFixture[str], hours: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "soak", f"--hours={hours}"])
+    assert ended.value.code == 2 and "--hours" in capsys.readouterr().err
 
 
 def test_a_share_must_be_one(capsys: pytest.CaptureFixture[str]) -> None:
