@@ -1,5 +1,5 @@
-"""What hygroma-edge costs. One implementation with two fronts: `hygroma bench`, and pytest-benchmark over benchmarks/test_*.py.
+"""What hygroma-edge costs. One implementation with two fronts: `hygroma bench`, and pytest-benchmark (conftest.py).
 
-A suite is a module with `cases(bench) -> list[Case]`; `suites.py` lists them. `edge` never imports this package (its command
-line does, lazily), and nothing here needs torch or pytest but the peers, which say so when they are not there.
+A suite is a module with CASES; `suites.py` lists them. `edge` never imports this package (its command line does, lazily), and
+nothing here needs torch or pytest but the peers, which say so when they are not there.
 """

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from benchmarks.case import Bench
+from benchmarks.case import Bench, Record
 from benchmarks.environment import conditions, fingerprint
 from benchmarks.machine import yardstick
 from benchmarks.power import PowerMeter
@@ -113,26 +114,38 @@ def _why_not(file: Path) -> str:
     return why_unwritable(file.parent)
 
 
+@contextmanager
+def _interruptible(records: list[Record]) -> Iterator[None]:
+    """Ctrl-C ends the measuring, and loses nothing of what was measured."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        records.append(Record("bench", "interrupted", failed="what was not measured by then is missing"))
+
+
 def measure(request: Request, suites: tuple[str, ...], note: Callable[[str, int, int], None]) -> Run:
     """The suites between two looks at the machine."""
     started, start = datetime.now(timezone.utc), time.monotonic()
     before, stick = conditions(), yardstick()
     with tempfile.TemporaryDirectory(prefix="hygroma-bench-") as folder, PowerMeter() as power:
-        records = run_suites(
-            suites,
-            Bench(
-                bundle=request.bundle,
-                folder=Path(folder),
-                threads=request.threads,
-                calls=request.calls,
-                limit_s=request.limit_s,
-                rate_hz=request.rate_hz,
-                events_max=request.events_max,
-                soak_frames=request.soak_frames,
-                soak_hours=request.soak_hours,
-                note=note,
-            ),
-        )
+        records: list[Record] = []
+        with _interruptible(records):
+            run_suites(
+                suites,
+                Bench(
+                    bundle=request.bundle,
+                    folder=Path(folder),
+                    threads=request.threads,
+                    calls=request.calls,
+                    limit_s=request.limit_s,
+                    rate_hz=request.rate_hz,
+                    events_max=request.events_max,
+                    soak_frames=request.soak_frames,
+                    soak_hours=request.soak_hours,
+                    note=note,
+                ),
+                records.append,
+            )
     again = yardstick()
     stick = min(stick, again, key=lambda s: s.loop_ms)
     return Run(

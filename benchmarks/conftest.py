@@ -1,10 +1,12 @@
 """pytest's front: every case of a suite is a test; what is one call repeated is timed by pytest-benchmark.
 
-`pytest benchmarks --benchmark-enable` measures; without that flag each case runs once, shortly, to show that it works.
+`pytest benchmarks --benchmark-enable` measures; without that flag each case runs once, shortly, to show that it works. One suite
+alone: `-k models:`.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks.case import Bench, Case, Unavailable
-from benchmarks.suites import cases, run_case
+from benchmarks.suites import MODULES, cases, run_case
 from edge.bundle import load_bundle
 
 SHORT: dict[str, Any] = {
@@ -24,10 +26,9 @@ SHORT: dict[str, Any] = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    suite = getattr(metafunc.module, "SUITE", None)
-    if suite and "case" in metafunc.fixturenames:
-        found = cases(suite)
-        metafunc.parametrize("case", found, ids=[case.name for case in found])
+    if "case" in metafunc.fixturenames:
+        found = [case for suite in MODULES for case in cases(suite)]
+        metafunc.parametrize("case", found, ids=[f"{case.suite}: {case.name}" for case in found])
 
 
 @pytest.fixture
@@ -45,11 +46,12 @@ def measure(bench: Bench, benchmark: Callable) -> Callable[[Case], None]:
     def under(case: Case) -> None:
         if case.open is None:
             records = benchmark.pedantic(run_case, args=(case, bench), rounds=1)  # type: ignore[attr-defined]
-            for record in records:
-                if record.skipped:
-                    pytest.skip(record.skipped)
-                assert not record.failed, record.failed
-                benchmark.extra_info[record.name] = record.values  # type: ignore[attr-defined]
+            assert not (failed := [f"{record.key}: {record.failed}" for record in records if record.failed]), failed
+            if why := [record.skipped for record in records if record.skipped]:
+                if len(why) == len(records):
+                    pytest.skip("; ".join(why))
+                warnings.warn("; ".join(why), stacklevel=1)
+            benchmark.extra_info.update({record.name: record.values for record in records})  # type: ignore[attr-defined]
             return
         try:
             with case.open(bench) as work:

@@ -15,6 +15,7 @@ from edge.decision.exam import Exam
 from edge.decision.params import DecisionParams
 from edge.engines.choice import choose
 from edge.engines.scorer import Scorer
+from edge.errors import EngineError
 from edge.events.store import EventStore, Retention
 from edge.loop import Identity, Summary, Watch
 from edge.records import Verdict
@@ -29,10 +30,15 @@ class Daemon:
     scorer: Scorer
 
     def run(self) -> Summary:
-        """KeyboardInterrupt when a signal ended it: the loop takes SIGINT for itself."""
+        """KeyboardInterrupt when a signal ended it: the loop takes SIGINT for itself. EngineError when a stage failed: a loop
+        that leaves its work undone is a fast one."""
         summary = self.watch.run()
         if summary.stopped:
             raise KeyboardInterrupt
+        if broken := {what: n for what, n in summary.errors.items() if what != "late"}:
+            raise EngineError(
+                f"the loop counted errors ({broken}): its times are no measurement; see `hygroma -v bench`"
+            )
         return summary
 
 

@@ -14,6 +14,7 @@ from benchmarks.results import SCHEMA, Run, read_run
 from benchmarks.suites import MODULES
 from benchmarks.svg import lines
 from benchmarks.text import MARKS, machine_lines, records_markdown
+from edge.errors import HygromaError
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "performance.md"
@@ -30,12 +31,10 @@ which runs on any device: `hygroma bench --out mine.json`, then after a change
 - Pictures are the shipped phantom clip (simulated) or the bundle's golden images (phantom).
 - `make bench-all` measures everything here: some 40 minutes by its own limits. A machine that was busy is said to have been.
 """
-NEVER = """## Never measured
-
-- No Jetson and no GPU: engines' builds, TensorRT latency, Watts and temperatures. The code reads them where they are.
-- No real camera: the kernel's and the bus's part of a picture's way, and what a grabber adds.
-- No real examination: the phantom's pictures cost what real ones cost as far as sizes go; nothing else is claimed.
-"""
+NEVER = (
+    "- No real camera: the kernel's and the bus's part of a picture's way, and what a grabber adds.",
+    "- No real examination: the phantom's pictures cost what real ones cost as far as sizes go; nothing else is claimed.",
+)
 
 
 def write_page(results: Path = RESULTS, page: Path = PAGE) -> list[Path]:
@@ -52,8 +51,7 @@ def write_page(results: Path = RESULTS, page: Path = PAGE) -> list[Path]:
         )
     for path, run in found:
         text += _section(path, run, plots)
-    text.append(NEVER)
-    text += _missing([run for _, run in found])
+    text += ["## Never measured", "", *NEVER, *_missing([run for _, run in found])]
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(text), encoding="utf-8")
     return [path for path, _ in found]
@@ -85,9 +83,24 @@ def _plot(machine: str, record: Record, plots: Path) -> str:
 def _missing(runs: list[Run]) -> list[str]:
     measured = {record.key for run in runs for record in run.records if not record.skipped and not record.failed}
     skipped = {record.key: record.skipped for run in runs for record in run.records if record.skipped}
-    return [*(f"- {key}: {why}" for key, why in sorted(skipped.items()) if key not in measured), ""]
+    machine = {
+        "- No Jetson: the code reads its power mode, clocks, temperatures and Watts.": any(
+            "Jetson" in run.environment["board"] for run in runs
+        ),
+        "- No GPU: engines' builds, TensorRT latency.": any("TensorRT" in key for key in measured),
+        "- No Watts: no board here that tells them.": any(run.power.get("watts") for run in runs),
+        "- No temperature.": any(isinstance(run.after["temperatures_c"], dict) for run in runs),
+    }
+    return [
+        *(line for line, known in machine.items() if not known),
+        *(f"- {key}: {why}" for key, why in sorted(skipped.items()) if key not in measured),
+        "",
+    ]
 
 
 if __name__ == "__main__":
-    shown = write_page()
+    try:
+        shown = write_page()
+    except HygromaError as error:
+        sys.exit(f"{error}")
     print(f"{PAGE}: {len(shown)} results", file=sys.stderr)

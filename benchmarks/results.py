@@ -24,12 +24,18 @@ SAME = (
     ("nvpmodel",),
     ("threads",),
     ("bundle", "sha256"),
+    ("versions", "python"),
+    ("versions", "numpy"),
+    ("versions", "opencv-python-headless"),
+    ("versions", "onnxruntime"),
+    ("versions", "tensorrt"),
 )
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that one `hygroma bench` measured. `environment`: see environment.py; `yardstick`: machine.Yardstick, before."""
+    """Everything that one `hygroma bench` measured. `environment`: see environment.py; `yardstick`: machine.Yardstick,
+    the faster of before and after."""
 
     started: str  # ISO 8601, UTC
     seconds: float

@@ -49,7 +49,7 @@ def drift(bench: Bench) -> list[Record]:
         "frames": float(summary.frames),
         "dropped": float(feed.dropped),
         "unaccounted": float(feed.read - summary.frames - feed.dropped - feed.stale),
-        "errors": float(sum(summary.errors.values())),
+        "late": float(summary.errors.get("late", 0)),
     }
     late = np.array(points[round(len(points) * WARM_WINDOWS) :], np.float64)
     names = ("p50 ms", "resident MB", "descriptors", "threads")

@@ -42,15 +42,13 @@ def cases(suite: str) -> list[Case]:
     return list(importlib.import_module(f"benchmarks.{suite}").CASES)
 
 
-def run_suites(names: Sequence[str], bench: Bench, say: Callable[[Record], None] = lambda record: None) -> list[Record]:
-    """Every case of every suite. A case that cannot run here, or breaks, is a record that says so; the others still run."""
-    records: list[Record] = []
+def run_suites(names: Sequence[str], bench: Bench, keep: Callable[[Record], None]) -> None:
+    """Every case of every suite; `keep` is handed each record once its case has ended. A case that cannot run here, or breaks, is
+    a record that says so; the others still run."""
     for suite in names:
         for case in cases(suite):
             for record in run_case(case, bench):
-                records.append(record)
-                say(record)
-    return records
+                keep(record)
 
 
 def run_case(case: Case, bench: Bench) -> list[Record]:

@@ -13,7 +13,8 @@ from benchmarks.samples import PERCENTILES, Distribution, samples_needed
 BLOCKS = " ▁▂▃▄▅▆▇█"
 MARKS = (
     f"* fewer samples than MLPerf asks for that percentile (p50 {samples_needed(0.5):,}, p90 {samples_needed(0.9):,}, "
-    f"p99 {samples_needed(0.99):,}); ? too few for a 95 % interval with an upper end"
+    f"p95 {samples_needed(0.95):,}, p99 {samples_needed(0.99):,}); ? too few for a 95 % interval with an upper end. "
+    "Intervals take samples for independent, which neighbours in time are not: read them as the least that is uncertain"
 )
 FLAGS_SHOWN = (
     "avx2",
@@ -101,7 +102,7 @@ def machine_lines(run: Run) -> list[str]:
         f"clocks before {_few(run.before['clocks_mhz'], 'MHz')}, after {_few(run.after['clocks_mhz'], 'MHz')}; "
         f"temperature before {_few(run.before['temperatures_c'], 'C')}, after {_few(run.after['temperatures_c'], 'C')}; "
         f"load average before {run.before['load_average']}, after {run.after['load_average']}",
-        f"power {power}",
+        f"power, mean of the whole run: {power}",
         ", ".join(f"{name} {version}" for name, version in e["versions"].items()),
         f"bundle {bundle}; {e['threads']} thread{'s' if e['threads'] > 1 else ''}; git {e['git']}; {run.started}, took "
         f"{run.seconds:.0f} s; yardstick {run.yardstick['loop_ms']:.2f} ms",

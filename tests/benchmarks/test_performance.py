@@ -51,9 +51,23 @@ def test_a_result_becomes_a_section_with_plots(tmp_path: Path) -> None:
     assert "## box" in page and "made-up CPU" in page and "no monitor" in page and "| student (ms) | 1.49*" in page
     never = page[page.index("## Never measured") :]
     assert "peers: engine, TensorRT: no GPU here" in never and "student" not in never
+    assert "No Jetson" in never and "No Watts" in never and "No temperature" not in never
     (plot,) = (tmp_path / "docs" / "performance").iterdir()
     assert f"performance/{plot.name}" in page
     assert ElementTree.parse(plot).getroot().tag.endswith("svg")
+
+
+def test_a_jetsons_result_ends_the_claim_that_there_was_none(tmp_path: Path) -> None:
+    environment, watts = {**ENVIRONMENT, "board": "NVIDIA Jetson Orin Nano"}, {"watts": {"VDD_IN": 6.0}}
+    records = [record("models", "student, TensorRT engine", np.linspace(1, 2, 50))]
+    write_run(
+        tmp_path / "results" / "orin.json",
+        Run("2026-01-01", 1.0, {"suites": []}, environment, STATE, STATE, watts, {"loop_ms": 1.0}, records),
+    )
+    write_page(tmp_path / "results", tmp_path / "p.md")
+    page = (tmp_path / "p.md").read_text()
+    never = page[page.index("## Never measured") :]
+    assert "No real camera" in never and not any(f"No {what}" in never for what in ("Jetson", "GPU", "Watts", "temp"))
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,18 @@ def test_wrong_requests(
     assert said in capsys.readouterr().err
 
 
+def test_an_interruption_loses_nothing_that_was_measured(
+    made_up: types.ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(bench: Bench) -> list[Record]:
+        raise KeyboardInterrupt
+
+    made_up.CASES.append(Case("fast", "long", interrupted))
+    assert main(["bench", "fast", "--out", str(tmp_path / "a.json")]) == 1
+    assert [(r.name, bool(r.failed)) for r in read_run(tmp_path / "a.json").records][-1] == ("interrupted", True)
+    assert "measured" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("hours", ["nan", "inf", "-1", "0", "soon"])
 def test_hours_are_a_span_of_time(capsys: pytest.CaptureFixture[str], hours: str) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -17,6 +17,9 @@ from benchmarks.machine import gemm_work, yardstick
 from benchmarks.tiny_onnx import one_op
 from edge.bundle import load_bundle
 from edge.bundle.trust import SHIPPED_BUNDLE
+from edge.engines.scorer import Scorer
+from edge.errors import EngineError
+from edge.records import Scores
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,6 +62,20 @@ def test_a_flag_is_measured_to_its_commit(bench: Bench) -> None:
     (record,) = pipeline.to_flag(bench)
     assert not record.failed and record.distribution is not None and record.distribution.n >= 2
     assert record.values["lost_flags"] == 0
+
+
+def test_a_loop_whose_engine_fails_gives_no_figure(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, whole = iter(range(10**6)), Scorer.score
+
+    def score(self: Scorer, crop: np.ndarray) -> Scores:
+        if next(calls) % 5 == 4:  # the loop itself gives up after ten in a row
+            raise EngineError("broken")
+        return whole(self, crop)
+
+    monkeypatch.setattr(Scorer, "score", score)
+    case = next(case for case in pipeline.CASES if case.run is pipeline.from_memory)
+    (record,) = suites.run_case(case, bench)
+    assert "the loop counted errors" in record.failed and record.distribution is None
 
 
 def test_a_start_is_measured_to_ready(bench: Bench) -> None:

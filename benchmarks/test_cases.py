@@ -4,8 +4,6 @@ from collections.abc import Callable
 
 from benchmarks.case import Case
 
-SUITE = "soak"
-
 
 def test_case(case: Case, measure: Callable[[Case], None]) -> None:
     measure(case)
