@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 
 from edge.bundle import Bundle, write_bundle
@@ -20,6 +21,7 @@ from edge.bundle.manifest import (
     SCHEMA_VERSION,
     Calibration,
     EvidenceTable,
+    GateResult,
     Golden,
     Heads,
     InputSpec,
@@ -34,6 +36,7 @@ from edge.engines.selftest import difference, infer_all, sigmoid
 from edge.errors import BundleError, GateError, InputError
 from edge.screen.preprocess import Preprocessing
 from export.gate import DEFAULT_LIMITS, GateLimits, gate
+from export.mixed import Converted, convert
 from export.model_card import model_card
 from export.ood import fit_ood
 from export.ort_graph import optimised_graph, run_graph
@@ -109,19 +112,18 @@ def assemble_bundle(
         raise InputError(f"golden crops: found {len(i.golden)}; give at least {MIN_GOLDEN} held-out images")
     progress("INT8 graph")
     choice = quantize_best(i.state, i.config, i.calibration, i.selection, threads=threads)
-    problems = lint_qdq(choice.model)
-    optimised = optimised_graph(choice.model)
-    if optimised.int8_linears != 4 * i.config.depth:  # qkv, proj, fc1, fc2
-        problems.append(f"ONNX Runtime runs {optimised.int8_linears} of {4 * i.config.depth} block products in INT8")
-    if problems:
-        raise BundleError(f"{MODEL_FILE}: not a canonical graph: {'; '.join(problems)}")
-
     with TorchRunner(i.state, i.config) as reference:
         progress("gate")
         temperature = i.temperatures.hygroma_temperature
         before = sigmoid(infer_all(reference, i.gate.crops).hygroma / temperature)
-        after = sigmoid(run_graph(choice.model, i.gate.crops, threads).hygroma / temperature)
-        result = gate(i.gate.labels, before, after, i.operating_point.hygroma_threshold, i.gate.ids, limits)
+
+        def judge(model: onnx.ModelProto) -> GateResult:
+            after = sigmoid(run_graph(model, i.gate.crops, threads).hygroma / temperature)
+            return gate(i.gate.labels, before, after, i.operating_point.hygroma_threshold, i.gate.ids, limits)
+
+        converted = convert(choice, i.config, i.selection, judge, threads)
+        model, result = converted.model, converted.gate
+        _require_canonical(converted, i.config)
         if not result.passed and not accept_failing_gate:
             raise GateError(
                 f"the INT8 conversion failed its gate: {'; '.join(result.reasons)}. Flipped: "
@@ -129,17 +131,17 @@ def assemble_bundle(
                 "accept_failing_gate (recorded in the manifest)"
             )
         progress("golden vectors")
-        golden = GoldenVectors(i.golden, infer_all(reference, i.golden), run_graph(choice.model, i.golden, threads))
+        golden = GoldenVectors(i.golden, infer_all(reference, i.golden), run_graph(model, i.golden, threads))
     tolerance = _tolerance(difference(golden.qdq, golden.fp32, i.temperatures))
 
     progress("embedding statistics")
-    ood = fit_ood(run_graph(choice.model, i.assessable, threads).embedding)
-    distances = [ood.distance(run_graph(choice.model, crops, threads).embedding) for crops in i.typical]
+    ood = fit_ood(run_graph(model, i.assessable, threads).embedding)
+    distances = [ood.distance(run_graph(model, crops, threads).embedding) for crops in i.typical]
     farthest = max(float(np.quantile(d, i.ood_quantile)) for d in distances)
 
     quantisation = (
-        f"INT8 on {4 * i.config.depth} matrix products: weights signed per channel, inputs signed per tensor, "
-        f"everything else float. {choice.described()}; {len(i.calibration)} training crops for the ranges, "
+        f"INT8 on {4 * i.config.depth - len(converted.spared)} matrix products: weights signed per channel, inputs signed "
+        f"per tensor, everything else float. {_spared(converted)}{choice.described()}; {len(i.calibration)} training crops for the ranges, "
         f"{len(i.selection)} others for the choice."
     )
     manifest = Manifest(
@@ -159,7 +161,7 @@ def assemble_bundle(
         files={},
     )
     files = {
-        MODEL_FILE: choice.model.SerializeToString(deterministic=True),
+        MODEL_FILE: model.SerializeToString(deterministic=True),
         GOLDEN_FILE: pack_golden(golden),
         OOD_FILE: pack_ood(ood),
         CARD_FILE: model_card(manifest).encode(),
@@ -171,6 +173,26 @@ def assemble_bundle(
         )
     progress("writing")
     return write_bundle(path, manifest, files)
+
+
+def _require_canonical(converted: Converted, config: ViTConfig) -> None:
+    """BundleError when the graph is not the form TensorRT takes, or ONNX Runtime does not run it as meant."""
+    problems = lint_qdq(converted.model, converted.spared)
+    wanted = 4 * config.depth - len(converted.spared)  # qkv, proj, fc1, fc2
+    found = optimised_graph(converted.model).int8_linears
+    if found != wanted:
+        problems.append(f"ONNX Runtime runs {found} of {wanted} block products in INT8")
+    if problems:
+        raise BundleError(f"{MODEL_FILE}: not a canonical graph: {'; '.join(problems)}")
+
+
+def _spared(converted: Converted) -> str:
+    if not converted.spared:
+        return ""
+    return (
+        f"All in INT8 missed the gate, so {', '.join(converted.spared)} stayed float: ranked on training crops, spared one by "
+        "one until the gate's images passed. "
+    )
 
 
 def _tolerance(measured: Tolerance) -> Tolerance:

@@ -23,7 +23,7 @@ from edge.engines.selftest import sigmoid
 from edge.errors import InputError
 from export.onnx_graph import build_float_graph
 from export.ort_graph import run_graph
-from export.smooth import input_peaks, smooth
+from export.smooth import State, input_peaks, smooth
 from export.vit import ViTConfig
 
 BLOCK_PREFIX = "blocks."  # MatMuls with constant weights under this name are quantised
@@ -68,12 +68,15 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Choice:
-    """What `quantize_best` chose and why: `errors` maps each (alpha, method) to its held-out error (see `agreement_error`)."""
+    """What `quantize_best` chose and why: `errors` maps each (alpha, method) to its held-out error (see `agreement_error`).
+    state: the smoothed state that `model` was made of; limits: the largest |x| represented, by tensor name."""
 
     model: onnx.ModelProto
     alpha: float
     method: str
     errors: dict[tuple[float, str], float]
+    state: State
+    limits: dict[str, float]
 
     def described(self) -> str:
         """For the bundle's provenance: the choice, and the error of the best method at each alpha."""
@@ -218,24 +221,25 @@ def quantize_best(
     reference = run_graph(build_float_graph(state, config), heldout, threads)
     peaks = input_peaks(state, config, calibration)
     errors: dict[tuple[float, str], float] = {}
-    best: onnx.ModelProto | None = None
+    best: Choice | None = None
     for alpha in alphas:
-        graph = build_float_graph(smooth(state, config, peaks, alpha) if alpha else state, config)
+        smoothed = smooth(state, config, peaks, alpha) if alpha else dict(state)
+        graph = build_float_graph(smoothed, config)
         histograms = collect_histograms(graph, calibration, threads)
         for method in methods:
-            candidate = quantize(graph, {name: h.limit(method) for name, h in histograms.items()})
+            limits = {name: h.limit(method) for name, h in histograms.items()}
+            candidate = quantize(graph, limits)
             error = agreement_error(reference, run_graph(candidate, heldout, threads))
             if best is None or error < min(errors.values()):
-                best = candidate
+                best = Choice(candidate, alpha, method, errors, smoothed, limits)
             errors[alpha, method] = error
     if best is None:
         raise ValueError("quantize_best: no alpha or no method to try")
-    alpha, method = min(errors, key=lambda key: errors[key])
-    return Choice(best, alpha, method, errors)
+    return best
 
 
-def lint_qdq(model: onnx.ModelProto) -> list[str]:
-    """What keeps `model` from being a canonical graph; empty when it is one.
+def lint_qdq(model: onnx.ModelProto, spared: Collection[str] = frozenset()) -> list[str]:
+    """What keeps `model` from being a canonical graph; empty when it is one. spared: the block linears meant to be float.
 
     Checked: every quantiser is signed int8 with zero-point 0; weights per channel, activations per tensor; no quantised
     bias; nothing unsigned but the input; every block linear has both sides quantised and nothing else is.
@@ -277,10 +281,12 @@ def lint_qdq(model: onnx.ModelProto) -> list[str]:
                     problems.append(
                         f"{node.name}: feeds {user.name}; only the two sides of block linears may be quantised"
                     )
+    problems += [f"{name}: to be spared, but no such block linear" for name in spared if name not in linears]
     for node in graph.node:
         if node.name in linears:
             for side in (0, 1):
                 source = producers.get(node.input[side])
-                if source is None or source.op_type != "DequantizeLinear":
-                    problems.append(f"{node.name}: input {side} is not quantised")
+                quantised = source is not None and source.op_type == "DequantizeLinear"
+                if quantised == (node.name in spared):
+                    problems.append(f"{node.name}: input {side} is {'' if quantised else 'not '}quantised")
     return problems

@@ -30,7 +30,7 @@ VERSIONS = {
     "qdq": 3,
     "predictions": 3,
     "exams": 1,
-    "bundle": 6,
+    "bundle": 7,
 }
 NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys too
     "bank": (),
