@@ -141,8 +141,8 @@ def assemble_bundle(
 
     quantisation = (
         f"INT8 on {4 * i.config.depth - len(converted.spared)} matrix products: weights signed per channel, inputs signed "
-        f"per tensor, everything else float. {_spared(converted)}{choice.described()}; {len(i.calibration)} training crops for the ranges, "
-        f"{len(i.selection)} others for the choice."
+        f"per tensor, everything else float. {_spared(converted)}{choice.described()}; {len(i.calibration)} training crops "
+        f"for the ranges, {len(i.selection)} others for the choice."
     )
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
