@@ -121,7 +121,7 @@ def assemble_bundle(
             after = sigmoid(run_graph(model, i.gate.crops, threads).hygroma / temperature)
             return gate(i.gate.labels, before, after, i.operating_point.hygroma_threshold, i.gate.ids, limits)
 
-        converted = convert(choice, i.config, i.selection, judge, threads)
+        converted = convert(choice, i.state, i.config, i.calibration, i.selection, judge, threads)
         model, result = converted.model, converted.gate
         _require_canonical(converted, i.config)
         if not result.passed and not accept_failing_gate:
@@ -141,7 +141,7 @@ def assemble_bundle(
 
     quantisation = (
         f"INT8 on {4 * i.config.depth - len(converted.spared)} matrix products: weights signed per channel, inputs signed "
-        f"per tensor, everything else float. {_spared(converted)}{choice.described()}; {len(i.calibration)} training crops "
+        f"per tensor, everything else float. {_fallback(converted)}{choice.described()}; {len(i.calibration)} training crops "
         f"for the ranges, {len(i.selection)} others for the choice."
     )
     manifest = Manifest(
@@ -186,13 +186,17 @@ def _require_canonical(converted: Converted, config: ViTConfig) -> None:
         raise BundleError(f"{MODEL_FILE}: not a canonical graph: {'; '.join(problems)}")
 
 
-def _spared(converted: Converted) -> str:
-    if not converted.spared:
-        return ""
-    return (
-        f"All in INT8 missed the gate, so {', '.join(converted.spared)} stayed float: ranked on training crops, spared one by "
-        "one until the gate's images passed. "
-    )
+def _fallback(converted: Converted) -> str:
+    if converted.corrected:
+        return (
+            "Plain INT8 missed the gate, so the biases after each branch were corrected on the crops for the ranges. "
+        )
+    if converted.spared:
+        return (
+            f"All in INT8 missed the gate, so {', '.join(converted.spared)} stayed float: ranked on training crops, spared one "
+            "by one until the gate's images passed. "
+        )
+    return ""
 
 
 def _tolerance(measured: Tolerance) -> Tolerance:

@@ -1,14 +1,17 @@
-"""Mixed precision where plain INT8 misses the gate: the costliest block linears stay float, one more at a time."""
+"""What is done where plain INT8 misses the gate: biases are corrected; if that does not do, mixed precision: the costliest
+block linears stay float, one more at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from torch import Tensor
 
 from edge.bundle.manifest import GateResult
+from export.bias import correct_biases
 from export.onnx_graph import build_float_graph
 from export.ort_graph import run_graph
 from export.quantize import Choice, agreement_error, block_linears, quantize
@@ -21,11 +24,13 @@ MAX_SPARED = 4
 
 @dataclass(frozen=True)
 class Converted:
-    """The INT8 graph, the names of the block linears it leaves float, and what its gate said."""
+    """The INT8 graph, the names of the block linears it leaves float, what its gate said, and whether its biases were
+    corrected."""
 
     model: onnx.ModelProto
     spared: tuple[str, ...]
     gate: GateResult
+    corrected: bool = False
 
 
 def ranked_linears(choice: Choice, config: ViTConfig, crops: np.ndarray, threads: int = 1) -> list[str]:
@@ -43,17 +48,28 @@ def ranked_linears(choice: Choice, config: ViTConfig, crops: np.ndarray, threads
 
 def convert(
     choice: Choice,
+    state: Mapping[str, Tensor],
     config: ViTConfig,
+    calibration: np.ndarray,
     selection: np.ndarray,
     judge: Callable[[onnx.ModelProto], GateResult],
     threads: int = 1,
 ) -> Converted:
-    """The first graph that `judge` lets pass: every linear in INT8, or with one to MAX_SPARED spared. When none passes, the
-    plain one with its verdict. selection: what linears are ranked on, see `ranked_linears`."""
+    """The first graph that `judge` lets pass: every linear in INT8; the same with corrected biases; one to MAX_SPARED linears
+    spared. When none passes, the first with its verdict.
+
+    state: of the float student that `choice` was made of. calibration, selection: training images, uint8 [N,1,S,S], for the
+    corrections and for ranking the linears. Every look at the gate's images is one of at most 2 + MAX_SPARED."""
     plain = Converted(choice.model, (), judge(choice.model))
     if plain.gate.passed:
         return plain
     graph = build_float_graph(choice.state, config)
+    limits = {node.name: choice.limits[node.input[0]] for node in block_linears(graph)}
+    corrected = correct_biases(state, choice.state, config, limits, calibration)
+    model = quantize(build_float_graph(corrected, config), choice.limits)
+    verdict = judge(model)
+    if verdict.passed:
+        return Converted(model, (), verdict, corrected=True)
     ranked = ranked_linears(choice, config, selection, threads)
     for count in range(1, min(MAX_SPARED, len(ranked)) + 1):
         spared = tuple(ranked[:count])

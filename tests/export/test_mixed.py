@@ -1,4 +1,4 @@
-"""Mixed precision: tried only where plain INT8 fails, the best linear first, plain again where nothing helps."""
+"""Corrected biases, then mixed precision: tried only where plain INT8 fails, plain again where nothing helps."""
 
 from __future__ import annotations
 
@@ -13,10 +13,19 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
 from edge.bundle.manifest import GateResult  # noqa: E402
+from export.bias import correct_biases, rounded_model  # noqa: E402
 from export.mixed import MAX_SPARED, convert, ranked_linears  # noqa: E402
 from export.onnx_graph import build_float_graph  # noqa: E402
 from export.ort_graph import optimised_graph, run_graph  # noqa: E402
-from export.quantize import Choice, agreement_error, lint_qdq, quantize, quantize_best  # noqa: E402
+from export.quantize import (  # noqa: E402
+    Choice,
+    agreement_error,
+    block_linears,
+    lint_qdq,
+    quantize,
+    quantize_best,
+)
+from export.vit import HygromaViT, normalise  # noqa: E402
 
 Pictures = Callable[..., np.ndarray]
 PASSED = GateResult(True, False, 64, 32, 0, 0, 0.0, 0.01, 0.01, (), ())
@@ -41,16 +50,59 @@ class Judge:
 
 def test_a_graph_that_passes_is_left_alone(choice: Choice, tiny_student: Any, pictures: Pictures) -> None:
     judge = Judge(passing=0)
-    converted = convert(choice, tiny_student[1], pictures(8, 48, seed=3), judge)
+    converted = convert(choice, *tiny_student, pictures(16, 48, seed=1), pictures(8, 48, seed=3), judge)
     assert converted.model is choice.model and converted.spared == () and len(judge.seen) == 1
+
+
+def test_corrected_biases_are_tried_first(choice: Choice, tiny_student: Any, pictures: Pictures) -> None:
+    judge = Judge(passing=1)
+    converted = convert(choice, *tiny_student, pictures(16, 48, seed=1), pictures(8, 48, seed=3), judge)
+    assert converted.corrected and converted.spared == () and len(judge.seen) == 2
+    assert lint_qdq(converted.model) == []
+    changed = [
+        t.name
+        for t, before in zip(converted.model.graph.initializer, choice.model.graph.initializer, strict=True)
+        if t.SerializeToString() != before.SerializeToString()
+    ]
+    ends = {f"blocks.{i}.{end}.bias" for i in range(tiny_student[1].depth) for end in ("attn.proj", "mlp.fc2")}
+    assert set(changed) == ends  # no weight, no range
+
+
+def test_the_rounded_model_computes_what_the_graph_computes(
+    choice: Choice, tiny_student: Any, pictures: Pictures
+) -> None:
+    config, crops = tiny_student[1], pictures(8, 48, seed=3)
+    graph = build_float_graph(choice.state, config)
+    limits = {node.name: choice.limits[node.input[0]] for node in block_linears(graph)}
+    with torch.no_grad():
+        found = rounded_model(choice.state, config, limits)(normalise(torch.from_numpy(crops)))
+    float_gap = np.abs(run_graph(graph, crops).embedding - run_graph(choice.model, crops).embedding).mean()
+    assert np.abs(found.embedding.numpy() - run_graph(choice.model, crops).embedding).mean() < 0.2 * float_gap
+
+
+def test_corrected_branches_have_the_float_mean(choice: Choice, tiny_student: Any, pictures: Pictures) -> None:
+    state, config = tiny_student
+    crops = pictures(16, 48, seed=1)
+    graph = build_float_graph(choice.state, config)
+    coarse = {
+        node.name: 0.3 * choice.limits[node.input[0]] for node in block_linears(graph)
+    }  # clips: a bias to correct
+    with torch.no_grad():
+        aim = HygromaViT(config).eval()
+        aim.load_state_dict(state)
+        wanted = aim(normalise(torch.from_numpy(crops))).embedding.mean(0)
+        before = rounded_model(choice.state, config, coarse)(normalise(torch.from_numpy(crops))).embedding.mean(0)
+        fixed = correct_biases(state, choice.state, config, coarse, crops)
+        after = rounded_model(fixed, config, coarse)(normalise(torch.from_numpy(crops))).embedding.mean(0)
+    assert (after - wanted).norm() < 0.5 * (before - wanted).norm()
 
 
 def test_linears_are_spared_one_by_one_until_the_gate_passes(
     choice: Choice, tiny_student: Any, pictures: Pictures
 ) -> None:
     config, crops = tiny_student[1], pictures(8, 48, seed=3)
-    judge = Judge(passing=2)
-    converted = convert(choice, config, crops, judge)
+    judge = Judge(passing=3)
+    converted = convert(choice, *tiny_student, pictures(16, 48, seed=1), crops, judge)
     assert converted.spared == tuple(ranked_linears(choice, config, crops)[:2]) and converted.gate.passed
     assert lint_qdq(converted.model, converted.spared) == []
     assert len(lint_qdq(converted.model)) == 4  # both sides of two linears are float, and said to be
@@ -74,6 +126,6 @@ def test_where_nothing_passes_the_plain_graph_and_its_verdict_are_returned(
     choice: Choice, tiny_student: Any, pictures: Pictures
 ) -> None:
     judge = Judge(passing=99)
-    converted = convert(choice, tiny_student[1], pictures(8, 48, seed=3), judge)
+    converted = convert(choice, *tiny_student, pictures(16, 48, seed=1), pictures(8, 48, seed=3), judge)
     assert converted.model is choice.model and converted.spared == () and converted.gate == FAILED
-    assert len(judge.seen) == 1 + MAX_SPARED
+    assert len(judge.seen) == 2 + MAX_SPARED
