@@ -74,7 +74,7 @@ def correct_biases(
         shift = aims[name] - _means(model, [name], crops)[name]
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        linear.bias += shift
+        linear.bias.add_(shift)
         out[f"{name}.bias"] = linear.bias.detach().clone()
     return out
 
