@@ -121,7 +121,7 @@ _OF_WORKER: tuple[Scorer, Preprocessing]  # a worker process's own
 
 def _open(bundle: Path, spec: Preprocessing) -> None:
     global _OF_WORKER
-    _OF_WORKER = Scorer.open(bundle), spec
+    _OF_WORKER = Scorer.open(bundle).__enter__(), spec  # left with the process
 
 
 def _work(plan: Plan) -> Trace:

@@ -13,7 +13,8 @@ from calibration import traces as tracing
 from calibration.exams import MARGIN, at_threshold, evidence, fit_decision, outcome, threshold_for
 from calibration.rules import compare, usual_rules
 from calibration.traces import NO_MAP, Plan, Trace, load_traces, trace_exams
-from edge.bundle import Bundle
+from edge.bundle import ANYONE, Bundle, load_bundle
+from edge.bundle.trust import SHIPPED_BUNDLE
 from edge.decision.params import DecisionParams
 from edge.records import Reading, Scores, Signal
 from edge.screen.preprocess import Preprocessing
@@ -125,3 +126,17 @@ def test_a_killed_run_goes_on_and_gives_the_same_traces(rendered: list[Plan], tm
     whole = [trace(p.truth, 0.3 + p.seed / 100, 0.2, p.seed) for p in plans]
     assert found == whole == load_traces(kept)  # floats to the last bit
     assert trace_exams(plans[::-1], tmp_path, Preprocessing(size=48), kept) == whole[::-1]
+
+
+def test_two_processes_trace_what_one_does(tmp_path: Path) -> None:
+    spec = load_bundle(SHIPPED_BUNDLE, ANYONE).manifest.preprocessing
+    plans = [Plan(1, "normal"), Plan(2, "hygroma")]
+    alone = trace_exams(plans, SHIPPED_BUNDLE, spec, tmp_path / "one.jsonl")
+    assert any(scores for t in alone for _, scores in t.steps)  # something was scored
+    together = trace_exams(plans, SHIPPED_BUNDLE, spec, tmp_path / "two.jsonl", workers=2)
+    assert [what_was_seen(t) for t in together] == [what_was_seen(t) for t in alone]
+
+
+def what_was_seen(trace: Trace) -> list[object]:
+    """All of a trace but the milliseconds that scoring took."""
+    return [trace.seed, *((r, s and (s.plane, s.hygroma, s.ood)) for r, s in trace.steps)]
