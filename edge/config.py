@@ -148,7 +148,7 @@ class EngineConfig:
     `cache` holds TensorRT engines; a daemon reads it and builds nothing."""
 
     bundle: str = _text("", "a bundle's directory or .tar; empty for the one that came with hygroma")
-    runtime: str = _choice("auto", "auto", "onnxruntime", "tensorrt")
+    runtime: str = _choice("auto", "auto", "onnxruntime", "openvino", "tensorrt")
     threads: int = _whole(1, 1, 64, "threads")
     cache: str = _text("", "a directory of TensorRT engines; empty for the service's own, or the user's")
 

@@ -1,7 +1,7 @@
-"""Which runner a bundle gets: TensorRT from the cache, or ONNX Runtime. Nothing is built here: a daemon starts in seconds.
+"""Which runner a bundle gets: TensorRT from the cache, ONNX Runtime, or OpenVINO. Nothing is built: a daemon starts in seconds.
 
 `auto` on a machine without TensorRT is ONNX Runtime and no news. `auto` on a machine with TensorRT but without a verified
-engine is ONNX Runtime too, said in the log and counted: see `Choice.fallback`.
+engine is ONNX Runtime too, said in the log and counted: see `Choice.fallback`. OpenVINO is taken only when asked for.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from edge.engines.engine_build import Host, this_host
 from edge.engines.engine_cache import EngineCache, Stored
 from edge.engines.engine_key import sha256
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
+from edge.engines.openvino_runner import INSTALL, OpenVinoRunner, has_openvino
 from edge.engines.race import result_name
 from edge.engines.runner import Runner
 from edge.engines.selftest import run_selftest
@@ -46,11 +47,16 @@ def choose(
     find_host: Callable[[], Host] = this_host,
     installed: Callable[[], bool] = has_tensorrt,
 ) -> Choice:
-    """The bundle's runner, not entered, for `runtime` auto, onnxruntime or tensorrt. cache_folder: "" for the default.
+    """The bundle's runner, not entered, for `runtime` auto, onnxruntime, openvino or tensorrt. cache_folder: "" for the default.
 
     For `auto` an engine from the cache passes the golden self-test here, since one that does not must not keep the machine
-    from watching. EngineError for runtime tensorrt when there is no engine that works, saying what to do.
+    from watching. EngineError for runtime tensorrt when there is no engine that works, and for openvino when it is not
+    installed, saying what to do.
     """
+    if runtime == "openvino":
+        if not has_openvino():
+            raise EngineError(f"engine.runtime openvino: OpenVINO is not installed; {INSTALL}")
+        return Choice(OpenVinoRunner(bundle.model, threads))
     portable = OnnxRuntimeRunner(bundle.model, threads)
     if runtime == "onnxruntime" or (runtime == "auto" and not installed()):
         return Choice(portable)

@@ -11,6 +11,8 @@ from edge.engines.choice import find_engine, has_tensorrt
 from edge.engines.engine_build import Host, this_host
 from edge.engines.engine_cache import EngineCache
 from edge.engines.engine_key import sha256
+from edge.engines.openvino_runner import INSTALL as INSTALL_OPENVINO
+from edge.engines.openvino_runner import has_openvino
 from edge.engines.race import result_name
 from edge.engines.tensorrt_api import INSTALL
 from edge.errors import EngineError
@@ -28,6 +30,10 @@ def engine_state(
     """(level, found, fix) as a doctor's Finding has them."""
     if runtime == "onnxruntime":
         return "ok", "ONNX Runtime, as configured", ""
+    if runtime == "openvino":
+        return (
+            ("ok", "OpenVINO, as configured", "") if has_openvino() else ("fail", "no OpenVINO here", INSTALL_OPENVINO)
+        )
     must = runtime == "tensorrt"
     if not installed():
         return ("fail", "no TensorRT here", INSTALL) if must else ("ok", "ONNX Runtime; no TensorRT here", "")

@@ -30,7 +30,7 @@ def build_engine(
     fall back to a slower runtime. `auto` where TensorRT lies about unusable goes on with ONNX Runtime, as the daemon does.
     """
     runtime = config.engine.runtime
-    if runtime == "onnxruntime" or (runtime == "auto" and not installed()):
+    if runtime in ("onnxruntime", "openvino") or (runtime == "auto" and not installed()):
         return
     try:
         host = find_host()

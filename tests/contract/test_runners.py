@@ -13,6 +13,7 @@ from fakes.tensorrt_fake import World, make_tensorrt
 from edge.engines.cuda_api import Cuda, python_caller
 from edge.engines.fake_runner import FakeRunner
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
+from edge.engines.openvino_runner import OpenVinoRunner, has_openvino
 from edge.engines.runner import RawOutputs, Runner
 from edge.engines.tensorrt_api import describe
 from edge.engines.tensorrt_build import BuildOptions, build_plan
@@ -20,18 +21,27 @@ from edge.engines.tensorrt_runner import TensorRTRunner
 from edge.errors import EngineError
 
 
-@pytest.fixture(params=["fake", "onnxruntime", "tensorrt", "torch"])
+@pytest.fixture(params=["fake", "onnxruntime", "openvino", "tensorrt", "torch"])
 def runner(request: pytest.FixtureRequest) -> Runner:
     if request.param == "fake":
         return FakeRunner()
     if request.param == "onnxruntime":
         return OnnxRuntimeRunner(request.getfixturevalue("tiny_int8_graph").SerializeToString())
+    if request.param == "openvino":
+        need_openvino()
+        return OpenVinoRunner(request.getfixturevalue("tiny_int8_graph").SerializeToString())
     if request.param == "tensorrt":
         return fake_tensorrt_runner(request.getfixturevalue("tiny_int8_graph").SerializeToString())
     pytest.importorskip("torch")
     from export.torch_runner import TorchRunner
 
     return TorchRunner(*request.getfixturevalue("tiny_student"))
+
+
+def need_openvino() -> None:
+    """Not `importorskip`: that would import its telemetry."""
+    if not has_openvino():
+        pytest.skip("OpenVINO is not installed: the extra `openvino`")
 
 
 def fake_tensorrt_runner(model: bytes) -> TensorRTRunner:
@@ -150,20 +160,36 @@ def test_onnxruntime_says_why_a_model_cannot_be_used(tmp_path: Any) -> None:
         OnnxRuntimeRunner(b"", threads=0)
 
 
-def test_onnxruntime_refuses_a_graph_with_another_input() -> None:
+def test_openvino_says_why_a_model_cannot_be_used() -> None:
+    need_openvino()
+    with pytest.raises(EngineError, match="cannot compile the model"), OpenVinoRunner(b"not a model"):
+        pass
+    with pytest.raises(EngineError, match="threads: found 0"):
+        OpenVinoRunner(b"", threads=0)
+
+
+@pytest.mark.parametrize("make", [OnnxRuntimeRunner, OpenVinoRunner])
+def test_a_graph_with_another_input_or_output_is_refused(make: Callable[[bytes], Runner]) -> None:
+    if make is OpenVinoRunner:
+        need_openvino()
     onnx = pytest.importorskip("onnx")
     helper = onnx.helper
     node = helper.make_node("Identity", ["x"], ["plane"])
-    for dtype, shape in ((onnx.TensorProto.FLOAT, ["N", 1, 8, 8]), (onnx.TensorProto.UINT8, ["N", 3, 8, 8])):
+    for dtype, shape in (
+        (onnx.TensorProto.FLOAT, ["N", 1, 8, 8]),
+        (onnx.TensorProto.UINT8, ["N", 3, 8, 8]),
+        (onnx.TensorProto.UINT8, ["N", 1, 8, 9]),
+        (onnx.TensorProto.UINT8, ["N", 8, 8]),
+    ):
         value = [helper.make_tensor_value_info(name, dtype, shape) for name in ("x", "plane")]
         graph = helper.make_graph([node], "g", value[:1], value[1:])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-        with pytest.raises(EngineError, match="expected one, uint8"), OnnxRuntimeRunner(model.SerializeToString()):
+        with pytest.raises(EngineError, match="expected one, uint8"), make(model.SerializeToString()):
             pass
     value = [helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, ["N", 1, 8, 8]) for name in ("x", "plane")]
     graph = helper.make_graph([node], "g", value[:1], value[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    with pytest.raises(EngineError, match="'embedding'"), OnnxRuntimeRunner(model.SerializeToString()):
+    with pytest.raises(EngineError, match="'embedding'"), make(model.SerializeToString()):
         pass
 
 

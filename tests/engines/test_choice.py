@@ -9,6 +9,7 @@ import pytest
 from fakes.tensorrt_fake import World
 
 from edge.bundle import Bundle
+from edge.engines import choice as choice_module
 from edge.engines.choice import Choice, choose, find_engine
 from edge.engines.engine_build import Host, cached_engine
 from edge.engines.engine_cache import PLAN_FILE, EngineCache
@@ -38,6 +39,15 @@ def test_onnxruntime_is_onnxruntime(pick: Any) -> None:
 def test_a_machine_without_tensorrt_falls_back_from_nothing(pick: Any, caplog: pytest.LogCaptureFixture) -> None:
     choice = pick("auto", installed=False)
     assert choice.runner.name == "onnxruntime-cpu" and choice.fallback == "" and not caplog.records
+
+
+def test_openvino_is_taken_only_when_asked_for(pick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice_module, "has_openvino", lambda: True)
+    assert pick("openvino").runner.name == "openvino-cpu"
+    assert pick("auto", installed=False).runner.name == "onnxruntime-cpu"
+    monkeypatch.setattr(choice_module, "has_openvino", lambda: False)
+    with pytest.raises(EngineError, match=r"engine.runtime openvino: .* pip install 'hygroma-edge\[openvino\]'"):
+        pick("openvino")
 
 
 def test_auto_takes_the_races_winner(

@@ -8,6 +8,7 @@ import pytest
 from fakes.tensorrt_fake import World
 
 from edge.bundle import Bundle
+from edge.engines import health
 from edge.engines.engine_build import Host, cached_engine
 from edge.engines.engine_cache import PLAN_FILE, EngineCache
 from edge.engines.health import engine_state
@@ -29,6 +30,14 @@ def test_a_machine_without_tensorrt(state: Any) -> None:
     assert state("auto", installed=False)[0] == "ok"
     level, _, fix = state("tensorrt", installed=False)
     assert level == "fail" and "python3-libnvinfer" in fix
+
+
+def test_openvino_as_configured_or_missing(state: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "has_openvino", lambda: True)
+    assert state("openvino") == ("ok", "OpenVINO, as configured", "")
+    monkeypatch.setattr(health, "has_openvino", lambda: False)
+    level, _, fix = state("openvino")
+    assert level == "fail" and "hygroma-edge[openvino]" in fix
 
 
 def test_before_the_first_race(state: Any, host: Host, cache: EngineCache, tiny_bundle: Bundle) -> None:

@@ -29,6 +29,14 @@ def test_exposure_is_within_the_budget(path: Path) -> None:
     assert float(found.group(1)) <= EXPOSURE_MAX
 
 
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+@pytest.mark.parametrize("path", [UNIT, UPDATE], ids=lambda path: path.name)
+def test_openvinos_drop_in_keeps_within_the_budget(tmp_path: Path, path: Path) -> None:
+    (tmp_path / path.name).write_text(path.read_text() + (SYSTEMD / "openvino.conf").read_text())
+    test_exposure_is_within_the_budget(tmp_path / path.name)
+    assert read(tmp_path / path.name)["Service"]["MemoryDenyWriteExecute"] == "no"
+
+
 def read(path: Path) -> configparser.ConfigParser:
     unit = configparser.ConfigParser(strict=False, interpolation=None)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
