@@ -48,7 +48,7 @@ from export.looked import CAM_STILLS, boxed, cams_of, evenly, looked, panel, pan
 from export.model_card import model_card
 from export.ort_graph import run_graph
 from export.phantoms import Progress, decide_on_exams, golden_crops, phantom_bank, standard_crops
-from export.quantize import quantize_best
+from export.quantize import Choice, quantize_best
 from export.recipe import Recipe
 from export.sources import provenance
 from export.stamps import STAMP, Stamps
@@ -239,15 +239,17 @@ class Pipeline:
         """The INT8 graph of a run's student, ranges from that run's training crops only."""
         path = self.stamps.claim("qdq") / f"{run_name(run)}.onnx"
         if not path.is_file():
-            calibration, selection = self._calibration_crops(run)
-            state = self.student(run).state_dict()
-            choice = quantize_best(
-                state, self.recipe.student_config, calibration, selection, threads=self.recipe.threads
-            )
+            choice = self.choice(run)
             log.info("%s: %s", path.name, choice.described())
             with appearing(path) as unfinished:
                 onnx.save(choice.model, str(unfinished))
         return onnx.load(str(path))
+
+    def choice(self, run: int) -> Choice:
+        """How a run's student is quantised, found again: minutes."""
+        calibration, selection = self._calibration_crops(run)
+        state = self.student(run).state_dict()
+        return quantize_best(state, self.recipe.student_config, calibration, selection, threads=self.recipe.threads)
 
     def _calibration_crops(self, run: int) -> tuple[np.ndarray, np.ndarray]:
         """Two disjoint sets of training crops, uint8 [N,1,S,S]: for the ranges, and for choosing how they are taken."""
@@ -381,13 +383,27 @@ class Pipeline:
 
     def _gate_crops(self) -> LabelledCrops:
         """The validation split's, as the conversion's gate is judged on."""
+        return self.labelled(REFIT)
+
+    def labelled(self, run: int, most: int = 0) -> LabelledCrops:
+        """What a run never trained on and has a hygroma label; its fold, or the refit's validation split. At most `most` of them,
+        drawn by the recipe's seed; 0: all."""
         bank = self.bank()
-        gated = bank.where(lambda e: e.fold == -1 and e.hygroma != UNKNOWN and e.source != "cleaned")
+        keep = [
+            i for i in self._held_out(run) if bank.entries[i].hygroma != UNKNOWN and bank.entries[i].source != "cleaned"
+        ]
+        if most and most < len(keep):
+            rng = np.random.default_rng([self.recipe.seed, run, 8])
+            keep = sorted(rng.permutation(keep)[:most])
         return LabelledCrops(
-            self._crops(gated)[:, None],
-            np.array([bank.entries[i].hygroma for i in gated]),
-            [entry_id(bank.entries[i], i) for i in gated],
+            self._crops(np.array(keep))[:, None],
+            np.array([bank.entries[i].hygroma for i in keep]),
+            [entry_id(bank.entries[i], i) for i in keep],
         )
+
+    def threshold(self) -> float:
+        """The hygroma head's operating point, a probability."""
+        return operating_point(self._folds()).hygroma_threshold
 
     def _ingredients(self, report: dict[str, object]) -> Ingredients:
         bank, recipe = self.bank(), self.recipe

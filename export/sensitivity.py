@@ -5,8 +5,11 @@ Then mixed precision: the costliest linears are spared, one more at a time, unti
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -16,9 +19,14 @@ from edge.engines.runner import RawOutputs
 from edge.engines.selftest import sigmoid
 from edge.errors import InputError
 from export import metrics
+from export.atomic import appearing
 from export.gate import DEFAULT_LIMITS, GateLimits, gate
+from export.onnx_graph import build_float_graph
 from export.ort_graph import run_graph
 from export.quantize import block_linears, quantize
+
+if TYPE_CHECKING:
+    from export.pipeline import Pipeline
 
 Report = Callable[[str, int, int], None]
 
@@ -121,6 +129,60 @@ def sensitivity(
         if step.passed:
             break
     return Sensitivity(len(positive), int(positive.sum()), data.threshold, measured(()), tuple(layers), tuple(steps))
+
+
+@dataclass(frozen=True)
+class Study:
+    """A sensitivity, and what it was measured on, in words."""
+
+    model: str  # the recipe's name and version, and which of its runs
+    data: str
+    quantisation: str
+    result: Sensitivity
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+    def markdown(self) -> str:
+        return f"{self.model}. {self.data}. {self.quantisation}.\n\n{markdown(self.result)}"
+
+
+def study(pipeline: Pipeline, run: int, name: str, crops: int) -> Study:
+    """The sensitivity of a run's student (`name` in words) on at most `crops` images that it never saw: of its fold, or of the
+    validation split for the refit. Ranges come from its training crops, as those of its INT8 graph."""
+    recipe, data = pipeline.recipe, pipeline.labelled(run, crops)
+    choice = pipeline.choice(run)
+    measured = Measured(data.crops, data.labels, pipeline.threshold())
+    graph = build_float_graph(choice.state, recipe.student_config)
+    result = sensitivity(graph, choice.limits, measured, threads=recipe.threads, progress=pipeline.progress)
+    return Study(
+        f"{recipe.name} {recipe.version}, {name}",
+        "Held-out stills, shams and simulated lesions; positives are simulated",
+        choice.described(),
+        result,
+    )
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made. InputError when it cannot be: to be asked before minutes of work."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be made ({error.strerror}); name a folder that this user may write"
+        ) from None
+    return folder
+
+
+def write_study(found: Study, folder: Path) -> None:
+    """sensitivity.json, sensitivity.md and sensitivity.svg."""
+    for suffix, text in (
+        ("json", json.dumps(found.to_dict(), indent=1) + "\n"),
+        ("md", found.markdown()),
+        ("svg", svg(found.result)),
+    ):
+        with appearing(folder / f"sensitivity.{suffix}") as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
 
 
 def cost(reference: RawOutputs, found: RawOutputs, positive: np.ndarray, threshold: float) -> Cost:

@@ -15,7 +15,20 @@ from edge.cli import main
 from edge.watching import SHIPPED_BUNDLE
 
 KEYS = {"path", "frame", "signal", "assessable", "reasons", "plane", "hygroma", "ood", "ms"}
-COMMANDS = ["demo", "run", "score", "events", "doctor", "train", "distill", "quantize", "validate", "bundle", "export"]
+COMMANDS = [
+    "demo",
+    "run",
+    "score",
+    "events",
+    "doctor",
+    "train",
+    "distill",
+    "quantize",
+    "validate",
+    "bundle",
+    "export",
+    "sensitivity",
+]
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +113,9 @@ def test_events_of_no_store_is_a_store_error(tmp_path: Path, capsys: pytest.Capt
     assert "none" in capsys.readouterr().err
 
 
-def test_score_goes_on_after_an_unreadable_file(still: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_score_goes_on_after_an_unreadable_file(
+    still: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no picture")
     (tmp_path / "empty.jpg").touch()
@@ -116,7 +131,9 @@ def test_score_goes_on_after_an_unreadable_file(still: Path, tmp_path: Path, cap
     assert set(rows[-1]) == KEYS
 
 
-def test_score_gives_probabilities_whatever_the_screen_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_score_gives_probabilities_whatever_the_screen_shows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cv2.imwrite(str(tmp_path / "black.png"), np.zeros((480, 640, 3), np.uint8))
     blue = np.zeros((480, 640, 3), np.uint8)
     blue[..., 0] = 200

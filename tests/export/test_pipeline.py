@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
@@ -22,6 +23,7 @@ pytest.importorskip("sklearn")
 
 from edge.bundle import ANYONE, load_bundle
 from edge.bundle.manifest import EvidenceRow, EvidenceTable
+from edge.cli import main
 from edge.errors import ConfigError, InputError
 from export import pipeline as stages
 from export.pipeline import Pipeline
@@ -466,6 +468,60 @@ def test_fewer_crops_than_a_batch_are_refused_before_training(finished: Path, wo
         Pipeline(recipe).train()
     assert "(64); add training stills, or lower `batch`" in str(e.value) and len(keep) > 64
     assert not (work / "teacher").exists()
+
+
+# -- sensitivity
+
+
+def sensitivity(recipe: Recipe, folder: Path, *more: str) -> int:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(dataclasses.asdict(recipe)))
+    return main(["sensitivity", str(path), *more])
+
+
+def test_sensitivity_of_a_fold_is_measured_on_that_fold(
+    finished: Path, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, out = tiny(finished, work=str(work)), tmp_path / "found" / "here"
+    before = weights(work)
+    assert sensitivity(recipe, tmp_path, "--run", "fold1", "--crops", "14", "--out", str(out), "--json") == 0
+    printed, kept = json.loads(capsys.readouterr().out), json.loads((out / "sensitivity.json").read_text())
+    assert printed == kept and kept["model"] == "tiny 0.0.1, fold1" and "SmoothQuant" in kept["quantisation"]
+    result = kept["result"]
+    assert result["n"] == 14 and 0 < result["positives"] < 14 and len(result["layers"]) == 8
+    assert result["all"]["hygroma_rms"] > 0
+    assert f"n = 14 crops, {result['positives']} positive" in (out / "sensitivity.md").read_text()
+    assert (out / "sensitivity.svg").read_text().count("<rect") == 16
+    pipeline = Pipeline(recipe)
+    data, entries = pipeline.labelled(1), pipeline.bank().entries
+    assert {entries[i].fold for i in pipeline._held_out(1)} == {1}
+    assert len(data.labels) > 14 and set(data.labels) == {0, 1} and len(data.crops) == len(data.ids)
+    assert set(pipeline.labelled(1, 14).ids) < set(data.ids)
+    assert weights(work) == before
+
+
+def test_sensitivity_goes_into_the_work_folder_and_says_the_worst(
+    finished: Path, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sensitivity(tiny(finished, work=str(work)), tmp_path, "--crops", "14") == 0
+    said = capsys.readouterr().out
+    assert "fold0: 14 crops" in said and said.count("alone;") == 3 and "the gate with" in said
+    assert (work / "sensitivity" / "sensitivity.md").is_file()
+
+
+def test_sensitivity_says_what_is_wrong_before_it_measures(
+    finished: Path, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny(finished, work=str(work))
+    (tmp_path / "file").touch()
+    for more, code, words in (
+        (["--run", "fold3"], 78, "--run: found 'fold3'; this recipe has fold0, fold1, refit"),
+        (["--crops", "1"], 78, "--crops: found 1"),
+        (["--out", str(tmp_path / "file")], 66, "file: cannot be made"),
+    ):
+        assert sensitivity(recipe, tmp_path, *more) == code
+        assert words in capsys.readouterr().err
+    assert main(["sensitivity", str(tmp_path / "none.yaml")]) == 78
 
 
 def test_training_without_phantoms(finished: Path, tmp_path: Path) -> None:
