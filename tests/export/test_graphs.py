@@ -21,6 +21,7 @@ from export.quantize import (  # noqa: E402
     ALPHAS,
     BINS,
     METHODS,
+    TRIED,
     Histogram,
     block_linears,
     collect_histograms,
@@ -147,7 +148,48 @@ def test_range_methods_on_a_known_histogram() -> None:
     assert histogram.limit("minmax") == 8.0
     assert histogram.limit("percentile99.9") == pytest.approx(2.0, rel=0.01)
     assert 2.0 <= histogram.limit("mse") < 3.0
-    assert Histogram(0.0, counts * 0).limit("mse") == 1.0
+    for method in METHODS:
+        assert Histogram(0.0, counts * 0).limit(method) == 1.0
+
+
+def histogram(x: np.ndarray) -> Histogram:
+    top = float(np.abs(x).max())
+    return Histogram(top, np.histogram(np.abs(x), BINS, (0, top))[0])
+
+
+def test_entropy_cuts_an_outlier_off_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    bell, even = rng.normal(size=200_000), rng.uniform(0, 3, 200_000)
+    assert 4.0 < histogram(np.append(bell, 40.0)).limit("entropy") < 6.0  # deviations; the bell itself ends at 4.6
+    assert histogram(even).limit("entropy") == histogram(even).top  # whatever is cut off is much
+    only_the_largest = np.zeros(BINS, np.int64)
+    only_the_largest[-1] = 9
+    assert Histogram(2.0, only_the_largest).limit("entropy") == 2.0
+
+
+def test_entropy_is_the_least_divergence_from_what_int8_leaves() -> None:
+    """Against scipy's, with the levels filled one by one."""
+    from scipy.stats import entropy
+
+    found = histogram(np.random.default_rng(1).standard_t(3, 20_000))
+
+    def divergence(kept: int) -> float:
+        inside = found.counts[:kept]
+        clipped = inside.astype(float)
+        clipped[-1] += found.counts[kept:].sum()
+        levels = [min(round((i + 0.5) / kept * 127), 127) for i in range(kept)]
+        left = np.zeros(kept)
+        for level in range(128):
+            members = [i for i in range(kept) if levels[i] == level and inside[i]]
+            left[members] = inside[members].sum() / max(1, len(members))
+        left[-1] = max(left[-1], 0.5)
+        return float(entropy(clipped, left))
+
+    tried = {int(round(share * BINS)): divergence(int(round(share * BINS))) for share in TRIED[::5]}
+    best = min(tried, key=lambda kept: tried[kept])
+    assert found._divergence(best) == pytest.approx(tried[best], abs=1e-4)
+    assert min(tried, key=found._divergence) == best
+    assert divergence(round(found.limit("entropy") / found.top * BINS)) <= tried[best] + 1e-4
 
 
 def edited(model: Any, edit: Callable[[Any], None]) -> Any:
