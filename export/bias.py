@@ -6,51 +6,14 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from export.quantize import BATCH, BLOCK_PREFIX, LEVELS
-from export.smooth import LINEARS, MLP_SCALE, State
+from export.quantize import BATCH, BLOCK_PREFIX
+from export.rounding import rounded_model
+from export.smooth import State
 from export.vit import HygromaViT, ViTConfig, normalise
 
 BRANCH_ENDS = ("attn.proj", "mlp.fc2")  # all errors pass through them, and SmoothQuant leaves their outputs alone
-
-
-class RoundedLinear(nn.Linear):
-    """A block linear as the INT8 graph computes it: weights per output channel, inputs per tensor.
-
-    limit: the largest |input| that INT8 represents. factor [K_in] or None: what the input is multiplied by first."""
-
-    def __init__(self, linear: nn.Linear, limit: float, factor: Tensor | None):
-        super().__init__(linear.in_features, linear.out_features)
-        self.load_state_dict(linear.state_dict())
-        self.step, self.factor = limit / LEVELS, factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.factor is not None:
-            x = x * self.factor
-        # a dead output has no range: any step represents its zeros
-        step = (self.weight.abs().amax(1, keepdim=True) / LEVELS).clamp(min=1e-12)
-        return F.linear(_rounded(x, self.step), _rounded(self.weight, step), self.bias)
-
-
-def _rounded(x: Tensor, step: Tensor | float) -> Tensor:
-    return (x / step).round().clamp(-LEVELS, LEVELS) * step
-
-
-def rounded_model(state: Mapping[str, Tensor], config: ViTConfig, limits: Mapping[str, float]) -> HygromaViT:
-    """A smoothed state (export/smooth.py) and the largest |x| of each block linear's input, by the linear's name -> a model
-    that computes what the INT8 graph computes."""
-    model = HygromaViT(config).eval()
-    model.load_state_dict({name: tensor for name, tensor in state.items() if not name.endswith(MLP_SCALE)})
-    for i in range(config.depth):
-        for linear in LINEARS:
-            name = f"{BLOCK_PREFIX}{i}.{linear}"
-            factor = state.get(f"{BLOCK_PREFIX}{i}.{MLP_SCALE}") if linear == "mlp.fc2" else None
-            plain = model.get_submodule(name)
-            assert isinstance(plain, nn.Linear)
-            model.set_submodule(name, RoundedLinear(plain, limits[name], factor))
-    return model
 
 
 @torch.no_grad()

@@ -40,7 +40,7 @@ from export.mixed import Converted, convert
 from export.model_card import model_card
 from export.ood import fit_ood
 from export.ort_graph import optimised_graph, run_graph
-from export.quantize import lint_qdq, quantize_best
+from export.quantize import Choice, lint_qdq, quantize_best
 from export.torch_runner import TorchRunner
 from export.vit import ViTConfig
 
@@ -71,6 +71,7 @@ class Ingredients:
     chosen. assessable: training images that are assessable planes, for the embedding statistics. typical: held-out
     images of the same sort, an array a source; the distance that `ood_quantile` of every source stay under becomes the
     threshold. gate: held-out, labelled, for the gate. golden: at least 64 held-out images of every sort, for the self-test.
+    finetune: quantisation-aware fine-tuning, None for none; done where nothing else passes the gate, or always.
     """
 
     state: Mapping[str, torch.Tensor]
@@ -89,6 +90,8 @@ class Ingredients:
     gate: LabelledCrops
     golden: np.ndarray
     ood_quantile: float = 0.99  # chosen: one good frame in a hundred is lost to it
+    finetune: Callable[[Choice], Choice] | None = None
+    finetune_always: bool = False
 
 
 def assemble_bundle(
@@ -112,6 +115,10 @@ def assemble_bundle(
         raise InputError(f"golden crops: found {len(i.golden)}; give at least {MIN_GOLDEN} held-out images")
     progress("INT8 graph")
     choice = quantize_best(i.state, i.config, i.calibration, i.selection, threads=threads)
+    fallback = i.finetune
+    if i.finetune is not None and i.finetune_always:
+        progress("quantisation-aware fine-tuning")
+        choice, fallback = i.finetune(choice), None
     with TorchRunner(i.state, i.config) as reference:
         progress("gate")
         temperature = i.temperatures.hygroma_temperature
@@ -121,7 +128,7 @@ def assemble_bundle(
             after = sigmoid(run_graph(model, i.gate.crops, threads).hygroma / temperature)
             return gate(i.gate.labels, before, after, i.operating_point.hygroma_threshold, i.gate.ids, limits)
 
-        converted = convert(choice, i.state, i.config, i.calibration, i.selection, judge, threads)
+        converted = convert(choice, i.state, i.config, i.calibration, i.selection, judge, threads, fallback)
         model, result = converted.model, converted.gate
         _require_canonical(converted, i.config)
         if not result.passed and not accept_failing_gate:
@@ -190,6 +197,11 @@ def _fallback(converted: Converted) -> str:
     if converted.corrected:
         return (
             "Plain INT8 missed the gate, so the biases after each branch were corrected on the crops for the ranges. "
+        )
+    if converted.finetuned:
+        return (
+            "Plain INT8, corrected biases and spared products missed the gate, so the weights were fine-tuned with rounding, "
+            "without labels. "
         )
     if converted.spared:
         return (

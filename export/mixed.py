@@ -1,5 +1,5 @@
 """What is done where plain INT8 misses the gate: biases are corrected; if that does not do, mixed precision: the costliest
-block linears stay float, one more at a time."""
+block linears stay float, one more at a time; if that does not do and the recipe asks for it, weights are fine-tuned."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edge.bundle.manifest import GateResult
 from export.bias import correct_biases
 from export.onnx_graph import build_float_graph
 from export.ort_graph import run_graph
-from export.quantize import Choice, agreement_error, block_linears, quantize
+from export.quantize import Choice, agreement_error, block_linears, linear_limits, quantize
 from export.vit import ViTConfig
 
 # Linears of a student's twenty or so. A float product takes about three times its INT8 one; where four are not enough,
@@ -25,12 +25,13 @@ MAX_SPARED = 4
 @dataclass(frozen=True)
 class Converted:
     """The INT8 graph, the names of the block linears it leaves float, what its gate said, and whether its biases were
-    corrected."""
+    corrected, or its weights fine-tuned."""
 
     model: onnx.ModelProto
     spared: tuple[str, ...]
     gate: GateResult
     corrected: bool = False
+    finetuned: bool = False
 
 
 def ranked_linears(choice: Choice, config: ViTConfig, crops: np.ndarray, threads: int = 1) -> list[str]:
@@ -54,18 +55,18 @@ def convert(
     selection: np.ndarray,
     judge: Callable[[onnx.ModelProto], GateResult],
     threads: int = 1,
+    finetune: Callable[[Choice], Choice] | None = None,
 ) -> Converted:
     """The first graph that `judge` lets pass: every linear in INT8; the same with corrected biases; one to MAX_SPARED linears
-    spared. When none passes, the first with its verdict.
+    spared; every linear in INT8 after `finetune` (see export/qat.py). When none passes, the first with its verdict.
 
     state: of the float student that `choice` was made of. calibration, selection: training images, uint8 [N,1,S,S], for the
-    corrections and for ranking the linears. Every look at the gate's images is one of at most 2 + MAX_SPARED."""
+    corrections and for ranking the linears. Every look at the gate's images is one of at most 3 + MAX_SPARED."""
     plain = Converted(choice.model, (), judge(choice.model))
     if plain.gate.passed:
         return plain
     graph = build_float_graph(choice.state, config)
-    limits = {node.name: choice.limits[node.input[0]] for node in block_linears(graph)}
-    corrected = correct_biases(state, choice.state, config, limits, calibration)
+    corrected = correct_biases(state, choice.state, config, linear_limits(graph, choice.limits), calibration)
     model = quantize(build_float_graph(corrected, config), choice.limits)
     verdict = judge(model)
     if verdict.passed:
@@ -77,4 +78,9 @@ def convert(
         verdict = judge(model)
         if verdict.passed:
             return Converted(model, spared, verdict)
+    if finetune is not None:
+        model = finetune(choice).model
+        verdict = judge(model)
+        if verdict.passed:
+            return Converted(model, (), verdict, finetuned=True)
     return plain

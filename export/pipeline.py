@@ -48,6 +48,7 @@ from export.looked import CAM_STILLS, boxed, cams_of, evenly, looked, panel, pan
 from export.model_card import model_card
 from export.ort_graph import run_graph
 from export.phantoms import Progress, decide_on_exams, golden_crops, phantom_bank, standard_crops
+from export.qat import finetune
 from export.quantize import Choice, quantize_best
 from export.recipe import Recipe
 from export.sources import provenance
@@ -65,7 +66,7 @@ STAGES = {  # stage -> its folders under `work` that go on from one call to the 
     "bank": ("bank", "bank_phantom"),
     "train": ("teacher",),
     "distill": ("student",),
-    "quantize": ("qdq",),
+    "quantize": ("qat", "qdq"),
     "validate": ("predictions",),
     "bundle": ("exams",),
 }
@@ -249,7 +250,22 @@ class Pipeline:
         """How a run's student is quantised, found again: minutes."""
         calibration, selection = self._calibration_crops(run)
         state = self.student(run).state_dict()
-        return quantize_best(state, self.recipe.student_config, calibration, selection, threads=self.recipe.threads)
+        found = quantize_best(state, self.recipe.student_config, calibration, selection, threads=self.recipe.threads)
+        return self._finetuned(run, found) if self.recipe.qat.when == "always" else found
+
+    def _finetuned(self, run: int, choice: Choice) -> Choice:
+        """The choice with weights fine-tuned to it, if they are not there yet, on what the run's student was trained on."""
+        schedule, name = self.recipe.qat_schedule(run), f"quantisation-aware {run_name(run)}"
+        return finetune(
+            choice,
+            self.student(run).state_dict(),
+            self.recipe.student_config,
+            self.bank(),
+            self._training(run),
+            schedule,
+            self.stamps.claim("qat") / f"{run_name(run)}.pt",
+            on_epoch=lambda epoch, loss: self.progress(name, epoch, schedule.epochs),
+        )
 
     def _calibration_crops(self, run: int) -> tuple[np.ndarray, np.ndarray]:
         """Two disjoint sets of training crops, uint8 [N,1,S,S]: for the ranges, and for choosing how they are taken."""
@@ -430,6 +446,8 @@ class Pipeline:
             gate=self._gate_crops(),
             # Golden images ship with the bundle: phantoms only, so that no real image travels with it.
             golden=golden_crops(GOLDEN_CROPS, self.spec)[:, None],
+            finetune=None if recipe.qat.when == "never" else partial(self._finetuned, REFIT),
+            finetune_always=recipe.qat.when == "always",
         )
 
 

@@ -94,7 +94,8 @@ class Histogram:
 @dataclass(frozen=True)
 class Choice:
     """What `quantize_best` chose and why: `errors` maps each (alpha, method) to its held-out error (see `agreement_error`).
-    state: the smoothed state that `model` was made of; limits: the largest |x| represented, by tensor name."""
+    state: the smoothed state that `model` was made of; limits: the largest |x| represented, by tensor name. finetuned: how
+    its weights were trained with rounding afterwards (export/qat.py), "" when they were not."""
 
     model: onnx.ModelProto
     alpha: float
@@ -102,13 +103,16 @@ class Choice:
     errors: dict[tuple[float, str], float]
     state: State
     limits: dict[str, float]
+    finetuned: str = ""
 
     def described(self) -> str:
         """For the bundle's provenance: the choice, and the error of the best method at each alpha."""
         best = {a: min((e, m) for (alpha, m), e in self.errors.items() if alpha == a) for a, _ in self.errors}
         tried = ", ".join(f"alpha {a:g} {m} {e:.5f}" for a, (e, m) in best.items())
+        trained = f", then weights fine-tuned with rounding, {self.finetuned}" if self.finetuned else ""
         return (
             f"SmoothQuant with alpha {self.alpha:g}, ranges by {self.method} (error of the best at each alpha: {tried})"
+            f"{trained}"
         )
 
 
@@ -121,6 +125,11 @@ def block_linears(model: onnx.ModelProto) -> list[onnx.NodeProto]:
         for n in model.graph.node
         if n.op_type == "MatMul" and n.name.startswith(BLOCK_PREFIX) and n.input[1] in constants
     ]
+
+
+def linear_limits(model: onnx.ModelProto, limits: Mapping[str, float]) -> dict[str, float]:
+    """Limits by tensor name -> by the name of the block linear that reads the tensor."""
+    return {node.name: limits[node.input[0]] for node in block_linears(model)}
 
 
 def collect_histograms(model: onnx.ModelProto, crops: np.ndarray, threads: int = 1) -> dict[str, Histogram]:

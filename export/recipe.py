@@ -17,6 +17,7 @@ from edge.errors import ConfigError
 from export.train import Schedule
 from export.vit import ViTConfig
 
+QAT_WHEN = ("never", "fallback", "always")
 PATCH = 16  # pixels: what the shipped graph is built for
 
 
@@ -49,6 +50,16 @@ class StudentRecipe:
 
 
 @dataclass(frozen=True)
+class QatRecipe:
+    """Quantisation-aware fine-tuning of the student (export/qat.py). when: never; fallback, where plain INT8, corrected biases
+    and spared products all miss the gate; always, in every fold too."""
+
+    when: str = "never"
+    epochs: int = 1
+    lr: float = 3e-6
+
+
+@dataclass(frozen=True)
 class PhantomRecipe:
     """Counts of phantom frames to train on (0: none) and of phantom exams to fit the decision on, half of them with a hygroma,
     and to measure it on. No false flag in 600 healthy exams bounds their rate at 1 in 200 (95 %)."""
@@ -78,6 +89,7 @@ class Recipe:
     threads: int = 2
     folds: list[int] = field(default_factory=lambda: [0, 1, 2, 3])
     student: StudentRecipe = field(default_factory=StudentRecipe)
+    qat: QatRecipe = field(default_factory=QatRecipe)
     phantom: PhantomRecipe = field(default_factory=PhantomRecipe)
 
     @property
@@ -105,6 +117,19 @@ class Recipe:
         s = self.student
         return Schedule(
             s.epochs, self.batch, s.lr, s.layer_decay, frozen_blocks=s.frozen_blocks, seed=self.seed + 100 + fold
+        )
+
+    def qat_schedule(self, fold: int) -> Schedule:
+        """One rate for every layer, no decay; the heads, which stay float, are not trained."""
+        return Schedule(
+            self.qat.epochs,
+            self.batch,
+            self.qat.lr,
+            layer_decay=1.0,
+            weight_decay=0.0,
+            head_scale=0.0,
+            new_heads=0.0,
+            seed=self.seed + 200 + fold,
         )
 
 
@@ -139,6 +164,7 @@ def _problems(recipe: Recipe) -> Iterator[tuple[str, object, str]]:
         ("teacher.heads", t.heads),
         ("teacher.epochs", t.epochs),
         ("student.epochs", s.epochs),
+        ("qat.epochs", recipe.qat.epochs),
     ):
         if found < 1:
             yield key, found, "must be 1 or more"
@@ -165,6 +191,10 @@ def _problems(recipe: Recipe) -> Iterator[tuple[str, object, str]]:
             yield f"{name}.lr", stage.lr, "give a finite learning rate, such as 3.0e-4"
         if not 0 < stage.layer_decay <= 1:
             yield f"{name}.layer_decay", stage.layer_decay, "give a factor above 0, at most 1"
+    if recipe.qat.when not in QAT_WHEN:
+        yield "qat.when", recipe.qat.when, f"expected one of {', '.join(QAT_WHEN)}"
+    if not math.isfinite(recipe.qat.lr):
+        yield "qat.lr", recipe.qat.lr, "give a finite learning rate, such as 3.0e-6"
     if phantom.fitting_exams < 2:
         yield "phantom.fitting_exams", phantom.fitting_exams, "give at least 2: one exam with a hygroma and one without"
     for key in ("measuring_hygromas", "measuring_healthy"):

@@ -27,6 +27,7 @@ VERSIONS = {
     "bank_phantom": 4,
     "teacher": 4,
     "student": 4,
+    "qat": 1,  # raise it with "qdq" too: it starts from what that stage chooses
     "qdq": 3,
     "predictions": 3,
     "exams": 1,
@@ -37,20 +38,24 @@ NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys 
     "bank_phantom": (),
     "teacher": ("bank",),
     "student": ("teacher", "bank_phantom"),
+    "qat": ("student",),
     "qdq": ("student",),
     "predictions": ("qdq",),
     "exams": ("qdq",),
     "bundle": ("predictions", "exams"),
 }
-KEYS: dict[str, tuple[str, ...]] = {  # stage -> its own keys of the recipe; "x." stands for every key under x
+# stage -> its own keys of the recipe; "x." stands for every key under x. What fine-tuning with rounding is like is a key only of
+# what it makes.
+KEYS: dict[str, tuple[str, ...]] = {
     "bank": ("data", "seed"),
     "bank_phantom": ("phantom.training_frames",),
     "teacher": ("image", "batch", "tap", "teacher."),
     "student": ("student.",),
-    "qdq": (),
+    "qat": ("qat.epochs", "qat.lr"),
+    "qdq": ("qat. if always",),
     "predictions": (),
     "exams": (),
-    "bundle": ("name", "version", "folds", "phantom.", "teacher.init's name", "hygroma-edge"),
+    "bundle": ("name", "version", "folds", "qat. unless never", "phantom.", "teacher.init's name", "hygroma-edge"),
 }
 BANK_SOURCES = ("fetus_framework", "hc18")  # of the data's manifest.csv: what the bank is made of
 CODE = "code of "  # before a stage's name: the key that holds its number in VERSIONS
@@ -137,6 +142,9 @@ class Stamps:
             return {key: Path(self.recipe.teacher.init).name}
         if key == "hygroma-edge":
             return {key: edge.__version__}
+        if key in ("qat. if always", "qat. unless never"):
+            made = self.recipe.qat.when in (("always",) if key.endswith("always") else ("always", "fallback"))
+            return self._values("qat.") if made else {}
         if key.endswith("."):
             name = key[:-1]
             fields = dataclasses.fields(getattr(self.recipe, name))

@@ -263,8 +263,10 @@ def fit(
     checkpoint: Path,
     loss: Loss = lambda out, batch, _: label_loss(out, batch),
     on_epoch: Callable[[int, float], None] = lambda epoch, value: None,
+    autocast: bool = True,
 ) -> None:
-    """Train `model` in place on the bank's entries `keep`. A checkpoint after every epoch; a rerun goes on from it."""
+    """Train `model` in place on the bank's entries `keep`. A checkpoint after every epoch; a rerun goes on from it. autocast:
+    products in bfloat16."""
     optimiser = torch.optim.AdamW(parameter_groups(model, schedule), lr=schedule.lr)  # type: ignore[arg-type]
     epoch = 0
     if checkpoint.is_file():
@@ -282,7 +284,7 @@ def fit(
             for group in optimiser.param_groups:
                 group["lr"] = schedule.lr * group["scale"] * factor
             x = normalise(batch.crops)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 out = model(x, batch.nuchal_map)
                 value = loss(out, batch, x)
             optimiser.zero_grad(set_to_none=True)

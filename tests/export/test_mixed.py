@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
 from edge.bundle.manifest import GateResult  # noqa: E402
-from export.bias import correct_biases, rounded_model  # noqa: E402
+from export.bias import correct_biases  # noqa: E402
 from export.mixed import MAX_SPARED, convert, ranked_linears  # noqa: E402
 from export.onnx_graph import build_float_graph  # noqa: E402
 from export.ort_graph import optimised_graph, run_graph  # noqa: E402
@@ -25,6 +25,7 @@ from export.quantize import (  # noqa: E402
     quantize,
     quantize_best,
 )
+from export.rounding import rounded_model  # noqa: E402
 from export.vit import HygromaViT, normalise  # noqa: E402
 
 Pictures = Callable[..., np.ndarray]
@@ -132,6 +133,24 @@ def test_the_linear_that_saves_most_comes_first(choice: Choice, tiny_student: An
     errors = [agreement_error(reference, run_graph(quantize(graph, choice.limits, {n}), crops)) for n in ranked]
     assert errors == sorted(errors)
     assert errors[0] < agreement_error(reference, run_graph(choice.model, crops))
+
+
+def test_weights_are_finetuned_only_where_sparing_did_not_do(
+    choice: Choice, tiny_student: Any, pictures: Pictures
+) -> None:
+    asked: list[Choice] = []
+    tuned = replace(choice, model=onnx.ModelProto(), finetuned="1 epochs")
+
+    def finetune(given: Choice) -> Choice:
+        asked.append(given)
+        return tuned
+
+    crops = pictures(16, 48, seed=1), pictures(8, 48, seed=3)
+    spared = convert(choice, *tiny_student, *crops, Judge(passing=1 + MAX_SPARED), finetune=finetune)
+    assert len(spared.spared) == MAX_SPARED and not asked
+    converted = convert(choice, *tiny_student, *crops, Judge(passing=2 + MAX_SPARED), finetune=finetune)
+    assert asked == [choice] and converted.model is tuned.model and converted.finetuned and converted.spared == ()
+    assert convert(choice, *tiny_student, *crops, Judge(passing=99), finetune=finetune).model is choice.model
 
 
 def test_where_nothing_passes_the_plain_graph_and_its_verdict_are_returned(

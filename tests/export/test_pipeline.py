@@ -27,7 +27,7 @@ from edge.cli import main
 from edge.errors import ConfigError, InputError
 from export import pipeline as stages
 from export.pipeline import Pipeline
-from export.recipe import PhantomRecipe, Recipe, StudentRecipe, TeacherRecipe
+from export.recipe import PhantomRecipe, QatRecipe, Recipe, StudentRecipe, TeacherRecipe
 from export.stamps import STAMP, VERSIONS
 from export.vit import HygromaViT
 from export.weights import _OURS  # noqa: E402
@@ -468,6 +468,43 @@ def test_fewer_crops_than_a_batch_are_refused_before_training(finished: Path, wo
         Pipeline(recipe).train()
     assert "(64); add training stills, or lower `batch`" in str(e.value) and len(keep) > 64
     assert not (work / "teacher").exists()
+
+
+# -- quantisation-aware fine-tuning
+
+
+def test_finetuning_is_asked_for_and_resumes_and_other_graphs_are_refused(
+    finished: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = (work / "qdq/fold0.onnx").read_bytes()
+    assert "qat" not in (work / "qdq" / STAMP).read_text()
+    always = tiny(finished, work=str(work), qat=QatRecipe("always", epochs=1, lr=1e-3))
+    with pytest.raises(ConfigError, match=r"qdq/recipe.json: qat.when: found 'nothing', the recipe says 'always'"):
+        Pipeline(always).run("quantize")
+    for name in ("qdq", "predictions", "exams"):
+        shutil.rmtree(work / name)
+    Pipeline(always).run("quantize")
+    tuned = (work / "qdq/fold0.onnx").read_bytes()
+    assert tuned != plain and {p.name for p in (work / "qat").glob("*.pt")} == {"fold0.pt", "fold1.pt", "refit.pt"}
+    (work / "qdq/fold0.onnx").unlink()
+    before = (work / "qat/fold0.pt").stat().st_mtime_ns
+    Pipeline(always).run("quantize")
+    assert (work / "qdq/fold0.onnx").read_bytes() == tuned and (work / "qat/fold0.pt").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match="qat.lr: found 0.001, the recipe says 0.002"):
+        Pipeline(dataclasses.replace(always, qat=QatRecipe("always", epochs=1, lr=2e-3))).run("quantize")
+
+
+def test_finetuning_as_a_fallback_is_the_bundles_affair(finished: Path, work: Path, no_exams: None) -> None:
+    """The tiny student's bundle failed its gate (see `finished`), so the fallback is tried."""
+    fallback = tiny(finished, work=str(work), qat=QatRecipe("fallback", epochs=1, lr=1e-3))
+    before = weights(work)
+    assert Pipeline(fallback).stamps.differences("bundle")
+    made = Pipeline(fallback).bundle(accept_failing_gate=True)
+    gate = load_bundle(made, ANYONE).manifest.gate
+    assert (work / "qat/refit.pt").is_file() == (
+        gate.accepted_failing or "fine-tuned" in load_bundle(made, ANYONE).manifest.provenance.quantisation
+    )
+    assert {k: v for k, v in weights(work).items() if not k.startswith("qat")} == before
 
 
 # -- sensitivity
