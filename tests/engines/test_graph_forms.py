@@ -7,13 +7,24 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 onnx = pytest.importorskip("onnx")
 
+from edge.bundle import load_bundle
 from edge.bundle.manifest import Calibration, Tolerance
-from edge.engines.graph_forms import FP16_TOLERANCE, MIXED_TOLERANCE, graph_for, half_typed, strip_quantisers
-from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
+from edge.bundle.trust import SHIPPED_BUNDLE
+from edge.engines.graph_forms import (
+    FP16_TOLERANCE,
+    MIXED_TOLERANCE,
+    SAME_GRAPH_TOLERANCE,
+    graph_for,
+    half_typed,
+    strip_quantisers,
+)
+from edge.engines.onnxruntime_runner import OUTPUT_NAMES, OnnxRuntimeRunner
+from edge.engines.openvino_runner import OpenVinoRunner, has_openvino
 from edge.engines.runner import RawOutputs
 from edge.engines.selftest import difference, infer_all
 from edge.errors import EngineError
@@ -23,6 +34,31 @@ CALIBRATION = Calibration(1.0, 1.0)
 
 def run(model: bytes, crops: np.ndarray) -> RawOutputs:
     with OnnxRuntimeRunner(model) as runner:
+        return infer_all(runner, crops)
+
+
+def run_plainly(model: bytes, crops: np.ndarray) -> RawOutputs:
+    """ONNX Runtime without its optimiser: nothing fused, every quantiser a node of its own."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return RawOutputs(*session.run(OUTPUT_NAMES, {"image": crops}))
+
+
+def run_by_definition(model: bytes, crops: np.ndarray) -> RawOutputs:
+    """The onnx package's own reference, whose quantisers begin at opset 19 and mean the same there."""
+    from onnx.reference import ReferenceEvaluator
+
+    proto = onnx.load_from_string(model)
+    proto.opset_import[0].version = 19
+    return RawOutputs(*ReferenceEvaluator(proto).run(list(OUTPUT_NAMES), {"image": crops}))
+
+
+def run_in_openvino(model: bytes, crops: np.ndarray) -> RawOutputs:
+    if not has_openvino():
+        pytest.skip("OpenVINO is not installed: the extra `openvino`")
+    with OpenVinoRunner(model) as runner:
         return infer_all(runner, crops)
 
 
@@ -75,13 +111,25 @@ def test_fp16_typed_forms_keep_the_numbers(canonical: bytes, pictures: Any, prec
 
 @pytest.mark.parametrize(("precision", "limit"), [("fp16", FP16_TOLERANCE), ("mixed", MIXED_TOLERANCE)])
 def test_of_the_shipped_bundle_too(precision: str, limit: Tolerance) -> None:
-    from edge.bundle import ANYONE, load_bundle
-    from edge.watching import SHIPPED_BUNDLE
-
-    bundle = load_bundle(SHIPPED_BUNDLE, ANYONE)
+    bundle = load_bundle(SHIPPED_BUNDLE)
     inputs = bundle.golden().inputs
     sibling = bundle.model if precision == "mixed" else strip_quantisers(bundle.model)
     assert_within(run(graph_for(bundle.model, precision, True), inputs), run(sibling, inputs), limit)
+
+
+@pytest.mark.parametrize("other", [run_plainly, run_by_definition, run_in_openvino])
+def test_whoever_computes_the_canonical_graph_gives_the_same_numbers(
+    canonical: bytes, pictures: Any, other: Any
+) -> None:
+    crops = pictures(32, 48)
+    assert_within(other(canonical, crops), run(canonical, crops), SAME_GRAPH_TOLERANCE)
+
+
+@pytest.mark.parametrize("other", [run_plainly, run_in_openvino])
+def test_the_shipped_graph_too(other: Any) -> None:
+    bundle = load_bundle(SHIPPED_BUNDLE)
+    inputs = bundle.golden().inputs
+    assert_within(other(bundle.model, inputs), run(bundle.model, inputs), SAME_GRAPH_TOLERANCE)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "mixed"])

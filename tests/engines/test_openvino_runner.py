@@ -1,4 +1,5 @@
-"""OpenVINO: it runs the canonical graph in INT8, gives its numbers, tells nobody, and says what keeps it from running."""
+"""OpenVINO: it runs the canonical graph in INT8, tells nobody, and says what keeps it from running. Its numbers:
+test_graph_forms.py."""
 
 from __future__ import annotations
 
@@ -12,11 +13,9 @@ import numpy as np
 import pytest
 
 from edge.bundle import load_bundle
-from edge.bundle.arrays import GoldenVectors
-from edge.bundle.manifest import Calibration
 from edge.bundle.trust import SHIPPED_BUNDLE
 from edge.engines.openvino_runner import OpenVinoRunner, has_openvino
-from edge.engines.selftest import difference, infer_all, run_selftest
+from edge.engines.selftest import run_selftest
 
 if not has_openvino():  # not `importorskip`: that would import its telemetry
     pytest.skip("OpenVINO is not installed: the extra `openvino`", allow_module_level=True)
@@ -35,12 +34,6 @@ def test_every_block_linear_runs_in_int8(tiny_int8_graph: Any, tiny_float_graph:
         assert runner.int8_products == 8  # two blocks of qkv, proj, fc1, fc2
     with OpenVinoRunner(tiny_float_graph.SerializeToString()) as runner:
         assert runner.int8_products == 0  # the count notices
-
-
-def test_its_numbers_are_the_canonical_graphs(tiny_int8_graph: Any, tiny_golden: GoldenVectors) -> None:
-    with OpenVinoRunner(tiny_int8_graph.SerializeToString()) as runner:
-        found = difference(infer_all(runner, tiny_golden.inputs), tiny_golden.qdq, Calibration(1.0, 1.0))
-    assert found.probability < 0.01 and found.embedding < 0.01 and found.map < 0.02
 
 
 def test_the_shipped_bundle_passes_its_self_test_in_int8() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -51,6 +52,11 @@ def test_folded_patch_embedding_equals_normalise_then_embed(tiny_student: Any, p
             torch.from_numpy(grey).float(), torch.from_numpy(weight), torch.from_numpy(bias), stride=config.patch
         )
     assert float((found.flatten(2).transpose(1, 2) - expected).abs().max()) < 1e-5
+    graph = build_float_graph(state, config)
+    graph.graph.output.append(onnx.helper.make_empty_tensor_value_info("patch_embed.tokens.out"))
+    session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    (tokens,) = session.run(["patch_embed.tokens.out"], {"image": grey})
+    np.testing.assert_allclose(tokens, expected.numpy(), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("changed", [{}, {"layer_scale": False}, {"tap": 0}, {"tap": 2}], ids=str)
