@@ -242,5 +242,5 @@ def svg(result: Sensitivity) -> str:
                 f'<rect x="{LEFT}" y="{y + shift}" width="{value / top * WIDTH:.1f}" height="6" fill="{colour}"/>'
             )
         parts.append(f'<text x="{LEFT + WIDTH + 6}" y="{y + 13}">{layer.only.hygroma_rms:.5f}</text>')
-    size = f'width="{LEFT + WIDTH + 80}" height="{(len(result.layers) + 2) * ROW}"'
+    size = f'width="{LEFT + WIDTH + 80}" height="{(len(result.layers) + 2) * ROW}" style="background:#fff"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">{"".join(parts)}</svg>\n'
