@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -81,12 +82,17 @@ class Specimens:
     thickened: list[Specimen]  # of other patients, each to the thickness of one of the thick
 
 
+def editable(stills: Sequence[Still]) -> list[Still]:
+    """Standard planes with an annotated translucency that does not look thickened."""
+    return [s for s in stills if s.plane and s.anatomy is not None and not s.by_eye_increased]
+
+
 def make_specimens(
     stills: Sequence[Still], count: int, seed: int, on_step: Callable[[int, int], None] = lambda done, total: None
 ) -> Specimens:
     """Edits of `count` stills with an annotated translucency, drawn at random; the thickest in THICK of them are held against
     the same number of others. Deterministic from `seed`. InputError when there are too few."""
-    able = [s for s in stills if s.plane and s.anatomy is not None and not s.by_eye_increased]
+    able = editable(stills)
     if min(len(able), count) < 2 * MIN_EACH:
         raise InputError(
             f"lesion checks: found {len(able)} stills with boxes of translucency and thalami, {count} asked for; "
@@ -223,8 +229,8 @@ def nuisance(specimen: Specimen) -> np.ndarray:
 def discriminate(a: np.ndarray, b: np.ndarray, groups: Sequence[str], question: str, name: str, seed: int = 0) -> Check:
     """Features [n,D] of the one class and [m,D] of the other; groups [n+m]: patients. InputError when a class has fewer
     than MIN_EACH."""
+    from scipy.stats import rankdata
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -237,7 +243,11 @@ def discriminate(a: np.ndarray, b: np.ndarray, groups: Sequence[str], question: 
     scores = cross_val_predict(probe, x, y, groups=groups, cv=folds, method="decision_function")
 
     def area(keep: np.ndarray) -> float:
-        return float(roc_auc_score(y[keep], scores[keep])) if 0 < y[keep].sum() < len(keep) else float("nan")
+        one = y[keep] == 1
+        m, n = int(one.sum()), int((~one).sum())
+        if not m or not n:
+            return float("nan")
+        return float((rankdata(scores[keep])[one].sum() - m * (m + 1) / 2) / (m * n))
 
     value = area(np.arange(len(y)))
     low, high = patient_interval(area, groups)
@@ -283,6 +293,25 @@ def check_lesions(
     )
 
 
+def write_checks(checks: Sequence[Check], specimens: Specimens, seed: int, backbone: Path | None, path: Path) -> str:
+    """The checks and what they rest on, as JSON; returns the text. `backbone`: the checkpoint whose features were used."""
+    text = json.dumps(
+        {
+            "kind": "simulated_lesion",
+            "stills": len(specimens.untouched),
+            "seed": seed,
+            "backbone": backbone.name if backbone else None,
+            "near": NEAR,
+            "honest": all(check.honest for check in checks),
+            "checks": [dataclasses.asdict(check) for check in checks],
+        },
+        indent=1,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")
+    return text
+
+
 # -- the contact sheet ----------------------------------------------------------------------------------------------------
 
 
@@ -320,6 +349,8 @@ def _pages(specimens: Specimens) -> Iterator[np.ndarray]:
             cv2.putText(tile, text, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, 255, 1, cv2.LINE_AA)
             tiles.append(tile)
         rows.append(np.hstack(tiles))
-    pairs = [np.hstack(rows[i : i + 2]) for i in range(0, len(rows) - 1, 2)]
+    if len(rows) % 2:
+        rows.append(np.zeros_like(rows[0]))
+    pairs = [np.hstack(rows[i : i + 2]) for i in range(0, len(rows), 2)]
     for start in range(0, len(pairs), SHEET_ROWS // 2):
         yield np.vstack(pairs[start : start + SHEET_ROWS // 2])

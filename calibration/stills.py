@@ -39,7 +39,7 @@ def read_grey(path: Path) -> np.ndarray:
 
 def _rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
-        raise InputError(f"{path}: missing; `data` in the recipe must name a folder laid out as ../shared/data")
+        raise InputError(f"{path}: missing; the data must be a folder laid out as ../shared/data")
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -81,7 +81,7 @@ def load_stills(data: Path) -> list[Still]:
             )
         )
     if not stills:
-        raise InputError(f"{data / 'manifest.csv'}: names no first-trimester still; check `data` in the recipe")
+        raise InputError(f"{data / 'manifest.csv'}: names no first-trimester still (source fetus_framework)")
     return stills
 
 

@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="hygroma",
         description="Watches a point-of-care ultrasound screen for a thick nuchal collection. Decision support, not a diagnosis.",
         epilog="Device: demo, run, score, events, doctor, bench. Workstation: train, distill, quantize, validate, bundle, export,"
-        " pretrain, sensitivity, crossval, compare, explain.",
+        " pretrain, sensitivity, lesions, crossval, compare, explain.",
     )
     parser.add_argument("--version", action="version", version=f"hygroma-edge {__version__}")
     parser.set_defaults(verbose=False)

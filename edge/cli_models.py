@@ -1,4 +1,4 @@
-"""Workstation commands about models: `pretrain` and `sensitivity`."""
+"""Workstation commands about models and what they learn from: `pretrain`, `sensitivity`, `lesions`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import ConfigError
+from edge.events.disk import why_unwritable
 
 
 def add_models(
@@ -16,6 +17,7 @@ def add_models(
 ) -> None:
     """`new_progress` makes a progress line; `toolchain_missing` says how to install what an import lacks."""
     _add_sensitivity(commands, new_progress, toolchain_missing)
+    _add_lesions(commands, new_progress, toolchain_missing)
     pretrain = commands.add_parser(
         "pretrain",
         help="workstation: continue a checkpoint's MAE pretraining on unlabelled frames",
@@ -116,5 +118,64 @@ def _add_sensitivity(
         print(f"{'passes the gate' if last.gate.passed else 'fails the gate'} with {len(last.spared)} linears spared")
         print(f"written to {folder}")
         return 0
+
+    command.set_defaults(handler=run)
+
+
+def _add_lesions(
+    commands: Any, new_progress: Callable[[], Any], toolchain_missing: Callable[[ImportError], ConfigError]
+) -> None:
+    command = commands.add_parser(
+        "lesions",
+        help="workstation: do the simulated lesions give themselves away?",
+        description="Discriminators that try to tell edited stills from untouched ones, cross-validated by patient (an AUC of .5 "
+        "is a coin), and a contact sheet of fifty stills. Exit code 1 when one of them tells them apart.",
+        epilog="docs/simulated-lesions.md says what was found on the stills that the shipped model was trained on.",
+    )
+    command.add_argument("data", type=Path, metavar="DATA", help="a folder laid out as ../shared/data")
+    command.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="lesions.json and the contact sheet: pictures of the data",
+    )
+    command.add_argument("--stills", type=int, default=240, metavar="N", help="stills that are edited (default 240)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of the stills and the edits (default 0)")
+    command.add_argument(
+        "--init", type=Path, metavar="FILE", help="a ViT's checkpoint: its frozen features discriminate too"
+    )
+    command.add_argument("--json", action="store_true", help="print lesions.json")
+
+    def run(args: argparse.Namespace) -> int:
+        try:
+            from calibration.honesty import check_lesions, contact_sheet, make_specimens, write_checks
+            from calibration.stills import load_stills
+            from export.features import backbone_features
+        except ImportError as error:
+            raise toolchain_missing(error) from None
+        if args.seed < 0:
+            raise ConfigError(f"--seed: found {args.seed}; expected 0 or more")
+        if problem := why_unwritable(args.out):
+            raise ConfigError(f"--out: {problem}; name a folder that this user may write")
+        backbone = backbone_features(args.init) if args.init else None
+        progress = new_progress()
+        specimens = make_specimens(
+            load_stills(args.data), args.stills, args.seed, lambda done, total: progress("edits", done, total)
+        )
+        checks = check_lesions(specimens, backbone, on_step=lambda done, total: progress("checks", done, total))
+        pages = contact_sheet(specimens, args.out)
+        text = write_checks(checks, specimens, args.seed, args.init, args.out / "lesions.json")
+        progress.clear()
+        if args.json:
+            print(text)
+        else:
+            for c in checks:
+                print(
+                    f"{c.question}; {c.features}: ROC-AUC {c.auc:.3f} ({c.low:.3f}-{c.high:.3f}), {c.images} images of "
+                    f"{c.patients} patients: {'near .5' if c.honest else 'TELLS THEM APART'}"
+                )
+            print(f"contact sheet: {pages[0]}")
+        return 0 if all(c.honest for c in checks) else 1
 
     command.set_defaults(handler=run)

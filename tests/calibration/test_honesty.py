@@ -1,0 +1,192 @@
+"""The lesion checks on drawn stills: an edit that gives itself away is caught, one that leaves no trace is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+from calibration import honesty
+from calibration.honesty import (
+    Specimen,
+    Specimens,
+    check_lesions,
+    contact_sheet,
+    discriminate,
+    make_specimens,
+    nuisance,
+    texture,
+)
+from calibration.lesion import NuchalAnatomy
+from calibration.stills import Still
+from edge.cli import main
+from edge.errors import InputError
+
+SHAPE, BOX = (160, 220), (60.0, 86.0, 160.0, 104.0)
+
+
+def drawn(seed: int) -> np.ndarray:
+    """uint8: speckle, and a dark band between two bright lines."""
+    rng = np.random.default_rng([7, seed])
+    image = cv2.GaussianBlur(rng.normal(90, 60, SHAPE).astype(np.float32), (0, 0), 1.5)
+    image[84:108, 50:170] += 60
+    image[92 : 98 + seed % 4, 50:170] = rng.normal(12, 4, (6 + seed % 4, 120))
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def specimens(count: int, seed: int) -> list[Specimen]:
+    return [Specimen(drawn(1000 * seed + i), BOX, f"P{seed}-{i}", 1.5) for i in range(count)]
+
+
+def ask(a: list[Specimen], b: list[Specimen], features: honesty.Features | None = None) -> honesty.Check:
+    vectors = [np.stack([texture(s) for s in many]) for many in (a, b)]
+    return discriminate(*vectors, [s.group for s in (*a, *b)], "b against a", "texture")
+
+
+def test_two_draws_of_one_kind_are_not_told_apart() -> None:
+    check = ask(specimens(60, 0), specimens(60, 1))
+    assert check.low < 0.5 < check.high and check.honest
+    assert (check.images, check.patients) == (120, 120)
+
+
+def test_an_edit_that_gives_itself_away_is_caught() -> None:
+    """The band filled with one grey level, which is what the crudest operator does."""
+    edited = []
+    for s in specimens(60, 1):
+        grey = s.grey.copy()
+        grey[92:98, 60:160] = 12
+        edited.append(dataclasses.replace(s, grey=grey))
+    check = ask(specimens(60, 0), edited)
+    assert check.auc > 0.95 and check.low > honesty.NEAR and not check.honest
+
+
+def test_a_patient_is_never_on_both_sides() -> None:
+    """Features that name the patient, and nothing else: with patients shared by folds they would be learned."""
+    own = np.eye(20)
+    a, b = np.repeat(own[:10], 6, 0), np.repeat(own[10:], 6, 0)
+    groups = [f"P{i}" for i in range(20) for _ in range(6)]
+    assert discriminate(a, b, groups, "q", "patient").auc < 0.6
+    alone = [str(i) for i in range(120)]
+    assert discriminate(a, b, alone, "q", "patient").auc > 0.97
+
+
+def test_overlay_marks_are_seen_by_the_nuisance_features() -> None:
+    plain, marked = specimens(40, 0), []
+    for s in specimens(40, 1):
+        grey = s.grey.copy()
+        for x in (70, 110, 150):
+            cv2.drawMarker(grey, (x, 20), 255, cv2.MARKER_CROSS, 7, 1)
+        marked.append(dataclasses.replace(s, grey=grey))
+    a, b = (np.stack([nuisance(s) for s in many]) for many in (plain, marked))
+    groups = [s.group for s in (*plain, *marked)]
+    assert discriminate(a, b, groups, "lesion against sham", "nuisance only").auc > 0.95
+
+
+def test_too_few_images_are_named() -> None:
+    with pytest.raises(InputError, match="b against a: found 7 and 60 images; need 8 of either"):
+        ask(specimens(7, 0), specimens(60, 1))
+
+
+@pytest.fixture(scope="module")
+def stills(tmp_path_factory: pytest.TempPathFactory) -> list[Still]:
+    folder = tmp_path_factory.mktemp("stills")
+    out = []
+    for i in range(50):
+        path = folder / f"{i}.png"
+        cv2.imwrite(str(path), drawn(i))
+        anatomy = NuchalAnatomy(BOX, 44.0, posterior_down=True)
+        out.append(Still(path, f"P{i}", "train", True, anatomy, 1.5, by_eye_increased=i == 49))
+    return out
+
+
+@pytest.fixture(scope="module")
+def made(stills: list[Still]) -> Specimens:
+    return make_specimens(stills, 40, 0)
+
+
+def test_specimens_are_paired_and_the_same_for_the_same_seed(stills: list[Still], made: Specimens) -> None:
+    assert len(made.untouched) == len(made.sham) == len(made.exchanged) == len(made.lesion) == 40
+    assert "P49" not in {s.group for s in made.untouched}  # looks thickened: neither sham nor untouched
+    for three in zip(made.untouched, made.sham, made.lesion, strict=True):
+        assert len({s.group for s in three}) == 1
+        assert three[1].thickness_mm <= 2.3 < three[2].thickness_mm
+    thick, thickened = ({s.group for s in many} for many in (made.thick, made.thickened))
+    assert len(made.thick) == len(made.thickened) == 8 and not thick & thickened
+    one, again, other = (make_specimens(stills[:16], 16, seed).lesion for seed in (0, 0, 1))
+    for a, b in zip(one, again, strict=True):
+        np.testing.assert_array_equal(a.grey, b.grey)
+    assert [s.group for s in one] != [s.group for s in other]
+
+
+def test_every_question_is_asked_of_every_kind_of_features(made: Specimens) -> None:
+    checks = check_lesions(made, backbone=lambda crops: crops.reshape(len(crops), -1)[:, ::97].astype(float), size=64)
+    asked = {(c.question, c.features) for c in checks}
+    assert len(checks) == len(asked) == 3 * 4 + 1
+    assert ("lesion against sham", "nuisance only") in asked
+    for c in checks:
+        assert 0 <= c.low <= c.auc <= c.high <= 1 and c.honest == (c.auc <= honesty.NEAR)
+
+
+def test_the_sheet_shows_every_still_an_odd_one_too(made: Specimens, tmp_path: Path) -> None:
+    three = dataclasses.replace(made, untouched=made.untouched[:3], sham=made.sham[:3], lesion=made.lesion[:3])
+    html, page = contact_sheet(three, tmp_path / "deep/er")
+    picture = cv2.imread(str(page), cv2.IMREAD_GRAYSCALE)
+    assert picture.shape == (2 * honesty.TILE, 6 * honesty.TILE)
+    assert picture[honesty.TILE :, : 3 * honesty.TILE].any() and not picture[honesty.TILE :, 3 * honesty.TILE :].any()
+    text = html.read_text()
+    assert "no picture shows a real hygroma" in text and "http" not in text
+
+
+def write_data(folder: Path, stills: list[Still]) -> Path:
+    (folder / "ultrasound").mkdir(parents=True)
+    tables = {
+        "manifest.csv": ["path,source,kind,patient_or_video_id,label,proposed_split,sha256"],
+        "ultrasound/nt_structures.csv": ["path,structure,x_min,y_min,x_max,y_max"],
+        "ultrasound/nt_weak_flags.csv": ["path,nt_over_thalami_size,by_eye_increased_nt"],
+    }
+    for i, still in enumerate(stills):
+        name = f"ultrasound/{i}.png"
+        (folder / name).write_bytes(still.path.read_bytes())
+        tables["manifest.csv"].append(f"{name},fetus_framework,still,P{i},standard plane,train,{i:016x}")
+        for structure, box in (("NT", BOX), ("thalami", (80.0, 40.0, 124.0, 62.0))):
+            tables["ultrasound/nt_structures.csv"].append(f"{name},{structure}," + ",".join(map(str, box)))
+        tables["ultrasound/nt_weak_flags.csv"].append(f"{name},.3,")
+    for name, lines in tables.items():
+        (folder / name).write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_the_command(stills: list[Still], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = write_data(tmp_path / "data", stills[:17]), tmp_path / "out"
+    code = main(["lesions", str(data), "--out", str(out), "--stills", "16"])
+    said = capsys.readouterr().out
+    report = json.loads((out / "lesions.json").read_text())
+    assert code == (0 if report["honest"] else 1) and report["kind"] == "simulated_lesion" and report["stills"] == 16
+    assert said.count("ROC-AUC") == len(report["checks"]) >= 5 and str(out / "lesions.html") in said
+    assert ("TELLS THEM APART" in said) == (not report["honest"])
+    assert sorted(p.name for p in out.iterdir()) == ["lesions-1.png", "lesions-2.png", "lesions.html", "lesions.json"]
+
+
+def test_bad_input(stills: list[Still], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*arguments: object) -> str:
+        assert main(["lesions", *map(str, arguments)]) != 0
+        return capsys.readouterr().err
+
+    out = tmp_path / "out"
+    assert "nt_structures.csv: missing; the data must be a folder laid out as" in said(tmp_path, "--out", out)
+    data = write_data(tmp_path / "data", stills[:12])
+    assert "found 12 stills with boxes of translucency and thalami, 240 asked for; need 16" in said(data, "--out", out)
+    assert "--seed: found -1" in said(data, "--out", out, "--seed", -1)
+    assert "no such checkpoint" in said(data, "--out", out, "--init", tmp_path / "none.pt")
+    (tmp_path / "file").write_text("")
+    assert "file: not a folder; name a folder that this user may write" in said(data, "--out", tmp_path / "file")
+    full = write_data(tmp_path / "full", stills[:20])
+    (full / "ultrasound/3.png").write_bytes(b"no picture")
+    assert "3.png: not an image that can be decoded" in said(full, "--out", out, "--stills", 20)
+    assert not out.exists()
