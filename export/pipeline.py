@@ -44,6 +44,7 @@ from export.evidence import (
     thickness_rows,
     thickness_table,
 )
+from export.heads import retrain_hygroma_head
 from export.looked import CAM_STILLS, boxed, cams_of, evenly, looked, panel, panel_stills
 from export.model_card import model_card
 from export.ort_graph import run_graph
@@ -65,7 +66,7 @@ REFIT = FOLDS  # the run that trains on every training still; the shipped weight
 STAGES = {  # stage -> its folders under `work` that go on from one call to the next
     "bank": ("bank", "bank_phantom"),
     "train": ("teacher",),
-    "distill": ("student",),
+    "distill": ("student", "heads"),
     "quantize": ("qat", "qdq"),
     "validate": ("predictions",),
     "bundle": ("exams",),
@@ -201,7 +202,18 @@ class Pipeline:
         return model
 
     def student(self, run: int) -> HygromaViT:
-        """The student of a run, distilled if it is not there yet."""
+        """The student of a run, distilled if it is not there yet, its hygroma head trained to the end."""
+        model = self._distilled(run)
+        path = self.stamps.claim("heads") / f"{run_name(run)}.pt"
+        if not path.is_file():
+            step = partial(self.progress, f"head {run_name(run)}")
+            retrain_hygroma_head(model, self.bank(), self._training(run), self.recipe.seed, step)
+            with appearing(path) as unfinished:
+                torch.save(model.hygroma_head.state_dict(), unfinished)
+        model.hygroma_head.load_state_dict(torch.load(path, weights_only=True))
+        return model
+
+    def _distilled(self, run: int) -> HygromaViT:
         self.stamps.check("student")  # before its teacher trains
         teacher = self.teacher(run)
         checkpoint = self.stamps.claim("student") / f"{run_name(run)}.pt"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,6 +116,15 @@ def thickness_log_odds(entry: Entry) -> float:
     return float(np.clip(LOG_ODDS_PER_E * math.log(entry.thickness_mm / MIDDLE_MM), -MAX_LOG_ODDS, MAX_LOG_ODDS))
 
 
+def thickness_aims(entries: Sequence[Entry]) -> tuple[Tensor, Tensor]:
+    """What the hygroma head should say of each: log-odds [N], NaN where the thickness is not known, and probability [N],
+    which is the smoothed label there, or UNKNOWN."""
+    log_odds = torch.tensor([thickness_log_odds(e) for e in entries])
+    labels = torch.tensor([e.hygroma for e in entries])
+    smooth = torch.where(labels == UNKNOWN, labels, labels.clamp(LABEL_SMOOTHING, 1 - LABEL_SMOOTHING))
+    return log_odds, torch.where(log_odds.isnan(), smooth, log_odds.sigmoid())
+
+
 def make_batch(bank: Bank, indices: np.ndarray, size: int, grid: int, rng: np.random.Generator) -> Batch:
     crops, maps, has_map = [], [], []
     for i in indices:
@@ -125,14 +134,12 @@ def make_batch(bank: Bank, indices: np.ndarray, size: int, grid: int, rng: np.ra
         maps.append(map_target(box, grid))
         has_map.append(entry.box is not None)
     entries = [bank.entries[i] for i in indices]
-    log_odds = torch.tensor([thickness_log_odds(e) for e in entries])
-    labels = torch.tensor([e.hygroma for e in entries])
-    smooth = torch.where(labels == UNKNOWN, labels, labels.clamp(LABEL_SMOOTHING, 1 - LABEL_SMOOTHING))
+    log_odds, hygroma = thickness_aims(entries)
     return Batch(
         torch.from_numpy(np.stack(crops))[:, None],
         torch.tensor([e.plane for e in entries]),
         torch.tensor([PLANE_WEIGHTS.get(e.source, EDITED_PLANE_WEIGHT) for e in entries]),
-        torch.where(log_odds.isnan(), smooth, log_odds.sigmoid()),
+        hygroma,
         log_odds,
         torch.from_numpy(np.stack(maps)),
         torch.tensor(has_map),

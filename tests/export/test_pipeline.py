@@ -162,7 +162,7 @@ def weights(folder: Path) -> dict[str, int]:
 def test_every_stage_leaves_its_outputs_and_nothing_unfinished(finished: Path) -> None:
     names = set(inodes(finished / "work"))
     runs = ("refit", "fold0", "fold1")
-    for folder, suffix in (("teacher", "pt"), ("student", "pt"), ("qdq", "onnx"), ("predictions", "npz")):
+    for folder, suffix in (("teacher", "pt"), ("student", "pt"), ("heads", "pt"), ("qdq", "onnx"), ("predictions", "npz")):
         assert {f"{folder}/{run}.{suffix}" for run in runs} | {f"{folder}/{STAMP}"} <= names
     assert {"exams/fitting.jsonl", "exams/measuring.jsonl", f"exams/{STAMP}"} <= names
     tables = load_bundle(finished / "work/bundle", ANYONE).manifest.evidence
@@ -244,7 +244,7 @@ def test_deleting_what_the_message_names_is_enough(finished: Path, work: Path, n
     with pytest.raises(ConfigError) as error:
         pipeline.run()
     named = str(error.value).split("or delete ")[1].split(" to have")[0].split(", ")
-    assert named == [str(work / name) for name in ("student", "qdq", "predictions", "exams")]
+    assert named == [str(work / name) for name in ("student", "heads", "qdq", "predictions", "exams")]
     kept = {name: number for name, number in weights(work).items() if name.startswith(WEIGHTS[:3])}
     for name in named:
         shutil.rmtree(name)
@@ -275,7 +275,7 @@ def test_rows_of_sources_that_the_bank_is_not_made_of_change_nothing(finished: P
 
 
 @pytest.mark.parametrize(
-    "stage", ["bank", "bank_phantom", "teacher", "student", "qdq", "predictions", "exams", "bundle"]
+    "stage", ["bank", "bank_phantom", "teacher", "student", "heads", "qdq", "predictions", "exams", "bundle"]
 )
 def test_outputs_without_a_stamp_are_refused(finished: Path, work: Path, stage: str) -> None:
     stamp = work / f"bundle.{STAMP}" if stage == "bundle" else work / stage / STAMP
@@ -308,7 +308,7 @@ def test_outputs_of_older_code_are_refused(finished: Path, work: Path, monkeypat
 
 
 def test_a_bundle_without_a_stamp_is_refused_before_hours_of_training(finished: Path, work: Path) -> None:
-    for name in ("teacher", "student", "qdq", "predictions"):
+    for name in ("teacher", "student", "heads", "qdq", "predictions"):
         shutil.rmtree(work / name)
     (work / f"bundle.{STAMP}").unlink()
     with pytest.raises(ConfigError, match=f"bundle.{STAMP}: missing"):
@@ -322,7 +322,7 @@ def test_an_earlier_stage_does_not_ask_about_later_ones(finished: Path, work: Pa
 
 
 def test_a_stamp_of_a_run_that_made_nothing_binds_nobody(finished: Path, work: Path) -> None:
-    for name in ("teacher", "student", "qdq", "predictions"):
+    for name in ("teacher", "student", "heads", "qdq", "predictions"):
         shutil.rmtree(work / name)
     first = Pipeline(tiny(finished, work=str(work)))
     first.stamps.claim("teacher")
