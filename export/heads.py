@@ -50,14 +50,9 @@ def retrain_hygroma_head(
     middle, spread = read.mean(0), read.std(0).clamp(min=1e-4)
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    head = _fitted((read - middle) / spread, aims, labels, weight, generator)
-    first, last = head[0], head[2]
-    with torch.no_grad():  # standardising is folded into the first layer
-        ours = model.hygroma_head
-        ours[0].weight.copy_(first.weight / spread)
-        ours[0].bias.copy_(first.bias - (first.weight / spread) @ middle)
-        ours[2].weight.copy_(last.weight)
-        ours[2].bias.copy_(last.bias)
+    fitted = _fitted((read - middle) / spread, aims, labels, weight, generator).state_dict()
+    first = fitted["0.weight"] / spread  # standardising, folded into the first layer
+    model.hygroma_head.load_state_dict(fitted | {"0.weight": first, "0.bias": fitted["0.bias"] - first @ middle})
 
 
 def _kept_reading(

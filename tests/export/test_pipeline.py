@@ -162,7 +162,13 @@ def weights(folder: Path) -> dict[str, int]:
 def test_every_stage_leaves_its_outputs_and_nothing_unfinished(finished: Path) -> None:
     names = set(inodes(finished / "work"))
     runs = ("refit", "fold0", "fold1")
-    for folder, suffix in (("teacher", "pt"), ("student", "pt"), ("heads", "pt"), ("qdq", "onnx"), ("predictions", "npz")):
+    for folder, suffix in (
+        ("teacher", "pt"),
+        ("student", "pt"),
+        ("heads", "pt"),
+        ("qdq", "onnx"),
+        ("predictions", "npz"),
+    ):
         assert {f"{folder}/{run}.{suffix}" for run in runs} | {f"{folder}/{STAMP}"} <= names
     assert {"exams/fitting.jsonl", "exams/measuring.jsonl", f"exams/{STAMP}"} <= names
     tables = load_bundle(finished / "work/bundle", ANYONE).manifest.evidence
