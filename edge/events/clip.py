@@ -66,6 +66,8 @@ class Clips:
         self._exam_id: int | None = None
         self._takes: dict[Key, _Take] = {}
         self._workers = ThreadPoolExecutor(1, "clip")
+        # Its thread starts now: out of memory, `Thread.start` may wait for ever, and the loop with it.
+        self._workers.submit(int).result()
 
     def see(self, view: np.ndarray, t_ns: int, exam_id: int) -> None:
         """A view, uint8 [S,S], its stamp, and its exam: another exam's pictures are another patient's."""

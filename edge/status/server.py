@@ -8,10 +8,9 @@ import ipaddress
 import json
 import logging
 import socket
-import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -19,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 from edge.errors import ConfigError, SourceError
 from edge.records import REVIEWS
 from edge.status.board import Board, NewExamRequest, Request, ReviewRequest
+from edge.status.pool import PooledServer
 from edge.status.rate import REQUESTS, WRONG_TOKENS, Rate
 from edge.status.render import to_health, to_jpeg, to_json, to_prometheus
 
@@ -122,37 +122,22 @@ class StatusServer:
             "clock_ns": staticmethod(clock_ns), "requests": Rate(REQUESTS), "wrong_tokens": Rate(WRONG_TOKENS),
             "files": {path: (kind, (PAGE / name).read_bytes()) for path, (name, kind) in FILES.items()},
         })  # fmt: skip
-        server_type = _Server6 if ":" in host else _Server
         try:
-            self._server = server_type((host, port), handler)
+            self._server = PooledServer((host, port), handler)
         except OSError as error:
             raise SourceError(
                 f"status: cannot listen on {host} port {port} ({error.strerror}); set status.port to a free one, or 0"
             ) from error
         self.port: int = self._server.server_address[1]
         self.url = f"http://[{host}]:{self.port}/" if ":" in host else f"http://{host}:{self.port}/"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="status", daemon=True)
 
     def __enter__(self) -> StatusServer:
-        self._thread.start()
+        self._server.start()
         log.info("status page on %s", self.url)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        log.debug("a client of the status page went away", exc_info=True)  # a browser that closes is no news
-
-
-class _Server6(_Server):
-    address_family = socket.AF_INET6
+        self._server.stop()
 
 
 class _Handler(BaseHTTPRequestHandler):

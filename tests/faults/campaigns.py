@@ -34,7 +34,7 @@ from edge.events import EventStore
 from edge.records import Verdict
 
 HERE = Path(__file__).parent
-PATIENCE_S = 60.0  # seconds before a campaign gives up waiting: no promise, only an end
+PATIENCE_S = 120.0  # seconds before a campaign gives up waiting: no promise, only an end
 
 
 def wait_for(what: str, condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> tuple[Any, float]:

@@ -190,7 +190,7 @@ def flag_for_ever(events: str) -> None:
         make_watch(feed, events)[0].run()
 
 
-def clip(pictures_max: int = 300) -> Iterator[np.ndarray]:
+def clip(pictures_max: int = 100) -> Iterator[np.ndarray]:
     """The shipped clip's first pictures, for ever."""
     with FileSource(CLIP, fast=True) as source:
         images = [frame.image for frame in (source.read() for _ in range(pictures_max)) if frame is not None]
