@@ -15,7 +15,7 @@ from edge.bundle.manifest import Calibration, Golden, Tolerance
 from edge.engines.runner import RawOutputs, Runner
 from edge.errors import EngineError
 
-BATCH = 8  # images a call: bounds the memory of the attention maps (8 x 12 heads x 145 x 145 floats are 8 MB)
+BATCH = 1  # images a call, as the daemon scores: ONNX Runtime keeps what its largest call needed (8 at once: 90 MB more)
 
 
 @dataclass(frozen=True)
