@@ -57,7 +57,7 @@ bench-peers: $(TEST_VENV)/.done
 	$(TEST_VENV)/bin/python -m pip install -q -e '.[peers]'
 	$(TEST_VENV)/bin/python -m edge.cli bench peers $(ARGS)
 
-# Everything, into benchmarks/results, and the page made of it. On an idle machine; some 40 minutes. RESULT=name-of-the-board.
+# Everything, into benchmarks/results, and the page made of it. On an idle machine; some 50 minutes. RESULT=name-of-the-board.
 RESULT ?= $(shell uname -m)-$(shell nproc)-cores
 bench-all: $(TEST_VENV)/.done
 	$(TEST_VENV)/bin/python -m pip install -q -e '.[peers]'

@@ -29,7 +29,7 @@ class Bench:
     limit_s: float = 30.0  # seconds a case may take, about
     rate_hz: float = 30.0  # of the camera, frames per second
     events_max: int = 1_000_000  # rows the event store grows to
-    soak_frames: int = 5000
+    soak_frames: int = 18_000  # ten minutes at 30 fps
     soak_hours: float = 0.0  # instead of frames, when above 0
     note: Callable[[str, int, int], None] = lambda what, done, total: None
 

@@ -46,7 +46,7 @@ class Request:
     limit_s: float = 30.0
     rate_hz: float = 30.0
     events_max: int = 1_000_000
-    soak_frames: int = 5000
+    soak_frames: int = 18_000
     soak_hours: float = 0.0
     form: str = "text"  # what is printed: text, json or markdown
     out: Path | None = None  # where the JSON goes as well

@@ -76,13 +76,12 @@ def open_scorer(bench: Bench) -> Scorer:
 
 
 def memory_mb(pid: int | str = "self") -> dict[str, float]:
-    """Resident memory now and at its highest, MB (2^20 bytes), from Linux' /proc."""
-    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
-    return {
-        name: int(fields[key].split()[0]) / 1024
-        for name, key in (("rss_mb", "VmRSS"), ("peak_mb", "VmHWM"))
-        if key in fields
-    }
+    """Memory of a process, MB (2^20 bytes), from Linux' /proc: resident (shared libraries counted whole) now and at its highest,
+    what of it no file stands behind, and its proportional share. OSError when the process is gone."""
+    text = Path(f"/proc/{pid}/status").read_text() + Path(f"/proc/{pid}/smaps_rollup").read_text()
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    names = {"rss_mb": "VmRSS", "peak_mb": "VmHWM", "anonymous_mb": "RssAnon", "pss_mb": "Pss"}
+    return {name: int(fields[key].split()[0]) / 1024 for name, key in names.items() if key in fields}
 
 
 def descriptors(pid: int | str = "self") -> int:

@@ -29,7 +29,7 @@ which runs on any device: `hygroma bench --out mine.json`, then after a change
   logarithmically.
 - {marks}.
 - Pictures are the shipped phantom clip (simulated) or the bundle's golden images (phantom).
-- `make bench-all` measures everything here: some 40 minutes by its own limits. A machine that was busy is said to have been.
+- `make bench-all` measures everything here: some 50 minutes by its own limits. A machine that was busy is said to have been.
 """
 NEVER = (
     "- No real camera: the kernel's and the bus's part of a picture's way, and what a grabber adds.",

@@ -37,6 +37,7 @@ KINDS = (
     "hygroma",
     "other",
 )  # what an exam shows; a quarter of the pictures that the daemon sees is not a fetus
+HALF_SIDE = 560  # pixels, at most, of each picture of a dual view: two fit beside each other on 1280
 CLIP_FRAMES = 75  # of a real clip: three seconds
 TILE = (320, 214)  # pixels of a picture on the sheet, caption included
 COLUMNS, CAPTION = 6, 22  # of the sheet; pixels
@@ -113,13 +114,15 @@ def fan_table(found: list[Overlap]) -> list[dict[str, Any]]:
 
 
 def two(spec: ExamSpec) -> list[np.ndarray]:
-    """A dual view: the exam's picture twice, at half size, on its own screen's background."""
+    """A dual view: the exam's picture twice, side by side, on its own screen's background."""
     out = []
     for shown in render(spec):
         screen = np.full_like(shown.image, SKINS[spec.preset.skin].background)
         x0, y0, x1, y1 = spec.preset.fan.box
         inside = rasterise(spec.preset.fan, spec.preset.fan.box)[..., None]
-        half = cv2.resize(np.where(inside, shown.image[y0:y1, x0:x1], screen[y0:y1, x0:x1]), None, fx=0.7, fy=0.7)
+        picture = np.where(inside, shown.image[y0:y1, x0:x1], screen[y0:y1, x0:x1])
+        k = min(0.7, HALF_SIDE / max(picture.shape))
+        half = cv2.resize(picture, None, fx=k, fy=k, interpolation=cv2.INTER_AREA)
         for centre in (330, 950):
             left = centre - half.shape[1] // 2
             screen[120 : 120 + half.shape[0], left : left + half.shape[1]] = half
@@ -204,7 +207,8 @@ def real_stills(data: Path) -> dict[str, dict[str, Any]]:
 def clip_images(path: Path) -> list[np.ndarray]:
     if path.suffix == ".dcm":
         return [to_screen(image) for image in read_dicom(path)[0][:CLIP_FRAMES]]
-    clip, images = cv2.VideoCapture(str(path)), []
+    clip = cv2.VideoCapture(str(path))
+    images: list[np.ndarray] = []
     while len(images) < CLIP_FRAMES and (got := clip.read())[0]:
         images.append(got[1])
     clip.release()

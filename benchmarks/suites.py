@@ -21,7 +21,7 @@ MODULES = {
     "pipeline": "each stage, and end to end at the camera's rate",
     "startup": "process start to READY, its parts, and memory",
     "streams": "how many sources this machine holds",
-    "soak": "drift of latency, memory and descriptors",
+    "soak": "the promise of a long run: nothing lost, the loop's overhead, memory flat",
     "growth": "cost against picture size, batch, exams and events stored",
     "limits": "what the machine could do at best, and how far the model is from it",
     "peers": "other runtimes, side by side in one interleaved run",

@@ -297,7 +297,7 @@ def _add_bench(commands: Any) -> argparse.ArgumentParser:
         ("seconds", 30, "a case may take, about"),
         ("fps", 30, "the camera's rate"),
         ("events", 1_000_000, "rows that `growth` fills the event store with"),
-        ("frames", 5000, "of `soak`"),
+        ("frames", 18000, "of `soak`: ten minutes at 30 fps"),
     ):
         bench.add_argument(
             f"--{flag}", type=_positive, default=default, metavar="N", help=f"{text} (default {default})"

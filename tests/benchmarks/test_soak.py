@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.case import Bench
+from benchmarks.soak import NAME, SUITE, ClipAgain, Losses, RunDelays, soak
+from benchmarks.suites import run_case
+from edge.bundle import load_bundle
+from edge.bundle.trust import SHIPPED_BUNDLE
+from edge.capture.recorded import FileSource
+from edge.demo import CLIP
+
+PERIOD = 33_000_000  # ns
+
+
+def test_each_lost_picture_is_explained_or_not() -> None:
+    losses = Losses(PERIOD)
+    assert losses.explain(7, 0, 0) == (0, "")  # what came before the first verdict
+    assert losses.explain(8, PERIOD, 0)[0] == 0
+    assert losses.explain(10, 3 * PERIOD, 0) == (1, "")  # the loop took two periods, and nobody kept it from running
+    assert losses.explain(13, 6 * PERIOD, 2 * PERIOD, flagging=True) == (2, "scheduler")
+    assert losses.explain(15, 8 * PERIOD, 2 * PERIOD) == (1, "flag")
+    assert losses.explain(17, 10 * PERIOD, 2 * PERIOD + 1000) == (1, "")  # a wait of a microsecond explains nothing
+
+
+def test_a_clip_is_played_again_with_stamps_of_when_each_picture_was_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FileSource(CLIP, fast=True) as clip:
+        first = clip.read()
+    source = ClipAgain(CLIP, 1000.0, 4)
+    monkeypatch.setattr(source._clip, "read", _Ends(source._clip.read))
+    with source:
+        frames = [source.read() for _ in range(4)]
+        assert source.read() is None
+    assert [frame.id for frame in frames] == [0, 1, 2, 3]
+    assert {b.t_mono_ns - a.t_mono_ns for a, b in zip(frames, frames[1:], strict=False)} == {1_000_000}
+    assert first is not None and (frames[2].image == first.image).all()
+
+
+class _Ends:
+    """A read that finds the clip's end after every second picture."""
+
+    def __init__(self, read) -> None:
+        self._read, self._calls = read, 0
+
+    def __call__(self):
+        self._calls += 1
+        return None if self._calls % 3 == 0 else self._read()
+
+
+def test_run_delays_only_grow() -> None:
+    delays = RunDelays()
+    assert 0 <= delays.total() <= delays.total()
+
+
+def test_a_short_soak_has_every_figure_of_the_promise_and_does_not_keep_it(tmp_path: Path) -> None:
+    from benchmarks.results import read_budgets
+
+    bench = Bench(load_bundle(SHIPPED_BUNDLE), tmp_path, soak_frames=60)
+    whole, drift = soak(bench)
+    promised = [figure for key, figure, *_ in read_budgets() if key == f"{SUITE}: {NAME}"]
+    assert len(promised) == 7 and set(promised) <= set(whole.values)
+    assert whole.values["short_of_promise_s"] == 598 and whole.values["unaccounted"] == 0
+    assert whole.distribution is not None and 50 < whole.values["rss_mb"] < 1000
+    assert whole.values["anonymous_mb"] < whole.values["rss_mb"] and drift.series
+
+
+def test_a_process_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import benchmarks.soak as module
+
+    monkeypatch.setattr(module.Path, "resolve", lambda path: tmp_path / "a" / "b")  # a root without the package
+    (tmp_path / "a").mkdir()
+    bench = Bench(load_bundle(SHIPPED_BUNDLE), tmp_path, soak_frames=60)
+    (record,) = run_case(module.CASES[0], bench)
+    assert "the process failed" in record.failed
