@@ -94,7 +94,7 @@ def build_bank(
             nuchal = box_in_crop(done.nuchal_box, grey.shape)
             entries.append(Entry(index, name, fold, 1.0, label, done.thickness_mm, nuchal))
     heads = other_anatomy(data, "hc18", "train")
-    for number, path in enumerate(heads):
+    for number, (path, _) in enumerate(heads):
         crops.append(letterbox(read_grey(path), spec))
         entries.append(Entry(-1, "hc18", number % 4, 0.0, UNKNOWN, UNKNOWN, None))
     return Bank(np.stack(crops), entries)

@@ -85,10 +85,11 @@ def load_stills(data: Path) -> list[Still]:
     return stills
 
 
-def other_anatomy(data: Path, source: str, split: str) -> list[Path]:
-    """Paths of the stills of another source ("hc18", "mmotu", "pocus_covid", "nhbs_spj") and proposed split."""
+def other_anatomy(data: Path, source: str, split: str) -> list[tuple[Path, str]]:
+    """Path and patient (or clip) of the stills of another source ("hc18", "mmotu", "pocus_covid", "nhbs_spj") and proposed
+    split."""
     return [
-        data / row["path"]
+        (data / row["path"], row["patient_or_video_id"])
         for row in _rows(data / "manifest.csv")
         if row["source"] == source and row["kind"] == "still" and row["proposed_split"] == split
     ]

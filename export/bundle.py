@@ -38,7 +38,7 @@ from edge.screen.preprocess import Preprocessing
 from export.gate import DEFAULT_LIMITS, GateLimits, gate
 from export.mixed import Converted, convert
 from export.model_card import model_card
-from export.ood import fit_ood
+from export.ood import KEPT, distance_limit, fit_ood
 from export.ort_graph import optimised_graph, run_graph
 from export.quantize import Choice, lint_qdq, quantize_best
 from export.torch_runner import TorchRunner
@@ -89,7 +89,7 @@ class Ingredients:
     typical: Sequence[np.ndarray]
     gate: LabelledCrops
     golden: np.ndarray
-    ood_quantile: float = 0.99  # chosen: one good frame in a hundred is lost to it
+    ood_quantile: float = KEPT
     finetune: Callable[[Choice], Choice] | None = None
     finetune_always: bool = False
 
@@ -143,8 +143,7 @@ def assemble_bundle(
 
     progress("embedding statistics")
     ood = fit_ood(run_graph(model, i.assessable, threads).embedding)
-    distances = [ood.distance(run_graph(model, crops, threads).embedding) for crops in i.typical]
-    farthest = max(float(np.quantile(d, i.ood_quantile)) for d in distances)
+    farthest = distance_limit(ood, [run_graph(model, crops, threads).embedding for crops in i.typical], i.ood_quantile)
 
     quantisation = (
         f"INT8 on {4 * i.config.depth - len(converted.spared)} matrix products: weights signed per channel, inputs signed "

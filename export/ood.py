@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from edge.bundle.arrays import OodStats
 from edge.errors import InputError
 
+KEPT = 0.99  # chosen: one good frame in a hundred is lost to the distance
 MIN_IMAGES = 16  # below this not even the mean means anything
+
+
+def distance_limit(ood: OodStats, typical: Sequence[np.ndarray], quantile: float = KEPT) -> float:
+    """The distance that `quantile` of every source stay under: float [N,D] embeddings of held-out images, an array a source."""
+    return max(float(np.quantile(ood.distance(embeddings), quantile)) for embeddings in typical)
 
 
 def fit_ood(embeddings: np.ndarray) -> OodStats:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -47,6 +48,7 @@ from export.evidence import (
 from export.heads import retrain_hygroma_head
 from export.looked import CAM_STILLS, boxed, cams_of, evenly, looked, panel, panel_stills
 from export.model_card import model_card
+from export.ood import distance_limit, fit_ood
 from export.ort_graph import run_graph
 from export.phantoms import Progress, decide_on_exams, golden_crops, phantom_bank, standard_crops
 from export.qat import finetune
@@ -56,6 +58,7 @@ from export.sources import provenance
 from export.stamps import STAMP, Stamps
 from export.torch_runner import TorchRunner
 from export.train import distillation_loss, draw_epoch, fit, predict, start_plane_head
+from export.unfamiliar import Judged, read_pictures, read_sources, unfamiliar, unfamiliar_table
 from export.validate import EvaluationSet, evidence_tables, validation_report, write_report
 from export.vit import HygromaViT
 from export.weights import load_backbone, student_from_teacher
@@ -73,6 +76,8 @@ STAGES = {  # stage -> its folders under `work` that go on from one call to the 
 }
 CALIBRATION_CROPS = 128  # DESIGN section 3: 32-500 suffice
 GOLDEN_CROPS = 64
+PLANES = "standard planes"
+JUDGED = ("ok", "plane", "distance")  # of export.unfamiliar.Judged
 TYPICAL_PHANTOMS = 128  # stills, two a patient: the 99th centile of distances needs a hundred
 
 
@@ -341,11 +346,59 @@ class Pipeline:
         ]
         return found
 
+    def _unfamiliar(self) -> dict[str, Any]:
+        """Other anatomy through the refit's INT8 graph, against the validation split's standard planes."""
+        path = self.stamps.claim("predictions") / "unfamiliar.npz"
+        sources = self._other_anatomy(path)
+        with np.load(path) as saved:
+            judged = {
+                name: Judged(saved[f"{number}_groups"].tolist(), *(saved[f"{number}_{k}"] for k in JUDGED))
+                for number, name in enumerate(sources)
+            }
+            limit = float(saved["limit"])
+        planes = judged.pop(PLANES)
+        return unfamiliar(planes, judged, operating_point(self._folds()).plane_threshold, limit)
+
+    def _other_anatomy(self, path: Path) -> list[str]:
+        """Writes groups, signals, probabilities and distances of every source to `path`, if they are not there yet; returns the
+        sources in their order."""
+        if path.is_file():
+            with np.load(path) as saved:
+                return [str(name) for name in saved["sources"]]
+        bank, data, graph = self.bank(), Path(self.recipe.data), self.qdq(REFIT)
+        stills = load_stills(data)
+        standard = [(s.path, s.group) for s in stills if s.split == "validation" and s.plane]
+        pictures = read_sources(data, self.spec, partial(self.progress, "other anatomy"))
+        pictures = {PLANES: read_pictures(standard, self.spec), **pictures} if standard else {}
+        assessable, typical = self._familiar(bank)
+        ood = fit_ood(run_graph(graph, assessable, self.recipe.threads).embedding)
+        out: dict[str, np.ndarray] = {"sources": np.array(list(pictures), dtype=str)}
+        out["limit"] = np.array(
+            distance_limit(ood, [run_graph(graph, crops, self.recipe.threads).embedding for crops in typical])
+        )
+        for number, shown in enumerate(pictures.values()):
+            raw = run_graph(graph, shown.crops[:, None], self.recipe.threads)
+            out[f"{number}_groups"] = np.array(shown.groups, dtype=str)
+            for key, values in zip(JUDGED, (shown.ok, sigmoid(raw.plane), ood.distance(raw.embedding)), strict=True):
+                out[f"{number}_{key}"] = values
+        with appearing(path) as unfinished:
+            np.savez(unfinished, **out)  # type: ignore[arg-type]
+        return list(pictures)
+
+    def _familiar(self, bank: Bank) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Crops of assessable planes: those that the embedding statistics are fitted on, and held-out ones, an array a source."""
+        assessable = bank.where(
+            lambda e: e.plane == 1 and (e.source == "phantom" or e.fold >= 0 and e.source != "hc18")
+        )
+        typical = bank.where(lambda e: e.fold == -1 and e.plane == 1 and e.source in ("real", "sham", "lesion"))
+        phantoms = standard_crops(TYPICAL_PHANTOMS, self.spec)
+        return self._crops(assessable)[:, None], [self._crops(typical)[:, None], phantoms[:, None]]
+
     def evaluation_sets(self) -> list[EvaluationSet]:
         """Held-out evidence: simulated lesions and real planes, out of fold and on the validation split."""
         return evaluation_sets(self._folds(), self._validation())
 
-    def validate(self) -> dict[str, object]:
+    def validate(self) -> dict[str, Any]:
         """The report; also written to `work`/report as JSON and HTML."""
         self.progress("validate", 0, 1)
         report = validation_report(self.evaluation_sets())
@@ -353,6 +406,7 @@ class Pipeline:
         report["thickness"] = thickness_rows((folds, validation))
         report["increased"] = increased_rows((folds, validation))
         report["localisation"] = self._looked(folds, validation)
+        report["unfamiliar"] = self._unfamiliar()
         report["provenance"] = asdict(provenance(self.recipe, self.bank()))
         write_report(report, self.work / "report")
         self.progress("validate", 1, 1)
@@ -433,13 +487,15 @@ class Pipeline:
         """The hygroma head's operating point, a probability."""
         return operating_point(self._folds()).hygroma_threshold
 
-    def _ingredients(self, report: dict[str, object]) -> Ingredients:
+    def _ingredients(self, report: dict[str, Any]) -> Ingredients:
         bank, recipe = self.bank(), self.recipe
         calibration, selection = self._calibration_crops(REFIT)
-        assessable = bank.where(
-            lambda e: e.plane == 1 and (e.source == "phantom" or e.fold >= 0 and e.source != "hc18")
+        assessable, typical = self._familiar(bank)
+        tables = (
+            *evidence_tables(report),
+            thickness_table(report["thickness"], report["increased"]),
+            unfamiliar_table(report["unfamiliar"]),
         )
-        typical = bank.where(lambda e: e.fold == -1 and e.plane == 1 and e.source in ("real", "sham", "lesion"))
         sizes = f"ViT, {len(recipe.student.blocks)} blocks, width {recipe.teacher.width}, {recipe.image} px, patch 16"
         return Ingredients(
             state=self.student(REFIT).state_dict(),
@@ -450,11 +506,11 @@ class Pipeline:
             temperatures=Calibration(1.0, 1.0),
             decision=DecisionParams().to_manifest(),
             provenance=provenance(recipe, bank),
-            evidence=[*evidence_tables(report), thickness_table(report["thickness"], report["increased"])],  # type: ignore[arg-type]
+            evidence=[table for table in tables if table is not None],
             calibration=calibration,
             selection=selection,
-            assessable=self._crops(assessable)[:, None],
-            typical=[self._crops(typical)[:, None], standard_crops(TYPICAL_PHANTOMS, self.spec)[:, None]],
+            assessable=assessable,
+            typical=typical,
             gate=self._gate_crops(),
             # Golden images ship with the bundle: phantoms only, so that no real image travels with it.
             golden=golden_crops(GOLDEN_CROPS, self.spec)[:, None],

@@ -60,7 +60,7 @@ border:1px solid currentColor}.pass{color:var(--good)}.fail{color:var(--bad)}
 
 def render(report: Mapping[str, Any]) -> str:
     """The dict that `export.validate.validation_report` makes -> a complete HTML page. Kinds of evidence get parts of their
-    own. Keys that a report may have besides: thickness, increased, localisation, honesty, provenance."""
+    own. Keys that a report may have besides: thickness, increased, unfamiliar, localisation, honesty, provenance."""
     bodies = {
         "summary": _summary(report),
         "limits": _limits(report),
@@ -135,6 +135,7 @@ def _evidence(report: Mapping[str, Any]) -> list[str]:
             out.extend(_set(part))
         if kind == "real":
             out.extend(_thickness(report))
+            out.extend(_unfamiliar(report.get("unfamiliar")))
     return out
 
 
@@ -195,6 +196,33 @@ def _thickness(report: Mapping[str, Any]) -> list[str]:
         "<h4>Thickness of untouched stills</h4><p>How the INT8 hygroma score goes with the thickness of the translucency, which "
         "a heuristic measured: a weak label. With the calipers painted out the anatomy alone can speak.</p>",
         _table(["Figure", "Split", "n", "Value"], rows),
+    ]
+
+
+def _unfamiliar(found: Mapping[str, Any] | None) -> list[str]:
+    if not found:
+        return ["<h4>Other anatomy</h4><p>Not measured in this run: the data holds no image of another source.</p>"]
+    keys = ("shipped", "matched", "auc_plane", "auc_distance")
+    rows = [[r["source"], str(r["n"]), str(r["patients"]), *(_bracket(r[key]) for key in keys)] for r in found["rows"]]
+    shipped, matched = (_bracket(found["kept"][point]) for point in ("shipped", "matched"))
+    head = [
+        "Source",
+        "Images",
+        "Patients or clips",
+        "Called assessable",
+        "95 % of planes kept",
+        "AUC, plane",
+        "AUC, distance",
+    ]
+    return [
+        "<h4>Other anatomy</h4><p>Images that show no fetal neck. Called assessable: the share that the INT8 model would "
+        f"judge all the same, at the shipped thresholds, which keep {shipped} of {found['planes']} standard planes of the "
+        f"validation split, and at the plane threshold that keeps {matched} of them (chosen on those very planes). Areas: "
+        "how well the plane head's probability, and the distance of the embedding from the training images, tell those "
+        "planes from the source.</p>",
+        _table(head, rows),
+        f"<p>{_verdict(found['met'])} Aim: at most {found['aim']:.0%} of other anatomy called assessable with 95 % of standard "
+        f"planes kept. {escape(found['site_shift'])}</p>",
     ]
 
 

@@ -83,6 +83,16 @@ def write_data(folder: Path, stills: int = 32, validation: int = 8) -> Path:
                 structures.append({"path": name, "structure": structure, **sides})
             ratio = round(float(rng.uniform(0.2, 0.5)), 3)
             flags.append({"path": name, "nt_over_thalami_size": ratio, "by_eye_increased_nt": ""})
+    for number in range(6):
+        name = f"ultrasound/cyst{number}.png"
+        cv2.imwrite(str(folder / name), still(rng, False))
+        row = {
+            "path": name,
+            "source": "mmotu",
+            "proposed_split": "ood_hard_negative",
+            "patient_or_video_id": f"C{number}",
+        }
+        manifest.append({**manifest[-1], **row, "sha256": f"{900 + number:016x}"})
     write_table(folder / "manifest.csv", manifest)
     write_table(folder / "ultrasound/nt_structures.csv", structures)
     write_table(folder / "ultrasound/nt_weak_flags.csv", flags)
@@ -184,6 +194,16 @@ def test_the_validation_split_is_called_so_in_report_and_card(finished: Path) ->
     assert splits["hygroma, validation"] == splits["plane, validation"] == ["validation"]
     card = (finished / "work/bundle/MODEL_CARD.md").read_text()
     assert "| validation | ROC-AUC |" in card and "fold 4" not in card
+
+
+def test_other_anatomy_is_in_report_and_bundle(finished: Path) -> None:
+    found = json.loads((finished / "work/report/validation.json").read_text())["unfamiliar"]
+    assert [(row["n"], row["patients"]) for row in found["rows"]] == [(6, 6)] and found["planes"] == 6
+    manifest = load_bundle(finished / "work/bundle", ANYONE).manifest
+    table = next(t for t in manifest.evidence if t.name == "other anatomy")
+    assert {r.metric: r.value for r in table.rows}["called assessable"] == found["rows"][0]["shipped"]["value"]
+    html = (finished / "work/report/validation.html").read_text()
+    assert "ovaries with cysts" in html and "Site shift was not measured" in html
 
 
 def test_the_report_says_where_the_model_looked(finished: Path) -> None:
