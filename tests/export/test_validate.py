@@ -18,6 +18,7 @@ from export.checklist import TOPICS  # noqa: E402
 from export.curves import confusion, reliability, roc_points  # noqa: E402
 from export.gate import gate  # noqa: E402
 from export.report_html import SECTIONS, render  # noqa: E402
+from export.unfamiliar import Judged, unfamiliar  # noqa: E402
 from export.validate import EvaluationSet, Step, evidence_tables, validation_report, write_report  # noqa: E402
 
 N = 400
@@ -192,7 +193,7 @@ def test_the_area_under_the_drawn_curve_is_the_reported_one() -> None:
 
 def test_every_section_shows_what_it_is_given_and_says_what_is_missing() -> None:
     report = validation_report([evaluation()])
-    assert render(report).count("in this run") == 3
+    assert render(report).count("in this run") == 4
     figure = {"value": 0.5, "low": 0.25, "high": 0.75}
     row = {
         "method": "<map>",
@@ -207,15 +208,17 @@ def test_every_section_shows_what_it_is_given_and_says_what_is_missing() -> None
     check = {"question": "sham against untouched", "features": "texture", "images": 80, "patients": 40, "auc": 0.55, "low": 0.5,
              "high": 0.6, "honest": True}  # fmt: skip
     data = {"name": "D", "use": "u", "images": 3, "licence": "CC", "citation": "c", "changes": "none"}
+    planes, others = (Judged([str(i) for i in range(4)], np.ones(4, bool), p * np.ones(4), np.ones(4)) for p in (0.9, 0.2))
     html = render(report | {
         "thickness": [{"split": "folds", "n": 5, "rho": 0.61, "low": 0.5, "high": 0.7}],
         "increased": [{"split": "folds", "n": 5, "positives": 2, "auc": 0.97, "low": 0.9, "high": 0.99}],
         "localisation": {"rows": [row], "agreement": agreed, "panels": [{"caption": "sham <1>", "jpeg": "AAAA"}]},
         "honesty": [check],
+        "unfamiliar": unfamiliar(planes, {"<ovaries>": others}, 0.5, 2.0),
         "provenance": {"initialisation": "i", "teacher": "t", "recipe": "r", "seeds": [7], "limits": ["No <patients>."],
                        "data": [data]},
     })  # fmt: skip
-    assert "in this run" not in html and "&lt;map&gt;" in html and "No &lt;patients&gt;." in html
+    assert "in this run" not in html and "&lt;map&gt;" in html and "&lt;ovaries&gt;" in html and "No &lt;patients&gt;." in html
     for words in (
         "0.610 [0.500",
         "2 thick by eye",
