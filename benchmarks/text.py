@@ -112,7 +112,11 @@ def machine_lines(run: Run) -> list[str]:
 
 def busy(run: Run) -> list[str]:
     """A warning when the machine had other work when the run began."""
-    load = run.before["load_average"]
+    return idle_warning(run.before["load_average"])
+
+
+def idle_warning(load: Any) -> list[str]:
+    """The same, of a load average as `conditions` gives it."""
     if isinstance(load, list) and load[0] > 0.5:
         return [f"NOT IDLE: the load average was {load[0]} when the run began; these times are that work's too"]
     return []

@@ -1,4 +1,4 @@
-"""Workstation commands about models and what they learn from: `pretrain`, `sensitivity`, `lesions`."""
+"""Workstation commands about models and what they learn from: `pretrain`, `sensitivity`, `lesions`, `ladder`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def add_models(
     """`new_progress` makes a progress line; `toolchain_missing` says how to install what an import lacks."""
     _add_sensitivity(commands, new_progress, toolchain_missing)
     _add_lesions(commands, new_progress, toolchain_missing)
+    _add_ladder(commands, new_progress, toolchain_missing)
     pretrain = commands.add_parser(
         "pretrain",
         help="workstation: continue a checkpoint's MAE pretraining on unlabelled frames",
@@ -179,3 +180,48 @@ def _add_lesions(
         return 0 if all(c.honest for c in checks) else 1
 
     command.set_defaults(handler=run)
+
+
+def _add_ladder(
+    commands: Any, new_progress: Callable[[], Any], toolchain_missing: Callable[[ImportError], ConfigError]
+) -> None:
+    ladder = commands.add_parser(
+        "ladder",
+        help="workstation: compare the recipe's student with other sizes",
+        description="Distils students of several sizes from one fold's teacher, converts each and judges all of them on that "
+        "fold. Goes on where it was cut off. Writes WORK/ladder: ladder.json, ladder.md, ladder.svg.",
+        epilog="Latencies need an idle machine: measure them by themselves, with --latency-only, as often as you like.",
+    )
+    ladder.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    ladder.add_argument(
+        "--rungs", type=Path, metavar="FILE", help="the students to compare with (default: export/recipes/ladder.yaml)"
+    )
+    ladder.add_argument("--only", nargs="+", default=[], metavar="NAME", help="make these rungs alone")
+    ladder.add_argument("--ray", metavar="ADDRESS", help="rungs as tasks of a Ray cluster: auto, host:port, or local")
+    ladder.add_argument(
+        "--latency-only", action="store_true", help="measure the finished rungs in turn, one thread, and train nothing"
+    )
+    ladder.add_argument("--json", action="store_true", help="print the table as one JSON object")
+
+    def run(args: argparse.Namespace) -> int:
+        try:
+            from benchmarks.ladder import measure, write_page
+            from export.ladder import climb, graphs, write_table
+            from export.recipe import load_ladder, load_recipe, shipped_ladder
+        except ImportError as error:
+            raise toolchain_missing(error) from None
+        progress = new_progress()
+        recipe = load_recipe(args.recipe)
+        rungs = load_ladder(args.rungs or shipped_ladder(), recipe)
+        folder = Path(recipe.work) / "ladder"
+        if args.latency_only:
+            measure(graphs(recipe, rungs), folder, progress)
+            table = write_table(recipe, rungs)
+        else:
+            table = climb(recipe, rungs, args.only, args.ray, progress)
+        page = write_page(table, folder)
+        progress.clear()
+        print(json.dumps(table) if args.json else page.read_text(), end="\n" if args.json else "")
+        return 0
+
+    ladder.set_defaults(handler=run)

@@ -60,7 +60,9 @@ class HeldOut:
 
 
 def held_out(name: str, bank: Bank, parts: Mapping[str, Mapping[str, np.ndarray]]) -> HeldOut:
-    """`parts`: name of each part -> its predictions, with "index" into the bank; one after the other in that order."""
+    """`parts`: name of each part -> its predictions, with "index" into the bank; one after the other in that order. Of the
+    forms that all parts have."""
+    forms = [form for form in FORMS if all(f"{form}_map" in part for part in parts.values())]
     index = np.concatenate([p["index"] for p in parts.values()])
     entries = [bank.entries[i] for i in index]
     return HeldOut(
@@ -70,10 +72,10 @@ def held_out(name: str, bank: Bank, parts: Mapping[str, Mapping[str, np.ndarray]
         np.concatenate([np.full(len(p["index"]), part) for part, p in parts.items()]),
         {
             f"{form}_{head}": np.concatenate([p[f"{form}_{head}"] for p in parts.values()])
-            for form in FORMS
+            for form in forms
             for head in HEADS
         },
-        {form: np.concatenate([p[f"{form}_map"] for p in parts.values()]) for form in FORMS},
+        {form: np.concatenate([p[f"{form}_map"] for p in parts.values()]) for form in forms},
     )
 
 
@@ -159,9 +161,9 @@ def _cross_fitted(labels: np.ndarray, probability: np.ndarray, parts: np.ndarray
 THICKNESS_IMAGES = {"real": "untouched", "cleaned": "calipers painted out"}
 
 
-def thickness_rows(splits: Sequence[HeldOut]) -> list[dict[str, Any]]:
-    """Rank correlation of the INT8 hygroma head with the heuristic thickness of real stills, untouched and with the calipers
-    painted out, split by split."""
+def thickness_rows(splits: Sequence[HeldOut], form: str = "qdq") -> list[dict[str, Any]]:
+    """Rank correlation of the hygroma head, INT8 unless `form` says another, with the heuristic thickness of real stills,
+    untouched and with the calipers painted out, split by split."""
     from scipy.stats import spearmanr
 
     rows = []
@@ -171,7 +173,7 @@ def thickness_rows(splits: Sequence[HeldOut]) -> list[dict[str, Any]]:
             if keep.sum() < 4:  # no interval below
                 continue
             mm = np.array([e.thickness_mm for e in data.entries])[keep]
-            rho = float(spearmanr(mm, data.probability["qdq_hygroma"][keep])[0])
+            rho = float(spearmanr(mm, data.probability[f"{form}_hygroma"][keep])[0])
             spread = 1.96 / np.sqrt(keep.sum() - 3)  # Fisher's z
             low, high = np.tanh(np.arctanh(np.clip(rho, -0.9999, 0.9999)) + np.array([-spread, spread]))
             rows.append(
@@ -186,9 +188,9 @@ def thickness_rows(splits: Sequence[HeldOut]) -> list[dict[str, Any]]:
     return rows
 
 
-def increased_rows(splits: Sequence[HeldOut]) -> list[dict[str, Any]]:
-    """Area under the ROC curve of the INT8 hygroma head: stills that show a thickened translucency by eye, which no training
-    saw, against the other standard planes. A split without one gives no row."""
+def increased_rows(splits: Sequence[HeldOut], form: str = "qdq") -> list[dict[str, Any]]:
+    """Area under the ROC curve of the hygroma head, INT8 unless `form` says another: stills that show a thickened translucency
+    by eye, which no training saw, against the other standard planes. A split without one gives no row."""
     rows = []
     for data in splits:
         for source, images in THICKNESS_IMAGES.items():
@@ -196,7 +198,7 @@ def increased_rows(splits: Sequence[HeldOut]) -> list[dict[str, Any]]:
             increased = np.array([e.hygroma == UNKNOWN for e in data.entries])[keep]
             if not 0 < increased.sum() < len(increased):
                 continue
-            area = metrics.auc(increased, data.probability["qdq_hygroma"][keep])
+            area = metrics.auc(increased, data.probability[f"{form}_hygroma"][keep])
             rows.append(
                 {
                     "split": f"{data.name}, {images}",

@@ -12,7 +12,7 @@ bundle    the refit, gated on the `validation` split, with decision parameters f
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -61,7 +61,7 @@ from export.train import distillation_loss, draw_epoch, fit, predict, start_plan
 from export.unfamiliar import Judged, read_pictures, read_sources, unfamiliar, unfamiliar_table
 from export.validate import EvaluationSet, evidence_tables, validation_report, write_report
 from export.vit import HygromaViT
-from export.weights import load_backbone, student_from_teacher
+from export.weights import at_image, load_backbone, student_from_teacher
 
 log = logging.getLogger("hygroma.export")
 
@@ -93,7 +93,7 @@ class Pipeline:
     def __init__(self, recipe: Recipe, progress: Progress = lambda what, done, total: None):
         self.recipe, self.progress = recipe, progress
         self.work, self.stamps = Path(recipe.work), Stamps(recipe)
-        self.spec = Preprocessing(size=recipe.image)
+        self.spec = Preprocessing(size=recipe.student_config.image)
         torch.set_num_threads(recipe.threads)
         self.runs = (REFIT, *recipe.folds)  # the refit first: should time run out, there is a model
         self._bank: Bank | None = None
@@ -155,23 +155,26 @@ class Pipeline:
                     f"({self.recipe.batch}); add training stills, or lower `batch` in the recipe"
                 )
 
-    def _crops(self, keep: np.ndarray) -> np.ndarray:
-        """What the device would make of these entries, uint8 [N,S,S]. An untouched still is read again as `hygroma
-        score` reads it, fan and all; an edited or rendered one comes from the bank."""
-        bank = self.bank()
+    def crops(self, keep: np.ndarray, spec: Preprocessing | None = None) -> np.ndarray:
+        """What the device would make of these entries, uint8 [N,S,S]; S is the student's, unless `spec` says another. An
+        untouched still is read again as `hygroma score` reads it, fan and all; an edited or rendered one comes from the
+        bank."""
+        bank, spec = self.bank(), spec or self.spec
         stills = load_stills(Path(self.recipe.data))
         out = []
         for i in keep:
             entry, crop = bank.entries[i], None
             if entry.source == "real":
-                crop = read_still(read_grey(stills[entry.still].path), self.spec).crop
-            out.append(letterbox(bank.crops[i], self.spec) if crop is None else crop)
+                crop = read_still(read_grey(stills[entry.still].path), spec).crop
+            out.append(letterbox(bank.crops[i], spec) if crop is None else crop)
         return np.stack(out)
 
-    def _training(self, run: int) -> np.ndarray:
+    def training(self, run: int) -> np.ndarray:
+        """Indices of what the student of a run trains on."""
         return self.bank().where(lambda e: e.fold >= 0 and e.fold != run or e.source == "phantom")
 
-    def _held_out(self, run: int) -> np.ndarray:
+    def held_out_of(self, run: int) -> np.ndarray:
+        """Indices of what a run's models are judged on and never saw."""
         fold = -1 if run == REFIT else run
         return self.bank().where(lambda e: e.fold == fold and e.source in ("real", "cleaned", "sham", "lesion"))
 
@@ -212,7 +215,7 @@ class Pipeline:
         path = self.stamps.claim("heads") / f"{run_name(run)}.pt"
         if not path.is_file():
             step = partial(self.progress, f"head {run_name(run)}")
-            retrain_hygroma_head(model, self.bank(), self._training(run), self.recipe.seed, step)
+            retrain_hygroma_head(model, self.bank(), self.training(run), self.recipe.seed, step)
             with appearing(path) as unfinished:
                 torch.save(model.hygroma_head.state_dict(), unfinished)
         model.hygroma_head.load_state_dict(torch.load(path, weights_only=True))
@@ -232,10 +235,10 @@ class Pipeline:
         fit(
             model,
             self.bank(),
-            self._training(run),
+            self.training(run),
             schedule,
             checkpoint,
-            distillation_loss(teacher),
+            distillation_loss(at_image(teacher, model.config.image)),
             on_epoch=lambda epoch, loss: self.progress(name, epoch, schedule.epochs),
         )
         return model
@@ -243,7 +246,8 @@ class Pipeline:
     def _start_plane_head(self, model: HygromaViT, run: int) -> None:
         bank = self.bank()
         untouched = [i for i in _taught(bank, run) if bank.entries[i].source in ("real", "hc18")]
-        crops = np.stack([letterbox(bank.crops[i], self.spec) for i in untouched])
+        spec = Preprocessing(size=model.config.image)
+        crops = np.stack([letterbox(bank.crops[i], spec) for i in untouched])
         start_plane_head(model, crops, np.array([bank.entries[i].plane for i in untouched]))
 
     # -- INT8
@@ -265,7 +269,7 @@ class Pipeline:
 
     def choice(self, run: int) -> Choice:
         """How a run's student is quantised, found again: minutes."""
-        calibration, selection = self._calibration_crops(run)
+        calibration, selection = self.calibration_crops(run)
         state = self.student(run).state_dict()
         found = quantize_best(state, self.recipe.student_config, calibration, selection, threads=self.recipe.threads)
         return self._finetuned(run, found) if self.recipe.qat.when == "always" else found
@@ -278,55 +282,52 @@ class Pipeline:
             self.student(run).state_dict(),
             self.recipe.student_config,
             self.bank(),
-            self._training(run),
+            self.training(run),
             schedule,
             self.stamps.claim("qat") / f"{run_name(run)}.pt",
             on_epoch=lambda epoch, loss: self.progress(name, epoch, schedule.epochs),
         )
 
-    def _calibration_crops(self, run: int) -> tuple[np.ndarray, np.ndarray]:
+    def calibration_crops(self, run: int) -> tuple[np.ndarray, np.ndarray]:
         """Two disjoint sets of training crops, uint8 [N,1,S,S]: for the ranges, and for choosing how they are taken."""
         rng = np.random.default_rng([self.recipe.seed, run, 7])
-        keep = rng.permutation(self._training(run))[: 2 * CALIBRATION_CROPS]
-        crops = self._crops(keep)[:, None]
+        keep = rng.permutation(self.training(run))[: 2 * CALIBRATION_CROPS]
+        crops = self.crops(keep)[:, None]
         half = len(crops) // 2
         return crops[:half], crops[half:]
 
     # -- evidence
 
-    def _predictions(self, run: int) -> dict[str, np.ndarray]:
+    def predictions(self, run: int) -> dict[str, np.ndarray]:
         """Held-out probabilities of a run: keys "<form>_<head>" and "<form>_map" for teacher, student, qdq; "index" into the
         bank."""
         path = self.stamps.claim("predictions") / f"{run_name(run)}.npz"
         if not path.is_file():
-            keep = self._held_out(run)
-            crops = self._crops(keep)
+            keep = self.held_out_of(run)
+            crops, teacher = self.crops(keep), self.teacher(run)
+            taught = self.crops(keep, Preprocessing(size=teacher.config.image)) if self.recipe.student.image else crops
             out: dict[str, np.ndarray] = {"index": keep}
-            forms = {"teacher": predict(self.teacher(run), crops), "student": predict(self.student(run), crops)}
-            raw = run_graph(self.qdq(run), crops[:, None], self.recipe.threads)
-            forms["qdq"] = {"plane": raw.plane, "hygroma": raw.hygroma, "nuchal_map": raw.nuchal_map}
-            for form, values in forms.items():
-                for head in HEADS:
-                    out[f"{form}_{head}"] = sigmoid(values[head]).astype(np.float32)
-                out[f"{form}_map"] = sigmoid(values["nuchal_map"]).astype(np.float16)
+            out |= probabilities("teacher", predict(teacher, taught))
+            out |= probabilities("student", predict(self.student(run), crops))
+            out |= probabilities("qdq", asdict(run_graph(self.qdq(run), crops[:, None], self.recipe.threads)))
             with appearing(path) as unfinished:
                 np.savez(unfinished, **out)  # type: ignore[arg-type]
         with np.load(path) as saved:
             return dict(saved)
 
     def _folds(self) -> HeldOut:
-        return held_out("folds", self.bank(), {f"fold {f}": self._predictions(f) for f in self.recipe.folds})
+        return held_out("folds", self.bank(), {f"fold {f}": self.predictions(f) for f in self.recipe.folds})
 
     def _validation(self) -> HeldOut:
-        return held_out("validation", self.bank(), {"validation": self._predictions(REFIT)})
+        return held_out("validation", self.bank(), {"validation": self.predictions(REFIT)})
 
     def _looked(self, folds: HeldOut, validation: HeldOut) -> dict[str, object]:
         """Where the maps of `folds` and `validation` lie; Score-CAM and panels of the refit, on the validation split."""
         stills, shown = evenly(boxed(validation), CAM_STILLS), panel_stills(validation)
-        index = self._predictions(REFIT)["index"]
+        index = self.predictions(REFIT)["index"]
         wanted = np.concatenate([stills, shown])
         path = self.stamps.claim("predictions") / "score_cam.npz"
-        crops = self._crops(index[wanted])
+        crops = self.crops(index[wanted])
         if not path.is_file():
             with appearing(path) as unfinished:
                 np.savez(unfinished, cams=cams_of(self.student(REFIT), crops))
@@ -415,7 +416,7 @@ class Pipeline:
     def save_gate_crops(self, path: Path) -> None:
         """Write what `hygroma validate --engine` compares an engine on: the gate's crops and PyTorch's answers. It holds
         images of the data set."""
-        data = self._gate_crops()
+        data = self.gate_crops()
         with TorchRunner(self.student(REFIT).state_dict(), self.recipe.student_config) as runner:
             save_crops(StoredCrops(data.crops, data.labels, data.ids, infer_all(runner, data.crops)), path)
 
@@ -463,7 +464,7 @@ class Pipeline:
             remove(finished)
         return path
 
-    def _gate_crops(self) -> LabelledCrops:
+    def gate_crops(self) -> LabelledCrops:
         """The validation split's, as the conversion's gate is judged on."""
         return self.labelled(REFIT)
 
@@ -472,13 +473,13 @@ class Pipeline:
         drawn by the recipe's seed; 0: all."""
         bank = self.bank()
         keep = [
-            i for i in self._held_out(run) if bank.entries[i].hygroma != UNKNOWN and bank.entries[i].source != "cleaned"
+            i for i in self.held_out_of(run) if bank.entries[i].hygroma != UNKNOWN and bank.entries[i].source != "cleaned"
         ]
         if most and most < len(keep):
             rng = np.random.default_rng([self.recipe.seed, run, 8])
             keep = sorted(rng.permutation(keep)[:most])
         return LabelledCrops(
-            self._crops(np.array(keep))[:, None],
+            self.crops(np.array(keep))[:, None],
             np.array([bank.entries[i].hygroma for i in keep]),
             [entry_id(bank.entries[i], i) for i in keep],
         )
@@ -489,17 +490,18 @@ class Pipeline:
 
     def _ingredients(self, report: dict[str, Any]) -> Ingredients:
         bank, recipe = self.bank(), self.recipe
-        calibration, selection = self._calibration_crops(REFIT)
+        calibration, selection = self.calibration_crops(REFIT)
         assessable, typical = self._familiar(bank)
         tables = (
             *evidence_tables(report),
             thickness_table(report["thickness"], report["increased"]),
             unfamiliar_table(report["unfamiliar"]),
         )
-        sizes = f"ViT, {len(recipe.student.blocks)} blocks, width {recipe.teacher.width}, {recipe.image} px, patch 16"
+        c = recipe.student_config
+        sizes = f"ViT, {c.depth} blocks, width {c.width}, {c.image} px, patch {c.patch}"
         return Ingredients(
             state=self.student(REFIT).state_dict(),
-            config=recipe.student_config,
+            config=c,
             model=ModelInfo(recipe.name, recipe.version, sizes),
             preprocessing=self.spec,
             operating_point=operating_point(self._folds()),
@@ -511,12 +513,18 @@ class Pipeline:
             selection=selection,
             assessable=assessable,
             typical=typical,
-            gate=self._gate_crops(),
+            gate=self.gate_crops(),
             # Golden images ship with the bundle: phantoms only, so that no real image travels with it.
             golden=golden_crops(GOLDEN_CROPS, self.spec)[:, None],
             finetune=None if recipe.qat.when == "never" else partial(self._finetuned, REFIT),
             finetune_always=recipe.qat.when == "always",
         )
+
+
+def probabilities(form: str, logits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A form's outputs on held-out crops, as `predict` gives them -> "<form>_<head>" [n] and "<form>_map" [n,G,G]."""
+    heads = {f"{form}_{head}": sigmoid(logits[head]).astype(np.float32) for head in HEADS}
+    return heads | {f"{form}_map": sigmoid(logits["nuchal_map"]).astype(np.float16)}
 
 
 def _taught(bank: Bank, run: int) -> np.ndarray:

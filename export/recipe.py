@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -18,6 +19,7 @@ from export.train import Schedule
 from export.vit import ViTConfig
 
 QAT_WHEN = ("never", "fallback", "always")
+RECIPES = Path(__file__).parent / "recipes"
 PATCH = 16  # pixels: what the shipped graph is built for
 
 
@@ -40,9 +42,14 @@ class TeacherRecipe:
 
 @dataclass(frozen=True)
 class StudentRecipe:
-    """blocks: which of the teacher's blocks the student starts from; its depth is their number, its width the teacher's."""
+    """blocks: which of the teacher's blocks the student starts from; its depth is their number. image, width, heads: input
+    side in pixels, channels, attention heads; 0: the teacher's. A thinner student starts from a selection of its teacher's
+    channels (export/weights.py)."""
 
     blocks: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4, 5])
+    image: int = 0
+    width: int = 0
+    heads: int = 0
     epochs: int = 5
     lr: float = 4e-4
     layer_decay: float = 0.75
@@ -68,6 +75,22 @@ class PhantomRecipe:
     fitting_exams: int = 400
     measuring_hygromas: int = 100
     measuring_healthy: int = 600
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A student that the recipe's own is compared with. name: of its folder, and in the table."""
+
+    name: str
+    student: StudentRecipe
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """fold: the one whose stills all rungs are judged on, held out of their training."""
+
+    rungs: list[Rung]
+    fold: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +122,10 @@ class Recipe:
 
     @property
     def student_config(self) -> ViTConfig:
-        return dataclasses.replace(self.teacher_config, depth=len(self.student.blocks))
+        s, t = self.student, self.teacher_config
+        return dataclasses.replace(
+            t, image=s.image or t.image, width=s.width or t.width, depth=len(s.blocks), heads=s.heads or t.heads
+        )
 
     def teacher_schedule(self, fold: int) -> Schedule:
         t = self.teacher
@@ -135,15 +161,8 @@ class Recipe:
 
 def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe. Relative paths in it are relative to the recipe's folder. ConfigError names file and key."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such recipe; export/recipes/ holds the shipped one") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {error}") from None
-    recipe: Recipe = _build(Recipe, content, str(path), "")
-    for key, found, right in _problems(recipe):
-        raise ConfigError(f"{path}: {key}: found {found}; {right}")
+    recipe: Recipe = _build(Recipe, _read(path), str(path), "")
+    _refuse(path, _problems(recipe))
     base = path.resolve().parent
     return dataclasses.replace(
         recipe,
@@ -153,9 +172,53 @@ def load_recipe(path: Path) -> Recipe:
     )
 
 
-def _problems(recipe: Recipe) -> Iterator[tuple[str, object, str]]:
-    """What cannot work although its type is right: (key, value found, what would be right)."""
-    t, s, phantom = recipe.teacher, recipe.student, recipe.phantom
+def shipped_ladder() -> Path:
+    """The rungs that come with this package."""
+    return RECIPES / "ladder.yaml"
+
+
+def load_ladder(path: Path, recipe: Recipe) -> Ladder:
+    """Read the rungs to compare the recipe's student with, and check them against the recipe. ConfigError names file and key."""
+    ladder: Ladder = _build(Ladder, _read(path), str(path), "")
+    if ladder.fold not in recipe.folds:
+        raise ConfigError(f"{path}: fold: found {ladder.fold}; the recipe holds out {recipe.folds}")
+    names = [rung.name for rung in ladder.rungs]
+    for number, rung in enumerate(ladder.rungs):
+        where = f"rungs[{number}]"
+        if (
+            not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", rung.name)
+            or names.count(rung.name) > 1
+            or rung.name == recipe.name
+        ):
+            raise ConfigError(
+                f"{path}: {where}.name: found {rung.name!r}; give each rung a name of its own, of a-z 0-9 . _ -, other than "
+                f"the recipe's ({recipe.name})"
+            )
+        own = dataclasses.replace(recipe, student=rung.student)
+        _refuse(path, ((f"{where}.{key}", found, right) for key, found, right in _student_problems(own)))
+    return ladder
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such recipe; export/recipes/ holds the shipped one") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {error}") from None
+
+
+Problems = Iterator[tuple[str, object, str]]  # key, value found, what would be right
+
+
+def _refuse(path: Path, problems: Problems) -> None:
+    for key, found, right in problems:
+        raise ConfigError(f"{path}: {key}: found {found}; {right}")
+
+
+def _problems(recipe: Recipe) -> Problems:
+    """What cannot work although its type is right."""
+    t, phantom = recipe.teacher, recipe.phantom
     for key, found in (
         ("batch", recipe.batch),
         ("threads", recipe.threads),
@@ -163,7 +226,6 @@ def _problems(recipe: Recipe) -> Iterator[tuple[str, object, str]]:
         ("teacher.depth", t.depth),
         ("teacher.heads", t.heads),
         ("teacher.epochs", t.epochs),
-        ("student.epochs", s.epochs),
         ("qat.epochs", recipe.qat.epochs),
     ):
         if found < 1:
@@ -177,20 +239,8 @@ def _problems(recipe: Recipe) -> Iterator[tuple[str, object, str]]:
         yield "folds", folds, "give at least two: each fold's threshold is chosen on the others"
     if t.heads and t.width % t.heads:
         yield "teacher.width", t.width, f"must be a multiple of teacher.heads, {t.heads}"
-    wrong = [number for number in s.blocks if not 0 <= number < t.depth]
-    if wrong:
-        yield "student.blocks", wrong[0], f"the teacher has blocks 0 to {t.depth - 1}"
-    if len(set(s.blocks)) != len(s.blocks):
-        yield "student.blocks", s.blocks, "name each of the teacher's blocks once at most"
-    if recipe.tap > len(s.blocks):
-        yield "tap", recipe.tap, f"the student has {len(s.blocks)} blocks; give at most that many, or 0 for none"
-    for name, stage, depth in (("teacher", t, t.depth), ("student", s, len(s.blocks))):
-        if stage.frozen_blocks > depth:
-            yield f"{name}.frozen_blocks", stage.frozen_blocks, f"the {name} has {depth} blocks; give at most that many"
-        if not math.isfinite(stage.lr):
-            yield f"{name}.lr", stage.lr, "give a finite learning rate, such as 3.0e-4"
-        if not 0 < stage.layer_decay <= 1:
-            yield f"{name}.layer_decay", stage.layer_decay, "give a factor above 0, at most 1"
+    yield from _rate_problems("teacher", t, t.depth)
+    yield from _student_problems(recipe)
     if recipe.qat.when not in QAT_WHEN:
         yield "qat.when", recipe.qat.when, f"expected one of {', '.join(QAT_WHEN)}"
     if not math.isfinite(recipe.qat.lr):
@@ -200,6 +250,37 @@ def _problems(recipe: Recipe) -> Iterator[tuple[str, object, str]]:
     for key in ("measuring_hygromas", "measuring_healthy"):
         if getattr(phantom, key) < 1:
             yield f"phantom.{key}", getattr(phantom, key), "give at least 1"
+
+
+def _student_problems(recipe: Recipe) -> Problems:
+    t, s, config = recipe.teacher, recipe.student, recipe.student_config
+    if s.epochs < 1:
+        yield "student.epochs", s.epochs, "must be 1 or more"
+    wrong = [number for number in s.blocks if not 0 <= number < t.depth]
+    if wrong:
+        yield "student.blocks", wrong[0], f"the teacher has blocks 0 to {t.depth - 1}"
+    if len(set(s.blocks)) != len(s.blocks):
+        yield "student.blocks", s.blocks, "name each of the teacher's blocks once at most"
+    if recipe.tap > len(s.blocks):
+        yield "tap", recipe.tap, f"the student has {len(s.blocks)} blocks; give at most that many, or 0 for none"
+    if config.image % PATCH:
+        yield "student.image", s.image, f"must be a multiple of the patch side, {PATCH}"
+    if s.width > t.width:
+        yield "student.width", s.width, f"the teacher has {t.width} channels; give at most that many"
+    if s.heads > t.heads:
+        yield "student.heads", s.heads, f"the teacher has {t.heads} heads; give at most that many"
+    elif config.heads and config.width * t.heads != t.width * config.heads:
+        yield "student.width", config.width, f"a head must stay as wide as the teacher's, {t.width // t.heads} channels"
+    yield from _rate_problems("student", s, len(s.blocks))
+
+
+def _rate_problems(name: str, stage: TeacherRecipe | StudentRecipe, depth: int) -> Problems:
+    if stage.frozen_blocks > depth:
+        yield f"{name}.frozen_blocks", stage.frozen_blocks, f"the {name} has {depth} blocks; give at most that many"
+    if not math.isfinite(stage.lr):
+        yield f"{name}.lr", stage.lr, "give a finite learning rate, such as 3.0e-4"
+    if not 0 < stage.layer_decay <= 1:
+        yield f"{name}.layer_decay", stage.layer_decay, "give a factor above 0, at most 1"
 
 
 def _build(kind: type, content: Any, where: str, prefix: str) -> Any:
@@ -229,6 +310,11 @@ def _value(hint: Any, found: Any, where: str, path: str) -> Any:
         if isinstance(found, list) and found and all(type(v) is int for v in found):
             return found
         raise ConfigError(f"{where}: {path}: found {found!r}; expected a list of whole numbers")
+    if get_origin(hint) is list:
+        if isinstance(found, list) and found:
+            (kind,) = get_args(hint)
+            return [_value(kind, item, where, f"{path}[{number}]") for number, item in enumerate(found)]
+        raise ConfigError(f"{where}: {path}: found {found!r}; expected a list with at least one entry")
     if hint is float and type(found) in (int, float) and found > 0:
         return float(found)
     if hint is int and type(found) is int and found >= 0:

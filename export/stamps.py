@@ -32,6 +32,7 @@ VERSIONS = {
     "qdq": 3,
     "predictions": 3,
     "exams": 1,
+    "rung": 1,
     "bundle": 7,
 }
 NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys too
@@ -44,6 +45,7 @@ NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys 
     "qdq": ("heads",),
     "predictions": ("qdq",),
     "exams": ("qdq",),
+    "rung": ("heads",),
     "bundle": ("predictions", "exams"),
 }
 # stage -> its own keys of the recipe; "x." stands for every key under x. What fine-tuning with rounding is like is a key only of
@@ -58,8 +60,10 @@ KEYS: dict[str, tuple[str, ...]] = {
     "qdq": ("qat. if always",),
     "predictions": (),
     "exams": (),
+    "rung": (),
     "bundle": ("name", "version", "folds", "qat. unless never", "phantom.", "teacher.init's name", "hygroma-edge"),
 }
+AS_THE_TEACHERS = ("student.image", "student.width", "student.heads")  # when 0, and then no stamp has them
 BANK_SOURCES = ("fetus_framework", "hc18")  # of the data's manifest.csv: what the bank is made of
 CODE = "code of "  # before a stage's name: the key that holds its number in VERSIONS
 DIGITS = 16  # hex digits of a SHA-256 that a stamp keeps, as many as the data's manifest.csv
@@ -151,7 +155,8 @@ class Stamps:
         if key.endswith("."):
             name = key[:-1]
             fields = dataclasses.fields(getattr(self.recipe, name))
-            return {k: v for field in fields for k, v in self._values(f"{name}.{field.name}").items()}
+            values = {k: v for field in fields for k, v in self._values(f"{name}.{field.name}").items()}
+            return {k: v for k, v in values.items() if v or k not in AS_THE_TEACHERS}
         if key == "teacher.init":
             return {key: self._init}
         value: Any = self.recipe

@@ -47,6 +47,7 @@ LOG_ODDS_PER_E = 4.0  # 1.35 mm, the median normal, lands at -2.8; 6 mm at +3.1
 MAX_LOG_ODDS = 5.0  # beyond it nothing is gained by being surer
 THICKNESS_WEIGHT = 0.5
 SOFT_PLANE_WEIGHT, SOFT_HYGROMA_WEIGHT, TOKEN_WEIGHT = 0.5, 0.2, 0.5  # the teacher beside the labels
+RELATION_TEMPERATURE = 0.1  # of cosines: a token's likeness to itself, 1, is then e^10 times that to an unlike one
 LABEL_SMOOTHING = 0.02  # simulated labels are clean, but probabilities of 0 and 1 would make the decision brittle
 PROBE_C = (
     0.01  # inverse L2 strength of the plane head's start; .003 to .1 differ by .01 in AUC (frozen DINOv2, 4 folds)
@@ -317,7 +318,8 @@ def fit(
 
 def distillation_loss(teacher: HygromaViT) -> Loss:
     """Labels, plus the teacher's soft logits, map and token directions on the same augmented crop (real pixels only: the
-    teacher of this recipe has not seen phantoms, whose batches carry labels alone)."""
+    teacher of this recipe has not seen phantoms, whose batches carry labels alone). Of a student of another width, the
+    tokens' relations take the place of their directions. The teacher must take the student's input size (`at_image`)."""
     teacher.eval()
 
     def loss(out: ViTOutputs, batch: Batch, x: Tensor) -> Tensor:
@@ -327,7 +329,7 @@ def distillation_loss(teacher: HygromaViT) -> Loss:
         judged = batch.plane == 1  # the hygroma head answers for assessable planes only
         gap = F.binary_cross_entropy_with_logits(out.hygroma.float(), aim.hygroma.float().sigmoid(), reduction="none")
         maps = F.binary_cross_entropy_with_logits(out.nuchal_map.float(), aim.nuchal_map.float().sigmoid())
-        tokens = 1 - F.cosine_similarity(out.tokens.float(), aim.tokens.float(), dim=-1).mean()
+        tokens = _token_distance(out.tokens.float(), aim.tokens.float())
         return (
             label_loss(out, batch)
             + SOFT_PLANE_WEIGHT * (plane + MAP_WEIGHT * maps)
@@ -336,6 +338,17 @@ def distillation_loss(teacher: HygromaViT) -> Loss:
         )
 
     return loss
+
+
+def _token_distance(found: Tensor, aim: Tensor) -> Tensor:
+    """Of tokens [N,T,W] from the teacher's [N,T,V]: the mean angle's cosine from 1 where W = V; else the divergence of how
+    alike the tokens of an image are to each other, which needs no projection (after TinyMIM, arXiv 2301.01296)."""
+    if found.shape == aim.shape:
+        return 1 - F.cosine_similarity(found, aim, dim=-1).mean()
+    own, theirs = (F.normalize(t, dim=-1) for t in (found, aim))
+    relations = (own @ own.transpose(1, 2) / RELATION_TEMPERATURE).log_softmax(-1)
+    aimed = (theirs @ theirs.transpose(1, 2) / RELATION_TEMPERATURE).log_softmax(-1)
+    return F.kl_div(relations, aimed, reduction="none", log_target=True).sum(-1).mean()
 
 
 @torch.no_grad()

@@ -557,7 +557,7 @@ def test_sensitivity_of_a_fold_is_measured_on_that_fold(
     assert (out / "sensitivity.svg").read_text().count("<rect") == 16
     pipeline = Pipeline(recipe)
     data, entries = pipeline.labelled(1), pipeline.bank().entries
-    assert {entries[i].fold for i in pipeline._held_out(1)} == {1}
+    assert {entries[i].fold for i in pipeline.held_out_of(1)} == {1}
     assert len(data.labels) > 14 and set(data.labels) == {0, 1} and len(data.crops) == len(data.ids)
     assert set(pipeline.labelled(1, 14).ids) < set(data.ids)
     assert weights(work) == before

@@ -1,0 +1,271 @@
+"""Students as a ladder: the recipe's own and others, distilled from the same teacher of one fold, judged on that fold's stills.
+
+Under the recipe's `work`:
+
+    ladder/NAME/                a rung's own work folder; the bank, the teachers and, of the recipe's own rung, the student
+                                are links to those in `work`
+    ladder/NAME/rung/           foldF.onnx and foldF.json: its INT8 graph, and its row
+    ladder/ladder.json          every row there is
+
+A rung goes on where it was cut off, after every epoch. What it costs is measured elsewhere (benchmarks/ladder.py): on an
+idle machine, all rungs in turn.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from edge.engines.selftest import sigmoid
+from edge.errors import ConfigError
+from export import metrics
+from export.atomic import appearing, remove
+from export.evidence import HEADS, HeldOut, held_out, increased_rows, shipped_threshold, thickness_rows
+from export.gate import gate
+from export.jobs import load_ray, run_jobs
+from export.mixed import Converted, convert
+from export.ort_graph import run_graph
+from export.phantoms import Progress
+from export.pipeline import Pipeline, probabilities, run_name
+from export.quantize import quantize_best
+from export.recipe import Ladder, Recipe
+from export.train import predict
+from export.vit import ViTConfig
+
+log = logging.getLogger("hygroma.ladder")
+
+LADDER, STAGE, TABLE = "ladder", "rung", "ladder.json"
+SHARED = ("bank", "bank_phantom", "teacher")  # stages that no student decides
+ZERO = 1e-7  # a probability this near 0 or 1 has no finite log-odds in single precision
+
+
+@dataclass(frozen=True)
+class RungJob:
+    """Everything a rung needs, for a process that may be on another machine. base: the ladder's recipe; recipe: the rung's."""
+
+    name: str
+    base: Recipe
+    recipe: Recipe
+    fold: int
+
+
+def climb(
+    recipe: Recipe,
+    ladder: Ladder,
+    only: Sequence[str] = (),
+    ray_address: str | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> dict[str, Any]:
+    """Train, convert and judge the rungs (those named in `only`; none: all), and return the table of all rungs finished
+    until now, also in `ladder.json`. Rungs finished before are left as they are."""
+    if ray_address is not None:
+        load_ray()
+    jobs = rung_jobs(recipe, ladder)
+    unknown = set(only) - {job.name for job in jobs}
+    if unknown:
+        raise ConfigError(f"--only: no rung {sorted(unknown)[0]!r}; there are {', '.join(job.name for job in jobs)}")
+    base = Pipeline(recipe, progress)
+    for stage in (*SHARED, "student", "predictions"):
+        base.stamps.check(stage)
+    base.predictions(ladder.fold)  # the teacher's; makes teacher and student where they are missing
+    del base  # it may hold a bank
+    for job in jobs:
+        link(job)
+    run_jobs(
+        partial(run_rung, progress=progress) if ray_address is None else run_rung,
+        [job for job in jobs if not only or job.name in only],
+        ray_address,
+        cpus=recipe.threads,
+        on_done=lambda done, total: progress("rungs", done, total),
+    )
+    return write_table(recipe, ladder)
+
+
+def rung_jobs(recipe: Recipe, ladder: Ladder) -> list[RungJob]:
+    """The recipe's own student first, under the recipe's name."""
+    students = {recipe.name: recipe.student} | {rung.name: rung.student for rung in ladder.rungs}
+    return [
+        RungJob(
+            name, recipe, replace(recipe, student=student, work=str(Path(recipe.work) / LADDER / name)), ladder.fold
+        )
+        for name, student in students.items()
+    ]
+
+
+def link(job: RungJob) -> None:
+    """The rung's work folder, with links to what it shares with `work`."""
+    work = Path(job.recipe.work)
+    work.mkdir(parents=True, exist_ok=True)
+    own = job.recipe.student == job.base.student
+    student = work / "student"
+    if student.is_symlink() and not own:  # it was the recipe's own before
+        student.unlink()
+    for stage in (*SHARED, "student") if own else SHARED:
+        if not (work / stage).exists():
+            remove(work / stage)  # a link to nothing
+            (work / stage).symlink_to(Path("../..") / stage, target_is_directory=True)
+
+
+def graph_of(job: RungJob) -> Path:
+    return Path(job.recipe.work) / STAGE / f"{run_name(job.fold)}.onnx"
+
+
+def row_of(job: RungJob) -> Path:
+    return graph_of(job).with_suffix(".json")
+
+
+def run_rung(job: RungJob, progress: Progress = lambda what, done, total: None) -> None:
+    """A rung's student, INT8 graph and row, unless they are there."""
+    pipeline = Pipeline(job.recipe, lambda what, done, total: progress(f"{job.name}: {what}", done, total))
+    folder = pipeline.stamps.claim(STAGE)
+    if row_of(job).is_file():
+        return
+    pipeline.student(job.fold)
+    progress(f"{job.name}: judging", 0, 1)
+    row, model = judge(job, pipeline)
+    with appearing(graph_of(job)) as unfinished:
+        onnx.save(model, str(unfinished))
+    row["bytes"] = graph_of(job).stat().st_size
+    with appearing(row_of(job)) as unfinished:
+        unfinished.write_text(json.dumps(row, indent=1) + "\n")
+    log.info("%s: %s", folder, json.dumps(row["evidence"]))
+
+
+def judge(job: RungJob, pipeline: Pipeline) -> tuple[dict[str, Any], onnx.ModelProto]:
+    """A rung's row and INT8 graph. The conversion's gate is judged on the validation split, at the threshold that the float
+    student has on its held-out fold: neither trained it."""
+    recipe, fold = job.recipe, job.fold
+    config, threads, bank = recipe.student_config, recipe.threads, pipeline.bank()
+    student = pipeline.student(fold)
+    name = f"fold {fold}"
+    shared = Pipeline(job.base).predictions(fold)  # of the teacher, at its own input size
+    index = shared["index"]
+    crops = pipeline.crops(index)
+    part = {k: v for k, v in shared.items() if k == "index" or k.startswith("teacher_")}
+    part |= probabilities("student", predict(student, crops))
+    threshold = shipped_threshold(held_out(name, bank, {name: part}), "student", "hygroma")
+
+    gated = pipeline.gate_crops()
+    before = sigmoid(predict(student, gated.crops[:, 0])["hygroma"])
+    calibration, selection = pipeline.calibration_crops(fold)
+    state = student.state_dict()
+    choice = quantize_best(state, config, calibration, selection, threads=threads)
+    converted = convert(
+        choice,
+        state,
+        config,
+        calibration,
+        selection,
+        lambda model: gate(
+            gated.labels, before, sigmoid(run_graph(model, gated.crops, threads).hygroma), threshold, gated.ids
+        ),
+        threads,
+    )
+    part |= probabilities("qdq", asdict(run_graph(converted.model, crops[:, None], threads)))
+    data = held_out(name, bank, {name: part})
+    row = {
+        "name": job.name,
+        "own": recipe.student == job.base.student,
+        "student": asdict(recipe.student),
+        "architecture": {k: getattr(config, k) for k in ("image", "width", "depth", "heads", "patch")},
+        "parameters": sum(p.numel() for p in student.parameters()),
+        "gmacs": macs(config) / 1e9,
+        "fold": fold,
+        "teacher": evidence(data, "teacher"),
+        "fp32": evidence(data, "student"),
+        "evidence": evidence(data, "qdq"),
+        "agreement": {head: agreement(data, head) for head in HEADS},
+        "conversion": _conversion(converted, choice.described()),
+    }
+    return row, converted.model
+
+
+def evidence(data: HeldOut, form: str) -> dict[str, dict[str, Any]]:
+    """Each kind of evidence: its figure with the 95 % interval, and n. `lesions` and `planes`: areas under the ROC curve;
+    `thickness` and `increased`: see export/evidence.py; "..., cleaned": the same with the calipers painted out. A kind that
+    the fold has no images for is left out."""
+    out: dict[str, dict[str, Any]] = {}
+    for kind, head in (("lesions", "hygroma"), ("planes", "plane")):
+        keep = data.known(head)
+        labels = data.labels(head)[keep]
+        if 0 < labels.sum() < len(labels):
+            area = metrics.auc(labels, data.probability[f"{form}_{head}"][keep])
+            out[kind] = {**asdict(area), "positives": int(labels.sum())}
+    for kind, rows, value in (
+        ("thickness", thickness_rows([data], form), "rho"),
+        ("increased", increased_rows([data], form), "auc"),
+    ):
+        for row in rows:
+            name = f"{kind}, cleaned" if "painted" in row["split"] else kind
+            out[name] = {"value": row[value], **{k: row[k] for k in ("low", "high", "n", "positives") if k in row}}
+    return out
+
+
+def agreement(data: HeldOut, head: str) -> dict[str, Any]:
+    """Of the INT8 student's logits with the teacher's on the images that the head is judged on: Pearson's r, root mean square
+    difference."""
+    keep = data.known(head)
+    found, aim = (_log_odds(data.probability[f"{form}_{head}"][keep]) for form in ("qdq", "teacher"))
+    return {
+        "n": int(keep.sum()),
+        "r": float(np.corrcoef(found, aim)[0, 1]),
+        "rms": float(np.sqrt(np.mean(np.square(found - aim)))),
+    }
+
+
+def _log_odds(probability: np.ndarray) -> np.ndarray:
+    p = np.clip(probability.astype(np.float64), ZERO, 1 - ZERO)
+    return np.asarray(np.log(p / (1 - p)))
+
+
+def _conversion(converted: Converted, choice: str) -> dict[str, Any]:
+    return {
+        "choice": choice,
+        "corrected": converted.corrected,
+        "spared": list(converted.spared),
+        "gate": asdict(converted.gate),
+    }
+
+
+def macs(c: ViTConfig) -> int:
+    """Multiply-adds of one picture through the exported graph (one grey channel), its products alone: patch embedding,
+    linears, attention, heads."""
+    patches = c.grid**2
+    tokens = patches + 1
+    block = tokens * 12 * c.width**2 + 2 * tokens**2 * c.width
+    seen = 2 * c.width if c.tap else c.width
+    heads = patches * c.width + patches * seen + 2 * c.width + (seen + c.width) * 64 + 64
+    return patches * c.patch**2 * c.width + c.depth * block + heads
+
+
+def write_table(recipe: Recipe, ladder: Ladder) -> dict[str, Any]:
+    """The rows of every finished rung and the names of the others, also written to `ladder.json`."""
+    jobs = rung_jobs(recipe, ladder)
+    table = {
+        "recipe": recipe.name,
+        "version": recipe.version,
+        "fold": ladder.fold,
+        "rungs": [json.loads(row_of(job).read_text()) for job in jobs if row_of(job).is_file()],
+        "unfinished": [job.name for job in jobs if not row_of(job).is_file()],
+    }
+    with appearing(Path(recipe.work) / LADDER / TABLE) as unfinished:
+        unfinished.write_text(json.dumps(table, indent=1) + "\n")
+    return table
+
+
+def graphs(recipe: Recipe, ladder: Ladder) -> dict[str, Path]:
+    """The INT8 graph of every finished rung, by name. ConfigError when there is none."""
+    found = {job.name: graph_of(job) for job in rung_jobs(recipe, ladder) if row_of(job).is_file()}
+    if not found:
+        raise ConfigError(
+            f"{Path(recipe.work) / LADDER}: no rung is finished; run `hygroma ladder` without --latency-only"
+        )
+    return found
