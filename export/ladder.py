@@ -3,7 +3,7 @@
 Under the recipe's `work`:
 
     ladder/NAME/                a rung's own work folder; the bank, the teachers and, of the recipe's own rung, the student
-                                are links to those in `work`
+                                and its head are links to those in `work`
     ladder/NAME/rung/           foldF.onnx and foldF.json: its INT8 graph, and its row
     ladder/ladder.json          every row there is
 
@@ -44,6 +44,7 @@ log = logging.getLogger("hygroma.ladder")
 
 LADDER, STAGE, TABLE = "ladder", "rung", "ladder.json"
 SHARED = ("bank", "bank_phantom", "teacher")  # stages that no student decides
+STUDENT = ("student", "heads")  # those that make one: the recipe's own is not made twice
 ZERO = 1e-7  # a probability this near 0 or 1 has no finite log-odds in single precision
 
 
@@ -73,7 +74,7 @@ def climb(
     if unknown:
         raise ConfigError(f"--only: no rung {sorted(unknown)[0]!r}; there are {', '.join(job.name for job in jobs)}")
     base = Pipeline(recipe, progress)
-    for stage in (*SHARED, "student", "predictions"):
+    for stage in (*SHARED, *STUDENT, "predictions"):
         base.stamps.check(stage)
     base.predictions(ladder.fold)  # the teacher's; makes teacher and student where they are missing
     del base  # it may hold a bank
@@ -105,10 +106,10 @@ def link(job: RungJob) -> None:
     work = Path(job.recipe.work)
     work.mkdir(parents=True, exist_ok=True)
     own = job.recipe.student == job.base.student
-    student = work / "student"
-    if student.is_symlink() and not own:  # it was the recipe's own before
-        student.unlink()
-    for stage in (*SHARED, "student") if own else SHARED:
+    for stage in STUDENT:
+        if (work / stage).is_symlink() and not own:  # it was the recipe's own before
+            (work / stage).unlink()
+    for stage in (*SHARED, *STUDENT) if own else SHARED:
         if not (work / stage).exists():
             remove(work / stage)  # a link to nothing
             (work / stage).symlink_to(Path("../..") / stage, target_is_directory=True)

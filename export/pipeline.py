@@ -473,7 +473,9 @@ class Pipeline:
         drawn by the recipe's seed; 0: all."""
         bank = self.bank()
         keep = [
-            i for i in self.held_out_of(run) if bank.entries[i].hygroma != UNKNOWN and bank.entries[i].source != "cleaned"
+            i
+            for i in self.held_out_of(run)
+            if bank.entries[i].hygroma != UNKNOWN and bank.entries[i].source != "cleaned"
         ]
         if most and most < len(keep):
             rng = np.random.default_rng([self.recipe.seed, run, 8])
