@@ -393,7 +393,7 @@ class Pipeline:
         )
         typical = bank.where(lambda e: e.fold == -1 and e.plane == 1 and e.source in ("real", "sham", "lesion"))
         phantoms = standard_crops(TYPICAL_PHANTOMS, self.spec)
-        return self._crops(assessable)[:, None], [self._crops(typical)[:, None], phantoms[:, None]]
+        return self.crops(assessable)[:, None], [self.crops(typical)[:, None], phantoms[:, None]]
 
     def evaluation_sets(self) -> list[EvaluationSet]:
         """Held-out evidence: simulated lesions and real planes, out of fold and on the validation split."""
