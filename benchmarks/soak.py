@@ -70,11 +70,16 @@ class ClipAgain(OpenClose):
             return None
         frame = self._clip.read()
         self.decode_errors = self._clip.decode_errors
+        due_ns = self._first_ns + round(self._next * 1e9 / self._fps)
         if frame is None:
             self._clip.open()
             frame = self._clip.read()
             assert frame is not None  # it had pictures the first time
-        due_ns = self._first_ns + round(self._next * 1e9 / self._fps)
+            late_ns = max(
+                0, time.monotonic_ns() - due_ns
+            )  # a camera need not be rewound: its clock stood still meanwhile
+            self._first_ns += late_ns
+            due_ns += late_ns
         time.sleep(max(0, due_ns - time.monotonic_ns()) / 1e9)
         self._next += 1
         return Frame(self._next - 1, due_ns, frame.image)
@@ -97,8 +102,10 @@ class RunDelays:
                 if task not in self._files:
                     self._files[task] = os.open(f"/proc/self/task/{task}/schedstat", os.O_RDONLY)
                 out += int(os.pread(self._files[task], 100, 0).split()[1])
-            except (OSError, IndexError):  # the thread has ended; what it waited is forgotten
+            except (OSError, IndexError):  # it has ended since it was listed
                 continue
+        for task in self._files.keys() - set(tasks):  # ended; what it waited is forgotten
+            os.close(self._files.pop(task))
         return out
 
 

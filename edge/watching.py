@@ -22,6 +22,7 @@ from edge.errors import StoreError
 from edge.events.disk import why_unwritable
 from edge.events.store import EventStore, Retention, evidence_reader
 from edge.loop import Identity, Watch
+from edge.memory import few_arenas
 from edge.records import Verdict
 from edge.screen.reader import ScreenReader
 from edge.status.board import Board
@@ -66,6 +67,7 @@ def open_watching(
     config: Config, source: Source, on_verdict: Callable[[Verdict], None] | None = None
 ) -> Iterator[Watching]:
     """Opens scorer (with its self-test), store, page and feed, in that order; closes them in the other."""
+    few_arenas()  # before any thread is started: a heap that a thread has stays
     with ExitStack() as stack:
         start = stack.enter_context(open_start(config, open_scorer))
         scorer = start.scorer
