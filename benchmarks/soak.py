@@ -2,8 +2,9 @@
 
 The process is what `hygroma run` puts together, page included, on the shipped clip (simulated, 1280x720, H.264), decoded again
 and again at the camera's rate. Its memory is looked at from outside, once a second. A picture that was lost is explained when the
-loop was committing a flag, or when the scheduler kept this process' threads waiting for at least as long as it was late (Linux'
-schedstat); anything else is the daemon's own fault.
+loop was committing a flag, when the clip's decoder gave it late and its successor at once (a camera keeps its pace), or when the
+scheduler kept this process' threads waiting for at least as long as it was late (Linux' schedstat); anything else is the daemon's
+own fault.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,7 @@ WARM_SHARE = 0.2  # of a shorter run
 SAMPLE_S = 1.0  # seconds between looks at the process
 WINDOW_S = 10.0  # seconds a point of the drift
 PER_S = 3600.0  # drift is told per hour
+GIVEN_KEPT = 64  # pictures whose handing out is remembered: two seconds, longer than any gap
 GRACE_S = 180.0  # seconds beyond its pictures that the process may take to start and to end
 
 
@@ -57,6 +60,9 @@ class ClipAgain(OpenClose):
         self.name, self.format = f"{clip.name} again and again at {fps:g} fps", ""
         self._fps, self._frames = fps, frames
         self._next = self._first_ns = 0
+        self.given_ns: deque[tuple[int, int]] = deque(
+            maxlen=GIVEN_KEPT
+        )  # the last pictures: id, when it was handed out
 
     def open(self) -> None:
         self._clip.open()
@@ -82,6 +88,7 @@ class ClipAgain(OpenClose):
             due_ns += late_ns
         time.sleep(max(0, due_ns - time.monotonic_ns()) / 1e9)
         self._next += 1
+        self.given_ns.append((self._next - 1, time.monotonic_ns()))
         return Frame(self._next - 1, due_ns, frame.image)
 
 
@@ -119,14 +126,29 @@ class Losses:
     last_delay_ns: int = 0
     flagging: bool = False
 
-    def explain(self, frame_id: int, now_ns: int, delay_ns: int, flagging: bool = False) -> tuple[int, str]:
+    def explain(
+        self,
+        frame_id: int,
+        now_ns: int,
+        delay_ns: int,
+        flagging: bool = False,
+        given_ns: Mapping[int, int] | None = None,
+    ) -> tuple[int, str]:
         """A verdict on `frame_id` at `now_ns`, which the loop will commit a flag for if `flagging` -> (pictures lost since the
-        one before, why); "" when nothing explains it. What came before the first verdict is the start's."""
+        one before, why); "" when nothing explains it. What came before the first verdict is the start's. `given_ns`: when the
+        clip handed out its latest pictures, by id."""
         lost = frame_id - self.last_id - 1 if self.last_id >= 0 else 0
         late_ns = now_ns - self.last_ns - self.period_ns
         why = "flag" if self.flagging else "scheduler" if delay_ns - self.last_delay_ns >= max(1, late_ns) else ""
+        if not why and lost > 0 and self._in_a_burst(frame_id, given_ns or {}):
+            why = "decoder"
         self.last_id, self.last_ns, self.last_delay_ns, self.flagging = frame_id, now_ns, delay_ns, flagging
         return max(0, lost), why
+
+    def _in_a_burst(self, frame_id: int, given_ns: Mapping[int, int]) -> bool:
+        """Whether each lost picture came late: its successor followed within half a period, as no camera's does."""
+        pairs = [(given_ns.get(i), given_ns.get(i + 1)) for i in range(self.last_id + 1, frame_id)]
+        return all(a is not None and b is not None and b - a < self.period_ns / 2 for a, b in pairs)
 
 
 def watch(asked: dict[str, Any]) -> dict[str, Any]:
@@ -145,17 +167,20 @@ def watch(asked: dict[str, Any]) -> dict[str, Any]:
     )  # all of it touched now: what grew with each frame would be seen as the daemon's
     losses, delays = Losses(round(1e9 / fps)), RunDelays()
     lost: Counter[str] = Counter()
+    source = ClipAgain(CLIP, fps, frames)
 
     def note(verdict: Verdict) -> None:
         nonlocal seen
         now_ns = time.monotonic_ns()
-        gap, why = losses.explain(verdict.frame_id, now_ns, delays.total(), verdict.newly_flagged)
+        gap, why = losses.explain(
+            verdict.frame_id, now_ns, delays.total(), verdict.newly_flagged, dict(source.given_ns)
+        )
         if verdict.frame_id >= settle:
             ages[seen] = (now_ns - verdict.t_mono_ns) / 1e6
             seen += 1
             lost[why] += gap
 
-    with open_watching(config, ClipAgain(CLIP, fps, frames), note) as watching:
+    with open_watching(config, source, note) as watching:
         print("ready", flush=True)
         summary = watching.watch.run()
     if summary.frames and losses.last_id < frames - 1:  # the end had no verdict to tell of it
@@ -171,6 +196,7 @@ def watch(asked: dict[str, Any]) -> dict[str, Any]:
             "minutes": summary.seconds / 60,
             "flags": float(len(summary.events)),
             "lost_to_a_flag": float(lost["flag"]),
+            "lost_to_the_decoder": float(lost["decoder"]),
             "lost_to_the_scheduler": float(lost["scheduler"]),
             "lost_unexplained": float(lost[""]),
             "unaccounted": float(feed.read - summary.frames - feed.dropped - feed.stale),

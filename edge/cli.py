@@ -242,7 +242,7 @@ def _add_events(commands: Any) -> None:
     actions = events.add_subparsers(title="actions", required=True, metavar="ACTION")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
-        "--store", metavar="DIR", help="the event store's folder (default: where `hygroma run` keeps it)"
+        "--store", "--events", metavar="DIR", help="the event store's folder (default: where `hygroma run` keeps it)"
     )
     shared.add_argument("--json", action="store_true")
     listing = actions.add_parser("list", parents=[shared], help="newest first")
@@ -482,6 +482,7 @@ def _bench(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from edge.capture.build import open_source
+    from edge.capture.uri import parse_uri
     from edge.watching import keep_at_home, open_watching
 
     config = _config(args.config, args.bundle, args.allow_unsigned)
@@ -497,7 +498,7 @@ def _run(args: argparse.Namespace) -> int:
         raise ConfigError("source.uri: nothing to watch; give --source URI or set source.uri in the configuration")
     source = (
         _phantom(args.fast)
-        if config.source.uri.startswith("phantom:")
+        if parse_uri(config.source.uri).scheme == "phantom"
         else open_source(config.source.uri, config.capture, args.fast)
     )
     with open_watching(config, source) as watching:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,54 @@ def test_the_operators_requests_are_obeyed(tmp_path: Path) -> None:
     assert [event.exam_id for event in summary.events] == [1, 2]
     assert bench.store.show(1).reviewed_by == "nurse A"
     assert summary.errors == {"store": 1}  # there is no event 99
+
+
+MENU_S, GAP_S = DecisionParams().menu_s, DecisionParams().gap_s
+
+
+@pytest.mark.parametrize(
+    ("between", "signal", "exams"),
+    [
+        (MENU_S + 0.2, Signal.MENU, [1, 2]),  # the new-patient screen
+        (MENU_S - 0.4, Signal.MENU, [1]),
+        (GAP_S + 0.2, Signal.NO_SIGNAL, [1, 2]),  # a black screen
+        (GAP_S - 0.4, Signal.NO_SIGNAL, [1]),
+        (GAP_S + 0.2, None, [1, 2]),  # a source that gives nothing
+        (GAP_S - 0.4, None, [1]),
+    ],
+)
+def test_the_running_loop_ends_an_exam(tmp_path: Path, between: float, signal: Signal | None, exams: list[int]) -> None:
+    turns = round(between * 1e9 / STEP_NS)
+    reader = FakeReader()
+    if signal is not None:
+        reader = ShowsInBetween(range(30, 30 + turns), signal)
+    bench = Bench(tmp_path, "." * 30 + (" " if signal is None else ".") * turns + "." * 30, reader=reader)
+    summary = bench.watch.run()
+    assert [event.exam_id for event in summary.events] == exams == [row.exam_id for row in summary.exams]
+
+
+def test_another_fan_in_the_running_loop_is_the_same_patient_seen_otherwise(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "." * 60, reader=ShowsInBetween(range(30, 31), Signal.OK, layout_changed=True))
+    summary = bench.watch.run()
+    assert [event.exam_id for event in summary.events] == [1]
+    before, after = bench.verdicts[29], bench.verdicts[30]
+    assert after.evidence < before.evidence and after.flagged and not after.newly_flagged
+
+
+class ShowsInBetween(FakeReader):
+    """Frames of `ids` are not like the others."""
+
+    def __init__(self, ids: range, signal: Signal, layout_changed: bool = False) -> None:
+        super().__init__()
+        self.ids, self.signal, self.layout_changed = ids, signal, layout_changed
+
+    def read(self, frame: Frame) -> Reading:
+        reading = super().read(frame)
+        if frame.id not in self.ids:
+            return reading
+        if self.signal is Signal.OK:
+            return replace(reading, layout_changed=self.layout_changed)
+        return Reading(frame.id, frame.t_mono_ns, self.signal, None)
 
 
 def test_the_watchdog_is_fed_by_finished_loops_only(tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ def parse_uri(uri: str) -> SourceUri:
             raise ConfigError(f"source.uri: found {redact(uri)!r}, an RTSP source is written rtsp://HOST[:PORT]/PATH")
         return SourceUri("rtsp", uri)
     if scheme == "phantom":
+        if rest:
+            raise ConfigError(f"source.uri: found {redact(uri)!r}, the phantom takes nothing after the colon: phantom:")
         return SourceUri("phantom", rest)
     if scheme == "gst":
         parse_pipeline(rest)

@@ -27,6 +27,10 @@ def test_each_lost_picture_is_explained_or_not() -> None:
     assert losses.explain(13, 6 * PERIOD, 2 * PERIOD, flagging=True) == (2, "scheduler")
     assert losses.explain(15, 8 * PERIOD, 2 * PERIOD) == (1, "flag")
     assert losses.explain(17, 10 * PERIOD, 2 * PERIOD + 1000) == (1, "")  # a wait of a microsecond explains nothing
+    late = {18: 100, 19: 100 + PERIOD // 4}
+    assert losses.explain(19, 12 * PERIOD, 2 * PERIOD + 1000, given_ns=late) == (1, "decoder")
+    on_time = {20: 0, 21: PERIOD}
+    assert losses.explain(21, 14 * PERIOD, 2 * PERIOD + 1000, given_ns=on_time) == (1, "")
 
 
 def test_a_clip_is_played_again_with_stamps_of_when_each_picture_was_due(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,9 @@ def test_understood(uri: str, scheme: str, target: str) -> None:
     assert (parsed.scheme, parsed.target) == (scheme, target)
 
 
-@pytest.mark.parametrize("uri", ["", "clip.mp4", "file:", "v4l2:", "rtsp:/host", "http://u:hunter2@host/x"])
+@pytest.mark.parametrize(
+    "uri", ["", "clip.mp4", "file:", "v4l2:", "rtsp:/host", "http://u:hunter2@host/x", "phantom:hygroma"]
+)
 def test_refused_with_what_would_be_right(uri: str) -> None:
     with pytest.raises(ConfigError, match="source.uri") as caught:
         parse_uri(uri)
