@@ -104,6 +104,8 @@ class RunDelays:
             tasks = os.listdir("/proc/self/task")
         except OSError:
             return 0
+        for ended in set(self._files) - set(tasks):
+            os.close(self._files.pop(ended))
         for task in tasks:
             try:
                 if task not in self._files:
@@ -161,10 +163,7 @@ def watch(asked: dict[str, Any]) -> dict[str, Any]:
         status=dataclasses.replace(StatusConfig(), port=0),
     )
     settle = round(SETTLE_S * fps) if frames > 10 * SETTLE_S * fps else 0
-    ages, seen = (
-        np.full(frames, np.nan),
-        0,
-    )  # all of it touched now: what grew with each frame would be seen as the daemon's
+    ages, seen = np.full(frames, np.nan), 0  # all touched now: what grew with each frame would look like the daemon's
     losses, delays = Losses(round(1e9 / fps)), RunDelays()
     lost: Counter[str] = Counter()
     source = ClipAgain(CLIP, fps, frames)
