@@ -128,6 +128,8 @@ class Decoder:
         if hint is str:
             if not isinstance(value, str):
                 raise self.fail(path, value, "expected a string")
+            if not _is_text(value):
+                raise self.fail(path, value, "expected text; half a character (a lone surrogate) is none")
             self._length(value, path, limits, "characters")
             if limits.choices and value not in limits.choices:
                 raise self.fail(path, value, f"expected one of: {', '.join(limits.choices)}")
@@ -155,6 +157,14 @@ def encode(value: object) -> Any:
     if isinstance(value, dict):
         return {key: encode(item) for key, item in value.items()}
     return value
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _join(path: str, key: str) -> str:

@@ -12,6 +12,8 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from edge.status.rate import client_of
+
 log = logging.getLogger(__name__)
 
 WORKERS = 16  # threads; they sleep nearly always
@@ -53,7 +55,7 @@ class PooledServer(socketserver.TCPServer):
             thread.join(max(0.0, until - time.monotonic()))
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        client = client_address[0]
+        client = client_of(client_address[0])
         with self._lock:
             theirs = sum(client == other for other, _ in self._open.values())
             admitted = theirs < CLIENT_MAX and len(self._open) < OPEN_MAX

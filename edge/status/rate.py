@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import threading
 import time
 from collections import OrderedDict
@@ -21,6 +22,16 @@ class Limit:
 
 REQUESTS = Limit(200, 50)  # a page asks ten times a second, with its pictures; five browsers behind one address fit
 WRONG_TOKENS = Limit(10, 0.1)  # 16 characters would take longer than the universe is old
+
+
+def client_of(address: str) -> str:
+    """Whom an address stands for: with IPv6, all of its network of 64 bits, within which one machine may take any."""
+    given = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(given, ipaddress.IPv4Address):
+        return address
+    if given.ipv4_mapped:
+        return str(given.ipv4_mapped)
+    return str(ipaddress.ip_network((given, 64), strict=False))
 
 
 class Rate:

@@ -16,6 +16,7 @@ from edge.status.board import Snapshot
 
 STALE_S = 2.0  # seconds; a loop that has published nothing for so long has stopped (it publishes ten times a second)
 _NOT_PLAIN = re.compile(r"[^\w .-]")  # what a label's value would have to escape
+STATES = ("stopped", "waiting", "no-signal", "not-assessing", "assessing", "flagged")
 JPEG_QUALITY = 80  # speckle shows no blocks from here on, at about 30 kB a picture
 
 
@@ -40,8 +41,7 @@ def to_health(snapshot: Snapshot | None, now_ns: int) -> dict[str, Any]:
 
 
 def to_state(snapshot: Snapshot | None, now_ns: int) -> tuple[str, str]:
-    """(state, words) as the page shows them; state is one of stopped, waiting, no-signal, not-assessing, assessing,
-    flagged."""
+    """(state, words) as the page shows them; state is one of STATES."""
     if snapshot is None or not to_health(snapshot, now_ns)["live"]:
         return "stopped", "NOT WATCHING"
     verdict = snapshot.verdict

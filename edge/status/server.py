@@ -7,40 +7,43 @@ import http.client
 import ipaddress
 import json
 import logging
+import re
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlsplit
 
-from edge.errors import ConfigError, SourceError
-from edge.records import REVIEWS
+from edge.bundle.schema import Decoder
+from edge.errors import BundleError, ConfigError, SourceError
 from edge.status.board import Board, NewExamRequest, Request, ReviewRequest
+from edge.status.openapi import describe
 from edge.status.pool import PooledServer
-from edge.status.rate import REQUESTS, WRONG_TOKENS, Rate
+from edge.status.rate import REQUESTS, WRONG_TOKENS, Rate, client_of
 from edge.status.render import to_health, to_jpeg, to_json, to_prometheus
+from edge.status.routes import COOKIE, CSS, HTML, JPEG, JS, JSON, METRICS, PNG, TEXT, WEBP, Route, find
 
 log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).with_name("page")
-FILES = {  # what of it a browser may ask for
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-}
 TOKEN_MIN = 16  # characters; shorter could be tried out over a network
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # what fits into a header, a cookie and a link (RFC 6750)
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+))(?::[0-9]{1,5})?")
 BODY_MAX = 4096  # bytes; the longest request is a name and a word
+LENGTH_DIGITS = 12  # of Content-Length; more is no length
 CLIENT_TIMEOUT_S = 5.0  # seconds a client may take to say what it wants before its thread is freed
-NAME_MAX = 100  # characters of a reviewer's name
-COOKIE = "hygroma_token"
+LINGER_S, LINGER_BYTES = 1.0, 2**18  # what is still heard of a request that was refused before its end
 
 # The page loads nothing from elsewhere, and a scanner's words on it are never markup.
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'self';"
     " script-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",  # no other page shows our pictures
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
@@ -59,6 +62,11 @@ def read_token(path: str) -> str:
         raise ConfigError(f"status.token_file: {path}: cannot be read as text ({error})") from error
     if len(token) < TOKEN_MIN:
         raise ConfigError(f"status.token_file: {path}: holds {len(token)} characters, must be at least {TOKEN_MIN}")
+    if not _TOKEN.fullmatch(token):
+        raise ConfigError(
+            f"status.token_file: {path}: holds a character that a token cannot have; use letters, digits and -._~+/, for"
+            " example of `openssl rand -base64 24`"
+        )
     return token
 
 
@@ -120,7 +128,8 @@ class StatusServer:
             "board": board, "token": token, "loopback": loopback, "evidence": staticmethod(evidence),
             "clip": staticmethod(clip),
             "clock_ns": staticmethod(clock_ns), "requests": Rate(REQUESTS), "wrong_tokens": Rate(WRONG_TOKENS),
-            "files": {path: (kind, (PAGE / name).read_bytes()) for path, (name, kind) in FILES.items()},
+            "files": {name: (PAGE / name).read_bytes() for name in ("index.html", "page.css", "page.js")},
+            "api": describe(bool(token)),
         })  # fmt: skip
         try:
             self._server = PooledServer((host, port), handler)
@@ -140,6 +149,21 @@ class StatusServer:
         self._server.stop()
 
 
+@dataclass(frozen=True)
+class _Reply:
+    code: int
+    kind: str
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)  # beyond SECURITY_HEADERS
+
+
+class _Refused(Exception):
+    """Ends a request with this reply."""
+
+    def __init__(self, reply: _Reply) -> None:
+        self.reply = reply
+
+
 class _Handler(BaseHTTPRequestHandler):
     board: Board
     token: str
@@ -147,121 +171,76 @@ class _Handler(BaseHTTPRequestHandler):
     evidence: Evidence
     clip: Evidence
     clock_ns: Callable[[], int]
-    files: dict[str, tuple[str, bytes]]
+    files: dict[str, bytes]
+    api: dict[str, Any]
     requests: Rate
     wrong_tokens: Rate
 
     timeout = CLIENT_TIMEOUT_S
     server_version = "hygroma"
     sys_version = ""
+    _unheard = True  # whether the client may have sent something that was not read
 
-    def do_GET(self) -> None:
-        path = self._admitted()
-        if path is None:
-            return
-        snapshot, now_ns = self.board.latest(), self.clock_ns()
-        if path in self.files:
-            self._answer(200, *self.files[path])
-        elif path == "/snapshot.json":
-            self._json(200, to_json(snapshot, now_ns))
-        elif path == "/metrics":
-            self._answer(200, "text/plain; version=0.0.4; charset=utf-8", to_prometheus(snapshot, now_ns).encode())
-        elif path == "/healthz":
-            health = to_health(snapshot, now_ns)
-            self._json(200 if health["ready"] else 503, health)
-        elif path == "/live.jpg":
-            self._picture("image/jpeg", to_jpeg(snapshot))
-        elif (event_id := _number_after(path, "/events/", ".png")) is not None:
-            self._picture("image/png", self.evidence(event_id))
-        elif (event_id := _number_after(path, "/events/", ".webp")) is not None:
-            self._picture("image/webp", self.clip(event_id))
-        else:
-            self._json(404, {"error": f"there is no {path}"})
-
-    def do_POST(self) -> None:
-        path = self._admitted()
-        if path is None:
-            return
-        # A browser says from which page a POST comes: only from this one is it the operator's.
-        origin = self.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != self.headers.get("Host"):
-            self._json(403, {"error": "requests from other pages are refused"})
-            return
-        request = self._request(path)
-        if request is None:
-            return
-        if self.board.ask(request):
-            self._json(202, {"accepted": True})
-        else:
-            self._json(503, {"error": "the daemon is not taking requests; look at /healthz"})
-
-    def _request(self, path: str) -> Request | None:
-        """The request that a POST means; answers by itself, and gives None, when it means none."""
-        body = self._body()
-        if body is None:
-            return None
-        if path == "/new-exam":
-            return NewExamRequest()
-        event_id = _number_after(path, "/ack/")
-        if event_id is None:
-            self._json(404, {"error": f"there is no {path}"})
-            return None
-        review, by = body.get("review", "confirmed"), body.get("by", "operator")
-        if review not in REVIEWS:
-            self._json(400, {"error": f"review must be one of {', '.join(REVIEWS)}"})
-        elif not isinstance(by, str) or not by.isprintable() or not 0 < len(by) <= NAME_MAX:
-            self._json(400, {"error": f"by must be a name of at most {NAME_MAX} characters"})
-        else:
-            return ReviewRequest(event_id, review, by)
-        return None
-
-    def _body(self) -> dict[str, Any] | None:
-        """The JSON object sent along, {} when nothing was; answers by itself, and gives None, when it is something
-        else."""
+    def _handle(self) -> None:
         try:
-            length = int(self.headers.get("Content-Length") or 0)
-            if not 0 <= length <= BODY_MAX:
-                raise ValueError
-            body = json.loads(self.rfile.read(length) or b"{}")
-            if not isinstance(body, dict):
-                raise ValueError
-        except (ValueError, RecursionError):
-            self._json(400, {"error": f"the body must be a JSON object of at most {BODY_MAX} bytes"})
-            return None
-        return body
+            route, number, body = self._admit()
+            reply = self._work(route, number, body)
+        except _Refused as refused:
+            reply = refused.reply
+        self._send(reply)
 
-    def _admitted(self) -> str | None:
-        """The path, when this client may have an answer; otherwise answers by itself and gives None."""
+    do_GET = do_HEAD = do_POST = _handle  # http.server looks for these; other methods end in `send_error`
+
+    # -- who may have an answer
+
+    def _admit(self) -> tuple[Route, int, Any]:
+        """The route asked for, the number in its path, and what was sent along."""
+        client = client_of(self.client_address[0])
+        if not self.requests.allows(client):
+            _refuse(429, "too many requests; wait a little", {"Retry-After": "1"})
+        if self.token and not self.wrong_tokens.allows(client, 0):
+            _refuse(429, "too many wrong tokens; wait a little", {"Retry-After": "10"})
+        if self.request_version == "HTTP/0.9":
+            _refuse(400, "the request names no version of HTTP; 1.0 or 1.1 is wanted")
+        data = self._data()
         try:
             url = urlsplit(self.path)
         except ValueError:  # such as //[
-            self._json(400, {"error": "the path is no URL"})
-            return None
-        client = self.client_address[0]
-        if not self.requests.allows(client) or (self.token and not self.wrong_tokens.allows(client, 0)):
-            self._json(429, {"error": "too many requests; wait a little"})
-            return None
-        if self.loopback and not _is_local(self.headers.get("Host", "")):
+            _refuse(400, "the path is no URL")
+        hosts = self.headers.get_all("Host", [])
+        if len(hosts) > 1:
+            _refuse(400, "Host is given more than once")
+        if self.loopback and not _is_local(*hosts):
             # A page elsewhere whose name was made to point here (DNS rebinding) still sends its own name.
-            self._json(403, {"error": "this page is served on loopback only; use http://127.0.0.1"})
-            return None
+            _refuse(403, "this page is served on loopback only; use http://127.0.0.1")
+        routes, number = find(url.path)
         if self.token:
-            given = parse_qs(url.query).get("token", [""])[0]
-            if given and self._is_token(given) and self.command == "GET":
-                cookie = f"{COOKIE}={given}; HttpOnly; SameSite=Strict; Path=/"
-                self._answer(303, "text/plain", b"", {"Location": url.path, "Set-Cookie": cookie})
-                return None
-            if not self._is_token(self._sent_token()):
-                if given or self._sent_token():
-                    self.wrong_tokens.allows(client)
-                self._json(401, {"error": "a token is needed: open /?token=TOKEN, or send Authorization: Bearer TOKEN"})
-                return None
-        return url.path
+            self._check_token(client, url.query, url.path if routes else "/")
+        if not routes:
+            _refuse(404, f"there is no {url.path}")
+        route = routes.get("GET" if self.command == "HEAD" else self.command)
+        if route is None:
+            allowed = ", ".join(sorted({*routes, *(["HEAD"] if "GET" in routes else [])}))
+            _refuse(405, f"{url.path} answers to {allowed}", {"Allow": allowed})
+        return route, number, self._decoded(route, data) if route.body else None
+
+    def _check_token(self, client: str, query: str, path: str) -> None:
+        # "+" is itself here, as base64 has it: no token holds a space.
+        given = parse_qs(query.replace("+", "%2B")).get("token", [""])[0]
+        if given and self._is_token(given) and self.command in ("GET", "HEAD"):
+            cookie = f"{COOKIE}={given}; HttpOnly; SameSite=Strict; Path=/"
+            raise _Refused(_Reply(303, TEXT, b"", {"Location": path, "Set-Cookie": cookie}))
+        sent = self._sent_token()
+        if not self._is_token(sent):
+            if given or sent:
+                self.wrong_tokens.allows(client)
+            words = "a token is needed: open /?token=TOKEN, or send Authorization: Bearer TOKEN"
+            _refuse(401, words, {"WWW-Authenticate": "Bearer"})
 
     def _sent_token(self) -> str:
         scheme, _, bearer = self.headers.get("Authorization", "").partition(" ")
-        if scheme == "Bearer":
-            return bearer
+        if scheme.lower() == "bearer":
+            return bearer.strip()
         for part in self.headers.get("Cookie", "").split(";"):
             name, _, value = part.strip().partition("=")
             if name == COOKIE:
@@ -271,38 +250,129 @@ class _Handler(BaseHTTPRequestHandler):
     def _is_token(self, given: str) -> bool:
         return hmac.compare_digest(given.encode(), self.token.encode())
 
-    def _picture(self, kind: str, data: bytes | None) -> None:
-        if data is None:
-            self._json(404, {"error": "there is no such picture"})
-        else:
-            self._answer(200, kind, data)
+    def _data(self) -> bytes:
+        """What was sent along, whatever it is; nothing is left unread of a request that ends here."""
+        if "Transfer-Encoding" in self.headers:
+            _refuse(411, "the body's length must be told: send Content-Length, and no Transfer-Encoding")
+        lengths = self.headers.get_all("Content-Length", ["0"])
+        digits = lengths[0].strip()
+        if len(lengths) > 1 or not (digits.isascii() and digits.isdigit() and len(digits) <= LENGTH_DIGITS):
+            _refuse(400, "Content-Length is no length")
+        if int(digits) > BODY_MAX:
+            _refuse(413, f"the body must be at most {BODY_MAX} bytes")
+        data = self.rfile.read(int(digits))
+        if len(data) < int(digits):
+            _refuse(400, "the body ends before its end")
+        self._unheard = False
+        return data
 
-    def _json(self, code: int, content: dict[str, Any]) -> None:
-        self._answer(code, "application/json", (json.dumps(content) + "\n").encode())
+    def _decoded(self, route: Route, data: bytes) -> Any:
+        # A browser says from which page a POST comes: only from this one is it the operator's.
+        origin = self.headers.get("Origin")
+        if origin is not None and origin.partition("://")[2] != self.headers.get("Host"):
+            _refuse(403, "requests from other pages are refused")
+        kind = self.headers.get("Content-Type", JSON)
+        if data and kind.partition(";")[0].strip().lower() != JSON:
+            _refuse(415, f"the body must be {JSON}; found {kind[:80]!r} in Content-Type")
+        decoder = Decoder("body")
+        assert route.body is not None
+        try:
+            return decoder.dataclass(route.body, decoder.parse(data or b"{}"))
+        except BundleError as error:
+            _refuse(400, str(error))
 
-    def _answer(self, code: int, kind: str, body: bytes, extra: dict[str, str] | None = None) -> None:
-        self.send_response(code)
-        for name, value in {**SECURITY_HEADERS, **(extra or {})}.items():
+    # -- what is answered
+
+    def _work(self, route: Route, number: int, body: Any) -> _Reply:
+        try:
+            return _ANSWERS[route.name](self, number, body)
+        except Exception:
+            log.exception("status page: %s failed", route.name)
+            return _json(500, {"error": "a fault of the daemon's; its log tells more"})
+
+    def _ask(self, request: Request) -> _Reply:
+        if self.board.ask(request):
+            return _json(202, {"accepted": True})
+        return _json(503, {"error": "the daemon is not taking requests; look at /healthz"})
+
+    def _snapshot(self) -> _Reply:
+        return _json(200, to_json(self.board.latest(), self.clock_ns()))
+
+    def _health(self) -> _Reply:
+        health = to_health(self.board.latest(), self.clock_ns())
+        return _json(200 if health["ready"] else 503, health)
+
+    def _metrics(self) -> _Reply:
+        return _Reply(200, METRICS, to_prometheus(self.board.latest(), self.clock_ns()).encode())
+
+    def _send(self, reply: _Reply) -> None:
+        self.request_version = self.protocol_version  # to HTTP/0.9 no headers would be sent
+        self.send_response(reply.code)
+        for name, value in {**SECURITY_HEADERS, **reply.headers}.items():
             self.send_header(name, value)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Type", reply.kind)
+        self.send_header("Content-Length", str(len(reply.body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(reply.body)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """http.server's own refusals, of what it cannot parse and of methods that it finds nothing for."""
+        self.close_connection = True
+        if code == 501:
+            return self._handle()  # every path says itself which it has
+        self._send(_json(code, {"error": message or self.responses[code][0]}))
+
+    def finish(self) -> None:
+        """Who is cut off while still sending never sees the answer, as TCP then takes it back: it is heard, for a little."""
+        super().finish()
+        if self._unheard:
+            with suppress(OSError):
+                self.connection.shutdown(socket.SHUT_WR)
+                self.connection.settimeout(LINGER_S)
+                left = LINGER_BYTES
+                while left > 0 and (data := self.connection.recv(left)):
+                    left -= len(data)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Silent: request lines can hold a token, and a page refreshes twice a second."""
 
 
-def _is_local(host: str) -> bool:
-    name = urlsplit(f"//{host}").hostname or ""
+# By Route.name: (handler, the number in the path, the body) -> what is answered.
+_ANSWERS: dict[str, Callable[[_Handler, int, Any], _Reply]] = {
+    "page": lambda handler, *_: _Reply(200, HTML, handler.files["index.html"]),
+    "style": lambda handler, *_: _Reply(200, CSS, handler.files["page.css"]),
+    "script": lambda handler, *_: _Reply(200, JS, handler.files["page.js"]),
+    "snapshot": lambda handler, *_: handler._snapshot(),
+    "health": lambda handler, *_: handler._health(),
+    "metrics": lambda handler, *_: handler._metrics(),
+    "live": lambda handler, *_: _picture(JPEG, to_jpeg(handler.board.latest())),
+    "evidence": lambda handler, number, _: _picture(PNG, handler.evidence(number)),
+    "clip": lambda handler, number, _: _picture(WEBP, handler.clip(number)),
+    "description": lambda handler, *_: _json(200, handler.api),
+    "new_exam": lambda handler, *_: handler._ask(NewExamRequest()),
+    "review": lambda handler, number, said: handler._ask(ReviewRequest(number, said.review, said.by)),
+}
+
+
+def _refuse(code: int, words: str, headers: dict[str, str] | None = None) -> NoReturn:
+    raise _Refused(_json(code, {"error": words}, headers))
+
+
+def _json(code: int, content: dict[str, Any], headers: dict[str, str] | None = None) -> _Reply:
+    return _Reply(code, JSON, (json.dumps(content, allow_nan=False) + "\n").encode(), headers or {})
+
+
+def _picture(kind: str, data: bytes | None) -> _Reply:
+    if data is None:
+        return _json(404, {"error": "there is no such picture"})
+    return _Reply(200, kind, data)
+
+
+def _is_local(host: str = "") -> bool:
+    match = _HOST.fullmatch(host)
+    name = (match[1] or match[2]) if match else ""
     try:
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+        return name.lower() == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
-
-
-def _number_after(path: str, prefix: str, suffix: str = "") -> int | None:
-    """ "/ack/12" -> 12; None for anything else, numbers beyond SQLite's included."""
-    digits = path.removeprefix(prefix).removesuffix(suffix)
-    exact = path == prefix + digits + suffix and digits.isascii() and digits.isdigit() and len(digits) <= 18
-    return int(digits) if exact else None

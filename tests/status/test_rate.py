@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 
 from edge.status.board import Board
-from edge.status.rate import CLIENTS_MAX, REQUESTS, WRONG_TOKENS, Limit, Rate
+from edge.status.rate import CLIENTS_MAX, REQUESTS, WRONG_TOKENS, Limit, Rate, client_of
 from edge.status.server import StatusServer
 
 
@@ -26,6 +26,13 @@ def test_clients_are_forgotten_the_silent_ones_first() -> None:
     for i in range(CLIENTS_MAX + 1):
         rate.allows(str(i))
     assert rate.allows("0") and not rate.allows(str(CLIENTS_MAX))
+
+
+@pytest.mark.requirement("S-04")
+def test_a_network_that_one_machine_may_own_is_one_client() -> None:
+    assert client_of("192.0.2.1") == client_of("::ffff:192.0.2.1") != client_of("192.0.2.2")
+    assert client_of("2001:db8::1") == client_of("2001:db8::ffff:2") != client_of("2001:db8:0:1::1")
+    assert client_of("fe80::1%eth0") == client_of("fe80::2")
 
 
 def test_a_browser_stays_below() -> None:

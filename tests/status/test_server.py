@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 import subprocess
 import time
 import urllib.error
@@ -24,7 +25,10 @@ from edge.records import Event, Signal, Verdict
 from edge.screen.view import View
 from edge.status import Board, ExamRow, Snapshot, StatusServer, read_token
 from edge.status.board import REQUESTS_MAX, NewExamRequest, ReviewRequest
-from edge.status.render import to_prometheus, to_state
+from edge.status.openapi import describe
+from edge.status.render import STATES, to_prometheus, to_state
+from edge.status.routes import ROUTES
+from edge.status.server import _ANSWERS, SECURITY_HEADERS
 
 TOKEN = "correct-horse-battery"
 VERDICT = Verdict(7, 0, 2, Signal.OK, True, (), 0.9, 0.8, 0.1, 3.0, 6.0, False, False)
@@ -72,6 +76,7 @@ def page(board: Board) -> Iterator[StatusServer]:
 def ask(
     server: StatusServer, path: str, method: str = "GET", body: bytes | None = None, **headers: str
 ) -> tuple[int, bytes, dict[str, str]]:
+    headers = {"Content-Type": "application/json", **{name.replace("_", "-"): value for name, value in headers.items()}}
     request = urllib.request.Request(server.url.rstrip("/") + path, body, headers, method=method)
     opener = urllib.request.build_opener(NoRedirect)
     try:
@@ -128,7 +133,15 @@ def test_pictures(page: StatusServer, board: Board) -> None:
     ],
 )
 def test_states(changes: dict, state: str) -> None:
-    assert to_state(snapshot(**changes), time.monotonic_ns())[0] == state
+    assert to_state(snapshot(**changes), time.monotonic_ns())[0] == state in STATES
+
+
+def test_the_description_is_of_what_is_answered(page: StatusServer) -> None:
+    assert json.loads(ask(page, "/openapi.json")[1]) == describe(token=False)
+    assert {route.name for route in ROUTES} == set(_ANSWERS) and len(ROUTES) == len(_ANSWERS)
+    assert "401" in describe(token=True)["paths"]["/"]["get"]["responses"]
+    named = {answer.schema for route in ROUTES for answer in route.answers} - {""}
+    assert named <= set(describe(token=True)["components"]["schemas"])
 
 
 def test_health(page: StatusServer, board: Board) -> None:
@@ -198,10 +211,18 @@ def test_buttons_become_requests(page: StatusServer, board: Board) -> None:
         ("/elsewhere", b"", 404),
         ("/ack/1", b"[1]", 400),
         ("/ack/1", b"{", 400),
-        ("/ack/1", b" " * 5000, 400),
+        ("/ack/1", b" " * 5000, 413),
+        ("/ack/1", b" " * 2**20, 413),
         ("/ack/1", b'{"review": "maybe"}', 400),
         ("/ack/1", b'{"by": "a\\nb"}', 400),
         ("/ack/1", b'{"by": 3}', 400),
+        ("/ack/1", b'{"by": ""}', 400),
+        ("/ack/1", b'{"by": "\\ud800"}', 400),
+        ("/ack/1", b'{"reveiw": "dismissed"}', 400),  # else it would count as confirmed
+        ("/ack/1", b'{"review": "dismissed", "review": "confirmed"}', 400),
+        ("/ack/1", b"\xff", 400),
+        ("/ack/1", b"[" * 4000, 400),
+        ("/new-exam", b'{"patient": "x"}', 400),
     ],
 )
 @pytest.mark.requirement("S-05")
@@ -220,6 +241,87 @@ def test_other_pages_cannot_press_buttons_or_read(page: StatusServer, board: Boa
     assert ask(page, "/snapshot.json", Host="evil.example")[0] == 403
     assert board.requests() == []
     assert ask(page, "/new-exam", "POST", Origin=page.url.rstrip("/"))[0] == 202
+    assert ask(page, "/new-exam", "POST", b"{}", Content_Type="text/plain")[0] == 415  # what a form may send unasked
+    assert ask(page, "/live.jpg")[2]["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+def say(server: StatusServer, request: bytes) -> bytes:
+    """What comes back for these very bytes."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+LOCAL = b"Host: 127.0.0.1\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nHost: [\r\n\r\n", 403),
+        (b"GET /healthz HTTP/1.1\r\nHost: [::1\r\n\r\n", 403),
+        (b"GET /healthz HTTP/1.1\r\nHost: evil@127.0.0.1\r\n\r\n", 403),
+        (b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1.evil.example\r\n\r\n", 403),
+        (b"GET /healthz HTTP/1.1\r\n\r\n", 403),
+        (b"GET /healthz HTTP/1.1\r\n" + LOCAL + b"Host: evil.example\r\n\r\n", 400),
+        (b"GET /healthz HTTP/1.1\r\nHost: [::1]:8600\r\n\r\n", 200),
+        (b"GET /healthz HTTP/1.1\r\nHost: LocalHost:1\r\n\r\n", 200),
+        (b"GET //[ HTTP/1.1\r\n" + LOCAL + b"\r\n", None),
+        (b"POST /new-exam HTTP/1.1\r\n" + LOCAL + b"Origin: http://[\r\n\r\n", 403),
+        (b"POST /new-exam HTTP/1.1\r\n" + LOCAL + b"Origin: null\r\n\r\n", 403),
+        (b"POST /new-exam HTTP/1.1\r\n" + LOCAL + b"Origin: http://127.0.0.1:1\r\n\r\n", 403),
+        (b"POST /ack/1 HTTP/1.1\r\n" + LOCAL + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 411),
+        (b"POST /ack/1 HTTP/1.1\r\n" + LOCAL + b"Content-Length: +2\r\n\r\n{}", 400),
+        (b"POST /ack/1 HTTP/1.1\r\n" + LOCAL + b"Content-Length: 2\r\nContent-Length: 9\r\n\r\n{}", 400),
+        (b"POST /ack/1 HTTP/1.1\r\n" + LOCAL + b"Content-Length: 99\r\n\r\n{}", 400),
+        (b"BREW / HTTP/1.1\r\n" + LOCAL + b"\r\n", 405),
+        (b"GET / HTTP/3.0\r\n" + LOCAL + b"\r\n", 505),
+        (b"GET /\r\n" + LOCAL + b"\r\n", 400),
+        (b"GET\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400),  # a browser that wants TLS
+        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\n" + b"".join(b"X%d: 1\r\n" % i for i in range(200)) + b"\r\n", 431),
+        (b"GET / HTTP/1.1\r\nX: " + b"a" * 70_000 + b"\r\n\r\n", 431),
+    ],
+)  # fmt: skip
+@pytest.mark.requirement("S-05", "S-08")
+def test_every_answer_is_ours(page: StatusServer, board: Board, request_: bytes, code: int | None) -> None:
+    head, _, body = say(page, request_).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.0 " + (str(code).encode() if code else b"4")), head
+    for name, value in SECURITY_HEADERS.items():
+        assert f"\r\n{name}: {value}".encode() in head
+    assert b"\r\nContent-Type: application/json" in head and json.loads(body)
+    assert board.requests() == []
+
+
+@pytest.mark.requirement("S-05")
+def test_a_method_that_a_path_does_not_have_is_told_which_it_has(page: StatusServer, board: Board) -> None:
+    for method in ("PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY", "POST"):
+        assert (ask(page, "/healthz", method)[0], ask(page, "/healthz", method)[2]["Allow"]) == (405, "GET, HEAD")
+        assert ask(page, "/elsewhere", method)[0] == 404
+    for method in ("GET", "HEAD", "DELETE"):
+        for path in ("/new-exam", "/ack/1"):
+            assert (ask(page, path, method)[0], ask(page, path, method)[2]["Allow"]) == (405, "POST")
+    assert board.requests() == []
+
+
+def test_head_is_get_without_the_body(page: StatusServer) -> None:
+    for path in ("/", "/healthz", "/live.jpg", "/events/1.png", "/events/2.png", "/elsewhere"):
+        status, body, headers = ask(page, path, "HEAD")
+        wanted, whole, there = ask(page, path)
+        assert (status, body, headers["Content-Type"]) == (wanted, b"", there["Content-Type"])
+        assert path == "/healthz" or int(headers["Content-Length"]) == len(whole)
+
+
+def test_a_fault_of_ours_is_answered_and_told(board: Board, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(event_id: int) -> bytes:
+        raise RuntimeError("no such thing")
+
+    with StatusServer(board, port=0, evidence=broken) as server:
+        status, body, _ = ask(server, "/events/1.png")
+        assert status == 500 and "log" in json.loads(body)["error"]
+    assert "no such thing" in caplog.text
 
 
 def test_a_token_is_asked_for_everything(board: Board) -> None:
@@ -231,8 +333,19 @@ def test_a_token_is_asked_for_everything(board: Board) -> None:
         assert ask(page, "/healthz", Authorization="Bearer " + TOKEN)[0] == 200
         status, _, headers = ask(page, "/?token=" + TOKEN)
         assert (status, headers["Location"]) == (303, "/") and "HttpOnly" in headers["Set-Cookie"]
+        assert ask(page, "/events/1.png?token=" + TOKEN)[2]["Location"] == "/events/1.png"
+        for elsewhere in ("//evil.example", "///evil.example", "////evil.example", "/\\evil.example", "/%2f/evil.example"):
+            assert ask(page, f"{elsewhere}?token={TOKEN}")[2]["Location"] == "/", elsewhere
         assert ask(page, "/", Cookie=headers["Set-Cookie"].split(";")[0])[0] == 200
-        assert ask(page, "/?token=wrong-wrong-wrong-wrong")[0] == 401
+        status, _, headers = ask(page, "/?token=wrong-wrong-wrong-wrong")
+        assert (status, headers["WWW-Authenticate"]) == (401, "Bearer")
+
+
+def test_a_token_of_base64_works_in_a_link(board: Board) -> None:
+    token = "ab+/cd+/ef+/gh+/=="
+    with StatusServer(board, port=0, token=token) as page:
+        status, _, headers = ask(page, "/?token=" + token)
+        assert status == 303 and ask(page, "/healthz", Cookie=headers["Set-Cookie"].split(";")[0])[0] == 200
 
 
 @pytest.mark.requirement("S-04")
@@ -255,6 +368,10 @@ def test_read_token(tmp_path: Path) -> None:
     assert read_token("") == ""
     path.write_text(TOKEN + "\n")
     assert read_token(str(path)) == TOKEN
+    for odd in ("two words are too many", "a;b" * 9, '"quoted-and-long-enough"'):
+        path.write_text(odd)
+        with pytest.raises(ConfigError, match="a character that a token cannot have"):
+            read_token(str(path))
     path.write_text("short")
     with pytest.raises(ConfigError, match="holds 5 characters, must be at least 16"):
         read_token(str(path))

@@ -174,7 +174,10 @@ at("clip").onclick = () => {
   const e = snapshot.events.find(found => found.id === sheetId);
   if (at("clip").textContent === "Clip") { at("clip").textContent = "Still"; picture("events/" + e.id + ".webp", "the seconds around the flag"); } else showStill(e);
 };
-function say(path, body) { return fetch(path, {method: "POST", body: JSON.stringify(body || {})}).then(refresh, () => {}); }
+function say(path, body) {
+  const sent = {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body || {})};
+  return fetch(path, sent).then(refresh, () => {});
+}
 function decide(state) { say("ack/" + sheetId, {review: state, by: at("by").value.trim() || "operator"}); }
 at("confirm").onclick = () => decide("confirmed");
 at("dismiss").onclick = () => decide("dismissed");
