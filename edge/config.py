@@ -160,6 +160,7 @@ class BundleConfig:
     trusted_keys: tuple[str, ...] = field(default=(), metadata={"rule": _Keys(16)})
     allow_unsigned: bool = _flag(False)
     dir: str = _text("", "a directory that the daemon may write; empty for `bundles` in events.dir")
+    ready_s: float = _number(60.0, 1, 3600, "seconds")
 
     def trust(self) -> Trust:
         """The rule that `load_bundle` takes."""

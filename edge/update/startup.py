@@ -18,7 +18,7 @@ from edge.errors import BundleError, EngineError, HygromaError
 from edge.notify import Notifier
 from edge.status.board import BundleState
 from edge.update.slots import Slots, bundles_folder
-from edge.update.trial import READY_S, Trial, TrialNotifier, load_state
+from edge.update.trial import Trial, TrialNotifier, load_state
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Deadline:
 def open_start(
     config: Config,
     open_scorer: Callable[[str | Path, Config], Scorer],
-    make_trial: Callable[[Slots], Trial] = Trial,
+    make_trial: Callable[[Slots, float], Trial] = Trial,
     deadline: Deadline | None = None,
 ) -> Iterator[Start]:
     """The first bundle that passes its self-test. BundleError or EngineError of the last when none does.
@@ -57,14 +57,14 @@ def open_start(
     """
     deadline = deadline or Deadline()
     slots = Slots(bundles_folder(config))
-    trial = make_trial(slots)
+    trial = make_trial(slots, config.bundle.ready_s)
     fixed = config.engine.bundle
     if not fixed:
         trial.begin()
     with ExitStack() as stack:
         stack.callback(deadline.cancel)
         if trial.on:
-            deadline.arm(READY_S)
+            deadline.arm(config.bundle.ready_s)
         try:
             scorer, slot, problems = _first_that_runs(stack, config, open_scorer, slots, trial, deadline)
             state = _describe(config, scorer, slots, slot, problems, trial.on)

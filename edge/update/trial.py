@@ -1,8 +1,9 @@
 """How starts of a new bundle end, remembered across restarts, and when that is reason enough to go back.
 
-A bundle in `current` is on trial until it has watched for PROVE_S. On trial, a start that is not ready within READY_S or the
-third start that crashes makes the old bundle current again, at the next start. A crash is an end that was not announced. A
-power cut is none if the daemon was ready; before that it counts, since nothing says that it would ever have been.
+A bundle in `current` is on trial until it has watched for PROVE_S. On trial, a start that is not ready within `bundle.ready_s`
+(of the configuration) or the third start that crashes makes the old bundle current again, at the next start. A crash is an end
+that was not announced. A power cut is none if the daemon was ready; before that it counts, since nothing says that it would
+ever have been.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from edge.update.slots import STATE_FILE, Slots
 
 log = logging.getLogger(__name__)
 
-READY_S = 60.0  # seconds from start to READY; the engine was built by the update, so that loading and self-test remain
 CRASHES_MAX = 3
 PROVE_S = 600.0  # seconds of finished loops: past the start, the first exams and the first clean-up of the store
 MAX_STATE_BYTES = 64 * 1024  # bytes; the state has less than 2000
@@ -122,11 +122,11 @@ def _finish_rollback(slots: Slots) -> str:
     return slot
 
 
-def judge(attempt: Attempt, now_ns: int, boot: str) -> tuple[Attempt, str]:
+def judge(attempt: Attempt, now_ns: int, boot: str, ready_s: float) -> tuple[Attempt, str]:
     """How the attempt before this start ended: it, with its crashes counted, and why to go back ("" to go on)."""
     same_boot = boot == attempt.boot
-    if attempt.phase == "starting" and same_boot and now_ns - attempt.started_ns >= READY_S * 1e9:
-        return attempt, f"it was not ready within {READY_S:.0f} s of its start"
+    if attempt.phase == "starting" and same_boot and now_ns - attempt.started_ns >= ready_s * 1e9:
+        return attempt, f"it was not ready within {ready_s:g} s of its start"
     if attempt.phase == "starting" or (attempt.phase == "ready" and same_boot):
         attempt = replace(attempt, crashes=attempt.crashes + 1)
     return attempt, f"it crashed {attempt.crashes} times" if attempt.crashes >= CRASHES_MAX else ""
@@ -139,11 +139,12 @@ class Trial:
     def __init__(
         self,
         slots: Slots,
+        ready_s: float,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         boot: str | None = None,
         wall: Callable[[], str] | None = None,
     ) -> None:
-        self._slots, self._clock_ns, self._wall = slots, clock_ns, wall
+        self._slots, self._ready_s, self._clock_ns, self._wall = slots, ready_s, clock_ns, wall
         self._boot = boot_id() if boot is None else boot
         self._ready_ns: int | None = None
         self.on = False  # whether the bundle that now starts is on trial
@@ -158,7 +159,7 @@ class Trial:
                 attempt = load_state(self._slots).attempt
                 if attempt is None or attempt.slot != slot:
                     attempt = Attempt(slot, 0, "ended", 0, self._boot)
-                attempt, reason = judge(attempt, self._clock_ns(), self._boot)
+                attempt, reason = judge(attempt, self._clock_ns(), self._boot, self._ready_s)
                 if reason:
                     slot = roll_back(self._slots, slot, reason, self._wall)
                     continue

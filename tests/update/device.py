@@ -23,6 +23,7 @@ from edge.update.trial import Trial
 
 Parts = tuple[Any, dict[str, bytes]]
 READY, CRASH, HANG, CUT, STOP = "ready", "crash", "hang", "power cut", "stop"
+READY_S = BundleConfig().ready_s
 
 
 def open_fake(path: str | Path, config: Config) -> Scorer:
@@ -85,8 +86,8 @@ class Device:
     def update(self, version: str, **options: Any) -> Installed:
         return install(self.make(version), self.config, open_fake, **options)
 
-    def trial(self, slots: Slots) -> Trial:
-        return Trial(slots, lambda: self.now_ns, self.boot, lambda: "2026-11-24T00:00:00+00:00")
+    def trial(self, slots: Slots, ready_s: float = READY_S) -> Trial:
+        return Trial(slots, ready_s, lambda: self.now_ns, self.boot, lambda: "2026-11-24T00:00:00+00:00")
 
     def start(self, ending: str = STOP, after_s: float = 1.0, open_scorer: Callable[..., Scorer] = open_fake) -> str:
         """One start of the daemon, to one of the endings; returns the version that ran ("" if the start hung)."""

@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from device import CRASH, CUT, HANG, READY, STOP, Device, open_fake
+from device import CRASH, CUT, HANG, READY, READY_S, STOP, Device, open_fake
 
 from edge.config import Config
 from edge.engines.scorer import Scorer
 from edge.errors import BundleError, ConfigError, EngineError, StoreError
 from edge.update.semver import precedence
-from edge.update.trial import MAX_STATE_BYTES, PROVE_S, READY_S, load_state, roll_back
+from edge.update.trial import MAX_STATE_BYTES, PROVE_S, load_state, roll_back
 
 
 def test_without_an_update_the_shipped_bundle_runs_and_nothing_is_written(device: Device) -> None:
