@@ -38,15 +38,17 @@ sbom: $(TEST_VENV)/.done
 	$(TEST_VENV)/bin/cyclonedx-py environment --of JSON -o build/sbom.cdx.json $(TEST_VENV)/bin/python
 	@echo 'SBOM: build/sbom.cdx.json'
 
-# Every fault many times, on real processes; the figures go into benchmarks/results/trust.md. ARGS=.1 does a tenth.
+# Every fault many times, on real processes, about an hour; the figures go into benchmarks/results/trust.md. ARGS=.1 does a tenth,
+# ARGS='1 kills outages' those alone.
 torture: $(TEST_VENV)/.done
 	mkdir -p benchmarks/results
 	$(TEST_VENV)/bin/python tests/faults/torture.py benchmarks/results/trust.md $(ARGS)
 
-# Coverage-guided fuzzing of every parser of outside bytes; ARGS='600 dicom' hunts in one for ten minutes.
+# Coverage-guided fuzzing of every parser of outside bytes, and the page's server against its own description; ARGS='600 dicom'
+# hunts in one for ten minutes.
 fuzz: $(TEST_VENV)/.done
 	$(TEST_VENV)/bin/python -m pip install -q 'atheris>=3,<4'
-	$(TEST_VENV)/bin/python tests/fuzz/campaign.py $(ARGS)
+	$(TEST_VENV)/bin/python tests/fuzz/campaign.py benchmarks/results/trust.md $(ARGS)
 
 # Models, stages and start-up against benchmarks/budgets.yaml: some ten minutes. ARGS='--compare OLD.json --fail-if-slower 10%'.
 bench: $(TEST_VENV)/.done

@@ -6,6 +6,7 @@ and returns its figures.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import random
@@ -19,6 +20,7 @@ import threading
 import time
 import traceback
 import urllib.request
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -76,6 +78,7 @@ class Daemon:
         self.acknowledged: list[dict[str, Any]] = []
         self.petted: list[float] = []
         self.url, self.hangs = "", False
+        self.said: deque[bytes] = deque(maxlen=100)  # the last lines of its standard error
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         address = folder / f"notify{time.monotonic_ns()}"
         self._notify.bind(str(address))
@@ -84,11 +87,19 @@ class Daemon:
             [*prefix, sys.executable, str(HERE / "daemon.py"), json.dumps(options)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "NOTIFY_SOCKET": str(address)},
         )  # fmt: skip
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._listen, self._hear)]
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._listen, self._read, self._hear)]
         for thread in self._threads:
             thread.start()
         wait_for("the page", lambda: self.url or self.process.poll() is not None)
-        assert self.url, self.process.stderr and self.process.stderr.read().decode()[-3000:]
+        assert self.url, self.last_words()
+
+    def last_words(self) -> str:
+        return b"".join(self.said).decode("utf-8", "replace")
+
+    def _read(self) -> None:
+        """Standard error as it comes: a pipe that nobody empties would stop the daemon when it is full."""
+        assert self.process.stderr is not None
+        self.said.extend(self.process.stderr)
 
     def _listen(self) -> None:
         assert self.process.stdout is not None
@@ -123,11 +134,12 @@ class Daemon:
         return age is not None and age < 0.3 and "source away" not in "; ".join(snapshot["health"]["problems"])
 
     def end(self, number: int = signal.SIGTERM) -> int:
-        """The exit status. Standard error is drained, so that a traceback shows."""
+        """The exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         status = self.process.wait(PATIENCE_S)
-        self._threads[0].join(PATIENCE_S)
+        for thread in self._threads[:2]:
+            thread.join(PATIENCE_S)
         for stream in (self.process.stdout, self.process.stderr, self._notify):
             assert stream is not None
             stream.close()
@@ -148,9 +160,10 @@ def check_store(events: Path, acknowledged: list[dict[str, Any]]) -> int:
     return len(rows)
 
 
-def kills(folder: Path, times: int, stores: int = 20) -> dict[str, Any]:
-    """kill -9 at a random moment of flagging, again and again on the same store (a fresh one every times/stores)."""
+def kills(folder: Path, times: int) -> dict[str, Any]:
+    """kill -9 at a random moment of flagging, again and again on the same store; some fifty times each."""
     rng, total_rows, total_acks = random.Random(6), 0, 0
+    stores = max(times // 50, 1)
     for s in range(stores):
         events, acknowledged = folder / f"events{s}", []
         for _ in range(s, times, stores):
@@ -333,26 +346,32 @@ def clock(folder: Path, days: int) -> dict[str, Any]:
     return {"days": days, "rows": check_store(daemon.events, daemon.acknowledged), "lost": 0}
 
 
-def limited(folder: Path, limits: str) -> dict[str, Any]:
-    """Out of file descriptors, or out of memory: it watches on with what it has, or it ends; no flag is lost either way.
-    Without the limit it goes on."""
+def limited(folder: Path, limits: str, limited_s: float = 1.0, needs_mb: int = 0) -> dict[str, Any]:
+    """Out of file descriptors, or out of memory, for so long, while somebody reloads the page and the camera goes and comes back:
+    it watches on with what it has, or it ends; no flag is lost either way. Without the limit it goes on. `needs_mb`: what each
+    frame takes for a moment, which is then not there."""
     camera = Camera(folder / "camera")
-    daemon = Daemon(folder, camera.path)
+    daemon = Daemon(folder, camera.path, needs_mb=needs_mb)
+    kind, left, usual = resource.RLIMIT_NOFILE, 3, resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         wait_for("a flag", lambda: daemon.acknowledged)
-        if limits == "descriptors":
-            resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (3, 4096))  # nothing can be opened any more
-        else:
-            now = int(Path(f"/proc/{daemon.process.pid}/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.prlimit(daemon.process.pid, resource.RLIMIT_AS, (now, -1))
-        time.sleep(1.0)
+        if limits == "memory":
+            words = Path(f"/proc/{daemon.process.pid}/statm").read_text().split()
+            kind, left, usual = resource.RLIMIT_AS, int(words[0]) * resource.getpagesize(), (-1, -1)
+        resource.prlimit(daemon.process.pid, kind, (left, usual[1]))  # nothing can be opened, or mapped, any more
+        until, trouble = time.monotonic() + limited_s, iter([camera.kill, camera.start])
+        while time.monotonic() < until and daemon.process.poll() is None:
+            with suppress(OSError, http.client.HTTPException):
+                urllib.request.urlopen(daemon.url + "live.jpg", timeout=limited_s / 4).read()
+            next(trouble, lambda: None)()
+            time.sleep(limited_s / 20)
         ended = daemon.process.poll() is not None
         if not ended:
-            hard = 4096 if limits == "descriptors" else -1
-            kind = resource.RLIMIT_NOFILE if limits == "descriptors" else resource.RLIMIT_AS
-            resource.prlimit(daemon.process.pid, kind, (hard, hard))
+            resource.prlimit(daemon.process.pid, kind, usual)
             before = len(daemon.acknowledged)
-            wait_for("flags again", lambda: len(daemon.acknowledged) > before)
+            wait_for("flags again", lambda: len(daemon.acknowledged) > before or daemon.process.poll() is not None)
+            ended = daemon.process.poll() is not None
+        if not ended:
             wait_for("pictures again", daemon.sees)
         daemon.end()
         again = Daemon(folder, camera.path)

@@ -61,9 +61,9 @@ class SocketCamera(OpenClose):
 
     def open(self) -> None:
         self.close()
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(2.0)  # capture.read_timeout_s
         try:
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.settimeout(2.0)  # capture.read_timeout_s
             self._socket.connect(self._path)
         except OSError as error:
             raise SourceError(f"camera: {error}") from error
@@ -91,7 +91,13 @@ class SocketCamera(OpenClose):
 
 
 class Reader:
+    """`needs_mb`: what reading a frame takes for a moment, as a large screen's does."""
+
+    def __init__(self, needs_mb: int = 0) -> None:
+        self.needs_mb = needs_mb
+
     def read(self, frame: Frame) -> Reading:
+        np.ones(self.needs_mb * 2**20, np.uint8)
         return Reading(frame.id, frame.t_mono_ns, Signal.OK, full_fan(frame.image.shape), frame.image)
 
 
@@ -165,6 +171,7 @@ def make_watch(
     hang_engine: int = 0,
     hang_disk: int = 0,
     jump_days: int = 0,
+    needs_mb: int = 0,
     notifier: Notifier | None = None,
 ) -> tuple[Watch, Board]:
     board = Board()
@@ -177,7 +184,7 @@ def make_watch(
             board.ask(NewExamRequest())
 
     watch = Watch(
-        feed=feed, reader=Reader(), scorer=Scorer(hang_engine), exam=Exam(FLAGS_FAST), store=store, board=board,
+        feed=feed, reader=Reader(needs_mb), scorer=Scorer(hang_engine), exam=Exam(FLAGS_FAST), store=store, board=board,
         identity=Identity("camera", "fake 1.0.0", "fake"), wall=wall, notifier=notifier, on_verdict=next_patient,
     )  # fmt: skip
     return watch, board

@@ -12,7 +12,7 @@ needs_mount = pytest.mark.skipif(not campaigns.can_mount(), reason="a file syste
 
 @pytest.mark.requirement("T-01")
 def test_a_kill_at_any_moment_loses_no_acknowledged_flag(tmp_path: Path) -> None:
-    figures = campaigns.kills(tmp_path, 24, stores=2)
+    figures = campaigns.kills(tmp_path, 24)
     assert figures["acknowledged"] > 0 and figures["rows"] >= figures["acknowledged"]
 
 
@@ -46,10 +46,12 @@ def test_a_clock_that_jumps_costs_no_flag(tmp_path: Path, days: int) -> None:
     assert campaigns.clock(tmp_path, days)["rows"] >= 6
 
 
-@pytest.mark.parametrize("limits", ["descriptors", "memory"])
+@pytest.mark.parametrize(
+    ("limits", "needs_mb"), [("descriptors", 0), ("memory", 0), ("memory", 64)], ids=["descriptors", "memory", "much memory"]
+)
 @pytest.mark.requirement("T-10")
-def test_running_out_costs_no_acknowledged_flag(tmp_path: Path, limits: str) -> None:
-    assert campaigns.limited(tmp_path, limits)["rows"] > 0
+def test_running_out_costs_no_acknowledged_flag(tmp_path: Path, limits: str, needs_mb: int) -> None:
+    assert campaigns.limited(tmp_path, limits, needs_mb=needs_mb)["rows"] > 0
 
 
 @pytest.mark.parametrize(("frames", "screen"), [(4000, False), (150, True)], ids=["loop", "with screen reading"])

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import tempfile
 import time
-from datetime import datetime, timezone
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
 import campaigns
 import numpy as np
+import rollbacks
+from sections import Rows, load, write_section
 
-KILLS, OUTAGES, STOPS = 1000, 100, 20
-SOAKS = (("loop", 200_000, False), ("with screen reading", 5_000, True))  # that costs some 10 ms a frame
+KILLS, OUTAGES, STOPS, HANGS, DISKS, CLOCKS, LIMITS, CRASHES = 1000, 100, 20, 5, 5, 5, 60, 5
+FRAMES = 200_000  # of each soak
 JUMPS = ((365, "wall clock jumps by a year, to and fro"), (20_000, "no clock at boot (before 1990), then set"))
-PARTS = ("kills", "outages", "stops", "hangs", "disks", "clocks", "limits", "soaks")
+READY_S = 60.0  # the default of bundle.ready_s
+
+Times = Callable[[int], int]  # how often -> how often at this scale
+Campaign = Callable[[Callable[[str], Path], Times], Rows]  # given a maker of fresh folders
 
 
 def spread(values: list[float], unit: str) -> str:
@@ -38,77 +42,132 @@ def slope(samples: list[list[float]], column: int) -> str:
     return f"{k:+.1f} ({k - 1.96 * error:+.1f} to {k + 1.96 * error:+.1f})"
 
 
+def kills(place: Callable[[str], Path], n: Times) -> Rows:
+    k = campaigns.kills(place("kills"), n(KILLS))
+    return [
+        ("`kill -9` at a random moment of flagging", str(k["kills"]),
+         f"{k['lost']} of {k['acknowledged']} acknowledged flags lost, {k['corrupt']} corrupt stores, {k['without image']}"
+         f" of {k['rows']} rows without their image")
+    ]  # fmt: skip
+
+
+def outages(place: Callable[[str], Path], n: Times) -> Rows:
+    o = campaigns.outages(place("outages"), n(OUTAGES))
+    times = str(o["outages"])
+    return [
+        ("source killed, or hung, and back: reported after", times, spread(o["reported_s"], "s")),
+        ("... pictures again after its return", times, spread(o["returned_s"], "s")),
+        ("... age of the newest frame when a flag was committed", times, spread(o["latency_ms"], "ms")),
+    ]
+
+
+def stops(place: Callable[[str], Path], n: Times) -> Rows:
+    s = campaigns.stops(place("stops"), n(STOPS))
+    return [("daemon stopped for 1.5 s (SIGSTOP): age at commit", str(s["stops"]), spread(s["latency_ms"], "ms"))]
+
+
+def hangs(place: Callable[[str], Path], n: Times) -> Rows:
+    rows: Rows = []
+    for what, after in (("engine", 40), ("disk", 5)):
+        done = [campaigns.hang(place(f"{what}{i}"), **{f"hang_{what}": after + i}) for i in range(n(HANGS))]
+        lost, acknowledged = (sum(h[name] for h in done) for name in ("lost", "acknowledged"))
+        figure = f"watchdog starved, page said so; {lost} of {acknowledged} flags lost"
+        rows.append((f"{what} that never returns", str(len(done)), figure))
+    return rows
+
+
+def disks(place: Callable[[str], Path], n: Times) -> Rows:
+    if not campaigns.can_mount():
+        return [("full disk; read-only disk", "0", "not run: needs root and mount")]
+    rows: Rows = []
+    for kind in ("full", "read-only"):
+        done = [campaigns.bad_disk(place(f"{kind}{i}"), kind) for i in range(n(DISKS))]
+        lost, flags = (sum(d[name] for d in done) for name in ("lost", "rows"))
+        said = spread([d["said_s"] for d in done], "s")
+        rows.append((f"{kind} disk: on the page after", str(len(done)), f"{said}; {lost} of {flags} flags lost"))
+    return rows
+
+
+def clocks(place: Callable[[str], Path], n: Times) -> Rows:
+    rows: Rows = []
+    for days, what in JUMPS:
+        done = [campaigns.clock(place(f"clock{days}-{i}"), days) for i in range(n(CLOCKS))]
+        lost, flags = (sum(c[name] for c in done) for name in ("lost", "rows"))
+        rows.append((what, str(len(done)), f"{lost} of {flags} flags lost"))
+    return rows
+
+
+def limits(place: Callable[[str], Path], n: Times) -> Rows:
+    rows: Rows = []
+    for what, needs_mb in (("descriptors", 0), ("memory", 0), ("memory", 64)):
+        done = [
+            campaigns.limited(place(f"{what}{needs_mb}-{i}"), what, (0.5, 1.0, 2.0, 4.0)[i % 4], needs_mb)
+            for i in range(n(LIMITS))
+        ]
+        lost, flags, ended = (sum(m[name] for m in done) for name in ("lost", "rows", "ended"))
+        how = f"went on {len(done) - ended} times, ended and started again {ended} times"
+        what += f", of which each frame wants {needs_mb} MB" if needs_mb else ""
+        rows.append((f"no more {what}, for 0.5 to 4 s", str(len(done)), f"{how}; {lost} of {flags} flags lost"))
+    return rows
+
+
+def bad_bundles(place: Callable[[str], Path], n: Times) -> Rows:
+    slow = rollbacks.too_slow(place("too slow"), READY_S)
+    rows: Rows = [
+        (f"new bundle not ready within {READY_S:.0f} s", "1", f"start ended after {slow['ended_after_s']:.1f} s (with the"
+         f" interpreter's own); the next watched with the old bundle after {slow['shipped_ready_s']:.1f} s")
+    ]  # fmt: skip
+    for how in ("error", "SIGSEGV", "SIGKILL"):
+        done = [rollbacks.crashing(place(f"{how}{i}"), how) for i in range(n(CRASHES))]
+        what = "its engine fails on every picture" if how == "error" else how
+        figure = f"the old one watched at the fourth start, after {spread([d['shipped_ready_s'] for d in done], 's')}"
+        rows.append((f"new bundle that crashes three times ({what})", str(len(done)), figure))
+    return rows
+
+
+def soak(place: Callable[[str], Path], n: Times, screen: bool) -> Rows:
+    f = campaigns.soak(place(f"soak{screen}"), n(FRAMES), screen)
+    frames = str(f["frames"])
+    return [
+        ("RSS, kB per 100,000 frames (second half)", frames, slope(f["samples"], 1)),
+        ("threads; descriptors, per 100,000 frames", frames, f"{slope(f['samples'], 2)}; {slope(f['samples'], 3)}"),
+        ("RSS at its half and its end, MB", frames,
+         f"{f['samples'][len(f['samples']) // 2][1] / 1024:.1f}; {f['samples'][-1][1] / 1024:.1f}"),
+        ("decisions of a replay", str(f["replayed"]), "identical"),
+        ("frames a second", frames, f"{f['frames'] / f['seconds']:.0f}"),
+    ]  # fmt: skip
+
+
+PARTS: dict[str, tuple[str, Campaign]] = {
+    "kills": ("Killed", kills),
+    "outages": ("Camera away", outages),
+    "stops": ("Stopped", stops),
+    "hangs": ("Hung", hangs),
+    "disks": ("Bad disks", disks),
+    "clocks": ("Bad clocks", clocks),
+    "limits": ("Nothing left", limits),
+    "rollbacks": ("Bad bundles", bad_bundles),
+    "soak": ("Soak of the loop", lambda place, n: soak(place, n, False)),
+    "soak-screen": ("Soak with screen reading", lambda place, n: soak(place, n, True)),
+}
+FUZZED = "Fuzzed"  # tests/fuzz/campaign.py writes it
+ORDER = (*(title for title, _ in PARTS.values()), FUZZED)
+
+
 def main(out: Path, scale: float, parts: list[str]) -> None:
-    def n(whole: int) -> int:
-        return max(2, round(whole * scale))
+    for part in parts:
+        title, campaign = PARTS[part]
+        with tempfile.TemporaryDirectory(prefix="hygroma-torture-") as name:
 
-    lines: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="hygroma-torture-") as name:
-        folder = Path(name)
+            def place(what: str, folder: Path = Path(name)) -> Path:
+                (folder / what).mkdir()
+                return folder / what
 
-        def row(what: str, times: str, figure: str) -> None:
-            lines.append(f"| {what} | {times} | {figure} |")
-            print(f"{time.strftime('%H:%M:%S')} {lines[-1]}", flush=True)
-            write(out, lines)
-
-        def place(what: str) -> Path:
-            (folder / what).mkdir()
-            return folder / what
-
-        if "kills" in parts:
-            k = campaigns.kills(place("kills"), n(KILLS))
-            row("`kill -9` at a random moment of flagging", str(k["kills"]),
-                f"{k['lost']} of {k['acknowledged']} acknowledged flags lost, {k['corrupt']} corrupt stores, {k['without image']}"
-                f" of {k['rows']} rows without their image")  # fmt: skip
-        if "outages" in parts:
-            o = campaigns.outages(place("outages"), n(OUTAGES))
-            row("source killed, or hung, and back: reported after", str(o["outages"]), spread(o["reported_s"], "s"))
-            row("... pictures again after its return", str(o["outages"]), spread(o["returned_s"], "s"))
-            row(
-                "... age of the newest frame when a flag was committed",
-                str(o["outages"]),
-                spread(o["latency_ms"], "ms"),
-            )
-        if "stops" in parts:
-            s = campaigns.stops(place("stops"), n(STOPS))
-            row("daemon stopped for 1.5 s (SIGSTOP): age at commit", str(s["stops"]), spread(s["latency_ms"], "ms"))
-        for what in ("engine", "disk") if "hangs" in parts else ():
-            h = campaigns.hang(place(what), **{f"hang_{what}": 40 if what == "engine" else 5})
-            row(f"{what} that never returns", "1",
-                f"watchdog starved, page said so; {h['lost']} of {h['acknowledged']} lost")  # fmt: skip
-        for kind in ("full", "read-only") if "disks" in parts else ():
-            if not campaigns.can_mount():
-                row(f"{kind} disk", "0", "not run: needs root and mount")
-                continue
-            b = campaigns.bad_disk(place(kind), kind)
-            row(f"{kind} disk", "1", f"on the page after {b['said_s']:.1f} s; {b['lost']} of {b['rows']} flags lost")
-        for days, what in JUMPS if "clocks" in parts else ():
-            c = campaigns.clock(place(f"clock{days}"), days)
-            row(what, "1", f"{c['lost']} of {c['rows']} flags lost")
-        for what in ("descriptors", "memory") if "limits" in parts else ():
-            m = campaigns.limited(place(f"limit-{what}"), what)
-            how = "ended, started again" if m["ended"] else "went on"
-            row(f"no more {what}", "1", f"{how}; {m['lost']} of {m['rows']} flags lost")
-        for what, frames, screen in SOAKS if "soaks" in parts else ():
-            f = campaigns.soak(place(f"soak {what}"), n(frames), screen)
-            row(f"soak, {what}: RSS, kB per 100,000 frames (second half)", str(f["frames"]), slope(f["samples"], 1))
-            row("... threads; descriptors, per 100,000 frames", str(f["frames"]),
-                f"{slope(f['samples'], 2)}; {slope(f['samples'], 3)}")  # fmt: skip
-            row("... decisions of a replay", str(f["replayed"]), "identical")
-
-
-def write(out: Path, lines: list[str]) -> None:
-    when = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    load = os.getloadavg()[1]
-    head = (
-        f"`make torture`, {when}, {os.cpu_count()} cores, load average {load:.1f}. Processes of the real loop, store and page.",
-        "The camera is a process of ours, the model a fake that flags every exam; screen reading is a fake too but for the last",
-        "soak, which has the shipped clip's pictures (simulated). Where the load is above the cores the machine was busy",
-        "with other work: the times are then that work's too, and the counts are what to read. A process",
-        "stopped in the middle of a commit commits that flag late; its age is stored with it.",
-    )
-    table = ("| fault | n | figure |", "|---|---:|---|", *lines, "")
-    out.write_text("\n".join(("# Faults", "", *head, "", *table)), encoding="utf-8")
+            before = load()
+            rows = campaign(place, lambda often: max(2, round(often * scale)))
+        for row in rows:
+            print(time.strftime("%H:%M:%S"), *row, sep=" | ", flush=True)
+        write_section(out, title, rows, before, ORDER)
 
 
 if __name__ == "__main__":
