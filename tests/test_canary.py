@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import sys
+import urllib.error
+import urllib.request
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,8 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent / "screen"))
 from drawing import RECT, SCREEN, SECTOR, ZOOM, furnish
 
 from edge.capture import EveryFrame, FramesSource
+from edge.capture.recorded import FileSource
+from edge.config import Config, EventsConfig, StatusConfig
 from edge.decision import DecisionParams, Exam
-from edge.demo import CLIP
+from edge.demo import CLIP, SESSION, read_session
 from edge.events import EventStore
 from edge.events.clip import decode_webp
 from edge.events.evidence import PANEL
@@ -26,8 +33,10 @@ from edge.screen.preprocess import Preprocessing
 from edge.screen.reader import ScreenReader
 from edge.status.board import Board
 from edge.status.render import to_jpeg
+from edge.watching import open_watching
 
 FPS = 8.0
+PATIENT = "CANARY^JANE 42"
 CANARY = 190  # grey level that no echo here reaches and every canary does
 ECHO_MAX = 130
 
@@ -39,9 +48,9 @@ def furniture(fan: Fan) -> tuple[np.ndarray, np.ndarray]:
     furnish(image)
     for y in range(50, 720, 34):
         for x in (60, 1030):
-            cv2.putText(image, "CANARY^JANE 42", (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 1)
+            cv2.putText(image, PATIENT, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 1)
     for y in (20, 44, 690, 712):
-        cv2.putText(image, "CANARY^JANE 42  " * 3, (220, y), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 1)
+        cv2.putText(image, f"{PATIENT}  " * 3, (220, y), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 1)
     inside = rasterise(fan, (0, 0, SCREEN[1], SCREEN[0]))
     image[cv2.dilate(inside.astype(np.uint8), np.ones((25, 25), np.uint8)) > 0] = 0
     return image, inside
@@ -156,9 +165,101 @@ def test_the_phantoms_patient_is_not_in_what_is_shown(first: int) -> None:
     assert shown > 10
 
 
+@pytest.mark.requirement("T-06")
+def test_a_form_is_never_shown_in_the_fan_before_it_whenever_it_comes() -> None:
+    """From an exam into the form for the next patient: when that came within a quarter second of a look at the layout it was
+    shown for almost a second, as far as the fan went."""
+    video = cv2.VideoCapture(str(CLIP))
+    _, _, exams = read_session()
+    end, start = exams[1].last_frame, exams[1].last_frame - 100
+    video.set(cv2.CAP_PROP_POS_FRAMES, start)
+    images = [video.read()[1] for _ in range(130)]
+    for first in range(0, 25, 3):  # the looks come once a second
+        reader, shown = ScreenReader(Preprocessing(96)), 0
+        for number in range(first, len(images)):
+            reading = reader.read(Frame(number, number * 40_000_000, images[number]))
+            seen = reading.fan is not None and reading.settled
+            shown += seen
+            assert not seen or start + number <= end, f"{start + number - end} frames into the form, begun at {first}"
+        assert shown > 10
+
+
 def letters(images: list[np.ndarray]) -> np.ndarray:
     """bool [H,W]: the bright, still pixels of the top of the screen, which are lettering."""
     stack = np.stack([image[:40].max(axis=2) for image in images[::5]]).astype(int)
     mask = np.zeros(images[0].shape[:2], bool)
     mask[:40] = (stack.min(axis=0) > 90) & (np.ptp(stack, axis=0) < 40)
     return mask
+
+
+SKIP = 2  # of the session's pictures every other: half the time, the same seven exams, and as fast as a slow scanner
+
+
+def session_with_canaries(path: Path) -> None:
+    """The shipped session with names written all around its fans, in its menus and in the file's own header."""
+    fps, frames, _ = read_session()
+    exams = json.loads(SESSION.read_text())["exams"]
+    around, menu = (np.zeros((*SCREEN, 3), np.uint8) for _ in range(2))
+    for y in range(12, SCREEN[0], 26):
+        cv2.putText(around, f"{PATIENT}  " * 6, (y % 90, y), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 2)
+        cv2.putText(menu, f"{PATIENT}   " * 4, (190 - y % 70, y + 13), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 2)
+    masks = {}
+    for exam in exams:
+        if (fan := exam.get("fan")) is not None:
+            given = Fan(fan["kind"], tuple(fan["box"]), tuple(fan["apex"]), *(fan[name] for name in ("r0", "r1", "a0", "a1")))
+            inside = rasterise(given, (0, 0, SCREEN[1], SCREEN[0])).astype(np.uint8)
+            masks[exam["name"]] = cv2.dilate(inside, np.ones((25, 25), np.uint8))[..., None] == 0
+    clip = cv2.VideoCapture(str(CLIP))
+    out = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), fps / SKIP, SCREEN[::-1])
+    for number in range(frames):
+        image = np.minimum(clip.read()[1], ECHO_MAX)
+        if number % SKIP:
+            continue
+        exam = next((e for e in exams if e["first_frame"] <= number <= e["last_frame"]), None)
+        written = np.where(masks.get(exam["name"], True), around, 0) if exam else menu
+        out.write(np.maximum(written, image))
+    out.release()
+    # The header's free space: the same length, so that nothing moves.
+    data, junk = bytearray(path.read_bytes()), path.read_bytes().index(b"JUNK")
+    data[junk + 8 : junk + 8 + len(PATIENT)] = PATIENT.encode()
+    path.write_bytes(data)
+
+
+@pytest.mark.requirement("S-03", "T-06")
+def test_a_whole_session_tells_nobody_whose_it_was(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The daemon as the demonstration runs it, with the shipped model: every exam and menu of the session, everything that the
+    page serves on the way, every line that is logged, and every file that is kept."""
+    caplog.set_level(logging.DEBUG)
+    session_with_canaries(tmp_path / "session.avi")
+    config = Config(events=EventsConfig(dir=str(tmp_path / "events"), min_free_mb=0), status=StatusConfig(port=0))
+    served: list[bytes] = []
+    views: list[np.ndarray] = []
+
+    def look(verdict: Verdict) -> None:
+        watching.watch._publish(watching.watch._clock_ns())
+        snapshot = watching.watch._board.latest()
+        if snapshot is not None and snapshot.view is not None:
+            views.append(snapshot.view.image)
+        if verdict.frame_id % 25 == 0:
+            for path in ("snapshot.json", "metrics", "healthz"):
+                with suppress(urllib.error.HTTPError), urllib.request.urlopen(watching.url + path, timeout=20) as answer:
+                    served.append(answer.read())
+
+    with open_watching(config, FileSource(tmp_path / "session.avi", fast=True), look) as watching:
+        summary = watching.watch.run()
+    assert summary.frames > 900 and len(views) > 300 and len(served) > 60, "too little was seen: this would prove nothing"
+    assert summary.frames_by_signal["MENU"] > 10 and len(summary.events) >= 2 and summary.errors == {}
+    assert not any(leaks(view) for view in views)
+    with EventStore(tmp_path / "events", create=False) as store:
+        assert len(store.events()) == len(summary.events)
+        for event in store.events():
+            picture = cv2.imdecode(np.frombuffer(store.image(event), np.uint8), cv2.IMREAD_GRAYSCALE)
+            assert not leaks(picture[:PANEL, :PANEL])
+            assert not any(leaks(shown) for shown in decode_webp(store.clip(event))[0])
+    told = caplog.text.encode() + "".join(capfd.readouterr()).encode() + b"".join(served)
+    kept_files = [path.read_bytes() for path in (tmp_path / "events").rglob("*") if path.is_file()]
+    assert len(kept_files) >= 3
+    for name in (PATIENT.encode(), b"JANE"):
+        assert name not in told and not any(name in data for data in kept_files)

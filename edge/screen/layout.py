@@ -43,6 +43,7 @@ class LayoutTracker:
         self._settling: list[int] = []  # ns, times of the checks to come while the layout settles
         self._next_check = 0
         self._quiet_until = 0
+        self._unchecked = False  # the screen around the fan jumped while no check was due
         self._peak: np.ndarray | None = None  # uint8, temporal maximum and minimum of the thumbnail in this window
         self._low: np.ndarray | None = None
         self._before: np.ndarray | None = None  # uint8, the frame before, tiny
@@ -55,8 +56,9 @@ class LayoutTracker:
     @property
     def settled(self) -> bool:
         """Whether the layout has had its last look of the first two seconds: until then a sector may still be taken for
-        the rectangle around it, patient's name included."""
-        return self._layout is not None and not self._settling and self._rival is None
+        the rectangle around it, patient's name included. Nor is it sure when the screen has jumped and was not looked at since:
+        it may be a form by now."""
+        return self._layout is not None and not self._settling and self._rival is None and not self._unchecked
 
     def update(self, thumb: np.ndarray, tiny: np.ndarray, now: int, fresh: bool) -> bool:
         """Take in one frame at time `now`, ns; returns whether the layout changed for good.
@@ -64,7 +66,8 @@ class LayoutTracker:
         `thumb`, `tiny`: the same screen at two sizes, uint8 grey or BGR. `fresh`: there was no picture just before.
         """
         grey, small = to_grey(thumb), to_grey(tiny)
-        jumped = fresh or (now >= self._quiet_until and self._jumped(small))
+        self._unchecked = self._unchecked or self._jumped(small)
+        jumped = fresh or (self._unchecked and now >= self._quiet_until)
         self._before = small
         if self._peak is None or self._low is None or jumped:
             self._peak, self._low = grey.copy(), grey.copy()
@@ -73,6 +76,7 @@ class LayoutTracker:
             np.minimum(self._low, grey, out=self._low)
         if not jumped and now < self._next_check:
             return False
+        self._unchecked = self._unchecked and not jumped
         moving = cv2.absdiff(self._peak, self._low) > MOVING_RANGE
         alive = bool(moving.mean() > MOVING_SHARE)
         seen = self._estimate(thumb, self._peak, moving if alive else None)
