@@ -81,9 +81,12 @@ def load_bundle(path: str | Path, trust: Trust | None = None) -> Bundle:
     archive's headers, and before its hash has been no file.
     """
     path = Path(path)
-    if not path.exists():
-        raise BundleError(f"{path}: no such bundle; give the path of a bundle directory or .tar")
-    contents = _read_directory(path) if path.is_dir() else _read_tar(path)
+    try:
+        if not path.exists():
+            raise BundleError(f"{path}: no such bundle; give the path of a bundle directory or .tar")
+        contents = _read_directory(path) if path.is_dir() else _read_tar(path)
+    except OSError as error:  # a stick that was pulled out, or a folder of somebody else's
+        raise BundleError(f"{path}: cannot be read ({error.strerror or error}); check the disk and its permissions") from error
     raw = contents.get(MANIFEST_FILE)
     if raw is None:
         raise BundleError(f"{path}: {MANIFEST_FILE} is missing; this is not a bundle, or only part of one")
@@ -209,7 +212,7 @@ def _read_tar(path: Path) -> dict[str, bytes]:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise BundleError(f"{path}: neither a folder nor a file; give the path of a bundle")
             return tar.read_members(file, admit)
-    except (OSError, tar.TarFault) as error:
+    except tar.TarFault as error:
         raise BundleError(f"{path}: not a readable .tar ({error}); fetch the bundle again") from error
 
 

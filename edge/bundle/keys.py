@@ -10,7 +10,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -131,7 +131,7 @@ def read_signing_key(path: str | Path) -> SigningKey:
         raise ConfigError(f"{path}: mode {mode:04o}: others may read this private key; chmod 600 {path}")
     try:
         key = load_pem_private_key(data, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it wants a password
+    except Exception:  # ValueError, TypeError (it wants a password), and what OpenSSL says of keys that are odd elsewhere
         key = None
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(

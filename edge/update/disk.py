@@ -19,7 +19,9 @@ class SlotDisk(Disk):
         give_to_owner(path)
 
     def write(self, path: Path, data: bytes) -> None:
-        with open(path, "wb") as file:
+        """A new file; what has its name goes first, so that no link leads root to write somewhere else."""
+        path.unlink(missing_ok=True)
+        with open(path, "xb") as file:
             file.write(data)
             file.flush()
             give_to_owner(path)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge.errors import HygromaError, StoreError
+from edge.update.disk import SlotDisk
 from edge.update.install import Installed
 
 log = logging.getLogger(__name__)
@@ -46,8 +48,8 @@ def process_inbox(
                 log.warning("%s: still changing after %.0f s; left for later", path, WAIT_MAX_S)
                 continue
             try:
-                if path.is_symlink():
-                    raise StoreError(f"{path}: a link; copy the file itself")
+                if not stat.S_ISREG(path.lstat().st_mode):
+                    raise StoreError(f"{path}: a link, a folder or a device; copy the file itself")
                 result = Processed(path, install(path), "")
             except HygromaError as error:
                 result = Processed(path, None, str(error))
@@ -67,7 +69,7 @@ def _say(path: Path, result: Processed) -> None:
     text = result.error or (
         f"installed {result.installed.label}" if result.installed and result.installed.changed else "is current already"
     )
-    path.with_name(path.name + ".txt").write_text(text + "\n", encoding="utf-8")
+    SlotDisk().write(path.with_name(path.name + ".txt"), (text + "\n").encode())
     if result.installed:
         path.unlink()  # it is unpacked; a kill before this line installs it again, which changes nothing
     else:

@@ -158,7 +158,7 @@ class Slots:
         """Held by one process at a time; goes with the process. StoreError when another keeps it for `wait_s`."""
         with self._telling():
             self._make_root()
-            fd = os.open(self.root / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(self.root / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             give_to_owner(self.root / name)
         try:
             deadline = time.monotonic() + wait_s

@@ -158,3 +158,26 @@ def test_a_zip_bomb_is_refused_unread() -> None:
         archive.infolist()[0].compress_size = 10
     with pytest.raises(BundleError, match="ood.npz"):
         unpack_ood(buffer.getvalue(), "ood.npz", 4)
+
+
+@pytest.mark.parametrize("form", ["folder", "tar"])
+@pytest.mark.requirement("B-03")
+def test_a_stick_that_is_pulled_out_is_told(
+    fake_bundle: Bundle, fake_bundle_parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    path = fake_bundle.path if form == "folder" else write_bundle(tmp_path / "b.tar", *fake_bundle_parts).path
+    real = os.fdopen
+
+    def pulled(*args: Any, **named: Any) -> Any:
+        file = real(*args, **named)
+        os.close(file.fileno())  # every read from now on fails, as it does when the device is gone
+        return file
+
+    monkeypatch.setattr(os, "fdopen", pulled)
+    with pytest.raises(BundleError, match="cannot be read"):
+        load_bundle(path, ANYONE)
+
+
+def test_a_path_that_no_disk_has_is_told() -> None:
+    with pytest.raises(BundleError, match="cannot be read .*File name too long"):
+        load_bundle("x" * 5000, ANYONE)

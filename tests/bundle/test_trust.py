@@ -89,7 +89,9 @@ def test_other_kinds_of_keys_are_refused(tmp_path: Path) -> None:
         Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"word")
     )
     other = generate_private_key(SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    for data in (encrypted, other, b"", b"garbage", b"\xff" * 100_000):
+    short = b"MC4CAQAwBQYDK2VvBCIEIJCnNjhQDdjF7Q/5mTJqBj4LVQwcJmtSAZFbDqSaQrfj"
+    short = b"-----BEGIN PRIVATE KEY-----\n" + short + b"\n-----END PRIVATE KEY-----\n"
+    for data in (encrypted, other, short, b"", b"garbage", b"\xff" * 100_000):  # short: 32 bytes, and says it is X448
         path = tmp_path / "x.key"
         path.write_bytes(data)
         path.chmod(0o600)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -75,10 +76,27 @@ def test_a_refused_one_is_kept_aside_with_the_reason_and_not_tried_again(device:
     assert device.running() == "1.3.0"
 
 
-def test_a_link_is_refused(device: Device, inbox: Path) -> None:
-    (inbox / "x.tar").symlink_to(device.make("1.3.0"))
+@pytest.mark.parametrize("kind", ["link", "folder", "fifo"])
+@pytest.mark.requirement("U-06")
+def test_what_is_no_file_is_refused_once(device: Device, inbox: Path, kind: str) -> None:
+    if kind == "link":
+        (inbox / "x.tar").symlink_to(device.make("1.3.0"))
+    elif kind == "folder":
+        shutil.copytree(device.root / "shipped", inbox / "x.tar")
+    else:
+        os.mkfifo(inbox / "x.tar")
     (result,) = run(device, inbox)
-    assert "a link; copy the file itself" in result.error and device.make("1.3.0").is_file()
+    assert "copy the file itself" in result.error and device.make("1.3.0").is_file()
+    assert run(device, inbox) == [] and not device.slots.names()
+
+
+@pytest.mark.requirement("U-07")
+def test_the_text_beside_is_never_written_through_a_link(device: Device, inbox: Path) -> None:
+    (device.root / "precious").write_text("precious")
+    (inbox / "x.tar.txt").symlink_to(device.root / "precious")
+    (inbox / "x.tar").write_bytes(b"garbage")
+    run(device, inbox)
+    assert (device.root / "precious").read_text() == "precious" and "not a readable .tar" in (inbox / "x.tar.txt").read_text()
 
 
 def test_a_file_that_is_still_copied_is_waited_for(device: Device, inbox: Path) -> None:

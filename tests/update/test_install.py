@@ -9,6 +9,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -488,6 +489,19 @@ def test_a_folder_will_do(device: Device, tmp_path: Path) -> None:
     for name, data in bundle.contents.items():
         (tmp_path / "unpacked" / name).write_bytes(data)
     assert install(tmp_path / "unpacked", device.config, open_fake).changed
+
+
+@pytest.mark.parametrize("name", ["lock", "update.lock", "state.json.tmp", ".incoming", ".current.new"])
+@pytest.mark.requirement("U-07")
+def test_an_update_writes_through_no_link(device: Device, name: str) -> None:
+    """The folder is the daemon's, and root may be who updates: a link in it must lead root nowhere."""
+    precious = device.root / "precious"
+    precious.write_text("precious")
+    device.slots.root.mkdir(parents=True)
+    (device.slots.root / name).symlink_to(precious)
+    with suppress(StoreError):
+        device.update("1.3.0")
+    assert precious.read_text() == "precious" and not precious.is_symlink()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
