@@ -23,6 +23,7 @@ from edge.capture import FramesSource
 from edge.config import Config
 from edge.demo import CLIP, read_session
 from edge.events import EventStore
+from edge.status import Board, StatusServer
 from edge.watching import Watching, open_watching
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -203,3 +204,19 @@ def test_an_exam_as_a_nurse_sees_it(daemon: Daemon, page: Any) -> None:
     assert page.inner_text("#words") == "NOT WATCHING"
     assert broken == []
     assert all(url.startswith((daemon.watching.url, "data:")) for url in asked), "the page asked another machine"
+
+
+@pytest.mark.requirement("S-04")
+def test_a_browser_whose_token_is_no_longer_good_says_so_and_keeps_nobody_out(page: Any) -> None:
+    """It asked five times a second: the limit of wrong tokens then shut out everybody behind its address."""
+    asked: list[int] = []
+    with StatusServer(Board(), port=0, token="a" * 20) as server:
+        page.goto(server.url + "?token=" + "a" * 20)
+        page.wait_for_selector("body.stopped")
+    page.on("response", lambda answer: asked.append(answer.status))
+    with StatusServer(Board(), port=server.port, token="b" * 20):
+        expect(page.locator("#why")).to_contain_text("open the page with its token again", timeout=PATIENCE_MS)
+        page.wait_for_timeout(1500)  # seven times it would have asked
+        assert asked.count(401) == 1
+        page.goto(server.url + "?token=" + "b" * 20)
+        expect(page.locator("#why")).to_contain_text("stopped looking", timeout=PATIENCE_MS)

@@ -2,6 +2,7 @@
 // The page asks for a snapshot, shows it, and asks again. Words from the daemon become text nodes only, never markup.
 const REFRESH_MS = 200; // five pictures a second: live to the eye, 3 % of a core on the daemon's side
 const SILENT_MS = 2000; // without an answer for so long, what is shown is no longer true
+const REFUSED_MS = 60000; // between attempts without a valid token: more often, and the daemon would hear nobody from here
 const SURE_MS = 4000; // a second tap within this begins a new exam
 const MINUTE = 60;
 
@@ -35,9 +36,9 @@ function time(iso) {
 let heard = 0, snapshot = null, pictureAsked = false, sheetId = null;
 const drawn = {}; // what each list was last made from
 
-function lost() {
+function lost(why) {
   document.body.className = "stopped" + dim();
-  at("words").textContent = "NOT WATCHING"; at("why").textContent = "no answer from the daemon"; at("why").className = "";
+  at("words").textContent = "NOT WATCHING"; at("why").textContent = why; at("why").className = "";
   hidePicture("no picture");
 }
 
@@ -207,7 +208,11 @@ for (const tab of document.querySelectorAll("[role=tab]")) tab.onclick = () => {
 
 function refresh() { return fetch("snapshot.json").then(r => { if (!r.ok) throw new Error(r.status); return r.json(); }).then(show); }
 async function turn() {
-  try { await refresh(); } catch { if (Date.now() - heard > SILENT_MS) lost(); }
-  setTimeout(turn, REFRESH_MS);
+  let refused = false;
+  try { await refresh(); } catch (error) {
+    refused = error.message === "401";
+    if (refused || Date.now() - heard > SILENT_MS) lost(refused ? "this browser is not known here: open the page with its token again" : "no answer from the daemon");
+  }
+  setTimeout(turn, refused ? REFUSED_MS : REFRESH_MS);
 }
 turn();
