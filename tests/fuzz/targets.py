@@ -24,13 +24,14 @@ from fakes.bundle_parts import fake_files, fake_manifest
 
 from edge.bundle import Trust, load_bundle, tar
 from edge.bundle import manifest as mf
-from edge.bundle.arrays import OodStats, pack_ood, unpack_ood
+from edge.bundle.arrays import GoldenVectors, OodStats, pack_golden, pack_ood, unpack_golden, unpack_ood
 from edge.bundle.keys import find_public_key, new_key, read_signing_key
 from edge.bundle.trust import make_signature
 from edge.capture.dicom import read_dicom
 from edge.capture.recorded import FileSource
 from edge.capture.uri import parse_uri, redact
 from edge.config import EXAMPLE, load_config
+from edge.engines.runner import RawOutputs
 from edge.errors import HygromaError
 from edge.status.board import Board
 from edge.status.server import SECURITY_HEADERS, StatusServer
@@ -89,6 +90,10 @@ def manifest(data: bytes) -> None:
 
 def arrays(data: bytes) -> None:
     assert np.isfinite(unpack_ood(data, "ood.npz", 4).mean).all()
+
+
+def golden(data: bytes) -> None:
+    assert unpack_golden(data, "golden.npz", 1, 8, 4, 2).inputs.shape == (1, 1, 8, 8)
 
 
 def configuration(data: bytes) -> None:
@@ -173,7 +178,7 @@ def http(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     function.__name__: function
-    for function in (archive, bundle, signature, manifest, arrays, configuration, keys, uri, state, image, dicom,
+    for function in (archive, bundle, signature, manifest, arrays, golden, configuration, keys, uri, state, image, dicom,
                      video, http)
 }  # fmt: skip
 
@@ -195,10 +200,17 @@ def _bundle() -> dict[str, bytes]:
     return {"manifest.json": raw, "manifest.sig": make_signature(raw, key()), **files}
 
 
-def _dicom() -> bytes:
+def _golden() -> bytes:
+    outputs = RawOutputs(*(np.zeros(shape, np.float32) for shape in ((1,), (1,), (1, 4), (1, 2, 2))))
+    return pack_golden(GoldenVectors(np.zeros((1, 1, 8, 8), np.uint8), outputs, outputs))
+
+
+def _dicom(packed: str = "") -> bytes:
+    """`packed`: "jpeg" or "rle"."""
     import pydicom
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, UltrasoundImageStorage, generate_uid
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless, UltrasoundImageStorage, generate_uid
 
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = UltrasoundImageStorage, ExplicitVRLittleEndian
@@ -208,6 +220,12 @@ def _dicom() -> bytes:
     data.Rows, data.Columns, data.SamplesPerPixel, data.PhotometricInterpretation = 8, 8, 1, "MONOCHROME2"
     data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 8, 8, 7, 0
     data.PixelData = bytes(range(128))
+    if packed == "jpeg":
+        picture = cv2.imencode(".jpg", np.arange(64, dtype=np.uint8).reshape(8, 8))[1].tobytes()
+        data.PixelData, meta.TransferSyntaxUID = encapsulate([picture, picture]), JPEGBaseline8Bit
+        data["PixelData"].VR = "OB"
+    elif packed == "rle":
+        data.compress(RLELossless, generate_instance_uid=False)
     out = io.BytesIO()
     data.save_as(out, enforce_file_format=True)
     return out.getvalue()
@@ -232,12 +250,13 @@ def seeds(name: str) -> tuple[bytes, ...]:
         "signature": lambda: iter((make_signature(b"manifest", key()),)),
         "manifest": lambda: iter((_bundle()["manifest.json"],)),
         "arrays": lambda: iter((pack_ood(OodStats(np.zeros(4, np.float32), np.eye(4, dtype=np.float32))),)),
+        "golden": lambda: iter((_golden(),)),
         "configuration": lambda: iter((EXAMPLE.read_bytes(), b"source: {uri: 'file:a.mp4'}\n")),
         "keys": lambda: iter((key().public.text.encode(), (folder() / "keys" / "hygroma.key").read_bytes())),
         "uri": lambda: iter((b"rtsp://u:hunter2@h/p", b"images:f?fps=10", b"gst:v4l2src ! video/x-raw,format=BGR ! appsink")),
         "state": lambda: iter((json.dumps({"proven": ["1.0.0-0123456789ab"], "rollbacks": 1}).encode(),)),
         "image": lambda: iter(cv2.imencode(e, picture)[1].tobytes() for e in (".png", ".jpg", ".bmp", ".pgm", ".tiff", ".webp")),
-        "dicom": lambda: iter((_dicom(),)),
+        "dicom": lambda: iter((_dicom(), _dicom("jpeg"), _dicom("rle"))),
         "video": lambda: iter((_video(),)),
         "http": lambda: iter((
             b"GET /snapshot.json HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer " + b"x" * 20 + b"\r\n\r\n",
