@@ -92,8 +92,10 @@ def test_threads_that_have_ended_hold_no_descriptors() -> None:
         delays.total()
         stop.set()
         thread.join()
-    delays.total()
-    assert len(os.listdir("/proc/self/fd")) <= before
+    until = time.monotonic() + 20
+    while len(os.listdir("/proc/self/fd")) > before:  # the kernel's thread outlives `join` for a moment
+        assert time.monotonic() < until, "descriptors of threads that ended are kept"
+        delays.total()
 
 
 def test_rewinding_the_clip_makes_no_picture_late(monkeypatch: pytest.MonkeyPatch) -> None:
