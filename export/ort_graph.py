@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
-from edge.engines.onnxruntime_runner import OnnxRuntimeRunner, session_options
+from edge.engines.onnxruntime_runner import OnnxRuntimeRunner, open_session, session_options
 from edge.engines.runner import RawOutputs
 from edge.engines.selftest import infer_all
 
@@ -36,7 +35,7 @@ def optimised_graph(model: onnx.ModelProto) -> OptimisedGraph:
         options = session_options(threads=1, spinning=False)
         options.optimized_model_filepath = str(out)
         options.log_severity_level = 4  # ORT warns that such a file is for this machine only: that is what is wanted
-        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        open_session(model.SerializeToString(), options)
         graph = onnx.load(str(out)).graph
     constants = {tensor.name for tensor in graph.initializer}
     products = [n for n in graph.node if len(n.input) > 1 and n.input[1] in constants]

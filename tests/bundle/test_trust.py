@@ -192,6 +192,7 @@ def parsers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     import onnxruntime
 
     from edge.bundle import bundle as module
+    from edge.engines import onnxruntime_runner
 
     calls: list[str] = []
 
@@ -202,7 +203,8 @@ def parsers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return call
 
-    monkeypatch.setattr(onnxruntime, "InferenceSession", recorded("onnxruntime", onnxruntime.InferenceSession))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", recorded("onnx", onnxruntime.InferenceSession))
+    monkeypatch.setattr(onnxruntime_runner, "fuse_products", recorded("onnx", onnxruntime_runner.fuse_products))
     monkeypatch.setattr(np, "load", recorded("np.load", np.load))
     monkeypatch.setattr(zipfile, "ZipFile", recorded("zipfile", zipfile.ZipFile))
     monkeypatch.setattr(module, "parse_manifest", recorded("manifest", module.parse_manifest))
@@ -293,7 +295,7 @@ def test_what_is_trusted_is_parsed(signed: Path, key: SigningKey, parsers: list[
 
     with pytest.raises(EngineError, match="cannot load the model"):  # "not a model"
         open_whole(signed, Trust((key.public,)))
-    assert parsers[0] == "manifest" and {"np.load", "zipfile", "onnxruntime"} <= set(parsers)
+    assert parsers[0] == "manifest" and {"np.load", "zipfile", "onnx"} <= set(parsers)
 
 
 def test_bytes_that_are_no_key_verify_nothing() -> None:
