@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,6 +22,7 @@ from benchmarks.results import (
     compare,
     differences,
     no_longer_measured,
+    other_machine,
     read_budgets,
     read_run,
     to_text,
@@ -31,8 +33,13 @@ from benchmarks.text import budgets_text, changes_text, markdown, terminal
 from edge.bundle import Bundle
 from edge.errors import ConfigError, GateError
 from edge.events.disk import why_unwritable
+from edge.hardware import usable_cores
 
-OK, INCOMPLETE, SLOWER = 0, 1, GateError.exit_code  # exit codes; a case that failed goes before a figure that is slower
+OK, INCOMPLETE, SLOWER = (
+    0,
+    1,
+    GateError.exit_code,
+)  # exit codes; what cannot be judged goes before a figure that is slower
 
 
 @dataclass(frozen=True)
@@ -66,20 +73,22 @@ def bench(
     InputError, ConfigError: a file or suite that cannot be used; found before anything is measured.
     """
     suites = check_names(request.suites)
+    if request.threads > usable_cores():
+        raise ConfigError(f"--threads: found {request.threads}; this process may use {usable_cores()} cores")
     old = read_run(request.compare) if request.compare else None
     if request.out and (problem := _why_not(request.out)):
         raise ConfigError(f"--out: {problem}; name a file that this user may write")
-    if request.budgets:
-        read_budgets()
-    run = measure(request, suites, note)
+    budgets = read_budgets() if request.budgets else []
+    with redirect_stdout(sys.stderr):  # what libraries print (NNCF does) must not stand in the result
+        run = measure(request, suites, note)
+    say({"text": terminal, "json": to_text, "markdown": markdown}[request.form](run))
     if request.out:
         write_run(request.out, run)
-    say({"text": terminal, "json": to_text, "markdown": markdown}[request.form](run))
     code = INCOMPLETE if any(record.failed for record in run.records) else OK
     if request.budgets:
-        budgets = check_budgets(run)
-        remark("\n".join(["", "budgets", *budgets_text(budgets)]))
-        if not all(budget.kept for budget in budgets):
+        held = check_budgets(run, budgets)
+        remark("\n".join(["", "budgets", *budgets_text(held)]))
+        if not all(budget.kept for budget in held):
             code = code or SLOWER
     if old is not None:
         code = code or _judge(old, run, request, remark)
@@ -94,13 +103,15 @@ def _judge(old: Run, run: Run, request: Request, remark: Callable[[str], None]) 
         remark(f"NOT MEASURED NOW: {key}")
     for difference in differences(old, run):
         remark(f"NOT ALIKE: {difference}")
+    if others := other_machine(old, run):
+        remark(f"ANOTHER MACHINE: {'; '.join(others)}")
     remark("\n".join(["", f"against {request.compare}", *changes_text(changes, allowed)]))
     if request.allowed is None:
         return OK
     if not changes:
         remark("no figure in common: name the suites of the older run")
         return INCOMPLETE
-    if gone:
+    if gone or others:
         return INCOMPLETE
     return SLOWER if any(change.verdict == "slower" for change in changes) else OK
 

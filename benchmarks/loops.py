@@ -93,13 +93,14 @@ def open_loop(
 def interleaved(
     works: Mapping[str, Work],
     rounds: int,
-    calls: int,
+    calls: int | Mapping[str, int],
     limit_s: float = float("inf"),
     seed: int = 0,
     tick: Tick = lambda done, total: None,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
 ) -> dict[str, np.ndarray]:
-    """Milliseconds [R,C] a system: each round makes `calls` timed calls (after one untimed) of every system, in random order.
+    """Milliseconds [R,C] a system: each round makes `calls` timed calls (of all, or by name; after one untimed) of every system,
+    in random order.
 
     What the machine does meanwhile thus hits all of them. R is `rounds`, or fewer (at least 3) when `limit_s` ends first.
     """
@@ -111,7 +112,7 @@ def interleaved(
         for index in rng.permutation(len(names)):
             work, row = works[names[index]], []
             work()  # brings its own weights back into the cache
-            for _ in range(calls):
+            for _ in range(calls if isinstance(calls, int) else calls[names[index]]):
                 start_ns = clock_ns()
                 work()
                 row.append((clock_ns() - start_ns) / 1e6)

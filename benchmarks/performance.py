@@ -13,7 +13,7 @@ from benchmarks.case import Record
 from benchmarks.results import SCHEMA, Run, read_run
 from benchmarks.suites import MODULES
 from benchmarks.svg import lines
-from benchmarks.text import MARKS, machine_lines, records_markdown
+from benchmarks.text import MARKS, machine_lines, machine_short, records_markdown
 from edge.errors import HygromaError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,14 +69,14 @@ def _section(path: Path, run: Run, plots: Path) -> list[str]:
         text += [f"### {suite}: {MODULES.get(suite, '')}", "", *records_markdown(own)]
         for record in own:
             if record.series:
-                text += [f"![{record.name}](performance/{_plot(path.stem, record, plots)})", ""]
+                text += [f"![{record.name}](performance/{_plot(path.stem, record, plots, machine_short(run))})", ""]
     return text
 
 
-def _plot(machine: str, record: Record, plots: Path) -> str:
+def _plot(machine: str, record: Record, plots: Path, note: str) -> str:
     name = re.sub(r"[^a-z0-9]+", "-", f"{machine} {record.suite} {record.name}".lower()).strip("-") + ".svg"
     plots.mkdir(parents=True, exist_ok=True)
-    (plots / name).write_text(lines(record.series, *record.axes, record.key), encoding="utf-8")
+    (plots / name).write_text(lines(record.series, *record.axes, record.key, note), encoding="utf-8")
     return name
 
 

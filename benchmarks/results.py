@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+import types
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -16,13 +19,10 @@ from edge.errors import ConfigError, InputError
 
 SCHEMA = 1  # raised when an older reader would misread a newer file
 BUDGETS = Path(__file__).with_name("budgets.yaml")
+# Where these differ, two runs have no figure in common: nothing is to be judged.
+MACHINE = (("cpu", "model"), ("cpu", "cores_usable"), ("cpu", "governor"), ("board",), ("nvpmodel",), ("threads",))
+# What a change may be about; it is said.
 SAME = (
-    ("cpu", "model"),
-    ("cpu", "cores_usable"),
-    ("cpu", "governor"),
-    ("board",),
-    ("nvpmodel",),
-    ("threads",),
     ("bundle", "sha256"),
     ("versions", "python"),
     ("versions", "numpy"),
@@ -52,8 +52,18 @@ class Run:
 
 
 def write_run(path: Path, run: Run) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_text(run) + "\n", encoding="utf-8")
+    """At once, or not at all. ConfigError when the file cannot be written."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(to_text(run) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise ConfigError(
+            f"{path}: cannot be written ({error.strerror}); name a file that this user may write"
+        ) from None
 
 
 def to_text(run: Run) -> str:
@@ -67,15 +77,49 @@ def read_run(path: Path) -> Run:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data.pop("schema") != SCHEMA:
             raise ValueError(f"its schema is not {SCHEMA}")
-        return Run(**{**data, "records": [_record(item) for item in data["records"]]})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not a result of `hygroma bench --json` ({error!r}); measure again") from None
+        run = Run(**{**data, "records": [_record(item) for item in data["records"]]})
+        _require(run, Run, "result")
+        return run
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); name a result of `hygroma bench --out`") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        said = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{path}: not a result of `hygroma bench --out` ({said}); measure again") from None
+
+
+def _require(value: Any, hint: Any, where: str) -> None:
+    """TypeError unless `value` is what a dataclass' field says it is, all the way down."""
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    below: list[tuple[Any, Any, str]] = []
+    if kind is types.UnionType:
+        kind = inner  # what isinstance takes
+        if not isinstance(value, (type(None), str)):
+            _require(value, next(arm for arm in inner if arm not in (type(None), str)), where)
+    good = kind is Any or isinstance(value, (int, float) if kind is float else kind)
+    if kind in (int, float):
+        good = good and not isinstance(value, bool) and math.isfinite(value)
+    elif good and is_dataclass(kind):
+        hints = get_type_hints(kind)
+        below = [(getattr(value, field.name), hints[field.name], field.name) for field in fields(kind)]
+    elif good and kind is dict:
+        good = all(isinstance(key, str) for key in value)
+        below = [(item, inner[1], key) for key, item in value.items()]
+    elif good and kind in (list, tuple):
+        kinds = [inner[0]] * len(value) if kind is list or Ellipsis in inner else list(inner)
+        good = len(kinds) == len(value)
+        below = [(item, one, str(i)) for i, (item, one) in enumerate(zip(value, kinds, strict=False))]
+    if not good:
+        raise TypeError(f"{where}: found {str(value)[:60]!r}; expected {getattr(hint, '__name__', hint)}")
+    for item, one, name in below:
+        _require(item, one, f"{where}.{name}")
 
 
 def _record(item: dict[str, Any]) -> Record:
     found = item.pop("distribution")
     if found is not None:
         percentiles = {name: Percentile(**value) for name, value in found.pop("percentiles").items()}
+        if "p50" not in percentiles:
+            raise ValueError(f"{item['name']}: no median")
         found = Distribution(**{**found, "percentiles": percentiles, "histogram": Histogram(**found["histogram"])})
     item["series"] = {name: [(x, y) for x, y in points] for name, points in item["series"].items()}
     return Record(**{**item, "distribution": found, "axes": tuple(item["axes"]), "notes": tuple(item["notes"])})
@@ -93,8 +137,8 @@ def no_longer_measured(old: Run, new: Run) -> list[str]:
 
 @dataclass(frozen=True)
 class Change:
-    """One figure then and now. `worse`: how much, as a share of the old (negative: better). `verdict`: "slower" (worse by more
-    than allowed, and more than the two intervals explain), "unsure" (worse by more, but they overlap), "faster", or "same"."""
+    """One figure then and now. `worse`: how much, as a share of the old (negative: better). `verdict`: "slower" or "faster" (by
+    more than allowed, and more than the two intervals explain), "unsure" (by more, but they overlap), or "same"."""
 
     key: str
     figure: str
@@ -127,30 +171,42 @@ def compare(old: Run, new: Run, allowed: float) -> list[Change]:
 
 def _change(key: str, figure: str, old: float, new: float, sign: int, allowed: float, overlap: bool) -> Change:
     worse = sign * (new - old) / abs(old) if old else 0.0
-    if worse > allowed:
-        verdict = "unsure" if overlap else "slower"
+    if abs(worse) <= allowed:
+        verdict = "same"
+    elif overlap:
+        verdict = "unsure"
     else:
-        verdict = "faster" if worse < -allowed and not overlap else "same"
+        verdict = "slower" if worse > 0 else "faster"
     return Change(key, figure, old, new, worse, verdict)
 
 
 def differences(old: Run, new: Run) -> list[str]:
     """What makes two runs hard to compare, in words."""
-    found = []
-    for path in SAME:
-        a, b = (_at(run.environment, path) for run in (old, new))
-        if a != b:
-            found.append(f"{'.'.join(path)}: {a} then, {b} now")
+    found = _changed(old, new, SAME)
     for key in sorted(set(old.settings) | set(new.settings)):
         if old.settings.get(key) != new.settings.get(key) and key != "suites":
             found.append(f"{key}: {old.settings.get(key)} then, {new.settings.get(key)} now")
     return found
 
 
+def other_machine(old: Run, new: Run) -> list[str]:
+    """What says that two runs are of different machines, or the same one set differently, in words."""
+    return _changed(old, new, MACHINE)
+
+
+def _changed(old: Run, new: Run, paths: Sequence[tuple[str, ...]]) -> list[str]:
+    both = [(path, *(_at(run.environment, path) for run in (old, new))) for path in paths]
+    return [f"{'.'.join(path)}: {a} then, {b} now" for path, a, b in both if a != b]
+
+
 def _at(data: Any, path: tuple[str, ...]) -> Any:
     for name in path:
         data = data.get(name) if isinstance(data, dict) else None
     return data
+
+
+RULES = ("at_most_loops", "at_least_per_loop", "at_most")
+Row = tuple[str, str, str, float]  # of budgets.yaml: a record's key, its figure, one of RULES, the value
 
 
 @dataclass(frozen=True)
@@ -165,12 +221,12 @@ class Budget:
     kept: bool
 
 
-def check_budgets(run: Run, path: Path = BUDGETS) -> list[Budget]:
-    """Budgets of the suites that were run. ConfigError for a table that cannot be read."""
+def check_budgets(run: Run, rows: Sequence[Row]) -> list[Budget]:
+    """Budgets of the suites that were run. rows: what `read_budgets` gives."""
     loop_ms, ran = run.yardstick["loop_ms"], set(run.settings["suites"])
     records = {record.key: record for record in run.records}
     checked = []
-    for key, figure, rule, value in read_budgets(path):
+    for key, figure, rule, value in rows:
         if key.split(":")[0] not in ran or (key in records and records[key].skipped):
             continue
         found = _figure(records.get(key), figure)
@@ -186,11 +242,8 @@ def check_budgets(run: Run, path: Path = BUDGETS) -> list[Budget]:
     return checked
 
 
-RULES = ("at_most_loops", "at_least_per_loop", "at_most")
-
-
-def read_budgets(path: Path = BUDGETS) -> list[tuple[str, str, str, float]]:
-    """(record's key, figure, one of RULES, value) of every line. ConfigError names what is wrong."""
+def read_budgets(path: Path = BUDGETS) -> list[Row]:
+    """Every line of the table. ConfigError names what is wrong."""
     try:
         rows = yaml.safe_load(path.read_text(encoding="utf-8"))
         found = []

@@ -140,7 +140,7 @@ def bootstrap(
 
 
 def ratio_of_medians(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
-    """a, b [R,C]: C calls in each of the same R rounds -> (median a / median b, low, high).
+    """a [R,C], b [R,D]: C and D calls in each of the same R rounds -> (median a / median b, low, high).
 
     Rounds are drawn, both sides together: what slowed the machine for a while slowed both.
     """

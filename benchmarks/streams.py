@@ -39,27 +39,26 @@ def hold(size: str, fps: int) -> Any:
         seconds = max(1.0, min(10.0, bench.limit_s / 3))
         most = usable_cores() * STREAMS_PER_CORE if bench.calls > SHORT_CALLS else 1
         held, rows = 0, []
+        table: list[dict[str, float | str]] = []
         for streams in range(1, most + 1):
             bench.note(f"{SUITE}: {size} at {fps} fps", streams, most)
             found = together(bench, streams, size, fps, seconds)
             if unaccounted := sum(f["unaccounted"] for f in found):
                 raise EngineError(f"{size} at {fps} fps: {unaccounted} pictures are in no count: a bug in the feed")
             rows.append(found)
+            table.append(_row(streams, found, seconds))
             if any(f["missing"] or f["late"] for f in found):
                 break
             held = streams
         series = {
             **{f"{p} ms, worst stream": _worst(rows, p) for p in ("p50", "p99")},
-            "lost or late, %": [
-                (n + 1.0, 100 * sum(f["missing"] + f["late"] for f in row) / max(1, sum(f["due"] for f in row)))
-                for n, row in enumerate(rows)
-            ],
+            "lost or late, %": [(n + 1.0, _share(row, "missing") + _share(row, "late")) for n, row in enumerate(rows)],
         }
         values = {"streams_held": float(held), "seconds_each": seconds}
         notes = (f"the search ends at {most}",) if held == most else ()
         return [
             Record(SUITE, f"{size} at {fps} fps", values=values, better={"streams_held": "higher"},
-                   series=series, axes=("streams", "ms, or %"), notes=notes)
+                   series=series, axes=("streams", "ms, or %"), table=table, notes=notes)
         ]  # fmt: skip
 
     return run
@@ -99,6 +98,23 @@ def together(bench: Bench, streams: int, size: str, fps: float, seconds: float) 
             for worker in workers:
                 worker.kill()
                 worker.communicate()
+
+
+def _row(streams: int, found: list[dict[str, float]], seconds: float) -> dict[str, float | str]:
+    """One line of the table; a percentile that no picture came to is left out."""
+    figures = {f"{p} ms, worst stream": max(f[p] for f in found) for p in ("p50", "p99")}
+    return {
+        "streams": float(streams),
+        "scored a second and stream": sum(f["due"] - f["missing"] for f in found) / seconds / streams,
+        "lost, %": _share(found, "missing"),
+        "late, %": _share(found, "late"),
+        **{name: value for name, value in figures.items() if math.isfinite(value)},
+    }
+
+
+def _share(row: list[dict[str, float]], figure: str) -> float:
+    """Per cent of the pictures that were due."""
+    return 100 * sum(f[figure] for f in row) / max(1.0, sum(f["due"] for f in row))
 
 
 def _worst(rows: list[list[dict[str, float]]], figure: str) -> list[tuple[float, float]]:

@@ -7,19 +7,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 640, 300  # px
-LEFT, RIGHT, TOP, BOTTOM = 64, 190, 14, 44  # px: margins; the right one holds the legend
+WIDTH, HEIGHT = 640, 336  # px
+LEFT, RIGHT, TOP, BOTTOM = 64, 190, 50, 44  # px: margins; the upper one holds the heading, the right one the legend
+LOG_SPAN, LOG_STEP = (
+    30,
+    1.5,
+)  # from which span on an axis is logarithmic; x only where each value is that often the last one
 COLOURS = ("#3b7dd8", "#d9662c", "#3a9a5b", "#a05cc0", "#b08a1e", "#888888")
 GREY = "#8a8a8a"
 
 Points = Sequence[tuple[float, float]]
 
 
-def lines(series: Mapping[str, Points], x_name: str, y_name: str, title: str) -> str:
-    """One line a series. An axis is logarithmic when its values are positive and span more than a factor of 30."""
+def lines(series: Mapping[str, Points], x_name: str, y_name: str, title: str, note: str = "") -> str:
+    """One line a series. `note` stands under the title: on what it was measured. An axis is logarithmic when its values are
+    positive and span more than a factor of LOG_SPAN; that of x only where they grow by factors, as counts do and times do not."""
     points = [point for own in series.values() for point in own]
-    x, y = _Axis([p[0] for p in points], LEFT, WIDTH - RIGHT), _Axis([p[1] for p in points], HEIGHT - BOTTOM, TOP)
-    parts = _frame(x, y, x_name, y_name, title)
+    xs = [p[0] for p in points]
+    x = _Axis(xs, LEFT, WIDTH - RIGHT, may_log=_grow_by_factors(xs))
+    y = _Axis([p[1] for p in points], HEIGHT - BOTTOM, TOP)
+    parts = _frame(x, y, x_name, y_name, title, note)
     for i, (name, own) in enumerate(series.items()):
         colour = COLOURS[i % len(COLOURS)]
         shown = [(x(a), y(b)) for a, b in own if x.shows(a) and y.shows(b)]
@@ -62,10 +69,12 @@ def scatter(series: Mapping[str, Sequence[Mark]], x_name: str, y_name: str, titl
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _frame(x: _Axis, y: _Axis, x_name: str, y_name: str, title: str) -> list[str]:
+def _frame(x: _Axis, y: _Axis, x_name: str, y_name: str, title: str, note: str = "") -> list[str]:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
         f"<title>{escape(title)}</title>",
+        f'<text x="{LEFT}" y="18" font-weight="bold" fill="{GREY}">{escape(title)}</text>',
+        f'<text x="{LEFT}" y="34" font-size="11" fill="{GREY}">{escape(note)}</text>',
     ]
     for value in x.ticks:
         parts.append(f'<path d="M{x(value):.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="{GREY}" stroke-opacity=".25"/>')
@@ -98,12 +107,23 @@ def short(value: float) -> str:
     return f"{value:g}"
 
 
-class _Axis:
-    """Values -> pixels from `first` to `last`. Without `from_zero` the axis is linear and begins near the smallest."""
+def _grow_by_factors(values: Sequence[float]) -> bool:
+    ordered = sorted(set(values))
+    return len(ordered) > 1 and all(b >= LOG_STEP * a for a, b in zip(ordered, ordered[1:], strict=False))
 
-    def __init__(self, values: Sequence[float], first: float, last: float, from_zero: bool = True) -> None:
+
+class _Axis:
+    """Values -> pixels from `first` to `last`. Without `from_zero` the axis is linear and begins near the smallest. Whole numbers
+    have whole ticks."""
+
+    def __init__(
+        self, values: Sequence[float], first: float, last: float, from_zero: bool = True, may_log: bool = True
+    ) -> None:
         positive = [v for v in values if v > 0]
-        self.log = from_zero and bool(positive) and len(positive) == len(values) and max(values) / min(values) > 30
+        self.log = (
+            from_zero and may_log and bool(positive) and len(positive) == len(values)
+            and max(values) / min(values) > LOG_SPAN
+        )  # fmt: skip
         if self.log:
             low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
             self.ticks = [10.0**k for k in range(low, high + 1)]
@@ -115,6 +135,8 @@ class _Axis:
                 top = bottom + 1.0
             step = 10 ** math.floor(math.log10((top - bottom) / 2))
             step *= next(k for k in (1, 2, 5, 10) if (top - bottom) / (k * step) <= 6)
+            if all(value == int(value) for value in values):
+                step = max(1.0, step)
             self._low, self._high = math.floor(bottom / step) * step, math.ceil(top / step) * step
             count = round((self._high - self._low) / step)
             self.ticks = [round(self._low + i * step, 10) for i in range(count + 1)]

@@ -70,18 +70,40 @@ def terminal(run: Run) -> str:
         for record in own:
             if record.values:
                 lines.append(f"  {record.name}: " + ", ".join(f"{k} {number(v)}" for k, v in record.values.items()))
-            for row in record.table:
-                lines.append(
-                    "    " + ", ".join(f"{k} {number(v) if not isinstance(v, str) else v}" for k, v in row.items())
-                )
-            lines += [f"  {record.name}: {x} | " + ", ".join(f"{number(a)}: {number(b)}" for a, b in points)
-                      for x, points in record.series.items()]  # fmt: skip
+            if record.table:
+                lines += [f"  {record.name}:", *_columns(record.table)]
+            else:
+                lines += [f"  {record.name}: {x} | " + ", ".join(f"{number(a)}: {number(b)}" for a, b in points)
+                          for x, points in record.series.items()]  # fmt: skip
             if record.skipped or record.failed:
                 lines.append(
                     f"  {record.name}: {'SKIPPED' if record.skipped else 'FAILED'}: {record.skipped or record.failed}"
                 )
             lines += [f"  {record.name}: {note}" for note in record.notes]
     return "\n".join([*lines, "", MARKS, "", *machine_lines(run)])
+
+
+def _columns(table: Sequence[dict[str, float | str]]) -> list[str]:
+    """A record's table for a terminal: words to the left, numbers to the right."""
+    rows = _cells_of(table)
+    wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["    " + "  ".join([row[0].ljust(wide[0]), *(c.rjust(w) for c, w in zip(row[1:], wide[1:], strict=True))])
+            for row in rows]  # fmt: skip
+
+
+def _cells_of(table: Sequence[dict[str, float | str]]) -> list[list[str]]:
+    """The head of a table, and its rows; what a row lacks is empty."""
+    names = list(dict.fromkeys(name for row in table for name in row))
+    cells = [[row.get(name, "") for name in names] for row in table]
+    return [names, *([value if isinstance(value, str) else number(value) for value in row] for row in cells)]
+
+
+def machine_short(run: Run) -> str:
+    """The machine and the day in a line, for a plot."""
+    e, c = run.environment, run.environment["cpu"]
+    board = "" if e["board"] == ABSENT else f"{e['board']}, "
+    threads = f"{e['threads']} thread{'s' if e['threads'] > 1 else ''}"
+    return f"{board}{c['model']}, {c['cores_usable']} of {c['cores']} cores, {threads} of inference; {run.started[:10]}"
 
 
 def machine_lines(run: Run) -> list[str]:
@@ -157,12 +179,9 @@ def records_markdown(records: Sequence[Record]) -> list[str]:
             )
         lines += [f"- {record.name}: {note}" for note in record.notes]
         if record.table:
-            names = list(dict.fromkeys(name for row in record.table for name in row))
+            names, *rows = _cells_of(record.table)
             lines += ["", "| " + " | ".join(names) + " |", "|---|" + "---:|" * (len(names) - 1)]
-            for row in record.table:
-                cells = [value if isinstance(value := row.get(name, ""), str) else number(value) for name in names]
-                lines.append(f"| {' | '.join(cells)} |")
-            lines.append("")
+            lines += [*(f"| {' | '.join(row)} |" for row in rows), ""]
     return [*lines, ""]
 
 

@@ -273,7 +273,8 @@ def _add_bench(commands: Any) -> argparse.ArgumentParser:
         "bench",
         help="measure this machine: latency, startup, streams, limits",
         description="Suites: models, pipeline, startup (these three when none is named: a few minutes), layers, streams, soak,"
-        " growth, limits, peers; or all. Exit code 1 when a case failed, 3 when a budget or --fail-if-slower was not kept.",
+        " growth, limits, peers; or all. Exit code 1 when a case failed or the older run is of another machine, 3 when a budget"
+        " or --fail-if-slower was not kept.",
     )
     bench.add_argument("suites", nargs="*", metavar="SUITE")
     form = bench.add_mutually_exclusive_group()
@@ -319,16 +320,22 @@ def _share(text: str) -> float:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}; must be a whole number of at least 1") from None
     if value < 1:
         raise argparse.ArgumentTypeError(f"found {value}; must be at least 1")
     return value
 
 
 def _hours(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value <= 24 * 366:
-        raise argparse.ArgumentTypeError(f"found {text}; must be above 0 and at most 8784, a year")
+        raise argparse.ArgumentTypeError(f"found {text!r}; must be hours, above 0 and at most 8784, a year")
     return value
 
 

@@ -79,7 +79,31 @@ def test_every_point_lies_inside_the_plot(points: list[tuple[float, float]]) -> 
     circles = [c for c in root.iter() if c.tag.endswith("circle")]
     assert len(circles) == len(points)
     for circle in circles:
-        assert 63 <= float(circle.attrib["cx"]) <= 451 and 13 <= float(circle.attrib["cy"]) <= 257
+        assert 63 <= float(circle.attrib["cx"]) <= 451 and 49 <= float(circle.attrib["cy"]) <= 293
+
+
+def ticks(svg: str) -> list[str]:
+    """Labels of the x axis."""
+    return [t.text or "" for t in ElementTree.fromstring(svg).iter() if t.attrib.get("y") == "308.0"]
+
+
+def test_time_is_not_logarithmic_and_counts_have_whole_ticks() -> None:
+    assert ticks(lines({"mb": [(1e-5 + 3 * i, 100.0 + i) for i in range(200)]}, "seconds", "MB", "t"))[:2] == [
+        "0",
+        "100",
+    ]
+    assert ticks(lines({"ms": [(10**k, 1.0) for k in range(2, 7)]}, "events", "ms", "t")) == [
+        "100", "1k", "10k", "100k", "1M",
+    ]  # fmt: skip
+    assert ticks(lines({"ms": [(1, 17.0)]}, "streams", "ms", "t")) == ["0", "1"]
+
+
+def test_a_plot_names_what_it_shows_and_the_machine() -> None:
+    texts = [
+        t.text
+        for t in ElementTree.fromstring(lines({"a": [(1, 1.0)]}, "x", "y", "growth: b <&>", "a box, 2 cores")).iter()
+    ]
+    assert texts.count("growth: b <&>") == 2 and "a box, 2 cores" in texts
 
 
 def test_short_numbers() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import sys
 import types
@@ -21,6 +22,7 @@ from benchmarks.results import (
     compare,
     differences,
     no_longer_measured,
+    other_machine,
     read_budgets,
     read_run,
     write_run,
@@ -30,6 +32,7 @@ from edge.cli import main
 from edge.errors import ConfigError, InputError
 
 CPU = {"model": "m", "cores_usable": 2, "cores": 2, "governor": "absent", "flags": ["avx2"], "virtual": False}
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 ENVIRONMENT = {
     "cpu": CPU, "board": "b", "nvpmodel": "absent", "gpu": "absent", "memory_mb": 1, "kernel": "k", "versions": {"python": "3"},
     "threads": 1, "bundle": {"label": "x", "sha256": "y"}, "git": "absent",
@@ -72,9 +75,46 @@ def test_a_file_that_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
         read_run(tmp_path / "a.json")
 
 
+def leaves(value: object, path: tuple = ()) -> list[tuple]:
+    """Where everything is in a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(leaf for key, item in items for leaf in leaves(item, (*path, key)))]
+
+
+@pytest.mark.parametrize("wrong", [None, True, "x", -1, 1e400, [], {}, [1], {"a": 1}], ids=str)
+def test_a_result_that_was_changed_anywhere_is_refused_or_can_be_compared(tmp_path: Path, wrong: object) -> None:
+    more = {"values": {"fps": 3.0}, "better": {"fps": "higher"}, "series": {"p50": [(1, 2.0)]}, "axes": ("x", "y")}
+    run, file = run_of(times(5.0, table=[{"a": 1.0, "b": "c"}], notes=("n",), **more)), tmp_path / "a.json"
+    whole = json.loads(json.dumps(run.to_json()))
+    refused = 0
+    for path in leaves(whole)[1:]:
+        data = json.loads(json.dumps(whole))
+        *inner, last = path
+        target = data
+        for key in inner:
+            target = target[key]
+        target[last] = wrong
+        file.write_text(json.dumps(data))
+        try:
+            old = read_run(file)
+        except InputError as error:
+            assert "a.json: not a result of `hygroma bench" in str(error)
+            refused += 1
+        else:
+            compare(old, run, 0.1), differences(old, run), other_machine(old, run), no_longer_measured(old, run)
+    assert refused > 5
+
+
 @pytest.mark.parametrize(
     ("now", "spread", "verdict"),
-    [(5.0, 0.01, "same"), (5.4, 0.01, "same"), (5.8, 0.01, "slower"), (4.0, 0.01, "faster"), (5.8, 0.9, "unsure")],
+    [
+        (5.0, 0.01, "same"),
+        (5.4, 0.01, "same"),
+        (5.8, 0.01, "slower"),
+        (4.0, 0.01, "faster"),
+        (5.8, 0.9, "unsure"),
+        (4.2, 0.9, "unsure"),
+    ],
 )
 def test_medians_are_compared_with_their_intervals(now: float, spread: float, verdict: str) -> None:
     (change,) = compare(run_of(times(5.0, spread=spread)), run_of(times(now, spread=spread)), 0.1)
@@ -104,8 +144,9 @@ def test_values_are_compared_in_their_direction(direction: str, old: float, new:
 
 def test_runs_on_other_machines_are_told_apart() -> None:
     assert differences(run_of(), run_of()) == []
-    other = run_of(cpu={**CPU, "model": "another"}, threads=2)
-    assert differences(run_of(), other) == ["cpu.model: m then, another now", "threads: 1 then, 2 now"]
+    other = run_of(cpu={**CPU, "model": "another"}, threads=2, bundle={"label": "x", "sha256": "z"})
+    assert other_machine(run_of(), other) == ["cpu.model: m then, another now", "threads: 1 then, 2 now"]
+    assert differences(run_of(), other) == ["bundle.sha256: y then, z now"] and other_machine(run_of(), run_of()) == []
 
 
 def test_budgets_scale_with_the_machine(tmp_path: Path) -> None:
@@ -115,12 +156,13 @@ def test_budgets_scale_with_the_machine(tmp_path: Path) -> None:
         "- {case: 'models: b', figure: n, at_most: 1}\n- {case: 'soak: c', figure: p50, at_most: 1}\n"
     )
     own = times(15.0, values={"fps": 40.0})
-    assert [b.kept for b in check_budgets(run_of(own, loop_ms=10.0), table)] == [
+    rows = read_budgets(table)
+    assert [b.kept for b in check_budgets(run_of(own, loop_ms=10.0), rows)] == [
         False,
         False,
         False,
     ]  # b was not measured
-    slow = check_budgets(run_of(own, Record("models", "b", skipped="x"), loop_ms=20.0), table)
+    slow = check_budgets(run_of(own, Record("models", "b", skipped="x"), loop_ms=20.0), rows)
     assert [(b.limit, b.kept) for b in slow] == [(20.0, True), (25.0, True)]
 
 
@@ -132,6 +174,61 @@ def test_every_shipped_budget_names_a_case(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("- {case: a, figure: b, about: 3}")
     with pytest.raises(ConfigError, match="about"):
         read_budgets(tmp_path / "x.yaml")
+
+
+@pytest.fixture(scope="module")
+def idle() -> Run:
+    """The result that the budgets were fitted to, without the soak, whose budgets are promises."""
+    run = read_run(RESULTS / "x86_64-2-cores.json")
+    return dataclasses.replace(run, settings={**run.settings, "suites": ["models", "pipeline", "startup"]})
+
+
+def slowed(run: Run, key: str, factor: float) -> Run:
+    """`run` with one record's times, or its rate, that much worse."""
+
+    def worse(found: Record) -> Record:
+        if found.key != key:
+            return found
+        assert found.distribution is not None
+        by = {
+            name: dataclasses.replace(p, value=p.value * factor) for name, p in found.distribution.percentiles.items()
+        }
+        spread = dataclasses.replace(found.distribution, percentiles=by, mean=found.distribution.mean * factor)
+        values = {name: v / factor if found.better.get(name) == "higher" else v for name, v in found.values.items()}
+        return dataclasses.replace(found, distribution=spread, values=values)
+
+    return dataclasses.replace(run, records=[worse(found) for found in run.records])
+
+
+def test_budgets_are_kept_by_the_idle_machine_with_their_stated_margin(idle: Run) -> None:
+    rows = read_budgets(BUDGETS)
+    over = [(b.key, b.figure) for b in check_budgets(idle, rows) if not b.kept]
+    assert over == []
+    fitted = [row for row in rows if row[2] != "at_most" and row[0] != "pipeline: decide"]
+    assert len(fitted) >= 8
+    for key, figure, rule, _ in fitted:
+        (budget,) = [b for b in check_budgets(idle, rows) if (b.key, b.figure) == (key, figure)]
+        assert budget.found is not None
+        margin = budget.found / budget.limit if rule == "at_least_per_loop" else budget.limit / budget.found
+        assert 1.3 <= margin <= 2, (key, figure, margin)
+
+
+@pytest.mark.parametrize("key", [
+    "models: student INT8, ONNX Runtime, 1 thread", "pipeline: read the screen", "pipeline: engine",
+    "pipeline: loop, pictures from memory, one after another", "startup: process start to READY",
+])  # fmt: skip
+def test_a_stage_that_takes_twice_as_long_is_over_its_budget(idle: Run, key: str) -> None:
+    rows = read_budgets(BUDGETS)
+    assert all(b.kept for b in check_budgets(slowed(idle, key, 1.2), rows))
+    assert {b.key for b in check_budgets(slowed(idle, key, 2.0), rows) if not b.kept} == {key}
+
+
+def test_a_float_graph_in_place_of_the_int8_one_is_over_its_budget(idle: Run) -> None:
+    records = {found.key: found for found in idle.records}
+    student = records["models: student INT8, ONNX Runtime, 1 thread"]
+    wrong = dataclasses.replace(records["models: student float, ONNX Runtime"], name=student.name)
+    run = dataclasses.replace(idle, records=[wrong if r is student else r for r in idle.records])
+    assert [b.key for b in check_budgets(run, read_budgets(BUDGETS)) if not b.kept] == [student.key]
 
 
 def test_the_texts_say_what_is_missing_and_what_is_not_trustworthy() -> None:
@@ -182,12 +279,38 @@ def test_exit_codes(made_up: types.ModuleType, tmp_path: Path, capsys: pytest.Ca
     assert main(judged) == 1 and "RuntimeError: broken" in capsys.readouterr().out
 
 
+def test_a_budget_that_is_not_kept_is_exit_code_3(
+    made_up: types.ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.command.read_budgets", lambda: [("fast: a", "p50", "at_most", 5.5)])
+    assert main(["bench", "fast", "--budgets"]) == 0
+    assert "ok    fast: a, p50" in capsys.readouterr().out
+    made_up.ms = 6.0  # type: ignore[attr-defined]
+    assert main(["bench", "fast", "--budgets", "--json"]) == 3
+    done = capsys.readouterr()
+    assert json.loads(done.out)["records"] and "OVER  fast: a, p50: 6" in done.err
+
+
+def test_what_a_library_prints_does_not_stand_in_the_result(
+    made_up: types.ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def chatty(bench: Bench) -> list[Record]:
+        print("Statistics collection 100%")
+        return []
+
+    made_up.CASES.append(Case("fast", "chatty", chatty))
+    assert main(["bench", "fast", "--json"]) == 0
+    done = capsys.readouterr()
+    assert json.loads(done.out)["schema"] == 1 and "Statistics" in done.err
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
         (["nonsense"], 78, "expected any of"),
         (["fast", "--fail-if-slower", "10%"], 78, "needs --compare"),
-        (["fast", "--compare", "/nowhere.json"], 66, "not a result"),
+        (["fast", "--compare", "/nowhere.json"], 66, "/nowhere.json: cannot be read (No such file"),
+        (["fast", "--threads", "4096"], 78, "--threads: found 4096; this process may use"),
         (["fast", "--out", "/tmp"], 78, "is a folder"),
         (["fast", "--out", "/dev/null/a.json"], 78, "not a folder; name a file"),
     ],
@@ -197,6 +320,46 @@ def test_wrong_requests(
 ) -> None:
     assert main(["bench", *words]) == code
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("out", ["/proc/a.json", "/sys/a.json"])
+def test_a_result_that_cannot_be_written_was_printed(
+    made_up: types.ModuleType, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    assert main(["bench", "fast", "--json", "--out", out]) == 78
+    done = capsys.readouterr()
+    assert f"{out}" in done.err and (not done.out or json.loads(done.out)["records"])
+
+
+def test_a_full_disk_leaves_the_older_result(
+    made_up: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.json"
+    file.write_text("older")
+
+    def full(path: Path, text: str, **_: object) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert main(["bench", "fast", "--json", "--out", str(file)]) == 78
+    done = capsys.readouterr()
+    assert json.loads(done.out)["records"] and "cannot be written (No space left on device)" in done.err
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"] and file.read_text() == "older"
+
+
+def test_a_run_of_another_machine_judges_nothing(
+    made_up: types.ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "old.json"
+    assert main(["bench", "fast", "--out", str(old)]) == 0
+    data = json.loads(old.read_text())
+    data["environment"]["cpu"]["model"] = "a faster one"
+    old.write_text(json.dumps(data))
+    assert main(["bench", "fast", "--compare", str(old)]) == 0
+    assert "ANOTHER MACHINE: cpu.model: a faster one then" in capsys.readouterr().out
+    assert main(["bench", "fast", "--compare", str(old), "--fail-if-slower", "10%"]) == 1
 
 
 def test_an_interruption_loses_nothing_that_was_measured(

@@ -140,7 +140,7 @@ def test_the_student_in_pytorch_is_the_graphs_own() -> None:
 
 
 def test_the_optimised_graphs_products_run_in_int8(bench: Bench) -> None:
-    from benchmarks.layers import INT8_OPS, profile
+    from benchmarks.layers import INT8_OPS, part_of, places, profile
 
     kernels = profile(bench.bundle.model, bench.bundle.golden().inputs, 1, 1, bench.folder)
     linears = [kernel for kernel in kernels if kernel.op in INT8_OPS]
@@ -148,6 +148,10 @@ def test_the_optimised_graphs_products_run_in_int8(bench: Bench) -> None:
     tokens, width, depth = 145, 384, 5
     assert macs == pytest.approx(tokens * 12 * width**2 * depth, rel=0.01)  # qkv, proj, fc1, fc2 of each block
     assert len(linears) == 4 * depth
+    parts = [part_of(name) for name in places(kernels)]
+    assert parts.count("MLP: GELU and scaling") == 3 * depth  # Gelu, Mul, QuantizeLinear
+    gelus = [part for part, kernel in zip(parts, kernels, strict=True) if kernel.op == "Gelu"]
+    assert gelus == ["MLP: GELU and scaling"] * depth + ["heads and outputs"]
 
 
 def test_rows_are_filled_to_a_number_and_can_be_read(bench: Bench) -> None:
