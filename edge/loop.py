@@ -42,6 +42,7 @@ RETAIN_NS = 600_000_000_000  # nanoseconds between clean-ups of the store: ten m
 WAITING_MAX = 64  # flags kept in memory while the store fails, 300 kB each: more than a day's worth
 EXAMS_SHOWN = 20  # exams in the snapshot: a session's
 EVENTS_SHOWN = 20  # events in the snapshot
+COMMITTED_MAX = 1000  # events of this run that are remembered, 1 kB each: weeks of flags; the store has all
 LATE_NS = 500_000_000  # nanoseconds: the newest frame behind a flag is at most this old (DESIGN section 6)
 VIEW_NS = 100_000_000  # nanoseconds of the source's time between views: what the page can show
 HISTORY_NS = 500_000_000  # nanoseconds between points of the evidence curve
@@ -83,7 +84,7 @@ class Summary:
     errors: dict[str, int]
     feed: FeedStats
     exams: tuple[ExamRow, ...]
-    events: tuple[Event, ...]  # committed in this run, oldest first
+    events: tuple[Event, ...]  # committed in this run, oldest first, COMMITTED_MAX at most
     lost_events: int  # flags that the store never took
     store_problem: str  # what the store said last, "" when it works
     stopped: bool  # by `stop` or a signal, before the source ended
@@ -149,7 +150,7 @@ class Watch:
         self._exams: deque[ExamRow] = deque(maxlen=EXAMS_SHOWN)
         self._history: deque[tuple[int, float, float | None]] = deque(maxlen=HISTORY_POINTS)
         self._events: list[Event] = []  # newest first, as on the page
-        self._committed: list[Event] = []
+        self._committed: deque[Event] = deque(maxlen=COMMITTED_MAX)
         self._waiting: deque[NewEvent] = deque()
         self._withheld: _Withheld | None = None
         self._lost = 0

@@ -134,6 +134,16 @@ class Bench:
         return snapshot
 
 
+@pytest.mark.requirement("T-05")
+def test_a_run_without_end_remembers_its_last_flags_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.loop.COMMITTED_MAX", 2)
+    bench: Bench
+    new_exam = {turn: lambda: bench.board.ask(NewExamRequest()) for turn in (40, 80)}
+    bench = Bench(tmp_path, "." * 120, new_exam)
+    summary = bench.watch.run()
+    assert [event.exam_id for event in summary.events] == [2, 3] and len(bench.store.events()) == 3
+
+
 def words(verdict: Verdict) -> str:
     return verdict.reasons[0] if verdict.reasons else "assessable"
 

@@ -114,7 +114,7 @@ class EventStore:
         self._clock_ns, self._create = clock_ns, create
         self._wall, self._opened = wall, (wall(), clock_ns())
         self._connection: sqlite3.Connection | None = None
-        self._unswept: Iterator[os.DirEntry[str]] = iter(())
+        self._unswept: Iterator[Path] = iter(())
 
     def __enter__(self) -> EventStore:
         self.open()
@@ -129,7 +129,6 @@ class EventStore:
             self._db()
 
     def close(self) -> None:
-        self._unswept = iter(())  # closes the folders that a sweep under way has open
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -322,8 +321,8 @@ class EventStore:
         if len(some) < SWEPT_AT_ONCE:
             self._unswept = self._files()
             some += islice(self._unswept, SWEPT_AT_ONCE - len(some))
-        for file in some:
-            name = Path(file.path).relative_to(self.root).as_posix()
+        for path in some:
+            name = path.relative_to(self.root).as_posix()
             known = self._db().execute(
                 "SELECT 1 FROM events WHERE image_path = ?1"
                 " UNION ALL SELECT 1 FROM events WHERE clip_path = ?1 AND clip_path != ''",
@@ -331,18 +330,13 @@ class EventStore:
             )
             if known.fetchone() is None:
                 with suppress(FileNotFoundError):  # listed, and removed since
-                    if time.time() - file.stat().st_mtime > ORPHAN_AGE_S:
-                        self._disk.remove(Path(file.path))
+                    if time.time() - path.lstat().st_mtime > ORPHAN_AGE_S:
+                        self._disk.remove(path)
 
-    def _files(self) -> Iterator[os.DirEntry[str]]:
-        """Every file of evidence, listed as it is asked for: a day is a folder."""
-        evidence = self.root / "evidence"
-        if evidence.is_dir():
-            with os.scandir(evidence) as days:
-                for day in days:
-                    if day.is_dir(follow_symlinks=False):
-                        with os.scandir(day) as files:
-                            yield from (file for file in files if file.is_file(follow_symlinks=False))
+    def _files(self) -> Iterator[Path]:
+        """Every file of evidence. A day is a folder, listed whole when its turn comes: none stays open from call to call."""
+        for day in _listed(self.root / "evidence", os.DirEntry.is_dir):
+            yield from _listed(day, os.DirEntry.is_file)
 
     def _db(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -432,6 +426,15 @@ def evidence_reader(root: str | Path, clip: bool = False) -> Callable[[int], byt
 
 def _has_totals(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'totals'").fetchone() is not None
+
+
+def _listed(folder: Path, wanted: Callable[..., bool]) -> list[Path]:
+    """What there is of one kind, links left out; nothing of a folder that is not there (any more)."""
+    try:
+        with os.scandir(folder) as entries:
+            return [folder / entry.name for entry in entries if wanted(entry, follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
 
 
 def _event(row: tuple) -> Event:

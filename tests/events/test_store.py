@@ -339,6 +339,8 @@ def test_the_sweep_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.
         left = []
         for _ in range(4):
             store.retain()
+            open_now = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+            assert not any("evidence" in name for name in open_now), "a folder stays open from one clean-up to the next"
             left.append(sum(len(list(folder.glob("*.png"))) for folder in folders))
         assert left[-1] == 0 and all(a - b <= 4 for a, b in zip([10, *left], left, strict=False))
         assert store.image(event) == b"picture" and store.clip(event) == b"moving"

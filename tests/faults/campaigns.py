@@ -121,6 +121,7 @@ class Daemon:
             return
 
     def snapshot(self) -> dict[str, Any]:
+        time.sleep(0.02)  # more often, and the page would take it for a flood
         with urllib.request.urlopen(self.url + "snapshot.json", timeout=PATIENCE_S) as answer:
             return dict(json.load(answer))
 
