@@ -32,10 +32,10 @@ audit: $(TEST_VENV)/.done
 sbom: $(TEST_VENV)/.done $(DEMO_VENV)/.done
 	mkdir -p build
 	$(TEST_VENV)/bin/python -m pip install -q -e '.[check]'
-	$(TEST_VENV)/bin/cyclonedx-py environment --pyproject pyproject.toml --of JSON -o build/sbom.cdx.json $(DEMO_VENV)/bin/python
+	$(TEST_VENV)/bin/python -m cyclonedx_py environment --pyproject pyproject.toml --of JSON -o build/sbom.cdx.json $(DEMO_VENV)/bin/python
 	@echo 'SBOM: build/sbom.cdx.json'
 
-# Every fault many times, on real processes, about an hour; the figures go into benchmarks/results/trust.md. ARGS=.1 does a tenth,
+# Every fault many times, on real processes, over an hour; the figures go into benchmarks/results/trust.md. ARGS=.1 does a tenth,
 # ARGS='1 kills outages' those alone.
 torture: $(TEST_VENV)/.done
 	mkdir -p benchmarks/results

@@ -23,10 +23,12 @@ def judge(dependencies: list[dict[str, Any]]) -> tuple[int, list[str]]:
     code = 1 if lines else 0
     skipped = [found["name"] for found in dependencies if "skip_reason" in found]
     asked = len(dependencies) - len(skipped)
-    lines.append(f"audited {asked} of {len(dependencies)} packages: {len(lines) or 'none'} with known vulnerabilities")
+    if asked:
+        lines.append(f"audited {asked} of {len(dependencies)} packages: {len(lines) or 'none'} with known vulnerabilities")
     if skipped:
         few = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
-        lines.append(f"*** NOT AUDITED, as the advisory database did not know them or could not be asked: {few} ***")
+        why = "the advisory database does not know them, or could not be asked"
+        lines.append(f"*** NOT AUDITED: {len(skipped)} packages, as {why}: {few} ***")
     return code, lines
 
 

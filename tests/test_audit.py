@@ -35,4 +35,5 @@ def test_what_was_not_audited_is_told(audit: Any) -> None:
     code, lines = audit.judge([GOOD, UNKNOWN])
     assert code == 0 and lines[0] == "audited 1 of 2 packages: none with known vulnerabilities"
     assert "NOT AUDITED" in lines[1] and "torch" in lines[1]
+    assert [line[:18] for line in audit.judge([UNKNOWN])[1]] == ["*** NOT AUDITED: 1"]
     assert audit.judge([GOOD])[1] == ["audited 1 of 1 packages: none with known vulnerabilities"]

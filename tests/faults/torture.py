@@ -25,10 +25,13 @@ Times = Callable[[int], int]  # how often -> how often at this scale
 Campaign = Callable[[Callable[[str], Path], Times], Rows]  # given a maker of fresh folders
 
 
-def spread(values: list[float], unit: str) -> str:
-    """Median, 95th percentile and the largest."""
+def spread(values: list[float], unit: str, promised: float | None = None) -> str:
+    """Median, 95th percentile and the largest, and how many are beyond what is promised."""
     p95 = float(np.percentile(values, 95))
-    return f"median {statistics.median(values):.2f}, p95 {p95:.2f}, largest {max(values):.2f} {unit} (n {len(values)})"
+    beyond = "" if promised is None else f"; {sum(v > promised for v in values)} beyond {promised:g} {unit}"
+    return (
+        f"median {statistics.median(values):.2f}, p95 {p95:.2f}, largest {max(values):.2f} {unit} (n {len(values)}){beyond}"
+    )
 
 
 def slope(samples: list[list[float]], column: int) -> str:
@@ -55,9 +58,9 @@ def outages(place: Callable[[str], Path], n: Times) -> Rows:
     o = campaigns.outages(place("outages"), n(OUTAGES))
     times = str(o["outages"])
     return [
-        ("source killed, or hung, and back: reported after", times, spread(o["reported_s"], "s")),
-        ("... pictures again after its return", times, spread(o["returned_s"], "s")),
-        ("... age of the newest frame when a flag was committed", times, spread(o["latency_ms"], "ms")),
+        ("source killed, or hung, and back: reported after", times, spread(o["reported_s"], "s", 1)),
+        ("... pictures again after its return", times, spread(o["returned_s"], "s", 2)),
+        ("... age of the newest frame when a flag was committed", times, spread(o["latency_ms"], "ms", 500)),
     ]
 
 

@@ -96,7 +96,10 @@ def main(out: Path, seconds: int, names: list[str]) -> int:
     before = load()
     turns = {name: turn(name, seconds) for name in names or [*targets.TARGETS, PAGE]}
     if not names:
-        rows = [(name, f"{tried:,}", "nothing" if good else "FAILED: see findings") for name, (good, tried) in turns.items()]
+        rows = [
+            (f"`{name}`: inputs tried in {seconds} s", f"{tried:,}", "0 crashes, 0 over 1 s" if good else "FAILED: see findings")
+            for name, (good, tried) in turns.items()
+        ]
         write_section(out, FUZZED, rows, before, ORDER)
     failed = [name for name, (good, _) in turns.items() if not good]
     print(f"{len(failed)} targets with findings: {', '.join(failed) or 'none'}; see {HERE / 'findings'}")
