@@ -1,7 +1,7 @@
 """Does the edit give itself away? Checks that a simulated lesion teaches anatomy and not the traces of its making.
 
 A discriminator is a logistic regression, cross-validated by patient, that tries to tell edited stills from untouched ones
-(sham against untouched, thickened against naturally as thick), or lesions from shams by what has nothing to do with the
+(shams that are as thick as a group), or lesions from shams by what has nothing to do with the
 anatomy. All of them should sit near an AUC of .5. The untouched stills have their calipers painted out as the edited ones
 have: training draws calipers into every class.
 """
@@ -28,6 +28,7 @@ from calibration.lesion import (
     measured_mm,
     operate,
     paint_out_calipers,
+    traced_box,
 )
 from calibration.stills import FOLDS, Still, read_grey
 from edge.errors import InputError
@@ -36,7 +37,6 @@ from edge.screen.preprocess import Preprocessing, letterbox
 NEAR = (
     0.60  # AUC up to which a discriminator counts as near .5: d' = .36, an overlap of 86 % of two normal distributions
 )
-THICK = 5  # the thickest still in so many stands against an edit of the same thickness
 MODEL_SIZE = 192  # pixels: the still as a model sees it; a trace that does not survive it teaches nothing
 CLOSE_UP = 1.3  # side of the close-up in widths of the annotated box: the box, its ends and as much below
 PROBE_C = 0.03  # inverse L2 strength on standardised features; .003 to .3 differ by .02 in AUC (texture, 240 stills)
@@ -48,10 +48,12 @@ Features = Callable[[np.ndarray], np.ndarray]  # uint8 [N,S,S] -> float [N,D]
 
 @dataclass(frozen=True)
 class Specimen:
-    """One picture of a check, uint8 grey [H,W], and its nuchal box in pixels."""
+    """One picture of a check, uint8 grey [H,W]; its nuchal box in pixels; `away`: the rows on the fetus's side of the neck, an
+    eighth of the picture from it."""
 
     grey: np.ndarray
     box: Box
+    away: tuple[int, int]
     group: str
     thickness_mm: float
 
@@ -72,14 +74,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Specimens:
-    """Lists in the order of the stills; `thickened` and `thick` are of different patients."""
+    """Lists in the order of the stills."""
 
     untouched: list[Specimen]  # calipers painted out
-    sham: list[Specimen]
-    exchanged: list[Specimen]  # shams that set another still's thickness: as a group as thick as the untouched ones
+    sham: list[Specimen]  # set to another still's thickness: as a group as thick as the untouched ones
     lesion: list[Specimen]
-    thick: list[Specimen]
-    thickened: list[Specimen]  # of other patients, each to the thickness of one of the thick
 
 
 def editable(stills: Sequence[Still]) -> list[Still]:
@@ -90,8 +89,8 @@ def editable(stills: Sequence[Still]) -> list[Still]:
 def make_specimens(
     stills: Sequence[Still], count: int, seed: int, on_step: Callable[[int, int], None] = lambda done, total: None
 ) -> Specimens:
-    """Edits of `count` stills with an annotated translucency, drawn at random; the thickest in THICK of them are held against
-    the same number of others. Deterministic from `seed`. InputError when there are too few."""
+    """Edits of `count` stills with an annotated translucency, drawn at random. Deterministic from `seed`. InputError when
+    there are too few."""
     able = editable(stills)
     if min(len(able), count) < 2 * MIN_EACH:
         raise InputError(
@@ -102,24 +101,15 @@ def make_specimens(
     chosen = [able[i] for i in rng.permutation(len(able))[:count]]
     natural = [measured_mm(read_grey(s.path), _anatomy(s)) for s in chosen]
     others = rng.permutation(natural)
-    out = Specimens([], [], [], [], [], [])
+    out = Specimens([], [], [])
     for number, still in enumerate(chosen):
         on_step(number, len(chosen))
-        grey, own = read_grey(still.path), natural[number]
-        out.untouched.append(
-            Specimen(paint_out_calipers(grey, _anatomy(still).nt), _anatomy(still).nt, still.group, own)
-        )
+        grey, own, anatomy = read_grey(still.path), natural[number], _anatomy(still)
+        clean = paint_out_calipers(grey, anatomy.nt)
+        out.untouched.append(Specimen(clean, traced_box(clean, anatomy), _away(clean, anatomy), still.group, own))
         septa = int(rng.integers(0, MAX_SEPTA + 1))
-        for variant, (to, mm) in enumerate((
-            (out.sham, float(rng.uniform(*NORMAL_NT_MM))), (out.exchanged, others[number]), (out.lesion, draw_lesion_mm(rng)),
-        )):  # fmt: skip
-            to.append(_edited(still, grey, own, mm, [seed, number, variant], septa if to is out.lesion else 0))
-    order = np.argsort(natural)[::-1]
-    thick, thin = order[: len(order) // THICK], rng.permutation(order[len(order) // THICK :])
-    for t, o in zip(thick, thin, strict=False):
-        grey = read_grey(chosen[o].path)
-        out.thick.append(out.untouched[t])
-        out.thickened.append(_edited(chosen[o], grey, natural[o], natural[t], [seed, int(o), 9]))
+        out.sham.append(_edited(still, grey, own, others[number], [seed, number, 0]))
+        out.lesion.append(_edited(still, grey, own, draw_lesion_mm(rng), [seed, number, 1], septa))
     return out
 
 
@@ -129,14 +119,22 @@ def _anatomy(still: Still) -> NuchalAnatomy:
 
 
 def _edited(still: Still, grey: np.ndarray, own: float, mm: float, seed: list[int], septa: int = 0) -> Specimen:
-    """Its box is the annotated one, grown or shrunk on the posterior side as the translucency was: annotators draw it
-    around what they see."""
+    """The translucency is traced again in the annotated box, grown or shrunk on the posterior side as it was itself."""
     anatomy = _anatomy(still)
     image, done = operate(grey, anatomy, mm, np.random.default_rng(seed), septa)
     x0, y0, x1, y1 = anatomy.nt
     grown = (done.thickness_mm - own) * anatomy.px_per_mm
     box = (x0, y0, x1, max(y0 + 6, y1 + grown)) if anatomy.posterior_down else (x0, min(y1 - 6, y0 - grown), x1, y1)
-    return Specimen(image, box, still.group, done.thickness_mm)
+    if done.thickness_mm <= NORMAL_NT_MM[1]:  # borders are traced as far as a normal translucency reaches
+        box = traced_box(image, dataclasses.replace(anatomy, nt=box))
+    return Specimen(image, box, _away(grey, anatomy), still.group, done.thickness_mm)
+
+
+def _away(grey: np.ndarray, anatomy: NuchalAnatomy) -> tuple[int, int]:
+    height, (_, top, _, bottom) = len(grey), anatomy.nt
+    if anatomy.posterior_down:
+        return 0, max(8, int(top) - height // 8)
+    return min(height - 8, int(bottom) + height // 8), height
 
 
 # -- features -------------------------------------------------------------------------------------------------------------
@@ -217,9 +215,9 @@ def nuisance(specimen: Specimen) -> np.ndarray:
         cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, np.ones((13, 1), np.uint8)),
     )
     marks = cv2.connectedComponents((hat > 60).astype(np.uint8))[0] - 1
-    above = grey[: max(8, int(specimen.box[1]) - height // 8)].astype(np.float32)
+    away = grey[slice(*specimen.away)].astype(np.float32)
     return np.array([
-        height, width, np.log1p(grey.mean()), np.log1p(above.mean()), np.log1p(above.std()), np.log1p(marks), *border,
+        height, width, np.log1p(grey.mean()), np.log1p(away.mean()), np.log1p(away.std()), np.log1p(marks), *border,
     ])  # fmt: skip
 
 
@@ -271,8 +269,6 @@ def check_lesions(
         descriptors["backbone, whole still"] = lambda many: backbone(np.stack([letterbox(s.grey, spec) for s in many]))
     questions = {
         "sham against untouched": (specimens.untouched, specimens.sham),
-        "sham of exchanged thickness against untouched": (specimens.untouched, specimens.exchanged),
-        "thickened against naturally as thick": (specimens.thick, specimens.thickened),
     }
     work = [(q, pair, name) for name in descriptors for q, pair in questions.items() if min(map(len, pair)) >= MIN_EACH]
     checks, known = [], {}

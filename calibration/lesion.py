@@ -26,6 +26,7 @@ EDGE_PX = 1.6  # softness of the fluid's border: about one axial point-spread wi
 BEND_PX = 30.0  # over which the line's slope at the ends of the box levels out beyond them
 MIN_REACH_PX = 20.0  # from the widest place to an end: shorter is a notch
 STEEPEST = 1.3  # length of an end in thicknesses at least: a collection tapers along the back
+PLATEAU = 0.5  # of the way to an end that keeps the full thickness, at most
 WALL_PX = 6  # of the posterior border that stay in the picture
 DECAY_PX, SPREAD = 45.0, 3.5  # what is pushed away settles over this, or so many gaps: tissue shrinks by at most 22 %
 SKIN_PX = 14  # the skin line and its neighbour keep their thickness; compression starts behind them
@@ -82,7 +83,7 @@ def dark_line(grey: np.ndarray, box: tuple[float, float, float, float]) -> np.nd
     path = np.empty(strip.shape[1], np.float32)
     for x in range(strip.shape[1] - 1, -1, -1):
         path[x] = row
-        row += back[row, x]
+        row += int(back[row, x])
     return cv2.GaussianBlur(path[None], (0, 0), SMOOTH_TRACE_PX, borderType=cv2.BORDER_REPLICATE)[0] + y0
 
 
@@ -162,9 +163,27 @@ def _trace(clean: np.ndarray, anatomy: NuchalAnatomy) -> tuple[int, np.ndarray, 
 
 def measured_mm(grey: np.ndarray, anatomy: NuchalAnatomy) -> float:
     """The thickness that `operate` finds in a still, mm-equivalents: the median over the middle half of the box."""
-    _, line, anterior, posterior = _trace(paint_out_calipers(grey, anatomy.nt), anatomy)
-    n = len(line)
-    return float(np.median((anterior + posterior)[n // 4 : max(1, 3 * n // 4)])) / anatomy.px_per_mm
+    _, _, anterior, posterior = _trace(paint_out_calipers(grey, anatomy.nt), anatomy)
+    return _usual(anterior + posterior) / anatomy.px_per_mm
+
+
+def _usual(thickness: np.ndarray) -> float:
+    """The median over the middle half of the columns."""
+    n = len(thickness)
+    return float(np.median(thickness[n // 4 : max(1, 3 * n // 4)]))
+
+
+def traced_box(grey: np.ndarray, anatomy: NuchalAnatomy) -> tuple[float, float, float, float]:
+    """The translucency as traced in a picture without calipers: the annotated columns, rows from border to border (10th and
+    90th centile). Annotators leave a margin of their own, an edit does not: traced, both have the same."""
+    x0, y0, x1, y1 = anatomy.nt
+    height = grey.shape[0]
+    if not anatomy.posterior_down:
+        flipped = NuchalAnatomy((x0, height - y1, x1, height - y0), anatomy.thalami_px, True)
+        x0, y0, x1, y1 = traced_box(np.ascontiguousarray(grey[::-1]), flipped)
+        return x0, height - y1, x1, height - y0
+    _, line, anterior, posterior = _trace(grey, anatomy)
+    return x0, float(np.quantile(line - anterior, 0.1)), x1, float(np.quantile(line + posterior, 0.9))
 
 
 def operate(
@@ -213,9 +232,11 @@ def operate(
         for free in (free_l, free_r)
     )
     u = np.where(span < peak, (peak - span) / reach_l, (span - peak) / reach_r)
-    profile = (0.5 + 0.5 * np.cos(np.clip(u, 0, 1) * np.pi)) ** rng.uniform(0.5, 0.9)
+    plateau = rng.uniform(0.0, PLATEAU)
+    profile = (0.5 + 0.5 * np.cos(np.clip((u - plateau) / (1 - plateau), 0, 1) * np.pi)) ** rng.uniform(0.5, 0.9)
     wobble = 1 + 0.07 * _smooth_noise(len(span), rng.uniform(10, 30), rng)
-    gap = (profile * (goal * wobble - (ant + post))).astype(np.float32)  # > 0 opens, < 0 closes
+    # the same for every column: taking each one's own thickness from the goal would draw the error of measuring it
+    gap = (profile * (goal - _usual(anterior + posterior)) * wobble).astype(np.float32)  # > 0 opens, < 0 closes
     gap = np.maximum(gap, -0.75 * (ant + post))
 
     columns = span + x0
@@ -253,7 +274,8 @@ def operate(
     within = np.minimum(
         ys - full_centre[None], full_centre[None] + full_gap[None] - ys
     )  # px from the nearer border, < 0 outside
-    inside = cv2.GaussianBlur(np.clip(0.5 + within / EDGE_PX, 0, 1).astype(np.float32), (0, 0), 0.9)
+    opened = np.clip(full_gap / EDGE_PX, 0, 1)[None]  # a line that was not opened keeps its own pixels
+    inside = cv2.GaussianBlur((np.clip(0.5 + within / EDGE_PX, 0, 1) * opened).astype(np.float32), (0, 0), 0.9)
     on_line = cv2.GaussianBlur(clean, (0, 0), 1.0)[
         np.clip(np.round(line).astype(int), 0, height - 1), np.arange(x0, x1)
     ]

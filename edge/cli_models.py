@@ -22,7 +22,7 @@ def add_models(
     pretrain = commands.add_parser(
         "pretrain",
         help="workstation: continue a checkpoint's MAE pretraining on unlabelled frames",
-        description="Masked autoencoding (75 %% of the patches hidden) on every picture under FOLDER. Frames of patients on whom "
+        description="Masked autoencoding (75 % of the patches hidden) on every picture under FOLDER. Frames of patients on whom "
         "anything is tested later must not be in it. Goes on where it was cut off.",
     )
     pretrain.add_argument("folder", type=Path, metavar="FOLDER", help="unlabelled frames: pictures or DICOM stills")

@@ -49,9 +49,6 @@ THICKNESS_WEIGHT = 0.5
 SOFT_PLANE_WEIGHT, SOFT_HYGROMA_WEIGHT, TOKEN_WEIGHT = 0.5, 0.2, 0.5  # the teacher beside the labels
 RELATION_TEMPERATURE = 0.1  # of cosines: a token's likeness to itself, 1, is then e^10 times that to an unlike one
 LABEL_SMOOTHING = 0.02  # simulated labels are clean, but probabilities of 0 and 1 would make the decision brittle
-PROBE_C = (
-    0.01  # inverse L2 strength of the plane head's start; .003 to .1 differ by .01 in AUC (frozen DINOv2, 4 folds)
-)
 
 
 @dataclass(frozen=True)
@@ -195,27 +192,6 @@ def _hygroma_loss(logits: Tensor, batch: Batch, among: Tensor) -> Tensor:
 def _mean(values: Tensor, keep: Tensor) -> Tensor:
     """The mean of the kept values; 0 when there is none."""
     return (values * keep).sum() / keep.sum().clamp(min=1)
-
-
-@torch.no_grad()
-def start_plane_head(model: HygromaViT, crops: np.ndarray, labels: np.ndarray) -> None:
-    """Set the plane head to the logistic regression on the untrained trunk's features (linear probing before fine-tuning
-    distorts the features less: arXiv 2202.10054). crops uint8 [N,S,S] of training images; labels {0,1} [N]."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
-    model.eval()
-    parts = []
-    for start in range(0, len(crops), 64):
-        with torch.autocast("cpu", torch.bfloat16):
-            tokens = model(normalise(torch.from_numpy(crops[start : start + 64])[:, None])).tokens
-        parts.append(torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], 1).float().numpy())
-    scaler = StandardScaler().fit(np.concatenate(parts))
-    probe = LogisticRegression(C=PROBE_C, max_iter=3000, class_weight="balanced")
-    probe.fit(scaler.transform(np.concatenate(parts)), labels)
-    weight = probe.coef_[0] / scaler.scale_
-    model.plane_head.weight.copy_(torch.from_numpy(weight)[None])
-    model.plane_head.bias.fill_(float(probe.intercept_[0] - weight @ scaler.mean_))
 
 
 def layered_groups(

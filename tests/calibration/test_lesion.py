@@ -6,7 +6,17 @@ import cv2
 import numpy as np
 import pytest
 
-from calibration.lesion import LESION_MM, NuchalAnatomy, add_calipers, draw_lesion_mm, operate, paint_out_calipers
+from calibration.lesion import (
+    LESION_MM,
+    NuchalAnatomy,
+    add_calipers,
+    dark_line,
+    draw_lesion_mm,
+    measured_mm,
+    operate,
+    paint_out_calipers,
+    traced_box,
+)
 
 ANATOMY = NuchalAnatomy(nt=(120.0, 214.0, 400.0, 236.0), thalami_px=66.0, posterior_down=True)  # 11 px per mm
 
@@ -39,6 +49,30 @@ def test_a_sham_stays_normal_and_far_tissue_is_untouched() -> None:
     out, _ = operate(image, ANATOMY, 1.2, np.random.default_rng(1))
     assert dark_rows(out) / ANATOMY.px_per_mm < 2.5
     np.testing.assert_array_equal(out[:190], image[:190])
+
+
+def test_a_sham_of_its_own_thickness_changes_next_to_nothing() -> None:
+    image = neck()
+    clean = paint_out_calipers(image, ANATOMY.nt)
+    out, _ = operate(image, ANATOMY, measured_mm(image, ANATOMY), np.random.default_rng(1))
+    assert np.abs(out.astype(int) - clean).max() <= 1
+
+
+def test_a_box_of_any_height_is_traced() -> None:
+    image = np.vstack([neck()[:100], neck()])
+    tall = NuchalAnatomy((120.0, 110.0, 400.0, 400.0), 66.0, posterior_down=True)
+    line = dark_line(image, tall.nt)
+    assert line.shape == (280,) and np.ptp(line) < 40
+
+
+@pytest.mark.parametrize("down", [True, False])
+def test_the_translucency_is_traced_from_border_to_border(down: bool) -> None:
+    image = neck() if down else np.ascontiguousarray(neck()[::-1])
+    box = (120.0, 205.0, 400.0, 245.0)  # drawn with a wide margin
+    given = box if down else (box[0], 360 - box[3], box[2], 360 - box[1])
+    x0, y0, x1, y1 = traced_box(image, NuchalAnatomy(given, 66.0, down))
+    top, bottom = (y0, y1) if down else (360 - y1, 360 - y0)
+    assert (x0, x1) == (120.0, 400.0) and top == pytest.approx(219, abs=2) and bottom == pytest.approx(231, abs=2)
 
 
 def test_same_seed_same_bytes_other_seed_other_bytes() -> None:

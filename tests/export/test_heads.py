@@ -1,4 +1,4 @@
-"""The hygroma head trained again on what a finished trunk shows it."""
+"""The heads fitted again on what a finished trunk shows them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from calibration.bank import BANK_SIZE, UNKNOWN, Bank, Entry
 from edge.screen.preprocess import Preprocessing, letterbox
-from export.heads import retrain_hygroma_head
+from export.heads import probe_plane_head, retrain_hygroma_head
 from export.train import predict
 from export.vit import HygromaViT, ViTConfig
 
@@ -72,3 +72,21 @@ def test_what_says_nothing_about_the_hygroma_is_not_looked_at(stripes: Bank) -> 
     before = m.hygroma_head[0].weight.clone()
     retrain_hygroma_head(m, Bank(stripes.crops[:2], [silent, silent]), np.arange(2), seed=0)
     assert torch.equal(m.hygroma_head[0].weight, before)
+
+
+def test_the_plane_head_tells_untouched_stills_apart_and_nothing_else_moves() -> None:
+    """Stills with a bright lower half are standard planes; edited ones, labelled the other way round, are not looked at."""
+    rng = np.random.default_rng(5)
+    crops = rng.normal(90, 20, (80, BANK_SIZE, BANK_SIZE))
+    crops[::2, BANK_SIZE // 2 :] += 90
+    entries = [Entry(i, "real", 0, float(i % 2 == 0), UNKNOWN, UNKNOWN, None) for i in range(80)]
+    entries[60:] = [Entry(i, "lesion", 0, float(i % 2 == 1), UNKNOWN, UNKNOWN, None) for i in range(60, 80)]
+    bank, m = Bank(crops.clip(0, 255).astype(np.uint8), entries), model()
+    before = {k: v.clone() for k, v in m.state_dict().items()}
+    probe_plane_head(m, bank, np.r_[0:40, 60:80])
+    said = predict(m, np.stack([letterbox(bank.crops[i], Preprocessing(size=CONFIG.image)) for i in range(40, 60)]))[
+        "plane"
+    ]
+    assert ((said > 0) == (np.arange(40, 60) % 2 == 0)).all()
+    moved = {k for k, v in m.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == {"plane_head.weight", "plane_head.bias"}

@@ -206,6 +206,13 @@ def test_other_anatomy_is_in_report_and_bundle(finished: Path) -> None:
     assert "ovaries with cysts" in html and "Site shift was not measured" in html
 
 
+def test_the_report_says_whether_the_edits_give_themselves_away(finished: Path) -> None:
+    checks = json.loads((finished / "work/report/validation.json").read_text())["honesty"]
+    asked = {(c["question"], c["features"]) for c in checks}
+    assert {("sham against untouched", "backbone, close-up"), ("lesion against sham", "nuisance only")} < asked
+    assert "lesion against sham</td><td>nuisance only" in (finished / "work/report/validation.html").read_text()
+
+
 def test_the_report_says_where_the_model_looked(finished: Path) -> None:
     found = json.loads((finished / "work/report/validation.json").read_text())["localisation"]
     rows = {row["method"]: row for row in found["rows"]}
