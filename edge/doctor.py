@@ -1,14 +1,19 @@
 """What could keep this machine from watching, and what to do about it. Every check is read-only but for one test file.
 
-Nothing beyond Python itself is imported before a check wants it: a package that is missing is then a finding.
+Nothing beyond Python itself is imported before a check wants it: a package that is missing is then a finding. What is asked of
+the machine goes through one `System`, so that tests can make up another.
 """
 
 from __future__ import annotations
 
+import grp
 import importlib
 import os
 import platform
+import pwd
 import shutil
+import socket
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,21 +22,65 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.errors import HygromaError
+from edge.errors import BundleError, HygromaError
 from edge.hardware import THROTTLE_C, is_jetson, power_mode, temperatures, usable_cores
 
 if TYPE_CHECKING:
+    from edge.bundle import Bundle
     from edge.config import Config
 
 CLOCK_FLOOR = 1_750_000_000  # seconds since 1970, June 2025: an earlier clock was never set
 FRAME_BUDGET_MS = 33.0  # a 30 fps source
 REINSTALL = "install the package again, from its folder: pip install ."
 PROBES = 20  # inferences timed; enough for a median
+CONNECT_S = 2.0  # seconds that a stream's server may take to answer: more than any on the same network does
+RTSP_PORTS = {"rtsp": 554, "rtsps": 322}
+OTHER_BUNDLE = "take one that works: `hygroma update FILE.tar`, --bundle or engine.bundle"
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a user of a container has no name
+        return str(os.geteuid())
+
+
+def _answers(host: str, port: int) -> str:
+    """Why nobody answers there; "" when somebody does."""
+    try:
+        socket.create_connection((host, port), CONNECT_S).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _engine_state(bundle: Bundle, runtime: str, cache: str) -> tuple[str, str, str]:
+    from edge.engines.health import engine_state
+
+    return engine_state(bundle, runtime, cache)
+
+
+@dataclass(frozen=True)
+class System:
+    """The machine as the doctor sees it. `root`: where /dev, /etc, /sys and /var begin."""
+
+    root: Path = Path("/")
+    now: Callable[[], float] = time.time  # seconds since 1970
+    may_use: Callable[[Path], bool] = lambda device: os.access(device, os.R_OK | os.W_OK)
+    user: Callable[[], str] = _user
+    free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free
+    answers: Callable[[str, int], str] = _answers
+    cores: Callable[[], int] = usable_cores
+    engine_state: Callable[[Bundle, str, str], tuple[str, str, str]] = _engine_state
+
+    def path(self, name: str | Path) -> Path:
+        """An absolute path under `root`; any other as it is."""
+        return self.root / Path(name).relative_to("/") if Path(name).is_absolute() else Path(name)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`level` is "ok", "warn" or "fail"; `fix` says what to do ("" when ok)."""
+    """`level` is "ok", "warn" or "fail"; `fix` says what to do, always when it is not ok."""
 
     check: str
     level: str
@@ -39,23 +88,26 @@ class Finding:
     fix: str = ""
 
 
-def examine(load: Callable[[], Config]) -> Iterator[Finding]:
+def examine(load: Callable[[], Config], system: System | None = None) -> Iterator[Finding]:
     """Every check, in order, as it finishes. A check that breaks is itself a finding, and so is a configuration that
     `load` cannot give: what depends on it is then left out."""
+    system = system or System()
     for check in (_python, _packages, _clock, _thermal, _power):
-        yield _guarded(check.__name__, check)
+        yield _guarded(check.__name__, partial(check, system))
     loaded: list[Config] = []
     yield _guarded("config", lambda: _config(load, loaded))
     for config in loaded:
         for of_config in (_bundle, _engine, _source, _events, _status, _cores):
-            yield _guarded(of_config.__name__, partial(of_config, config))
+            yield _guarded(of_config.__name__, partial(of_config, system, config))
 
 
 def _guarded(name: str, check: Callable[[], Finding]) -> Finding:
     try:
         return check()
-    except HygromaError as error:
-        return Finding(name.strip("_"), "fail", str(error), "see the message")
+    except BundleError as error:
+        return Finding(name.strip("_"), "fail", str(error), OTHER_BUNDLE)
+    except HygromaError as error:  # such a message ends with what to do
+        return Finding(name.strip("_"), "fail", str(error), "do what the message says, then ask again")
     except ImportError as error:
         return Finding(name.strip("_"), "fail", str(error), REINSTALL)
     except Exception as error:  # whatever breaks, the other checks still tell
@@ -69,12 +121,12 @@ def _config(load: Callable[[], Config], loaded: list[Config]) -> Finding:
     return Finding("config", "ok", "every key is known and in range")
 
 
-def _python() -> Finding:
+def _python(system: System) -> Finding:
     found = f"Python {platform.python_version()} on {platform.machine()}"
     return Finding("python", "ok", found)
 
 
-def _packages() -> Finding:
+def _packages(system: System) -> Finding:
     versions = []
     for name in ("numpy", "cv2", "onnxruntime", "yaml", "pydicom", "cryptography"):
         try:
@@ -84,7 +136,7 @@ def _packages() -> Finding:
     return Finding("packages", "ok", ", ".join(versions))
 
 
-def _bundle(config: Config) -> Finding:
+def _bundle(system: System, config: Config) -> Finding:
     import numpy as np
 
     from edge.bundle.trust import words_for
@@ -110,7 +162,7 @@ def _bundle(config: Config) -> Finding:
             "bundle",
             "warn",
             found + "; its conversion FAILED its gate and was accepted by hand",
-            "use a bundle that passed",
+            "use a bundle that passed: `hygroma update FILE.tar`",
         )
     if median > FRAME_BUDGET_MS:
         return Finding(
@@ -122,48 +174,75 @@ def _bundle(config: Config) -> Finding:
     return Finding("bundle", "ok", found)
 
 
-def _engine(config: Config) -> Finding:
+def _engine(system: System, config: Config) -> Finding:
     from edge.bundle import load_bundle
-    from edge.engines.health import engine_state
     from edge.update.slots import bundle_path
 
     bundle = load_bundle(bundle_path(config), config.bundle.trust())
-    level, found, fix = engine_state(bundle, config.engine.runtime, config.engine.cache)
-    return Finding("engine", level, found, fix)
+    return Finding("engine", *system.engine_state(bundle, config.engine.runtime, config.engine.cache))
 
 
-def _source(config: Config) -> Finding:
+def _source(system: System, config: Config) -> Finding:
+    from edge.capture.live import require_gstreamer
     from edge.capture.uri import parse_uri
 
+    cameras = sorted(f"/dev/v4l/by-id/{link.name}" for link in system.path("/dev/v4l/by-id").glob("*"))
     if not config.source.uri:
-        cameras = sorted(str(p) for p in Path("/dev/v4l/by-id").glob("*")) if Path("/dev/v4l/by-id").is_dir() else []
         if cameras:
-            return Finding(
-                "source", "warn", f"none configured; cameras here: {', '.join(cameras)}", "set source.uri to v4l2:PATH"
-            )
-        return Finding(
-            "source",
-            "warn",
-            "none configured, and no camera under /dev/v4l/by-id",
-            "plug in the grabber, set source.uri",
-        )
+            fix = f"set source.uri to v4l2:{cameras[0]}"
+            return Finding("source", "warn", f"none configured; cameras here: {', '.join(cameras)}", fix)
+        what, fix = "none configured, and no camera under /dev/v4l/by-id", "plug in the grabber, then set source.uri"
+        return Finding("source", "warn", what, fix)
     parsed = parse_uri(config.source.uri)
     if parsed.scheme == "v4l2":
-        if not Path(parsed.target).exists():
-            return Finding(
-                "source",
-                "fail",
-                f"{parsed.name}: no such device",
-                "plug in the grabber; `ls /dev/v4l/by-id` lists them",
-            )
-        if not os.access(parsed.target, os.R_OK | os.W_OK):
-            return Finding("source", "fail", f"{parsed.name}: no permission", "add this user to the group `video`")
-    if parsed.scheme == "file" and not Path(parsed.target).is_file():
-        return Finding("source", "fail", f"{parsed.name}: no such file", "correct source.uri")
+        return _camera(system, parsed.name, system.path(parsed.target), cameras)
+    if parsed.scheme == "rtsp":
+        return _stream(system, parsed.name, parsed.target)
+    if parsed.scheme == "gst":
+        require_gstreamer()
+    place = Path(parsed.target)
+    if parsed.scheme in ("file", "dicom") and not place.is_file():
+        return Finding("source", "fail", f"{parsed.name}: no such file", "correct source.uri, or copy the file there")
+    if parsed.scheme == "images" and not place.is_dir():
+        return Finding("source", "fail", f"{parsed.name}: no such folder", "correct source.uri")
     return Finding("source", "ok", parsed.name)
 
 
-def _events(config: Config) -> Finding:
+def _camera(system: System, name: str, device: Path, cameras: list[str]) -> Finding:
+    try:
+        found = device.stat()
+    except FileNotFoundError:
+        there = f"cameras here: {', '.join(cameras)}" if cameras else "and no other camera is here"
+        fix = "check the grabber's cable; `ls /dev/v4l/by-id` lists what is there, and source.uri names one of it"
+        return Finding("source", "fail", f"{name}: no such device; {there}", fix)
+    if not stat.S_ISCHR(found.st_mode):
+        return Finding("source", "fail", f"{name}: is no device", "name a camera: `ls /dev/v4l/by-id` lists them")
+    if not system.may_use(device):
+        try:
+            group = grp.getgrgid(found.st_gid).gr_name
+        except KeyError:
+            group = str(found.st_gid)
+        user = system.user()
+        fix = f"`sudo usermod -aG {group} {user}`, then log in again (the service is in the group `video` by itself)"
+        return Finding("source", "fail", f"{name}: {user} may not use it, the group {group} may", fix)
+    return Finding("source", "ok", name)
+
+
+def _stream(system: System, name: str, uri: str) -> Finding:
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(uri)
+        host, port = parts.hostname or "", parts.port or RTSP_PORTS[parts.scheme.lower()]
+    except ValueError:
+        return Finding("source", "fail", f"{name}: its port is no number", "correct source.uri: rtsp://HOST[:PORT]/PATH")
+    if problem := system.answers(host, port):
+        fix = "check the server's address, its cable and the unit's IPAddressAllow= (docs/install.md)"
+        return Finding("source", "fail", f"{name}: nobody answers at {host} port {port} ({problem})", fix)
+    return Finding("source", "ok", f"{name}: {host} port {port} answers")
+
+
+def _events(system: System, config: Config) -> Finding:
     from edge.events.disk import why_unwritable
 
     folder = Path(config.events.dir)
@@ -177,16 +256,15 @@ def _events(config: Config) -> Finding:
     if problem:
         return Finding("events", "fail", problem, "set events.dir to a folder that this user may write")
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
-    free_mb = shutil.disk_usage(there).free // 2**20
-    if free_mb < config.events.min_free_mb:
-        return Finding(
-            "events", "fail", f"{folder}: {free_mb} MB free", f"free at least {config.events.min_free_mb} MB"
-        )
+    free_mb, wanted = system.free_bytes(there) // 2**20, config.events.min_free_mb
+    if free_mb < wanted:
+        fix = f"free {wanted - free_mb} MB: `hygroma events export` elsewhere and dismiss what is settled, or remove other files"
+        return Finding("events", "fail", f"{folder}: {free_mb} MB free, events.min_free_mb is {wanted}", fix)
     state = "writable" if there == folder.absolute() else "will be made"
     return Finding("events", "ok", f"{folder}: {state}, {free_mb} MB free")
 
 
-def _status(config: Config) -> Finding:
+def _status(system: System, config: Config) -> Finding:
     from edge.status.server import check_host, is_hygroma, port_problem, read_token
 
     if not config.status.enabled:
@@ -203,18 +281,17 @@ def _status(config: Config) -> Finding:
     return Finding("status", "fail", f"{host} port {port}: {problem}", "set status.port to a free one")
 
 
-def _clock() -> Finding:
-    now = time.time()
+def _clock(system: System) -> Finding:
+    now = system.now()
     text = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now))
     if now < CLOCK_FLOOR:
-        return Finding(
-            "clock", "warn", text, "the clock was never set: events will carry wrong dates (flags still work)"
-        )
+        fix = "`sudo timedatectl set-time 'YYYY-MM-DD HH:MM'`; flags work without, under wrong dates. Look at the clock's battery"
+        return Finding("clock", "warn", f"{text}: it was never set", fix)
     return Finding("clock", "ok", text)
 
 
-def _cores(config: Config) -> Finding:
-    cores = usable_cores()
+def _cores(system: System, config: Config) -> Finding:
+    cores = system.cores()
     if config.engine.threads > cores:
         return Finding(
             "cores",
@@ -225,26 +302,26 @@ def _cores(config: Config) -> Finding:
     return Finding("cores", "ok", f"{cores} cores, {config.engine.threads} for the engine")
 
 
-def _thermal() -> Finding:
-    zones = temperatures()
+def _thermal(system: System) -> Finding:
+    zones = temperatures(system.root)
     if not zones:
         return Finding("thermal", "ok", "no temperature sensor to read")
     name, hottest = max(zones.items(), key=lambda zone: zone[1])
     found = f"{hottest:.0f} degrees C ({name})"
     if hottest > THROTTLE_C:
-        return Finding("thermal", "warn", found, "clear the vents; the module throttles soon")
+        return Finding("thermal", "warn", found, "clear the vents and look at the fan; the module throttles soon")
     return Finding("thermal", "ok", found)
 
 
-def _power() -> Finding:
-    if not is_jetson():
+def _power(system: System) -> Finding:
+    if not is_jetson(system.root):
         return Finding("power", "ok", "no Jetson: no power modes")
-    mode = power_mode()
+    mode = power_mode(system.root)
     if mode is None:
         return Finding("power", "warn", "the power mode cannot be read", "run `sudo nvpmodel -q`")
     found = f"mode {mode.number}{f', {mode.name}' if mode.name else ''}"
     faster = [name for name in mode.others if name.startswith("MAXN")]
     if faster and not mode.name.startswith("MAXN"):
-        fix = f"if frames are dropped and the supply allows it, choose {faster[0]} with `sudo nvpmodel -m`"
-        return Finding("power", "ok", f"{found}; {fix}")
+        fix = f"if frames are dropped and the supply allows it: `sudo nvpmodel -m {mode.others[faster[0]]}` is {faster[0]}"
+        return Finding("power", "ok", found, fix)
     return Finding("power", "ok", found)

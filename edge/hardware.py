@@ -14,12 +14,12 @@ _MODE = re.compile(r"POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)")
 
 @dataclass(frozen=True)
 class PowerMode:
-    """A Jetson's power mode. name: as in nvpmodel.conf ("MAXN", "15W"), "" when that file does not tell; others: the names of
-    the modes that this module has besides."""
+    """A Jetson's power mode. name: as in nvpmodel.conf ("MAXN", "15W"), "" when that file does not tell; others: the modes that
+    this module has besides, name -> number."""
 
     number: int
     name: str
-    others: tuple[str, ...]
+    others: dict[str, int]
 
 
 def temperatures(root: Path = ROOT) -> dict[str, float]:
@@ -44,7 +44,7 @@ def power_mode(root: Path = ROOT) -> PowerMode | None:
         return None
     modes = {int(number): name for number, name in _MODE.findall(read_text(root / "etc/nvpmodel.conf"))}
     number = int(status.group(1))
-    return PowerMode(number, modes.get(number, ""), tuple(name for key, name in modes.items() if key != number))
+    return PowerMode(number, modes.get(number, ""), {name: key for key, name in modes.items() if key != number})
 
 
 def usable_cores() -> int:

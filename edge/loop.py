@@ -190,7 +190,7 @@ class Watch:
     def _step(self, frame: Frame | None, now_ns: int) -> None:
         for request in self._board.requests():
             self._obey(request)
-        inferring_ms = 0.0
+        inferring_ms, verdict = 0.0, None
         reading = self._receive(frame, now_ns)
         if reading is not None:
             asked_ns = self._clock_ns()
@@ -209,8 +209,6 @@ class Watch:
             if verdict.newly_flagged:
                 self._clips.flag((verdict.exam_id, verdict.frame_id), reading.t_mono_ns)
                 self._flag(frame, reading, scores, verdict, now_ns)
-            if self._on_verdict is not None:
-                self._on_verdict(verdict)
         self._tend_store(self._clock_ns())
         self._keep_clips()
         urgent = self._verdict is not None and (self._verdict.newly_flagged or self._verdict.exam_started)
@@ -219,6 +217,8 @@ class Watch:
                 self._publish(self._clock_ns())
         if frame is not None:
             self._latencies["overhead"].record((self._clock_ns() - now_ns) / 1e6 - inferring_ms)
+        if verdict is not None and self._on_verdict is not None:
+            self._on_verdict(verdict)
 
     # -- the stages
 

@@ -56,19 +56,22 @@ _REMOVABLE = "review != 'confirmed' AND pinned = 0"
 # What keeps every call's cost the same however many events there are. The version stays: triggers and indices serve an older
 # program's writes too, so going back to one loses nothing.
 _INDICES = (
-    "CREATE TABLE totals (bytes INTEGER NOT NULL, last_exam INTEGER NOT NULL)",  # one row; last_exam: of all ever flagged
-    "INSERT INTO totals SELECT coalesce(sum(image_bytes + clip_bytes), 0), coalesce(max(exam_id), 0) FROM events",
-    "CREATE TRIGGER event_added AFTER INSERT ON events BEGIN UPDATE totals SET"
+    "CREATE TABLE IF NOT EXISTS totals (bytes INTEGER NOT NULL, last_exam INTEGER NOT NULL)",  # one row, of all ever flagged
+    "INSERT INTO totals SELECT (SELECT coalesce(sum(image_bytes + clip_bytes), 0) FROM events),"
+    " (SELECT coalesce(max(exam_id), 0) FROM events) WHERE NOT EXISTS (SELECT 1 FROM totals)",
+    "CREATE TRIGGER IF NOT EXISTS event_added AFTER INSERT ON events BEGIN UPDATE totals SET"
     " bytes = bytes + new.image_bytes + new.clip_bytes, last_exam = max(last_exam, new.exam_id); END",
-    "CREATE TRIGGER event_resized AFTER UPDATE OF image_bytes, clip_bytes ON events BEGIN UPDATE totals SET"
+    "CREATE TRIGGER IF NOT EXISTS event_resized AFTER UPDATE OF image_bytes, clip_bytes ON events BEGIN UPDATE totals SET"
     " bytes = bytes + new.image_bytes + new.clip_bytes - old.image_bytes - old.clip_bytes; END",
-    "CREATE TRIGGER event_removed AFTER DELETE ON events BEGIN UPDATE totals SET"
+    "CREATE TRIGGER IF NOT EXISTS event_removed AFTER DELETE ON events BEGIN UPDATE totals SET"
     " bytes = bytes - old.image_bytes - old.clip_bytes; END",
-    "CREATE INDEX events_time ON events (t_wall)",
-    f"CREATE INDEX events_removable_time ON events (t_wall) WHERE {_REMOVABLE}",
-    f"CREATE INDEX events_removable_review ON events (review, id) WHERE {_REMOVABLE}",
-    "CREATE INDEX events_clip ON events (clip_path) WHERE clip_path != ''",
+    "CREATE INDEX IF NOT EXISTS events_time ON events (t_wall)",
+    f"CREATE INDEX IF NOT EXISTS events_removable_time ON events (t_wall) WHERE {_REMOVABLE}",
+    f"CREATE INDEX IF NOT EXISTS events_removable_review ON events (review, id) WHERE {_REMOVABLE}",
+    "CREATE INDEX IF NOT EXISTS events_clip ON events (clip_path) WHERE clip_path != ''",
+    "CREATE INDEX IF NOT EXISTS events_review ON events (review, id)",
 )
+_NEWEST_INDEX = "events_review"  # a store that has it has them all
 _COLUMNS = ", ".join(item.name for item in fields(Event))
 
 
@@ -367,14 +370,14 @@ class EventStore:
                 f"{self.root / 'events.db'}: schema version {version}, this hygroma reads {SCHEMA_VERSION};"
                 " update hygroma, or set events.dir to another directory"
             )
-        if version == SCHEMA_VERSION and _has_totals(connection):
+        if version == SCHEMA_VERSION and _is_indexed(connection):
             return
         with connection:
             connection.execute("BEGIN IMMEDIATE")  # two programs may open a new or older store at once
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             for statement in {0: (_SCHEMA,), 1: _FROM_1}.get(version, ()):
                 connection.execute(statement)
-            for statement in () if _has_totals(connection) else _INDICES:
+            for statement in () if _is_indexed(connection) else _INDICES:
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
@@ -424,8 +427,9 @@ def evidence_reader(root: str | Path, clip: bool = False) -> Callable[[int], byt
     return read
 
 
-def _has_totals(connection: sqlite3.Connection) -> bool:
-    return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'totals'").fetchone() is not None
+def _is_indexed(connection: sqlite3.Connection) -> bool:
+    found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (_NEWEST_INDEX,))
+    return found.fetchone() is not None
 
 
 def _listed(folder: Path, wanted: Callable[..., bool]) -> list[Path]:

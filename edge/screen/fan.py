@@ -1,7 +1,8 @@
 """Find the ultrasound fan on a scanner's screen.
 
 "Picture" is what stands out from the screen's background after thin things (text, rulers, caliper marks) are filtered
-away and, in live video, moves. `edge.screen.fit` then fits a shape to it.
+away and, in live video, moves; where the screen around it stands perfectly still, faint noise in fluid is picture too.
+`edge.screen.fit` then fits a shape to it.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ import cv2
 import numpy as np
 
 from edge.records import Fan
-from edge.screen.fit import Evidence, Fit, fit_fan
+from edge.screen.fit import Evidence, Fit, fitting
 from edge.screen.geometry import rasterise, scaled
 from edge.screen.preprocess import to_grey
 from edge.screen.signal import is_drawn
+from edge.screen.steps import Steps, finish
 
 WORK_SIDE = 480  # px, longest side of the image that is fitted: a pixel is .2 % of it; cost grows with its square
 RING = 0.03  # of the screen's lesser side: depth of the border that shows the background
 FLAT_SHARE = 0.25  # share of the border at one grey level (+-1) that makes this level the background; chosen
 BACKGROUND_MARGIN = 4  # grey levels above the background that count as picture; chosen above codec noise on black
+MOVING_RANGE = 10  # grey levels that a pixel must range over in a window to count as moving
+STILL_SHARE = 0.005  # of the border that may change at all on a perfectly still screen: a clock does (chosen)
+FAINT_WIDTH = 0.035  # of the screen's lesser side, at least, of faint noise in fluid: 25 px of 720, a codec's block has 16
 MIN_AREA = 0.03  # of the screen; a smaller fan is a thumbnail
 MIN_FILL = 0.30  # picture pixels in the fan; below, the shape rests on scattered interface elements
 MAX_OUTSIDE = 0.10  # of the picture outside the fan; above, the shape does not describe the picture
@@ -35,31 +40,44 @@ LIVE_ISLAND_WEIGHT = 6.0  # per pixel, for an island that moves: no interface do
 
 def background_level(grey: np.ndarray) -> int:
     """uint8 [H,W] -> the grey level of the screen around the fan: the commonest along its border; black if none is."""
-    deep = max(1, round(RING * min(grey.shape)))
-    ring = np.concatenate([part.ravel() for part in (grey[:deep], grey[-deep:], grey[:, :deep], grey[:, -deep:])])
+    ring = border(grey)
     share = np.convolve(np.bincount(ring, minlength=256).astype(np.float64), np.ones(3), "same") / ring.size
     level = int(np.argmax(share))
     return max(level - 1, 0) if level <= 1 else level if share[level] >= FLAT_SHARE else 0
 
 
-def gather(grey: np.ndarray, moving: np.ndarray | None = None, screen: tuple[int, int] | None = None) -> Evidence:
+def border(image: np.ndarray) -> np.ndarray:
+    """The pixels [n] along the edge of an image [H,W]."""
+    deep = max(1, round(RING * min(image.shape)))
+    return np.concatenate([part.ravel() for part in (image[:deep], image[-deep:], image[:, :deep], image[:, -deep:])])
+
+
+def gather(grey: np.ndarray, ranged: np.ndarray | None = None, screen: tuple[int, int] | None = None) -> Evidence:
     """uint8 [H,W] (one frame, or a temporal maximum) -> Evidence.
 
-    `moving`: bool [H,W] or None: where live video changed. Components that never move are interface.
+    `ranged`: uint8 [H,W] or None: over how many grey levels live video ranged. Components that never move are interface.
     `screen`: (height, width) of the screen when `grey` is a thumbnail of it.
     """
     height, width = screen if screen is not None else grey.shape
     scale = min(1.0, WORK_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    moving = faint = None
+    if ranged is not None:
+        moving = ranged > MOVING_RANGE
+        if np.count_nonzero(border(ranged)) <= STILL_SHARE * border(ranged).size:  # no codec's or cable's noise
+            faint = (ranged > 0).astype(np.uint8)
     if grey.shape != size[::-1]:
         grey = shrink(grey, size)
         moving = None if moving is None else shrink(moving.astype(np.uint8), size) > 0
+        faint = None if faint is None else np.asarray(cv2.resize(faint, size, interpolation=cv2.INTER_NEAREST), np.uint8)
     level = background_level(grey)
     # A median of 5 removes strokes up to 2 px wide at the working scale: text, rulers, calipers, frames.
     smooth = cv2.medianBlur(np.ascontiguousarray(grey), 5)
     # Either way from the background: on a grey interface the fan's own black is picture too.
     mask = (cv2.absdiff(smooth, np.full_like(smooth, level)) > BACKGROUND_MARGIN).astype(np.uint8)
     side = min(grey.shape)
+    if faint is not None:  # fluid is wide; what a codec's blocks stir up around the picture, or a clock's digits, is not
+        mask |= cv2.morphologyEx(faint & (1 - mask), cv2.MORPH_OPEN, disc(FAINT_WIDTH * side)).astype(np.uint8)
     # Join speckle, then drop whatever is narrower than a grey bar (about 2.5 % of the screen's height).
     joined = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, disc(0.012 * side))
     solid = cv2.morphologyEx(joined, cv2.MORPH_OPEN, disc(0.025 * side))
@@ -116,7 +134,12 @@ def find_fan(image: np.ndarray) -> Fan | None:
 
 def judge(image: np.ndarray, evidence: Evidence) -> Fit | None:
     """The fan that the evidence shows, if it is plausible and `image` (uint8, any size) shows no drawing in it."""
-    fit = fit_fan(evidence)
+    return finish(judging(image, evidence))
+
+
+def judging(image: np.ndarray, evidence: Evidence) -> Steps[Fit | None]:
+    """`judge` in steps."""
+    fit = yield from fitting(evidence)
     if fit is None or not plausible(fit, evidence.shape):
         return None
     height, width = evidence.weight.shape
@@ -131,6 +154,11 @@ def find_two(evidence: Evidence) -> tuple[Fan, Fan] | None:
     Two pictures of like size, abreast, with a clean gap between them, each filling its own fan: fluid that splits one
     picture in two leaves ragged or lopsided halves.
     """
+    return finish(finding_two(evidence))
+
+
+def finding_two(evidence: Evidence) -> Steps[tuple[Fan, Fan] | None]:
+    """`find_two` in steps."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(evidence.picture.astype(np.uint8), connectivity=8)
     if count < 3:
         return None
@@ -144,7 +172,7 @@ def find_two(evidence: Evidence) -> tuple[Fan, Fan] | None:
         return None
     fans = []
     for k in (left, right):
-        fit = fit_fan(replace(evidence, weight=(labels == k).astype(np.float32)))
+        fit = yield from fitting(replace(evidence, weight=(labels == k).astype(np.float32)))
         if fit is None or fit.fill < DUAL_FILL or fit.outside > DUAL_OUTSIDE:
             return None
         x0, _, x1, _ = fit.fan.box

@@ -24,12 +24,15 @@ def rasterise(fan: Fan, box: tuple[int, int, int, int]) -> np.ndarray:
     """As `fan_mask`, but fresh: for passing candidates, which must not push the layout in use out of the cache."""
     x0, y0, x1, y1 = box
     bx0, by0, bx1, by1 = fan.box
-    ys, xs = np.mgrid[y0:y1, x0:x1].astype(np.float32)
-    mask = (xs >= bx0) & (xs < bx1) & (ys >= by0) & (ys < by1)
+    xs, ys = np.arange(x0, x1, dtype=np.float32), np.arange(y0, y1, dtype=np.float32)[:, None]
+    mask = ((xs >= bx0) & (xs < bx1)) & ((ys >= by0) & (ys < by1))
     if fan.kind == "sector":
-        dx, dy = xs - fan.apex[0], ys - fan.apex[1]
-        radius, angle = np.hypot(dx, dy), np.arctan2(dx, dy)
-        mask &= (radius >= fan.r0) & (radius <= fan.r1) & (angle >= fan.a0) & (angle <= fan.a1)
+        dx, dy = xs - np.float32(fan.apex[0]), ys - np.float32(fan.apex[1])
+        radius = dx * dx + dy * dy  # squared; roots and arc tangents would take ten times as long
+        mask &= (radius >= fan.r0**2) & (radius <= fan.r1**2)
+        # Between the two side lines, which are less than half a circle apart: on the inner side of both.
+        mask &= dx * np.float32(np.cos(fan.a0)) >= dy * np.float32(np.sin(fan.a0))
+        mask &= dx * np.float32(np.cos(fan.a1)) <= dy * np.float32(np.sin(fan.a1))
     return np.asarray(mask)
 
 

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from collections import deque
 
-import cv2
 import numpy as np
 
 from edge.records import Fan, Frame, Reading, Signal
 from edge.screen.geometry import fan_mask
-from edge.screen.layout import SECOND, LayoutTracker
+from edge.screen.layout import SECOND, LayoutTracker, thumbnail
 from edge.screen.preprocess import Preprocessing, prepare, to_grey, to_screen
 from edge.screen.signal import change, is_colour_bars, is_doppler, is_flat, readable
 
-THUMB_SIDE = 640  # px, longest side of the thumbnail that geometry is estimated on
 TINY_SIDE = 160  # px, longest side of the one on which the whole screen's state is looked at
 SAMPLE_SIDE = 160  # px, longest side of the grid on which colour and change inside the fan are looked at
 DUPLICATE = 0.35  # mean change, grey levels; measured: repeats < .35 but for key frames, real live clips .33 to 8
@@ -54,12 +52,11 @@ class ScreenReader:
             resized = bool(self._shape)
             self._shape, self._tracker = image.shape, LayoutTracker(image.shape)
             self._fan = None
-        thumb = thumbnail(image, THUMB_SIDE)
-        tiny = thumbnail(thumb, TINY_SIDE)
+        tiny = thumbnail(image, TINY_SIDE)
         if is_flat(tiny) or is_colour_bars(tiny):
             self._dark = True
             return Reading(frame.id, now, Signal.NO_SIGNAL, None, layout_changed=resized)
-        layout_changed = self._tracker.update(thumb, tiny, now, fresh=self._dark) or resized
+        layout_changed = self._tracker.update(image, tiny, now, fresh=self._dark) or resized
         signal, fan = self._tracker.layout
         if fan is None:
             self._dark = False
@@ -112,11 +109,3 @@ class ScreenReader:
             self._frozen = now - self._watched_since >= FREEZE and changes <= allowed
         return self._frozen
 
-
-def thumbnail(image: np.ndarray, side: int) -> np.ndarray:
-    """The screen with its longest side at `side` px or less; nearest neighbour is cheap and keeps noise what it is."""
-    k = side / max(image.shape[:2])
-    if k >= 1:
-        return image
-    size = (max(1, round(image.shape[1] * k)), max(1, round(image.shape[0] * k)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_NEAREST)

@@ -33,19 +33,22 @@ def is_flat(thumb: np.ndarray) -> bool:
     for c in range(channels.shape[2]):
         plane = channels[..., c]
         mode = int(np.argmax(np.bincount(plane.ravel(), minlength=256)))
-        near &= np.abs(plane.astype(np.int16) - mode) <= FLAT_LEVELS
-        if near.mean() < FLAT_SHARE:
+        near &= cv2.inRange(plane, max(mode - FLAT_LEVELS, 0), min(mode + FLAT_LEVELS, 255)) != 0
+        if np.count_nonzero(near) < FLAT_SHARE * near.size:
             return False
     rows, columns = np.flatnonzero(~near.all(axis=1)), np.flatnonzero(~near.all(axis=0))
-    spread = (np.ptp(rows) + 1) * (np.ptp(columns) + 1) / near.size if rows.size else 0.0
-    return bool(spread < NOTICE_SPREAD)
+    taken = (np.ptp(rows) + 1) * (np.ptp(columns) + 1) / near.size if rows.size else 0.0
+    return bool(taken < NOTICE_SPREAD)
 
 
 def is_colour_bars(thumb: np.ndarray) -> bool:
     """uint8 BGR thumbnail [h,w,3]: a test pattern of vertical, saturated bars?"""
     if thumb.ndim == 2:
         return False
-    upper = thumb[: max(2, int(BAR_ROWS * thumb.shape[0])) : BAR_STEP, ::BAR_STEP].astype(np.int16)
+    part = np.ascontiguousarray(thumb[: max(2, int(BAR_ROWS * thumb.shape[0])) : BAR_STEP, ::BAR_STEP])
+    if np.count_nonzero(spread(part) > BAR_CHROMA - 2 * FLAT_LEVELS) == 0:
+        return False  # nothing saturated, the usual case: the median of a steady column is near its pixels
+    upper = part.astype(np.int16)
     column = np.median(upper, axis=0)
     steady = (np.abs(upper - column).max(axis=2) <= FLAT_LEVELS).mean()
     chroma = column.max(axis=1) - column.min(axis=1)
@@ -80,9 +83,13 @@ def foreign_colour(bgr: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 def coloured(bgr: np.ndarray, inside: np.ndarray) -> int:
     """uint8 BGR [h,w,3], bool [h,w] -> how many pixels inside are not grey, or nearly."""
+    return int(np.count_nonzero((spread(bgr) > DOPPLER_CHROMA // 2) & inside))
+
+
+def spread(bgr: np.ndarray) -> np.ndarray:
+    """uint8 BGR [h,w,3] -> uint8 [h,w]: how far each pixel is from grey, levels."""
     blue, green, red = cv2.split(bgr)
-    spread = cv2.max(cv2.max(blue, green), red) - cv2.min(cv2.min(blue, green), red)
-    return int(np.count_nonzero((spread > DOPPLER_CHROMA // 2) & inside))
+    return np.asarray(cv2.max(cv2.max(blue, green), red) - cv2.min(cv2.min(blue, green), red), np.uint8)
 
 
 def is_doppler(bgr: np.ndarray, inside: np.ndarray) -> bool:

@@ -51,15 +51,19 @@ def test_a_stage_is_measured(bench: Bench, name: str) -> None:
     assert not record.failed and record.distribution is not None and record.distribution.n == 3
 
 
-def test_the_loop_on_a_camera_accounts_for_every_picture(bench: Bench) -> None:
-    (record,) = pipeline.from_camera(dataclasses.replace(bench, calls=15))
+@pytest.mark.parametrize("source", ["camera", "file", "phantom"])
+def test_the_loop_accounts_for_every_picture_of_a_source(bench: Bench, source: str) -> None:
+    case = next(case for case in pipeline.CASES if case.name == f"loop, {source}, due to verdict")
+    (record,) = suites.run_case(case, dataclasses.replace(bench, calls=15))
     assert not record.failed and record.distribution is not None
     assert record.values["unaccounted"] == 0
     assert record.distribution.n + record.values["dropped"] + record.values["late"] >= 15
 
 
-def test_a_flag_is_measured_to_its_commit(bench: Bench) -> None:
-    (record,) = pipeline.to_flag(bench)
+@pytest.mark.parametrize("source", ["camera", "file", "phantom"])
+def test_a_flag_is_measured_to_its_commit(bench: Bench, source: str) -> None:
+    case = next(case for case in pipeline.CASES if case.name == f"loop, {source}, due to committed flag")
+    (record,) = suites.run_case(case, bench)
     assert not record.failed and record.distribution is not None and record.distribution.n >= 2
     assert record.values["lost_flags"] == 0
 

@@ -1,19 +1,25 @@
-"""The doctor: a check that breaks, a configuration that is wrong and a port that is taken are findings like any other."""
+"""The doctor: what is wrong with a made-up machine, each with what to do about it; a check that breaks, a configuration that is
+wrong and a port that is taken are findings like any other."""
 
 from __future__ import annotations
 
 import dataclasses
+import grp
 import json
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edge import doctor
+from edge.bundle import Bundle
 from edge.cli import main
-from edge.config import Config, EventsConfig, StatusConfig
-from edge.doctor import Finding, examine
+from edge.config import BundleConfig, Config, EngineConfig, EventsConfig, SourceConfig, StatusConfig
+from edge.doctor import Finding, System, examine
+from edge.engines.health import engine_state
 from edge.errors import ConfigError
 from edge.status import Board, StatusServer
 
@@ -22,14 +28,16 @@ from edge.status import Board, StatusServer
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """The slow check; tests/cli/test_cli.py runs it."""
 
-    def _bundle(config: Config) -> Finding:
+    def _bundle(system: System, config: Config) -> Finding:
         return Finding("bundle", "ok", "not looked at")
 
     monkeypatch.setattr(doctor, "_bundle", _bundle)
 
 
-def findings(load: Callable[[], Config]) -> dict[str, Finding]:
-    return {finding.check: finding for finding in examine(load)}
+def findings(load: Callable[[], Config], system: System | None = None) -> dict[str, Finding]:
+    found = {finding.check: finding for finding in examine(load, system)}
+    assert all(finding.fix or finding.level == "ok" for finding in found.values())  # each says what to do
+    return found
 
 
 def status(**settings: object) -> Finding:
@@ -39,7 +47,7 @@ def status(**settings: object) -> Finding:
 
 @pytest.mark.parametrize("name", ["_thermal", "_cores"])
 def test_a_check_that_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    def broken(*config: Config) -> Finding:
+    def broken(*asked: object) -> Finding:
         raise ZeroDivisionError("odd machine")
 
     broken.__name__ = name
@@ -110,4 +118,123 @@ def test_a_configuration_error_names_itself() -> None:
     def load() -> Config:
         raise ConfigError("c.yaml: event: unknown section")
 
-    assert findings(load)["config"] == Finding("config", "fail", "c.yaml: event: unknown section", "see the message")
+    found = findings(load)["config"]
+    assert (found.level, found.found) == ("fail", "c.yaml: event: unknown section")
+
+
+# -- a machine with one thing wrong
+
+
+def machine(tmp_path: Path, **answers: Any) -> System:
+    """A machine with one grabber that everybody may use, and nothing else."""
+    root = tmp_path / "root"
+    (root / "dev/v4l/by-id").mkdir(parents=True, exist_ok=True)
+    link = root / "dev/v4l/by-id/usb-Grabber-index0"
+    if not link.is_symlink():
+        link.symlink_to("/dev/null")  # any character device
+    return System(**{"root": root, "now": lambda: 1.8e9, "may_use": lambda device: True, "user": lambda: "nurse",
+                     "free_bytes": lambda folder: 10**12, "answers": lambda host, port: "", **answers})  # fmt: skip
+
+
+def source(tmp_path: Path, uri: str, **answers: Any) -> Finding:
+    config = dataclasses.replace(Config(), source=SourceConfig(uri=uri))
+    return findings(lambda: config, machine(tmp_path, **answers))["source"]
+
+
+CAMERA = "v4l2:/dev/v4l/by-id/usb-Grabber-index0"
+
+
+def test_no_camera(tmp_path: Path) -> None:
+    assert source(tmp_path, CAMERA).level == "ok"
+    gone = source(tmp_path, "v4l2:/dev/v4l/by-id/usb-Other-index0")
+    assert gone.level == "fail" and "no such device" in gone.found and "usb-Grabber-index0" in gone.found
+    assert "cable" in gone.fix and "source.uri" in gone.fix
+    none = source(tmp_path, "")
+    assert none.level == "warn" and none.fix == f"set source.uri to {CAMERA}"
+    (tmp_path / "root/dev/v4l/by-id/usb-Grabber-index0").unlink()
+    (tmp_path / "empty").mkdir()
+    assert "plug in the grabber" in source(tmp_path / "empty", "", root=tmp_path / "empty").fix
+    (tmp_path / "root/dev/video0").touch()
+    assert "is no device" in source(tmp_path, "v4l2:/dev/video0").found
+
+
+def test_the_wrong_group(tmp_path: Path) -> None:
+    found = source(tmp_path, CAMERA, may_use=lambda device: False)
+    group = grp.getgrgid(os.stat("/dev/null").st_gid).gr_name
+    assert found.level == "fail" and f"nurse may not use it, the group {group} may" in found.found
+    assert f"sudo usermod -aG {group} nurse" in found.fix and "log in again" in found.fix
+
+
+def test_other_sources_that_are_not_there(tmp_path: Path) -> None:
+    silent = source(tmp_path, "rtsp://user:secret@10.0.0.9/live", answers=lambda host, port: f"{host} {port} silent")
+    assert silent.level == "fail" and "10.0.0.9 554 silent" in silent.found and "secret" not in silent.found
+    assert source(tmp_path, "rtsp://10.0.0.9:8554/live").level == "ok"
+    assert source(tmp_path, "rtsp://10.0.0.9:port/live").level == "fail"
+    for uri in (f"file:{tmp_path}/none.mp4", f"dicom:{tmp_path}/none.dcm", f"images:{tmp_path}/none"):
+        assert source(tmp_path, uri).level == "fail"
+    assert source(tmp_path, f"images:{tmp_path}").level == "ok"
+
+
+def test_a_server_that_is_not_there_is_asked_for_real() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        assert System().answers("127.0.0.1", port)
+        free.listen(1)
+        assert System().answers("127.0.0.1", port) == ""
+
+
+def test_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the check itself
+    config = dataclasses.replace(Config(), engine=EngineConfig(bundle=str(tmp_path / "none")))
+    found = findings(lambda: config, machine(tmp_path))
+    assert found["bundle"].level == "fail" and str(tmp_path / "none") in found["bundle"].found
+    assert "hygroma update" in found["bundle"].fix
+    assert found["engine"].level == "fail" and "hygroma update" in found["engine"].fix
+
+
+def test_an_engine_that_is_missing(tmp_path: Path, fake_bundle: Bundle) -> None:
+    def state(bundle: Bundle, runtime: str, cache: str) -> tuple[str, str, str]:
+        return engine_state(bundle, runtime, cache, installed=lambda: False)
+
+    engine = EngineConfig(bundle=str(tmp_path / "bundle"), runtime="tensorrt", cache=str(tmp_path / "cache"))
+    config = dataclasses.replace(Config(), engine=engine, bundle=BundleConfig(allow_unsigned=True))
+    found = findings(lambda: config, machine(tmp_path, engine_state=state))["engine"]
+    assert found.level == "fail" and "no TensorRT here" in found.found and "tensorrt" in found.fix
+
+
+def test_a_clock_that_was_never_set(tmp_path: Path) -> None:
+    assert findings(Config, machine(tmp_path))["clock"].level == "ok"
+    found = findings(Config, machine(tmp_path, now=lambda: 3600.0))["clock"]
+    assert found.level == "warn" and "1970-01-01 01:00 UTC" in found.found and "timedatectl set-time" in found.fix
+
+
+def test_a_disk_that_is_low(tmp_path: Path) -> None:
+    config = dataclasses.replace(Config(), events=EventsConfig(dir=str(tmp_path / "e"), min_free_mb=512))
+    found = findings(lambda: config, machine(tmp_path, free_bytes=lambda folder: 100 * 2**20))["events"]
+    assert found.level == "fail" and "100 MB free" in found.found and "free 412 MB" in found.fix
+    assert findings(lambda: config, machine(tmp_path))["events"].level == "ok"
+
+
+def test_a_power_mode_that_holds_it_back_and_heat(jetson: Path, tmp_path: Path) -> None:
+    found = findings(Config, machine(tmp_path, root=jetson))
+    assert found["thermal"].level == "ok" and found["thermal"].found == "62 degrees C (tj-thermal)"
+    assert found["power"].found == "mode 2, 25W" and "sudo nvpmodel -m 1` is MAXN_SUPER" in found["power"].fix
+    (jetson / "sys/class/thermal/thermal_zone0/temp").write_text("91000\n")
+    (jetson / "var/lib/nvpmodel/status").write_text("pmode:0001 fmode:quiet")
+    found = findings(Config, machine(tmp_path, root=jetson))
+    assert found["thermal"].level == "warn" and "91 degrees" in found["thermal"].found and "vents" in found["thermal"].fix
+    assert found["power"] == Finding("power", "ok", "mode 1, MAXN_SUPER")
+    (jetson / "var/lib/nvpmodel/status").unlink()
+    assert findings(Config, machine(tmp_path, root=jetson))["power"].level == "warn"
+
+
+def test_a_machine_without_sensors_or_modes(tmp_path: Path) -> None:
+    found = findings(Config, machine(tmp_path))
+    assert found["thermal"].level == found["power"].level == "ok"
+
+
+def test_more_threads_than_cores(tmp_path: Path) -> None:
+    config = dataclasses.replace(Config(), engine=EngineConfig(threads=4))
+    found = findings(lambda: config, machine(tmp_path, cores=lambda: 2))["cores"]
+    assert found.level == "warn" and found.fix == "set engine.threads to at most 2"

@@ -287,8 +287,9 @@ def steps(store: EventStore, work: Callable[[], object]) -> int:
     return count
 
 
-def test_the_next_exam_and_a_clean_up_cost_the_same_however_many_events_there_are(tmp_path: Path) -> None:
-    costs: dict[str, list[int]] = {"next exam": [], "nothing to do": [], "by age": [], "by bytes": [], "by space": []}
+def test_the_next_exam_a_list_and_a_clean_up_cost_the_same_however_many_events_there_are(tmp_path: Path) -> None:
+    wanted = ("next exam", "list", "list of a review", "nothing to do", "by age", "by bytes", "by space")
+    costs: dict[str, list[int]] = {what: [] for what in wanted}
     disk = FakeDisk()
     now = datetime.fromisoformat(TODAY)
     for n in (1_000, 20_000):
@@ -303,6 +304,8 @@ def test_the_next_exam_and_a_clean_up_cost_the_same_however_many_events_there_ar
             for i in range(50):
                 (root / "evidence" / "2026-11-23" / f"{i}.png").touch()
             costs["next exam"].append(steps(store, store.next_exam_id))
+            costs["list"].append(steps(store, lambda: store.events(limit=20)))
+            costs["list of a review"].append(steps(store, lambda: store.events("confirmed", limit=20)))
             costs["nothing to do"].append(steps(store, store.retain))
             fill(root, 10 * n, 10 * n + 20, LONG_AGO)
             costs["by age"].append(steps(store, store.retain))
@@ -313,6 +316,33 @@ def test_the_next_exam_and_a_clean_up_cost_the_same_however_many_events_there_ar
             disk.free = 10**12
     assert all(small == large > 0 for small, large in costs.values()), costs
     assert costs["nothing to do"][0] < costs["by age"][0] < 10_000
+
+
+def test_every_statement_of_a_long_store_goes_by_an_index(tmp_path: Path) -> None:
+    """EXPLAIN QUERY PLAN of all that is asked: no sorting, and no walk through the events but from the newest on."""
+    asked: set[str] = set()
+    with EventStore(tmp_path, Retention(days=30, max_bytes=1), FakeDisk(free=0)) as store:
+        assert store._connection is not None
+        store._connection.set_trace_callback(asked.add)
+        one, two, three = (store.commit(flag(exam, at)) for exam, at in ((1, LONG_AGO), (2, TODAY), (3, TODAY)))
+        store.attach_clip(two.id, b"clip")
+        store.replace_image(two.id, b"another")
+        store.review(two.id, "confirmed", "Dr. A")
+        store.pin(three.id)
+        assert store.next_exam_id() == 4 and store.retain() == 1
+        assert [event.id for event in store.events()] == [three.id, two.id]
+        assert [event.id for event in store.events(review="confirmed", limit=20)] == [two.id]
+        store._connection.set_trace_callback(None)
+        plans = {
+            query: [row[3] for row in store._connection.execute(f"EXPLAIN QUERY PLAN {query}")]
+            for query in asked
+            if query.startswith(("SELECT", "UPDATE", "DELETE"))
+        }
+    assert len(plans) >= 12
+    for query, plan in plans.items():
+        newest_first = "WHERE" not in query and query.split(" LIMIT ")[0].endswith("ORDER BY id DESC")
+        assert not any("TEMP B-TREE" in step for step in plan), (query, plan)
+        assert newest_first or not any(step.startswith("SCAN events") for step in plan), (query, plan)
 
 
 def test_a_clean_up_removes_a_bounded_number_and_says_when_there_may_be_more(tmp_path: Path) -> None:
