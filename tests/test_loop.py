@@ -18,7 +18,7 @@ from edge.decision import DecisionParams, Exam
 from edge.errors import EngineError, HygromaError, StoreError
 from edge.events import Clips, EventStore, NewEvent
 from edge.events.clip import AFTER_NS, decode_webp
-from edge.loop import FAILURES_IN_A_ROW_MAX, LATE_NS, RETRY_NS, Identity, Watch
+from edge.loop import FAILURES_IN_A_ROW_MAX, HISTORY_POINTS, LATE_NS, RETRY_NS, Identity, Watch
 from edge.notify import Notifier
 from edge.records import Event, Frame, Reading, Scores, Signal, Verdict
 from edge.screen.geometry import full_fan
@@ -183,6 +183,23 @@ def test_silence_becomes_no_signal_within_a_second_and_ends(tmp_path: Path) -> N
 
 
 @pytest.mark.requirement("T-08")
+def test_a_camera_that_was_away_for_an_hour_comes_back_to_another_exam(tmp_path: Path) -> None:
+    away = range(20, 3620)
+
+    def second() -> None:
+        bench.clock.now_ns += 1_000_000_000 - STEP_NS
+
+    bench = Bench(tmp_path, "." * 20 + " " * len(away) + "." * 20, dict.fromkeys(away, second), scorer=FakeScorer(0.01))
+    with bench.store:
+        summary = bench.watch.run()
+    assert summary.seconds > 3600 and summary.frames == 40 and summary.errors == {}
+    silent = bench.verdicts[20:-20]
+    assert {words(verdict) for verdict in silent} == {"no signal"} and len(silent) >= len(away) - 1
+    assert [row.exam_id for row in summary.exams] == [1, 2]
+    assert all(verdict.assessable and verdict.exam_id == 2 for verdict in bench.verdicts[-20:])
+    assert len(bench.shown().history) <= HISTORY_POINTS
+
+
 def test_a_failing_store_does_not_stop_the_watching_and_loses_nothing(tmp_path: Path) -> None:
     seen: list[Snapshot] = []
     store = FailingStore(tmp_path)
