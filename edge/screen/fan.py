@@ -81,7 +81,7 @@ def gather(grey: np.ndarray, ranged: np.ndarray | None = None, screen: tuple[int
     # Join speckle, then drop whatever is narrower than a grey bar (about 2.5 % of the screen's height).
     joined = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, disc(0.012 * side))
     solid = cv2.morphologyEx(joined, cv2.MORPH_OPEN, disc(0.025 * side))
-    return Evidence(_weigh(np.asarray(solid, np.uint8), moving), scale, (height, width))
+    return Evidence(_weigh(np.asarray(solid, np.uint8), moving), scale, (height, width), live=ranged is not None)
 
 
 def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

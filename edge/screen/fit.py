@@ -35,11 +35,12 @@ class Evidence:
     """What a fit rests on.
 
     `weight`: float32 [h,w], cost of leaving a pixel outside the fan; 0 where there is no picture. `scale`: its pixels
-    per screen pixel."""
+    per screen pixel. `live`: seen over time; a still is read as when the models were trained on stills."""
 
     weight: np.ndarray
     scale: float
     shape: tuple[int, int]  # (height, width) of the screen
+    live: bool = False
 
     @property
     def picture(self) -> np.ndarray:
@@ -241,7 +242,7 @@ def fitting(evidence: Evidence) -> Steps[Fit | None]:
     fan = _rect_fan(box, evidence)
     if cost > gain:  # else no sector can be better by enough
         sector, sector_cost = yield from _fit_sector(weight)
-        if sector_cost + _lopsided(sector, weight.shape) < cost - gain:
+        if sector_cost + (_lopsided(sector, weight.shape) if evidence.live else 0.0) < cost - gain:
             fan = _sector_fan(sector, evidence)
     if fan.box[2] - fan.box[0] < 8 or fan.box[3] - fan.box[1] < 8:
         return None
