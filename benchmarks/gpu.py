@@ -2,7 +2,8 @@
 
 Two parts, since a host's TensorRT and its PyTorch may live in different Pythons: `engines` races INT8, FP16 and mixed and
 compares them with PyTorch's recorded outputs; `torch` times teacher and student in FP32, BF16 and compiled. Times are CUDA
-events around captured graphs. Weights in the `torch` part are random: they cost the same.
+events around captured graphs. The student is the bundle's own; the teacher's shape is a ViT-B/16 with random weights, unless
+`--teacher` gives the INT8 graph that `hygroma quantize RECIPE --teacher` wrote: its engines are timed beside the student's.
 """
 
 from __future__ import annotations
@@ -10,12 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from edge.bundle import ANYONE, Bundle, load_bundle  # noqa: E402
 from edge.bundle.trust import SHIPPED_BUNDLE  # noqa: E402
-from edge.errors import HygromaError  # noqa: E402
+from edge.errors import EngineError, HygromaError  # noqa: E402
 
 DRY = "dry run: nothing was run on a GPU; no figure here is a measurement"
 CALLS, WARM_UP = 500, 50  # timed and untimed calls a form
@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--crops", type=Path, help="written by `hygroma validate RECIPE --crops`; else the golden images"
     )
+    parser.add_argument("--teacher", type=Path, help="an INT8 graph whose engines are built and timed too")
     parser.add_argument("--recipe", type=Path, help="for the part `train`: the full-size recipe")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--batch", type=int, default=1)
@@ -64,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def engines(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
     """The race, and each engine against PyTorch's recorded outputs on the crops or the golden images."""
+    from edge.engines.graph_forms import graph_for
     from edge.engines.tensorrt_build import BuildOptions
 
     options = BuildOptions("int8", args.batch, library_tactics=not args.no_library_tactics)
@@ -74,7 +76,9 @@ def engines(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
         "compared_on": f"{len(golden.inputs)} golden images",
     }
     if args.dry_run:
-        return found | {"dry": True, "candidates": []}
+        if args.teacher:
+            graph_for(args.teacher.read_bytes(), "fp16", True)  # that it is a graph
+        return found | {"dry": True, "candidates": [], "teacher": []}
     from edge.engines.engine_build import this_host
     from edge.engines.engine_cache import EngineCache
     from edge.engines.race import race
@@ -94,36 +98,61 @@ def engines(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
                     engine_report(bundle, TensorRTRunner(stored.plan, candidate.precision, host.api, host.cuda), data)
                 )
         found |= {"compared_on": f"{len(data.labels)} held-out crops", "gates": reports}
+    if args.teacher:
+        found["teacher"] = teacher_engines(host, args.teacher.read_bytes(), options)
     return found
 
 
+def teacher_engines(host: Any, graph: bytes, options: Any) -> list[dict[str, Any]]:
+    """INT8 and FP16 engines of another graph: built and timed, held against nothing."""
+    from edge.engines.tensorrt_build import build_engine
+    from edge.engines.tensorrt_runner import TensorRTRunner
+
+    rows: list[dict[str, Any]] = []
+    for precision in ("int8", "fp16"):
+        try:
+            built = build_engine(host.api, graph, replace(options, precision=precision))
+            with TensorRTRunner(built.plan, precision, host.api, host.cuda) as runner:
+                runner.device_times(WARM_UP)
+                times = runner.device_times(CALLS)
+        except EngineError as error:
+            rows.append({"precision": precision, "error": str(error)})
+            continue
+        ms = {f"p{q}": round(float(np.percentile(times, q)), 4) for q in (50, 99)}
+        rows.append(
+            {"precision": precision, "layers": str(built.summary or ""), "took_s": round(built.took_s, 1), **ms}
+        )
+    return rows
+
+
 def pytorch(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
-    """Milliseconds of teacher (ViT-B/16) and student (the bundle's shape) in each of FORMS."""
+    """Milliseconds of teacher (ViT-B/16) and student (the bundle's) in each of FORMS."""
     import torch
 
-    from export.vit import HygromaViT, ViTConfig, normalise
+    from benchmarks.torch_student import torch_student
+    from export.vit import HygromaViT, ViTConfig
 
     if not (args.dry_run or torch.cuda.is_available()):
         raise RuntimeError(f"torch {torch.__version__} sees no GPU; install a CUDA build, or use --dry-run")
-    size, width = bundle.manifest.input.size, bundle.manifest.heads.embedding
-    depth = 1 + max(int(n) for n in re.findall(rb"blocks\.(\d+)\.", bundle.model))
-    patch = size // bundle.manifest.heads.map_grid
-    models = {
-        "student": ViTConfig(image=size, patch=patch, width=width, depth=depth, heads=max(1, width // 64)),
-        "teacher": ViTConfig(image=224, patch=16, width=768, depth=12, heads=12, layer_scale=False),
+    config = ViTConfig(image=224, patch=16, width=768, depth=12, heads=12, layer_scale=False)
+    student = torch_student(bundle)
+    models: dict[str, tuple[Any, ViTConfig, int]] = {  # with their input's channels
+        "student": (student, student.model.config, 1),
+        "teacher": (HygromaViT(config).eval(), config, 3),
     }
     found: dict[str, Any] = {"torch": torch.__version__, "batch": args.batch, "shapes": {}, "ms": {}}
-    for name, config in models.items():
-        found["shapes"][name] = asdict(config)
+    for name, (model, shape, channels) in models.items():
+        found["shapes"][name] = asdict(shape)
+        pictures = torch.rand(args.batch, channels, shape.image, shape.image) * (255 if channels == 1 else 1)
         if args.dry_run:
-            HygromaViT(config)  # that it can be made
+            with torch.inference_mode():
+                model(pictures)  # that it runs
             continue
-        model = HygromaViT(config).eval().cuda()
-        image = torch.randint(0, 256, (args.batch, 1, config.image, config.image), dtype=torch.uint8, device="cuda")
+        model, pictures = model.cuda(), pictures.cuda()
         for form in FORMS:
             run = torch.compile(model) if "compiled" in form else model
             with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled="bf16" in form):
-                times = graph_times(torch, lambda run=run, image=image: run(normalise(image)))  # type: ignore[misc]
+                times = graph_times(torch, lambda run=run, pictures=pictures: run(pictures))  # type: ignore[misc]
             found["ms"][f"{name} {form}"] = {f"p{q}": round(float(np.percentile(times, q)), 4) for q in (50, 99)}
     if not args.dry_run:
         found["gpu"] = torch.cuda.get_device_name()
@@ -176,14 +205,18 @@ def write_report(out: Path, dry: bool) -> int:
     lines = ["# GPU", ""] + ([f"**{DRY}**", ""] if dry else [])
     lines += ["| form | batch | p50 ms | p99 ms | note |", "|---|---:|---:|---:|---|"]
     for name, ms in parts.get("torch", {}).get("ms", {}).items():
-        lines.append(
-            f"| PyTorch {name} | {parts['torch']['batch']} | {ms['p50']:.3f} | {ms['p99']:.3f} | random weights |"
-        )
+        note = "ViT-B/16, random weights" if name.startswith("teacher") else "the bundle's"
+        lines.append(f"| PyTorch {name} | {parts['torch']['batch']} | {ms['p50']:.3f} | {ms['p99']:.3f} | {note} |")
     engine = parts.get("engines", {})
     for c in engine.get("candidates", []):
         times = f"{c['device_p50_ms']:.3f} | {c['device_p99_ms']:.3f}" if c["device_p50_ms"] is not None else "- | -"
         note = f"max dp {c['fp32']['probability']:.4f}; {c['layers']}" if c["passed"] else f"out: {c['reason']}"
         lines.append(f"| TensorRT {c['precision']} | {engine['batch']} | {times} | {note} |")
+    for row in engine.get("teacher", []):
+        times = (
+            f"- | - | {row['error']}" if "error" in row else f"{row['p50']:.3f} | {row['p99']:.3f} | {row['layers']}"
+        )
+        lines.append(f"| TensorRT teacher {row['precision']} | {engine['batch']} | {times} |")
     if "platform" in engine:
         p = engine["platform"]
         lines += ["", f"{p['gpu']}, TensorRT {p['tensorrt']}, CUDA {p['cuda']}; compared on {engine['compared_on']}."]

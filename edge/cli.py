@@ -22,7 +22,7 @@ from edge import __version__
 from edge.cli_bundles import add_commands, allow_unsigned, recipe_means_build
 from edge.cli_engine import add_engine, add_engine_validation, validate_engine
 from edge.cli_models import add_models
-from edge.errors import ConfigError, HygromaError
+from edge.errors import ConfigError, GateError, HygromaError, StoreError
 
 if TYPE_CHECKING:
     from edge.config import Config
@@ -55,6 +55,14 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `| head`
         sys.stderr.close()
         return 0
+    except OSError as error:  # a disk that is full or read-only, where no stage expected it
+        logging.getLogger("hygroma").info("%s", error, exc_info=True)
+        said = error.strerror or error
+        print(
+            f"hygroma: {error.filename or 'the disk'}: {said}; free space or correct the path (-v says where)",
+            file=sys.stderr,
+        )
+        return StoreError.exit_code
 
 
 class _Parser(argparse.ArgumentParser):
@@ -147,6 +155,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="print the result as one JSON object")
         if stage == "validate":
             add_engine_validation(command)
+        if stage == "quantize":
+            command.add_argument("--teacher", action="store_true", help="the refit's teacher too, with its gate")
         if stage == "bundle":
             command.add_argument(
                 "--accept-failing-gate", action="store_true", help="write it all the same; recorded and shown"
@@ -659,6 +669,7 @@ def _stage(args: argparse.Namespace) -> int:
     pipeline.run(until=args.stage, accept_failing_gate=getattr(args, "accept_failing_gate", False))
     if crops := getattr(args, "crops", None):
         pipeline.save_gate_crops(crops)
+    path, gate = pipeline.quantize_teacher() if getattr(args, "teacher", False) else (None, None)
     progress.clear()
     result = {
         "stage": args.stage,
@@ -669,8 +680,10 @@ def _stage(args: argparse.Namespace) -> int:
         result["bundle"] = str(pipeline.work / "bundle")
     elif args.stage != "validate":
         del result["report"]
+    if gate is not None:
+        result |= {"teacher": str(path), "teacher's gate": "passed" if gate.passed else "; ".join(gate.reasons)}
     print(json.dumps(result) if args.json else "\n".join(f"{key}: {value}" for key, value in result.items()))
-    return 0
+    return 0 if gate is None or gate.passed else GateError.exit_code
 
 
 def _crossval(args: argparse.Namespace) -> int:

@@ -60,6 +60,11 @@ def add_engine_validation(validate: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--engine", action="store_true", help="compare this machine's engine with PyTorch and the INT8 graph"
     )
+    group.add_argument(
+        "--runtime",
+        choices=("tensorrt", "openvino", "onnxruntime"),
+        help="with --engine: whose (else engine.runtime of the configuration, else tensorrt)",
+    )
     group.add_argument("--bundle", metavar="B", help="with --engine: another bundle than the configured one")
     group.add_argument("--config", metavar="C", type=Path, help="with --engine: the daemon's configuration")
     group.add_argument("--cache", metavar="DIR", help="with --engine: the engines' folder")
@@ -68,7 +73,7 @@ def add_engine_validation(validate: argparse.ArgumentParser) -> None:
 
 def validate_engine(args: argparse.Namespace, configure: Configure) -> int:
     """`validate --engine`: 0 when the engine passes the gate, 3 when not."""
-    from edge.engines.choice import open_engine
+    from edge.engines.choice import choose, open_engine
 
     if not args.crops:
         raise ConfigError("--engine: needs --crops FILE.npz, which `hygroma validate RECIPE --crops FILE.npz` writes")
@@ -80,7 +85,10 @@ def validate_engine(args: argparse.Namespace, configure: Configure) -> int:
         ) from None
     config = configure(args)
     data, bundle = load_crops(args.crops), _bundle(config)
-    report = engine_report(bundle, open_engine(bundle, args.cache or config.engine.cache), data)
+    runtime = args.runtime or (config.engine.runtime if config.engine.runtime != "auto" else "tensorrt")
+    cache, threads = args.cache or config.engine.cache, config.engine.threads
+    engine = open_engine(bundle, cache) if runtime == "tensorrt" else choose(bundle, runtime, threads).runner
+    report = engine_report(bundle, engine, data)
     if args.json:
         print(json.dumps(report))
     else:
@@ -89,9 +97,16 @@ def validate_engine(args: argparse.Namespace, configure: Configure) -> int:
             verdict = "passed" if step["passed"] else f"FAILED ({'; '.join(step['reasons'])})"
             print(
                 f"  {name}: {verdict}; {step['flips']} flips, {step['positives_lost']} positives lost, AUC drop "
-                f"{step['auc_drop']:.4f}, |dp| max {step['max_dp']:.4f}, p99 {step['p99_dp']:.4f}"
+                f"{step['auc_drop']:.4f}, |dp| max {step['max_dp']:.4f}, p99 {step['p99_dp']:.4f}{_bounds(step)}"
             )
     return 0 if report["passed"] else 3
+
+
+def _bounds(step: dict[str, Any]) -> str:
+    """What n allows to be said of a gate's step."""
+    bound = step["positives_lost_bound"]
+    lost = "" if bound is None else f"; loses at most {bound:.1%} of positives (95 %)"
+    return f"{lost}, McNemar p {step['mcnemar_p']:.3g}"
 
 
 def _handler(run: Callable[..., int], configure: Configure, make_progress: Callable[[], Any]) -> Callable[..., int]:

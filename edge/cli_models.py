@@ -87,9 +87,10 @@ def _add_sensitivity(
 
     def run(args: argparse.Namespace) -> int:
         try:
+            from export.atomic import writable
             from export.pipeline import Pipeline, run_name
             from export.recipe import load_recipe
-            from export.sensitivity import study, writable, write_study
+            from export.sensitivity import study, write_study
         except ImportError as error:
             raise toolchain_missing(error) from None
         if args.crops < 2:

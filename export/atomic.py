@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from edge.errors import HygromaError, InputError
 
 PARTIAL = ".partial"  # in the name of everything that is still being written
 
@@ -23,6 +26,32 @@ def appearing(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         remove(partial)
+
+
+@contextmanager
+def intact(path: Path) -> Iterator[None]:
+    """Around the reading of what a stage left. InputError when that fails: what is cut short never appears, so it was damaged
+    afterwards."""
+    try:
+        yield
+    except HygromaError:
+        raise
+    except Exception as error:  # each library has classes of its own for this
+        said = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise InputError(f"{path}: cannot be read ({said}); it is damaged: delete it, and it is made again") from error
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made. InputError when nothing can be written there: to be asked before minutes of work."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}); name a folder that this user may write"
+        ) from None
+    return folder
 
 
 def remove(path: Path) -> None:

@@ -32,6 +32,7 @@ from edge.bundle.manifest import (
     Provenance,
     Tolerance,
 )
+from edge.engines.runner import Runner
 from edge.engines.selftest import difference, infer_all, sigmoid
 from edge.errors import BundleError, GateError, InputError
 from edge.screen.preprocess import Preprocessing
@@ -121,16 +122,11 @@ def assemble_bundle(
         choice, fallback = i.finetune(choice), None
     with TorchRunner(i.state, i.config) as reference:
         progress("gate")
-        temperature = i.temperatures.hygroma_temperature
-        before = sigmoid(infer_all(reference, i.gate.crops).hygroma / temperature)
-
-        def judge(model: onnx.ModelProto) -> GateResult:
-            after = sigmoid(run_graph(model, i.gate.crops, threads).hygroma / temperature)
-            return gate(i.gate.labels, before, after, i.operating_point.hygroma_threshold, i.gate.ids, limits)
-
+        temperature, threshold = i.temperatures.hygroma_temperature, i.operating_point.hygroma_threshold
+        judge = gate_of(reference, i.gate, threshold, temperature, limits, threads)
         converted = convert(choice, i.state, i.config, i.calibration, i.selection, judge, threads, fallback)
         model, result = converted.model, converted.gate
-        _require_canonical(converted, i.config)
+        require_canonical(converted, i.config)
         if not result.passed and not accept_failing_gate:
             raise GateError(
                 f"the INT8 conversion failed its gate: {'; '.join(result.reasons)}. Flipped: "
@@ -181,7 +177,25 @@ def assemble_bundle(
     return write_bundle(path, manifest, files)
 
 
-def _require_canonical(converted: Converted, config: ViTConfig) -> None:
+def gate_of(
+    reference: Runner,
+    data: LabelledCrops,
+    threshold: float,
+    temperature: float = 1.0,
+    limits: GateLimits = DEFAULT_LIMITS,
+    threads: int = 1,
+) -> Callable[[onnx.ModelProto], GateResult]:
+    """What holds a conversion, as it runs in ONNX Runtime, against the entered `reference` at its threshold."""
+    before = sigmoid(infer_all(reference, data.crops).hygroma / temperature)
+
+    def judge(model: onnx.ModelProto) -> GateResult:
+        after = sigmoid(run_graph(model, data.crops, threads).hygroma / temperature)
+        return gate(data.labels, before, after, threshold, data.ids, limits)
+
+    return judge
+
+
+def require_canonical(converted: Converted, config: ViTConfig) -> None:
     """BundleError when the graph is not the form TensorRT takes, or ONNX Runtime does not run it as meant."""
     problems = lint_qdq(converted.model, converted.spared)
     wanted = 4 * config.depth - len(converted.spared)  # qkv, proj, fc1, fc2

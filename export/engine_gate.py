@@ -20,6 +20,7 @@ from edge.engines.onnxruntime_runner import OUTPUT_NAMES, OnnxRuntimeRunner
 from edge.engines.runner import RawOutputs, Runner
 from edge.engines.selftest import difference, infer_all, sigmoid
 from edge.errors import InputError
+from export import metrics
 from export.atomic import appearing
 from export.gate import DEFAULT_LIMITS, GateLimits, gate
 
@@ -63,6 +64,12 @@ def load_crops(path: Path) -> StoredCrops:
         raise InputError(
             f"{path}: found { ({name: len(array) for name, array in found.items()}) } entries; expected equal, > 0"
         )
+    if not np.isin(found["labels"], (0, 1)).all():
+        raise InputError(f"{path}: labels: found {sorted(set(found['labels'].tolist()))[:5]}; expected 0 and 1 alone")
+    wrong = [name for name in OUTPUT_NAMES if found[f"fp32_{name}"].dtype != np.float32
+             or not np.isfinite(found[f"fp32_{name}"]).all()]  # fmt: skip
+    if wrong:
+        raise InputError(f"{path}: fp32_{wrong[0]}: expected finite float32; write it again with `hygroma validate`")
     fp32 = RawOutputs(*(found[f"fp32_{name}"] for name in OUTPUT_NAMES))
     return StoredCrops(crops, found["labels"], [str(name) for name in found["ids"]], fp32)
 
@@ -70,8 +77,9 @@ def load_crops(path: Path) -> StoredCrops:
 def engine_report(
     bundle: Bundle, engine: Runner, data: StoredCrops, limits: GateLimits = DEFAULT_LIMITS, threads: int = 1
 ) -> dict[str, Any]:
-    """Each conversion step's GateResult and largest differences, as JSON values: PyTorch -> canonical graph (ONNX Runtime,
-    here), PyTorch -> engine, canonical graph -> engine. `passed`: whether the engine passed against PyTorch.
+    """Each conversion step's GateResult, the 95 % bound of the positives it loses, McNemar's exact p and largest differences, as
+    JSON values: PyTorch -> canonical graph (ONNX Runtime, here), PyTorch -> engine, canonical graph -> engine.
+    `passed`: whether the engine passed against PyTorch.
 
     InputError when the crops are not of the bundle's size.
     """
@@ -82,6 +90,12 @@ def engine_report(
         )
     with OnnxRuntimeRunner(bundle.model, threads) as canonical:
         qdq = infer_all(canonical, data.crops)
+    for name in OUTPUT_NAMES:
+        recorded, own = getattr(data.fp32, name).shape, getattr(qdq, name).shape
+        if recorded != own:
+            raise InputError(
+                f"crops: fp32_{name}: found {list(recorded)}; this bundle's model gives {list(own)}; pack them with its recipe"
+            )
     with engine:
         found = infer_all(engine, data.crops)
     steps = {}
@@ -91,8 +105,16 @@ def engine_report(
         (f"qdq -> {engine.name}", qdq, found),
     ):
         before, after = (sigmoid(o.hygroma / manifest.calibration.hygroma_temperature) for o in (reference, converted))
-        result = gate(data.labels, before, after, manifest.operating_point.hygroma_threshold, data.ids, limits)
-        steps[name] = {**asdict(result), "largest": asdict(difference(converted, reference, manifest.calibration))}
+        threshold = manifest.operating_point.hygroma_threshold
+        result = gate(data.labels, before, after, threshold, data.ids, limits)
+        steps[name] = {
+            **asdict(result),
+            "positives_lost_bound": metrics.upper_bound(result.positives_lost, result.positives)
+            if result.positives
+            else None,
+            "mcnemar_p": metrics.mcnemar(data.labels.astype(bool), before >= threshold, after >= threshold),
+            "largest": asdict(difference(converted, reference, manifest.calibration)),
+        }
     return {
         "bundle": bundle.label,
         "engine": engine.name,

@@ -27,14 +27,14 @@ from calibration.bank import UNKNOWN, Bank, build_bank, load_bank, save_bank
 from calibration.honesty import MIN_EACH, check_lesions, editable, make_specimens, write_checks
 from calibration.stills import FOLDS, assign_folds, load_stills, read_grey
 from edge.bundle import write_bundle
-from edge.bundle.manifest import CARD_FILE, Calibration, ModelInfo
+from edge.bundle.manifest import CARD_FILE, Calibration, GateResult, ModelInfo
 from edge.decision.params import DecisionParams
 from edge.engines.selftest import infer_all, sigmoid
 from edge.errors import InputError
 from edge.screen.preprocess import Preprocessing, letterbox
 from edge.screen.still import read_still
-from export.atomic import appearing, remove
-from export.bundle import Ingredients, LabelledCrops, assemble_bundle
+from export.atomic import appearing, intact, remove, writable
+from export.bundle import Ingredients, LabelledCrops, assemble_bundle, gate_of, require_canonical
 from export.engine_gate import StoredCrops, save_crops
 from export.evidence import (
     HEADS,
@@ -44,12 +44,14 @@ from export.evidence import (
     held_out,
     increased_rows,
     operating_point,
+    shipped_threshold,
     thickness_rows,
     thickness_table,
 )
 from export.features import backbone_features
 from export.heads import probe_plane_head, retrain_hygroma_head
 from export.looked import CAM_STILLS, boxed, cams_of, evenly, looked, panel, panel_stills
+from export.mixed import convert
 from export.model_card import model_card
 from export.ood import distance_limit, fit_ood
 from export.ort_graph import run_graph
@@ -73,7 +75,7 @@ STAGES = {  # stage -> its folders under `work` that go on from one call to the 
     "bank": ("bank", "bank_phantom"),
     "train": ("teacher",),
     "distill": ("student", "heads"),
-    "quantize": ("qat", "qdq"),
+    "quantize": ("qat", "qdq", "qdq_teacher"),
     "validate": ("predictions",),
     "bundle": ("exams",),
 }
@@ -104,6 +106,8 @@ class Pipeline:
 
     def run(self, until: str = "bundle", accept_failing_gate: bool = False) -> None:
         """Every stage up to and including `until`. What other settings made is refused before the first begins."""
+        writable(self.work)
+        self.stamps.keys("teacher")  # the data and the checkpoint to start from are there
         stages = list(STAGES)[: list(STAGES).index(until) + 1]
         for stage in stages:
             for folder in STAGES[stage]:
@@ -140,7 +144,8 @@ class Pipeline:
                 save_bank(made, unfinished)
                 self.stamps.write(stage, unfinished / STAMP)
                 remove(folder)  # empty, or without its entries
-        return load_bank(folder)
+        with intact(folder):
+            return load_bank(folder)
 
     def _real_bank(self) -> Bank:
         data, seed = Path(self.recipe.data), self.recipe.seed
@@ -229,7 +234,8 @@ class Pipeline:
             retrain_hygroma_head(model, self.bank(), self.training(run), self.recipe.seed, step)
             with appearing(path) as unfinished:
                 torch.save(model.hygroma_head.state_dict(), unfinished)
-        model.hygroma_head.load_state_dict(torch.load(path, weights_only=True))
+        with intact(path):
+            model.hygroma_head.load_state_dict(torch.load(path, weights_only=True))
         return model
 
     def _distilled(self, run: int) -> HygromaViT:
@@ -269,7 +275,8 @@ class Pipeline:
             log.info("%s: %s", path.name, choice.described())
             with appearing(path) as unfinished:
                 onnx.save(choice.model, str(unfinished))
-        return onnx.load(str(path))
+        with intact(path):
+            return onnx.load(str(path))
 
     def choice(self, run: int) -> Choice:
         """How a run's student is quantised, found again: minutes."""
@@ -292,11 +299,29 @@ class Pipeline:
             on_epoch=lambda epoch, loss: self.progress(name, epoch, schedule.epochs),
         )
 
-    def calibration_crops(self, run: int) -> tuple[np.ndarray, np.ndarray]:
-        """Two disjoint sets of training crops, uint8 [N,1,S,S]: for the ranges, and for choosing how they are taken."""
+    def quantize_teacher(self) -> tuple[Path, GateResult]:
+        """The refit's teacher in INT8, as its student is converted, and its gate on the validation split at the teacher's own
+        threshold -> (the graph's file, the gate's result). No bundle holds it: it is for hosts that have room for it."""
+        path = self.stamps.claim("qdq_teacher") / f"{run_name(REFIT)}.onnx"
+        teacher, threads = self.teacher(REFIT), self.recipe.threads
+        spec, state = Preprocessing(size=teacher.config.image), teacher.state_dict()
+        calibration, selection = self.calibration_crops(REFIT, spec)
+        choice = quantize_best(state, teacher.config, calibration, selection, threads=threads)
+        threshold = shipped_threshold(self._folds(), "teacher", "hygroma")
+        with TorchRunner(state, teacher.config) as reference:
+            judge = gate_of(reference, self.labelled(REFIT, spec=spec), threshold, threads=threads)
+            converted = convert(choice, state, teacher.config, calibration, selection, judge, threads)
+        require_canonical(converted, teacher.config)
+        with appearing(path) as unfinished:
+            onnx.save(converted.model, str(unfinished))
+        return path, converted.gate
+
+    def calibration_crops(self, run: int, spec: Preprocessing | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Two disjoint sets of training crops, uint8 [N,1,S,S]: for the ranges, and for choosing how they are taken. S is the
+        student's, unless `spec` says another."""
         rng = np.random.default_rng([self.recipe.seed, run, 7])
         keep = rng.permutation(self.training(run))[: 2 * CALIBRATION_CROPS]
-        crops = self.crops(keep)[:, None]
+        crops = self.crops(keep, spec)[:, None]
         half = len(crops) // 2
         return crops[:half], crops[half:]
 
@@ -316,7 +341,7 @@ class Pipeline:
             out |= probabilities("qdq", asdict(run_graph(self.qdq(run), crops[:, None], self.recipe.threads)))
             with appearing(path) as unfinished:
                 np.savez(unfinished, **out)  # type: ignore[arg-type]
-        with np.load(path) as saved:
+        with intact(path), np.load(path) as saved:
             return dict(saved)
 
     def _folds(self) -> HeldOut:
@@ -335,7 +360,7 @@ class Pipeline:
         if not path.is_file():
             with appearing(path) as unfinished:
                 np.savez(unfinished, cams=cams_of(self.student(REFIT), crops))
-        with np.load(path) as saved:
+        with intact(path), np.load(path) as saved:
             cams = saved["cams"]
         found = looked((folds, validation), validation, stills, cams[: len(stills)], self.recipe.student_config)
         found["panels"] = [
@@ -355,7 +380,7 @@ class Pipeline:
         """Other anatomy through the refit's INT8 graph, against the validation split's standard planes."""
         path = self.stamps.claim("predictions") / "unfamiliar.npz"
         sources = self._other_anatomy(path)
-        with np.load(path) as saved:
+        with intact(path), np.load(path) as saved:
             judged = {
                 name: Judged(saved[f"{number}_groups"].tolist(), *(saved[f"{number}_{k}"] for k in JUDGED))
                 for number, name in enumerate(sources)
@@ -385,7 +410,7 @@ class Pipeline:
         """Writes groups, signals, probabilities and distances of every source to `path`, if they are not there yet; returns the
         sources in their order."""
         if path.is_file():
-            with np.load(path) as saved:
+            with intact(path), np.load(path) as saved:
                 return [str(name) for name in saved["sources"]]
         bank, data, graph = self.bank(), Path(self.recipe.data), self.qdq(REFIT)
         stills = load_stills(data)
@@ -490,7 +515,7 @@ class Pipeline:
         """The validation split's, as the conversion's gate is judged on."""
         return self.labelled(REFIT)
 
-    def labelled(self, run: int, most: int = 0) -> LabelledCrops:
+    def labelled(self, run: int, most: int = 0, spec: Preprocessing | None = None) -> LabelledCrops:
         """What a run never trained on and has a hygroma label; its fold, or the refit's validation split. At most `most` of them,
         drawn by the recipe's seed; 0: all."""
         bank = self.bank()
@@ -503,7 +528,7 @@ class Pipeline:
             rng = np.random.default_rng([self.recipe.seed, run, 8])
             keep = sorted(rng.permutation(keep)[:most])
         return LabelledCrops(
-            self.crops(np.array(keep))[:, None],
+            self.crops(np.array(keep), spec)[:, None],
             np.array([bank.entries[i].hygroma for i in keep]),
             [entry_id(bank.entries[i], i) for i in keep],
         )

@@ -21,7 +21,7 @@ from edge.engines.onnxruntime_runner import session_options
 from edge.engines.runner import RawOutputs
 from edge.engines.selftest import sigmoid
 from edge.errors import InputError
-from export.onnx_graph import build_float_graph
+from export.onnx_graph import OPSET, build_float_graph
 from export.ort_graph import run_graph
 from export.smooth import State, input_peaks, smooth
 from export.vit import ViTConfig
@@ -275,8 +275,9 @@ def quantize_best(
 def lint_qdq(model: onnx.ModelProto, spared: Collection[str] = frozenset()) -> list[str]:
     """What keeps `model` from being a canonical graph; empty when it is one. spared: the block linears meant to be float.
 
-    Checked: every quantiser is signed int8 with zero-point 0; weights per channel, activations per tensor; no quantised
-    bias; nothing unsigned but the input; every block linear has both sides quantised and nothing else is.
+    Checked: opset 17 and no operator but ONNX's own; every quantiser is signed int8 with zero-point 0 and finite scales above 0;
+    weights per channel, activations per tensor; no quantised bias; nothing unsigned but the input; every block linear has
+    both sides quantised and nothing else is.
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -286,7 +287,9 @@ def lint_qdq(model: onnx.ModelProto, spared: Collection[str] = frozenset()) -> l
         for name in node.input:
             consumers.setdefault(name, []).append(node)
     linears = {n.name for n in block_linears(model)}
-    problems = [
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    problems = [] if opsets == {"ai.onnx": OPSET} else [f"opsets {opsets}; expected ai.onnx {OPSET} alone"]
+    problems += [
         f"initialiser {t.name} is unsigned"
         for t in graph.initializer
         if t.data_type in (TensorProto.UINT8, TensorProto.UINT16)
@@ -308,6 +311,8 @@ def lint_qdq(model: onnx.ModelProto, spared: Collection[str] = frozenset()) -> l
         scale = constants.get(node.input[1])
         if scale is None or len(scale.dims) != (1 if weight else 0):
             problems.append(f"{node.name}: scale must be constant, {'per channel' if weight else 'per tensor'}")
+        elif not (np.isfinite(values := numpy_helper.to_array(scale)) & (values > 0)).all():
+            problems.append(f"{node.name}: every scale must be finite and above 0")
         if node.op_type == "DequantizeLinear":
             for user in consumers.get(node.output[0], []):
                 side = list(user.input).index(node.output[0])

@@ -163,17 +163,6 @@ def study(pipeline: Pipeline, run: int, name: str, crops: int) -> Study:
     )
 
 
-def writable(folder: Path) -> Path:
-    """The folder, made. InputError when it cannot be: to be asked before minutes of work."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be made ({error.strerror}); name a folder that this user may write"
-        ) from None
-    return folder
-
-
 def write_study(found: Study, folder: Path) -> None:
     """sensitivity.json, sensitivity.md and sensitivity.svg."""
     for suffix, text in (

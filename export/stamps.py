@@ -30,6 +30,7 @@ VERSIONS = {
     "heads": 1,
     "qat": 1,  # raise it with "qdq" too: it starts from what that stage chooses
     "qdq": 3,
+    "qdq_teacher": 1,
     "predictions": 3,
     "exams": 1,
     "rung": 1,
@@ -43,6 +44,7 @@ NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys 
     "heads": ("student",),
     "qat": ("heads",),
     "qdq": ("heads",),
+    "qdq_teacher": ("teacher", "bank_phantom"),
     "predictions": ("qdq",),
     "exams": ("qdq",),
     "rung": ("heads",),
@@ -58,6 +60,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "heads": (),
     "qat": ("qat.epochs", "qat.lr"),
     "qdq": ("qat. if always",),
+    "qdq_teacher": (),
     "predictions": (),
     "exams": (),
     "rung": (),

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calibration.bank import UNKNOWN, Bank, Entry
+from export.atomic import intact
 from export.augment import augment, map_target
 from export.vit import HygromaViT, ViTOutputs, normalise
 
@@ -254,10 +255,11 @@ def fit(
     optimiser = torch.optim.AdamW(parameter_groups(model, schedule), lr=schedule.lr)  # type: ignore[arg-type]
     epoch = 0
     if checkpoint.is_file():
-        saved = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(saved["model"])
-        optimiser.load_state_dict(saved["optimiser"])
-        epoch = saved["epoch"]
+        with intact(checkpoint):
+            saved = torch.load(checkpoint, weights_only=True)
+            model.load_state_dict(saved["model"])
+            optimiser.load_state_dict(saved["optimiser"])
+            epoch = saved["epoch"]
     steps = len(draw_epoch(bank, keep, np.random.default_rng(0))) // schedule.batch
     model.train()
     while epoch < schedule.epochs:

@@ -51,6 +51,7 @@ def cached_engine(
     stored = None if force else cache.get(key)
     if stored is not None:
         return stored, False
+    cache.require_writable()
     log.info("building %s for %s", options.precision, host.platform)
     built = build_engine(host.api, bundle.model, options, cache.timing(host.platform), progress)
     entry = Entry(key, bundle.label, time.time(), round(built.took_s, 3), len(built.plan), built.summary)

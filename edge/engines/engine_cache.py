@@ -78,11 +78,24 @@ class EngineCache:
     """Reads and writes the folder `root`, which is made when something is first stored."""
 
     def __init__(self, root: str | Path | None = None):
-        """root: None for `default_folder()`. EngineError when the folder could be written by everyone."""
+        """root: None for `default_folder()`. EngineError for what is no folder, or could be written by everyone."""
         self.root = Path(root) if root else default_folder()
+        if self.root.exists() and not self.root.is_dir():
+            raise EngineError(f"{self.root}: is a file; name a folder for engines with --cache, or engine.cache")
         with suppress(FileNotFoundError):
             if stat.S_IMODE(self.root.stat().st_mode) & stat.S_IWOTH:
                 raise EngineError(f"{self.root}: every user may write here, and engines are code: `chmod o-w` it")
+
+    def require_writable(self) -> None:
+        """EngineError when nothing can be stored here: to be asked before minutes of building."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o755)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise EngineError(
+                f"{self.root}: cannot be written ({error.strerror}); name another with --cache"
+            ) from error
 
     def get(self, key: EngineKey) -> Stored | None:
         """The verified engine for exactly this key, or None. A damaged entry is quarantined, with a log line."""

@@ -86,6 +86,7 @@ def race(
     def runner_of(stored: Stored) -> Any:
         return TensorRTRunner(stored.plan, stored.entry.key.precision, host.api, host.cuda)
 
+    cache.require_writable()  # for the result
     candidates = []
     for precision in precisions:
         candidate = _prepare(

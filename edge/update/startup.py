@@ -118,6 +118,13 @@ def _describe(
         problems = [*problems, f"bundle {state.last.slot} was rolled back: {state.last.reason}"]
     if not scorer.signed_by:
         problems = [*problems, "the bundle is UNSIGNED (bundle.allow_unsigned)"]
+    gate = scorer.manifest.gate
+    if gate.accepted_failing:
+        reasons = "; ".join(gate.reasons)
+        problems = [*problems, f"the bundle's INT8 conversion FAILED its gate and was accepted by hand: {reasons}"]
+        log.warning(
+            "bundle %s: its INT8 conversion failed its gate and was accepted by hand: %s", scorer.label, reasons
+        )
     return BundleState(
         model=scorer.manifest.model.id,
         version=scorer.manifest.model.version,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from edge.bundle import Bundle
 from edge.cli import main
 from edge.engines import choice, engine_build, race, tensorrt_api
 from edge.engines.engine_build import Host
+from edge.engines.graph_forms import SAME_GRAPH_TOLERANCE
+from edge.engines.openvino_runner import has_openvino
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +119,21 @@ def test_an_engine_is_held_against_pytorch_and_the_graph(
     )
 
 
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_other_runtimes_are_held_against_the_same_gate(
+    capsys: pytest.CaptureFixture[str], given: tuple[str, ...], crops: Path, tmp_path: Path, runtime: str
+) -> None:
+    if runtime == "openvino" and not has_openvino():
+        pytest.skip("OpenVINO is not installed: the extra `openvino`")
+    code, report = run(capsys, "validate", "--engine", "--runtime", runtime, "--crops", str(crops), *given)
+    assert report["engine"] == f"{runtime}-cpu" and report["n"] == 64 and code == (0 if report["passed"] else 3)
+    assert report["steps"][f"qdq -> {runtime}-cpu"]["largest"]["probability"] < SAME_GRAPH_TOLERANCE.probability
+    config = tmp_path / "hygroma.yaml"
+    config.write_text(f"engine: {{runtime: {runtime}}}\n")
+    _, again = run(capsys, "validate", "--engine", "--config", str(config), "--crops", str(crops), *given)
+    assert again["engine"] == f"{runtime}-cpu" and again["steps"] == report["steps"]
+
+
 def test_an_engine_that_loses_positives_fails_the_gate(
     given: tuple[str, ...], world: World, crops: Path, tiny_bundle: Bundle
 ) -> None:
@@ -135,6 +153,99 @@ def test_an_engine_that_loses_positives_fails_the_gate(
     assert len(step["flipped"]) == step["flips"]
 
 
+def test_the_gate_is_printed_with_what_its_images_allow_to_be_said(
+    capsys: pytest.CaptureFixture[str], given: tuple[str, ...], crops: Path
+) -> None:
+    words = ("validate", "--engine", "--runtime", "onnxruntime", "--crops", str(crops), *given)
+    code, report = run(capsys, *words)
+    assert main([*words]) == code
+    said = capsys.readouterr().out
+    step = report["steps"]["pytorch-fp32 -> onnxruntime-cpu"]
+    # of 32 positives; Clopper and Pearson's bound where none was lost
+    assert step["positives_lost"] or step["positives_lost_bound"] == pytest.approx(1 - 0.05 ** (1 / 32))
+    assert (
+        f"loses at most {step['positives_lost_bound']:.1%} of positives (95 %), McNemar p {step['mcnemar_p']:.3g}"
+        in said
+    )
+    assert "fp32 -> onnxruntime-cpu: " in said and 0 <= step["mcnemar_p"] <= 1
+
+
+def test_crops_of_another_model_or_size_are_refused(
+    capsys: pytest.CaptureFixture[str], given: tuple[str, ...], crops: Path, tmp_path: Path
+) -> None:
+    with np.load(crops) as saved:
+        arrays = dict(saved)
+    for change, message in (
+        ({"fp32_embedding": arrays["fp32_embedding"][:, :5]}, "fp32_embedding: found [64, 5]"),
+        ({"fp32_nuchal_map": arrays["fp32_nuchal_map"][:, :1]}, "fp32_nuchal_map: found [64, 1"),
+        ({"crops": arrays["crops"][:, :, :32, :32]}, "crops: found 32 pixels; this bundle takes 48"),
+    ):
+        np.savez(tmp_path / "other.npz", **{**arrays, **change})
+        words = ("validate", "--engine", "--runtime", "onnxruntime", "--crops", str(tmp_path / "other.npz"))
+        assert main([*words, *given]) == 66
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", [b"", b"PK\x03\x04", b"\x93NUMPY", None])
+def test_a_damaged_file_of_crops_is_refused(
+    capsys: pytest.CaptureFixture[str], crops: Path, tmp_path: Path, broken: bytes | None
+) -> None:
+    path = tmp_path / "cut.npz"
+    path.write_bytes(crops.read_bytes()[:-2000] if broken is None else broken)
+    assert main(["validate", "--engine", "--crops", str(path)]) == 66
+    assert "cut.npz: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("build",), ("race",), ("list",), ("prune",)], ids=" ".join)
+def test_a_cache_that_is_none_is_refused(
+    capsys: pytest.CaptureFixture[str], given: tuple[str, ...], tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    bundle = given[:3]
+    code = main(["engine", *words, *bundle, "--cache", str(tmp_path / "file")])
+    done = capsys.readouterr()
+    assert code == 70 and f"{tmp_path / 'file'}: is a file" in done.err and "Building" not in done.err
+
+
+@pytest.mark.parametrize("action", ["build", "race"])
+def test_a_cache_that_cannot_be_written_is_found_before_building(
+    capsys: pytest.CaptureFixture[str], given: tuple[str, ...], action: str
+) -> None:
+    assert main(["engine", action, *given[:3], "--cache", "/proc/self/engines"]) == 70
+    said = capsys.readouterr().err
+    assert "/proc/self/engines: cannot be written (" in said and "Building" not in said
+
+
+@pytest.mark.parametrize("damage", ["entry.json", "engine.plan", "SHA256SUMS", "race", "timing"])
+def test_a_damaged_cache_is_set_aside_and_built_again(
+    capsys: pytest.CaptureFixture[str], given: tuple[str, ...], tmp_path: Path, damage: str
+) -> None:
+    _, raced = run(capsys, "engine", "race", *given)
+    root = tmp_path / "engines"
+    for path in [*root.rglob(damage), *root.glob(f"{damage}-*")]:
+        path.write_bytes(path.read_bytes()[:-3] + b"\xff\x00{")
+    code, listed = run(capsys, "engine", "list", *given)
+    assert code == 0 and len(listed) == (3 if damage in ("race", "timing") else 0)
+    code, again = run(capsys, "engine", "race", *given)
+    built = [c["built_now"] for c in again["candidates"]]
+    assert code == 0 and again["winner"] == raced["winner"] and built == [damage not in ("race", "timing")] * 3
+    code, pruned = run(capsys, "engine", "prune", *given)
+    assert code == 0 and not (root / "quarantine").exists()
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_behind(
+    capsys: pytest.CaptureFixture[str], given: tuple[str, ...], tmp_path: Path
+) -> None:
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, usual[1]))  # less than an engine's size
+    try:
+        code = main(["engine", "build", *given])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert code == 70 and "cannot store the engine (File too large)" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "engines").iterdir()] == []
+
+
 def test_what_is_missing_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path, crops: Path) -> None:
     assert main(["validate"]) == 78
     assert "needs RECIPE.yaml" in capsys.readouterr().err
@@ -147,6 +258,8 @@ def test_what_is_missing_is_said(capsys: pytest.CaptureFixture[str], tmp_path: P
         ({"labels": None}, "labels missing"),
         ({"crops": arrays["crops"].astype(np.float32)}, "crops: found float32"),
         ({"ids": arrays["ids"][:3]}, "expected equal"),
+        ({"labels": arrays["labels"] + 1}, "labels: found [1, 2]"),
+        ({"fp32_plane": np.full(64, np.nan, np.float32)}, "fp32_plane: expected finite float32"),
     ):
         path = tmp_path / "bad.npz"
         np.savez(path, **{k: v for k, v in {**arrays, **change}.items() if v is not None})

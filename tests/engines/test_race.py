@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from fakes.tensorrt_fake import World
@@ -98,3 +99,13 @@ def test_one_that_breaks_while_timed_is_out(
     result, _ = race(host, cache, tiny_bundle, OPTIONS)
     assert not result.candidates[0].passed and "719" in result.candidates[0].reason
     assert result.best is not None and result.best.precision != "int8"
+
+
+def test_the_teachers_engines_are_built_and_timed_too(host: Host, world: World, tiny_int8_graph: Any) -> None:
+    """`benchmarks/gpu.sh --teacher`"""
+    from benchmarks.gpu import teacher_engines
+
+    world.refuse = {"fp16"}
+    int8, fp16 = teacher_engines(host, tiny_int8_graph.SerializeToString(), BuildOptions("int8"))
+    assert int8["precision"] == "int8" and int8["p99"] >= int8["p50"] > 0
+    assert fp16["precision"] == "fp16" and "no fp16 engine" in fp16["error"]

@@ -31,3 +31,19 @@ def test_the_shipped_graph_builds_in_every_form(precision: str) -> None:
 def test_what_is_no_graph_is_refused_in_tensorrts_words() -> None:
     with pytest.raises(EngineError, match="does not parse: .*MODEL_DESERIALIZE_FAILED"):
         build_plan(describe(rtx), b"not a graph", BuildOptions("int8"))
+
+
+@pytest.mark.parametrize("precision", ["int8", "mixed"])
+def test_a_block_of_the_papers_teacher_builds_too(precision: str) -> None:
+    """The shape of USF-MAE's ViT-B/16, one block of its twelve."""
+    torch = pytest.importorskip("torch")
+    from export.onnx_graph import build_float_graph
+    from export.quantize import block_linears, quantize
+    from export.vit import HygromaViT, ViTConfig
+
+    torch.manual_seed(0)
+    config = ViTConfig(image=224, patch=16, width=768, depth=1, heads=12, layer_scale=False)
+    graph = build_float_graph(HygromaViT(config).state_dict(), config)
+    model = quantize(graph, {node.input[0]: 4.0 for node in block_linears(graph)}).SerializeToString()
+    plan, _ = build_plan(describe(rtx), model, BuildOptions(precision))
+    assert len(plan) > 1_000_000

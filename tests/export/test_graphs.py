@@ -33,7 +33,7 @@ from export.quantize import (  # noqa: E402
 )
 from export.smooth import LINEARS, input_peaks, smooth  # noqa: E402
 from export.torch_runner import TorchRunner  # noqa: E402
-from export.vit import HygromaViT, normalise  # noqa: E402
+from export.vit import HygromaViT, ViTConfig, normalise  # noqa: E402
 
 Pictures = Callable[..., np.ndarray]
 
@@ -114,6 +114,24 @@ def test_the_count_notices_a_float_linear(tiny_float_graph: Any) -> None:
     optimised = optimised_graph(tiny_float_graph)
     assert optimised.int8_linears == 0
     assert len([n for n in optimised.float_linears if n.startswith("blocks.")]) == 8
+
+
+@pytest.mark.parametrize("layer_scale", [False, True])
+def test_a_block_of_the_papers_vit_b16_becomes_a_canonical_graph(pictures: Pictures, layer_scale: bool) -> None:
+    """USF-MAE's shape at its real width and picture size; one block of its twelve, for time."""
+    config = ViTConfig(image=224, patch=16, width=768, depth=1, heads=12, layer_scale=layer_scale)
+    torch.manual_seed(0)
+    model, crops = HygromaViT(config).eval(), pictures(8, 224)
+    choice = quantize_best(
+        model.state_dict(), config, crops[:4], crops[4:], alphas=(0.0, 0.5), methods=("minmax", "mse")
+    )
+    assert lint_qdq(choice.model) == []
+    optimised = optimised_graph(choice.model)
+    assert optimised.int8_linears == 4 and not any(n.startswith("blocks.") for n in optimised.float_linears)
+    with TorchRunner(model.state_dict(), config) as runner:
+        wanted, found = infer_all(runner, crops), run_graph(choice.model, crops)
+    assert np.abs(sigmoid(found.hygroma) - sigmoid(wanted.hygroma)).max() < 0.02
+    assert np.linalg.norm(found.embedding - wanted.embedding) < 0.05 * np.linalg.norm(wanted.embedding)
 
 
 def test_int8_graph_is_close_to_the_float_graph(
@@ -236,6 +254,17 @@ def quantised_bias(graph: Any) -> None:
     add.input[1] = "b32.dq"
 
 
+def zero_scale(graph: Any) -> None:
+    tensor = initializer(graph, "qkv.weight.scale")
+    value = onnx.numpy_helper.to_array(tensor).copy()
+    value[3] = 0.0
+    replace(tensor, value)
+
+
+def infinite_scale(graph: Any) -> None:
+    replace(initializer(graph, "norm1.out.scale"), np.array(np.inf, np.float32))
+
+
 def float_linear(graph: Any) -> None:
     node = next(n for n in graph.node if n.name == "blocks.1.mlp.fc2")
     node.input[0] = node.input[0].removesuffix(".dq")
@@ -245,6 +274,8 @@ def float_linear(graph: Any) -> None:
     ("edit", "problem"),
     [
         (unsigned_activation, "zero_point is unsigned"),
+        (zero_scale, "scale must be finite and above 0"),
+        (infinite_scale, "scale must be finite and above 0"),
         (shifted_zero, "zero-point must be 0"),
         (per_tensor_weight, "scale must be constant, per channel"),
         (quantised_bias, "a bias must stay float"),
@@ -255,6 +286,14 @@ def test_lint_sees_what_is_not_canonical(tiny_int8_graph: Any, edit: Callable[[A
     assert lint_qdq(tiny_int8_graph) == []
     found = lint_qdq(edited(tiny_int8_graph, edit))
     assert any(problem in text for text in found), found
+
+
+@pytest.mark.parametrize("opsets", [[("", 20)], [("", 17), ("com.microsoft", 1)], []])
+def test_lint_sees_another_opset(tiny_int8_graph: Any, opsets: list[tuple[str, int]]) -> None:
+    model = edited(tiny_int8_graph, lambda graph: None)
+    del model.opset_import[:]
+    model.opset_import.extend(onnx.helper.make_opsetid(*entry) for entry in opsets)
+    assert any("expected ai.onnx 17 alone" in problem for problem in lint_qdq(model))
 
 
 def test_lint_sees_a_graph_that_was_not_quantised(tiny_float_graph: Any) -> None:

@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import json
 import os
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,17 +19,22 @@ import pytest
 import yaml
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("sklearn")
 
 from edge.bundle import ANYONE, load_bundle
 from edge.bundle.manifest import EvidenceRow, EvidenceTable
 from edge.cli import main
+from edge.engines.selftest import sigmoid
 from edge.errors import ConfigError, InputError
 from export import pipeline as stages
-from export.pipeline import Pipeline
+from export.atomic import remove
+from export.ort_graph import run_graph
+from export.pipeline import REFIT, Pipeline
+from export.quantize import lint_qdq
 from export.recipe import PhantomRecipe, QatRecipe, Recipe, StudentRecipe, TeacherRecipe
 from export.stamps import STAMP, VERSIONS
+from export.train import predict
 from export.vit import HygromaViT
 from export.weights import _OURS  # noqa: E402
 
@@ -449,6 +455,68 @@ def test_a_file_cut_short_is_never_taken_for_finished(
     assert (work / file).stat().st_size == (finished / "work" / file).stat().st_size
 
 
+@pytest.mark.parametrize(("key", "value", "said"), [
+    ("work", "/proc/work", "/proc/work: cannot be written"),
+    ("work", "FILE", "cannot be written (File exists)"),
+    ("data", "EMPTY", "manifest.csv: missing"),
+    ("teacher.init", "/nowhere.pt", "/nowhere.pt: no such checkpoint"),
+])  # fmt: skip
+def test_what_is_missing_is_said_before_anything_is_made(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, value: str, said: str
+) -> None:
+    (tmp_path / "FILE").touch()
+    (tmp_path / "EMPTY").mkdir()
+    value = value if value.startswith("/") else str(tmp_path / value)
+    recipe = edit(tiny(finished, work=str(tmp_path / "work")), key, value)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(dataclasses.asdict(recipe)))
+    assert main(["quantize", str(tmp_path / "recipe.yaml")]) == 66
+    done = capsys.readouterr()
+    assert said in done.err and "bank" not in done.err and done.out == ""
+
+
+DAMAGED = ["bank/crops.npy", "bank/entries.json", "teacher/fold0.pt", "student/refit.pt", "heads/fold1.pt", "qdq/refit.onnx",
+           "predictions/fold0.npz", "predictions/score_cam.npz", "predictions/unfamiliar.npz"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_an_output_that_was_damaged_is_named_and_can_be_made_again(
+    finished: Path, work: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str], no_exams: None
+) -> None:
+    data = (work / name).read_bytes()
+    (work / name).unlink()  # it is linked to the other tests'
+    (work / name).write_bytes(data[: len(data) // 2])
+    remove(work / "bundle")
+    (work / f"bundle.{STAMP}").unlink()
+    recipe = tiny(finished, work=str(work))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(dataclasses.asdict(recipe)))
+    words = ["export", str(tmp_path / "recipe.yaml"), "--accept-failing-gate"]
+    assert main(words) == 66
+    said = capsys.readouterr().err
+    named = name.split("/")[0] if name.startswith("bank/") else name
+    assert f"hygroma: {work / named}: cannot be read (" in said and "it is damaged: delete it" in said
+    remove(work / named)
+    assert main(words) == 0
+
+
+def test_a_full_disk_is_said_and_what_was_finished_is_kept(
+    finished: Path, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny(finished, work=str(work))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(dataclasses.asdict(recipe)))
+    (work / "qdq/refit.onnx").unlink()
+    before = {p.name for p in (work / "qdq").iterdir()}
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, usual[1]))  # less than a graph's size
+    try:
+        code = main(["quantize", str(tmp_path / "recipe.yaml")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    said = capsys.readouterr().err
+    assert code == 74 and "File too large" in said and "Traceback" not in said
+    assert {p.name for p in (work / "qdq").iterdir()} == before
+    assert main(["quantize", str(tmp_path / "recipe.yaml")]) == 0
+
+
 def test_what_a_killed_process_left_is_cleared(finished: Path, work: Path) -> None:
     """SIGKILL lets no block end: the unfinished file or folder stays."""
     for name in ("bank", "qdq", "predictions"):
@@ -540,6 +608,28 @@ def test_finetuning_as_a_fallback_is_the_bundles_affair(finished: Path, work: Pa
     assert {k: v for k, v in weights(work).items() if not k.startswith("qat")} == before
 
 
+def test_the_teacher_is_quantised_too_and_gated_at_its_own_threshold(
+    finished: Path, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny(finished, work=str(work))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(dataclasses.asdict(recipe)))
+    before = weights(work)
+    code = main(["quantize", str(tmp_path / "recipe.yaml"), "--teacher", "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert said["teacher"] == str(work / "qdq_teacher/refit.onnx")
+    assert (code, said["teacher's gate"] == "passed") in ((0, True), (3, False))  # untrained weights may lose anything
+    graph = onnx.load(said["teacher"])
+    assert lint_qdq(graph) == [] and graph != onnx.load(str(work / "qdq/refit.onnx"))
+    teacher, keep = Pipeline(recipe).teacher(REFIT), Pipeline(recipe).held_out_of(REFIT)[:8]
+    crops = Pipeline(recipe).crops(keep)
+    found, wanted = run_graph(graph, crops[:, None]), predict(teacher, crops)
+    assert np.abs(sigmoid(found.hygroma) - sigmoid(wanted["hygroma"])).max() < 0.05
+    assert {k: v for k, v in weights(work).items() if "qdq_teacher" not in k} == before
+    other = edit(recipe, "teacher.lr", 0.5)
+    with pytest.raises(ConfigError, match="teacher.lr"):
+        Pipeline(other).run("quantize")
+
+
 # -- sensitivity
 
 
@@ -587,7 +677,7 @@ def test_sensitivity_says_what_is_wrong_before_it_measures(
     for more, code, words in (
         (["--run", "fold3"], 78, "--run: found 'fold3'; this recipe has fold0, fold1, refit"),
         (["--crops", "1"], 78, "--crops: found 1"),
-        (["--out", str(tmp_path / "file")], 66, "file: cannot be made"),
+        (["--out", str(tmp_path / "file")], 66, "file: cannot be written"),
     ):
         assert sensitivity(recipe, tmp_path, *more) == code
         assert words in capsys.readouterr().err

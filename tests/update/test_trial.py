@@ -173,6 +173,20 @@ def test_an_unsigned_bundle_runs_only_where_it_is_allowed_and_the_page_says_so(d
     assert device.running() == "1.2.3"
 
 
+@pytest.mark.requirement("B-05")
+def test_a_bundle_whose_failing_gate_was_accepted_runs_and_says_so(
+    device: Device, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest, files = device.parts
+    gate = replace(manifest.gate, passed=False, accepted_failing=True, reasons=("6 positives lost",))
+    device.parts = (replace(manifest, gate=gate), files)
+    device.update("1.3.0")
+    assert device.running() == "1.3.0"
+    said = "INT8 conversion FAILED its gate and was accepted by hand: 6 positives lost"
+    assert device.state.problems == (f"the bundle's {said}",)
+    assert "6 positives lost" in caplog.text
+
+
 def test_a_configured_bundle_goes_before_all_and_has_no_fallback(device: Device) -> None:
     device.update("1.3.0")
     device.config = replace(device.config, engine=replace(device.config.engine, bundle=str(device.make("1.4.0"))))
