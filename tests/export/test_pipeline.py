@@ -308,6 +308,7 @@ def test_other_data_or_another_checkpoint_under_the_same_name_is_refused(finishe
 def test_rows_of_sources_that_the_bank_is_not_made_of_change_nothing(finished: Path, work: Path) -> None:
     base = work.parent
     shutil.copytree(finished / "data", base / "data")
+    shutil.copyfile(finished / "init.pt", base / "init.pt")
     with (base / "data/manifest.csv").open("a") as file:
         file.write("lung/1.png,pocus_covid,still,P1,lung,train,00\n")
     Pipeline(tiny(base)).run("bank")
