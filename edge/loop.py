@@ -437,10 +437,10 @@ class Watch:
             problems.append("pictures are too old when they have been scored: the machine is too slow, or was stopped")
         if self._store_problem:
             problems.append(f"events cannot be written: {self._store_problem}")
-        if self._waiting:
-            problems.append(f"{len(self._waiting)} flags wait to be written")
+        if waiting := len(self._waiting):
+            problems.append("1 flag waits to be written" if waiting == 1 else f"{waiting} flags wait to be written")
         if self._lost:
-            problems.append(f"{self._lost} flags could not be kept")
+            problems.append(f"{'1 flag' if self._lost == 1 else f'{self._lost} flags'} could not be kept")
         if self._identity.fallback:
             problems.append(f"TensorRT is not used: {self._identity.fallback}")
         if self._identity.bundle_state is not None:

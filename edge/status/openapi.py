@@ -16,7 +16,7 @@ from edge.metrics import LatencySummary
 from edge.records import Event, Verdict
 from edge.status.board import BundleState, ExamRow
 from edge.status.render import STATES
-from edge.status.routes import COOKIE, JSON, NUMBER, NUMBER_DIGITS, ROUTES, Answer, Route
+from edge.status.routes import COOKIE, HTML, JSON, NUMBER, NUMBER_DIGITS, ROUTES, Answer, Route
 
 _SCALARS: dict[type, str] = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
@@ -28,6 +28,7 @@ _ANYTIME = (
     Answer(500, JSON, "a fault of ours, which the daemon's log tells", "Error"),
 )
 _NO_TOKEN = Answer(401, JSON, "the token is missing or wrong", "Error")
+_NO_TOKEN_PAGE = Answer(401, HTML, "the token is missing or wrong: a page that says how to give it")
 _BODY = (
     Answer(411, JSON, "the body's length is not told", "Error"),
     Answer(413, JSON, "the body is too long", "Error"),
@@ -61,7 +62,8 @@ def describe(token: bool) -> dict[str, Any]:
 
 
 def _operation(route: Route, token: bool) -> dict[str, Any]:
-    any_time = (*_ANYTIME, *((_NO_TOKEN,) if token else ()), *(_BODY if route.body else ()))
+    no_token = _NO_TOKEN_PAGE if route.for_people else _NO_TOKEN
+    any_time = (*_ANYTIME, *((no_token,) if token else ()), *(_BODY if route.body else ()))
     out: dict[str, Any] = {
         "operationId": route.name,
         "summary": route.text,

@@ -58,6 +58,11 @@ class Route:
     answers: tuple[Answer, ...]
     body: type | None = None  # a dataclass that edge.bundle.schema decodes, for POST
 
+    @property
+    def for_people(self) -> bool:
+        """Whether a browser shows what it answers as a page of its own."""
+        return self.answers[0].kind == HTML
+
 
 _NO_PICTURE = Answer(404, JSON, "there is no such picture", "Error")
 _TAKEN = Answer(202, JSON, "the daemon will do it before its next frame", "Accepted")

@@ -128,7 +128,7 @@ class StatusServer:
             "board": board, "token": token, "loopback": loopback, "evidence": staticmethod(evidence),
             "clip": staticmethod(clip),
             "clock_ns": staticmethod(clock_ns), "requests": Rate(REQUESTS), "wrong_tokens": Rate(WRONG_TOKENS),
-            "files": {name: (PAGE / name).read_bytes() for name in ("index.html", "page.css", "page.js")},
+            "files": {name: (PAGE / name).read_bytes() for name in ("index.html", "token.html", "page.css", "page.js")},
             "api": describe(bool(token)),
         })  # fmt: skip
         try:
@@ -214,17 +214,17 @@ class _Handler(BaseHTTPRequestHandler):
             # A page elsewhere whose name was made to point here (DNS rebinding) still sends its own name.
             _refuse(403, "this page is served on loopback only; use http://127.0.0.1")
         routes, number = find(url.path)
+        route = routes.get("GET" if self.command == "HEAD" else self.command)
         if self.token:
-            self._check_token(client, url.query, url.path if routes else "/")
+            self._check_token(client, url.query, url.path if routes else "/", route)
         if not routes:
             _refuse(404, f"there is no {url.path}")
-        route = routes.get("GET" if self.command == "HEAD" else self.command)
         if route is None:
             allowed = ", ".join(sorted({*routes, *(["HEAD"] if "GET" in routes else [])}))
             _refuse(405, f"{url.path} answers to {allowed}", {"Allow": allowed})
         return route, number, self._decoded(route, data) if route.body else None
 
-    def _check_token(self, client: str, query: str, path: str) -> None:
+    def _check_token(self, client: str, query: str, path: str, route: Route | None) -> None:
         # "+" is itself here, as base64 has it: no token holds a space.
         given = parse_qs(query.replace("+", "%2B")).get("token", [""])[0]
         if given and self._is_token(given) and self.command in ("GET", "HEAD"):
@@ -234,8 +234,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._is_token(sent):
             if given or sent:
                 self.wrong_tokens.allows(client)
-            words = "a token is needed: open /?token=TOKEN, or send Authorization: Bearer TOKEN"
-            _refuse(401, words, {"WWW-Authenticate": "Bearer"})
+            asked = {"WWW-Authenticate": "Bearer"}
+            if route is not None and route.for_people:
+                raise _Refused(_Reply(401, HTML, self.files["token.html"], asked))
+            _refuse(401, "a token is needed: open /?token=TOKEN, or send Authorization: Bearer TOKEN", asked)
 
     def _sent_token(self) -> str:
         scheme, _, bearer = self.headers.get("Authorization", "").partition(" ")

@@ -19,17 +19,22 @@ import pytest
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
 expect = playwright.expect
 
-from edge.capture import FramesSource
+from edge.capture import FeedStats, FramesSource
 from edge.config import Config
+from edge.decision.assess import NOT_PLANE, SIGNAL_REASONS, UNFAMILIAR
 from edge.demo import CLIP, read_session
 from edge.events import EventStore
-from edge.status import Board, StatusServer
+from edge.metrics import LatencySummary
+from edge.records import Event, Signal, Verdict
+from edge.screen.view import SIDE, View
+from edge.status import Board, ExamRow, Snapshot, StatusServer
 from edge.watching import Watching, open_watching
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here (apt install chromium)")
 
 SCREEN = {"width": 1024, "height": 600}  # pixels of the 7-inch screen that the page is made for
+INCHES = 7.0  # diagonal
 PATIENCE_MS = 60_000  # far more than any of these needs, so that a busy machine fails no test
 TEXT_MIN, TOUCH_MIN = 16, 52  # pixels; see page.css
 
@@ -220,3 +225,112 @@ def test_a_browser_whose_token_is_no_longer_good_says_so_and_keeps_nobody_out(pa
         assert asked.count(401) == 1
         page.goto(server.url + "?token=" + "b" * 20)
         expect(page.locator("#why")).to_contain_text("stopped looking", timeout=PATIENCE_MS)
+
+
+# -- every state, on both screens that seven inches come with; no daemon runs
+
+SURE = Verdict(7, 0, 3, Signal.OK, True, (), 0.95, 0.31, 0.1, 1.2, 6.3, False, False)
+FLAGGED = dataclasses.replace(SURE, flagged=True, evidence=11.1, hygroma=0.97)
+FULL = (
+    "source away: v4l2:/dev/v4l/by-id/usb-MACROSILICON_USB3_Video-video-index0: cannot be opened, the device is not there;"
+    " check the cable, and the name with `ls /dev/v4l/by-id`",
+    "events cannot be written: /var/lib/hygroma/room1/events.db: cannot be written (database or disk is full); check the disk's"
+    " space and health. If the file is damaged, move it aside and keep it: a new store is made",
+    "2 flags wait to be written",
+)
+
+
+def cannot(verdict: Verdict, *reasons: str, signal: Signal = Signal.OK) -> Verdict:
+    return dataclasses.replace(verdict, signal=signal, assessable=False, reasons=reasons)
+
+
+# name -> (body's class, verdict, problems)
+STATES: dict[str, tuple[str, Verdict | None, tuple[str, ...]]] = {
+    "waiting": ("waiting", None, ()),
+    "assessing": ("assessing", SURE, ()),
+    "flagged": ("flagged", FLAGGED, ()),
+    "flagged and degraded": ("flagged", cannot(FLAGGED, "frozen", signal=Signal.FROZEN), FULL),
+    "another plane": ("not-assessing", cannot(SURE, NOT_PLANE, UNFAMILIAR), ()),
+    "unfamiliar": ("not-assessing", cannot(SURE, UNFAMILIAR), ()),
+    "degraded": ("no-signal", cannot(SURE, "no signal", signal=Signal.NO_SIGNAL), FULL),
+    **{
+        signal.value: (
+            "no-signal" if signal is Signal.NO_SIGNAL else "not-assessing",
+            cannot(SURE, reason, signal=signal),
+            (),
+        )
+        for signal, reason in SIGNAL_REASONS.items()
+    },
+}
+
+
+def shown(verdict: Verdict | None, problems: tuple[str, ...]) -> Snapshot:
+    now = time.monotonic_ns()
+    events = tuple(
+        Event(n, n, "room 1", 3, f"2026-11-25T15:0{n}:10.250+00:00", 40.0, 0.97, 6.5, "student 0.3.0", "e.png", "00", review)
+        for n, review in ((3, "open"), (2, "open"), (1, "confirmed"))
+    )
+    return Snapshot(
+        t_mono_ns=now,
+        source="room 1",
+        bundle="student 0.3.0",
+        engine="ONNX Runtime 1.23 CPU",
+        ready=True,
+        verdict=verdict,
+        frame_t_mono_ns=now,
+        degraded=problems,
+        frames_by_signal={"OK": 8},
+        duplicates=112,
+        errors={},
+        feed=FeedStats(read=900_211, dropped=1, format="YUYV 1280x720 at 30 fps"),
+        latencies={"verdict": LatencySummary(8, 15.0, 18.0, 29.0, 48.0, 40.0)},
+        exams=tuple(ExamRow(n, "2026-11-25T15:01:10+00:00", 1211, n < 3, 0.8) for n in (3, 2, 1)),
+        events=events,
+        history=tuple((60 - i / 2, 6.3, 0.5 if i % 40 < 30 else None) for i in range(120)),
+        view=View(np.full((SIDE, SIDE), 90, np.uint8), ((0.1, 0.1), (0.9, 0.1), (0.9, 0.9))),
+    )
+
+
+# Text of the page and of its chart that goes beyond the screen's sides, or lies on other text of the chart.
+CUT = """() => [...document.querySelectorAll("body *")].filter(e => e.checkVisibility() && !e.children.length &&
+  e.textContent.trim()).filter(e => { const r = document.createRange(); r.selectNodeContents(e);
+  const b = r.getBoundingClientRect(); return b.left < 0 || b.right > innerWidth; }).map(e => e.outerHTML)"""
+PILED = """() => { const boxes = [...document.querySelectorAll("#chart text")].map(e => e.getBoundingClientRect());
+  return boxes.some((a, i) => boxes.some((b, j) => i < j && a.left < b.right && b.left < a.right && a.top < b.bottom &&
+  b.top < a.bottom)); }"""
+BELOW = """() => [...document.querySelectorAll(".buttons, #tabs, #chart")].filter(e => e.checkVisibility() &&
+  e.getBoundingClientRect().bottom > innerHeight).map(e => e.outerHTML)"""
+LOWEST = """() => Math.min(...[...document.querySelectorAll("button, input")].filter(e => e.checkVisibility()).map(e =>
+  e.getBoundingClientRect().height))"""
+
+
+@pytest.mark.parametrize("size", [(1024, 600), (800, 480)])
+def test_every_state_is_legible_on_seven_inches(page: Any, size: tuple[int, int]) -> None:
+    mm = INCHES * 25.4 / (size[0] ** 2 + size[1] ** 2) ** 0.5  # of a pixel
+    board = Board()
+    with StatusServer(board, port=0) as server:
+        page.set_viewport_size({"width": size[0], "height": size[1]})
+        heights = set()
+        for name, (state, verdict, problems) in STATES.items():
+            board.publish(shown(verdict, problems))
+            page.goto(server.url)
+            page.wait_for_selector(f"body.{state}")
+            assert page.evaluate(SMALL_TEXT) == page.evaluate(CUT) == page.evaluate(BELOW) == [], name
+            assert not page.evaluate(PILED), name
+            assert page.evaluate(LOWEST) * mm >= 7.7, name  # millimetres: a finger in a glove
+            words = page.locator("#words").bounding_box()["height"]
+            assert 6.0 <= words * mm <= 10.0, name  # one line, to be read from an arm's length
+            if state != "assessing":
+                heights.add(round(page.locator("#state").bounding_box()["height"]))
+        assert max(heights) - min(heights) <= 3, heights  # all are as loud as a flag
+        board.publish(shown(FLAGGED, FULL))
+        page.click("#tab-device")
+        expect(page.locator("#device")).to_contain_text("a new store is made", timeout=PATIENCE_MS)  # all of it is here
+
+
+def test_without_its_token_the_page_says_what_to_do_in_the_dark(page: Any) -> None:
+    with StatusServer(Board(), port=0, token="a" * 20) as server:
+        page.goto(server.url)
+        assert "?token=TOKEN" in page.inner_text("body") and "{" not in page.inner_text("body")
+        picture = cv2.imdecode(np.frombuffer(page.screenshot(), np.uint8), cv2.IMREAD_GRAYSCALE)
+        assert np.median(picture) < 40  # levels: a bright page blinds who has been looking at a scanner

@@ -328,6 +328,9 @@ def test_a_token_is_asked_for_everything(board: Board) -> None:
     with StatusServer(board, port=0, token=TOKEN) as page:
         for path in ("/", "/snapshot.json", "/live.jpg", "/metrics", "/healthz"):
             assert ask(page, path)[0] == 401
+        for method, kind in (("GET", "text/html"), ("HEAD", "text/html"), ("PUT", "application/json")):
+            assert ask(page, "/", method)[2]["Content-Type"].startswith(kind)
+        assert b"?token=TOKEN" in ask(page, "/")[1] and TOKEN.encode() not in ask(page, "/")[1]
         assert ask(page, "/new-exam", "POST")[0] == ask(page, "/new-exam?token=" + TOKEN, "POST")[0] == 401
         assert ask(page, "/healthz", Authorization="Bearer wrong")[0] == 401
         assert ask(page, "/healthz", Authorization="Bearer " + TOKEN)[0] == 200

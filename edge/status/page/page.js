@@ -39,6 +39,7 @@ const drawn = {}; // what each list was last made from
 function lost(why) {
   document.body.className = "stopped" + dim();
   at("words").textContent = "NOT WATCHING"; at("why").textContent = why; at("why").className = "";
+  once("problems", [], () => at("problems").replaceChildren());
   hidePicture("no picture");
 }
 
@@ -51,7 +52,7 @@ function show(s) {
   at("why").textContent = s.state === "stopped" ? "the daemon has stopped looking" : also ? "NOW NOT ASSESSING: " + why :
     s.state === "flagged" ? "exam " + v.exam_id + "; the flag stays until the next exam" : why;
   at("why").className = also ? "also" : "";
-  at("problems").textContent = s.health.problems.join(" · ");
+  once("problems", s.health.problems, all => at("problems").replaceChildren(...all.map(words => make("div", words))));
   showPicture(s, v);
   if (v) { showFigures(v); showChart(s, v); }
   once("events", s.events, showEvents); once("exams", s.exams || [], showExams);
@@ -120,7 +121,7 @@ function showEvents(events) {
     row.onclick = () => openSheet(e.id);
     return row;
   }));
-  if (!events.length) at("events").replaceChildren(make("div", "no flag so far", "none"));
+  if (!events.length) at("events").replaceChildren(make("div", "no flag so far", "empty"));
   if (sheetId !== null) fillSheet();
 }
 function review(e) {
@@ -134,7 +135,7 @@ function showExams(exams) {
       make("span", e.flagged ? "FLAGGED" : "no flag", "tag " + (e.flagged ? "flag" : "none")));
     return row;
   }));
-  if (!exams.length) at("exams").replaceChildren(make("div", "no exam so far", "none"));
+  if (!exams.length) at("exams").replaceChildren(make("div", "no exam so far", "empty"));
 }
 
 function bundle(b) {
@@ -145,6 +146,7 @@ function bundle(b) {
 function showDevice(s) {
   const f = s.feed, took = s.latency_ms.verdict, age = s.health.frame_age_s;
   const facts = [
+    ...s.health.problems.map(words => ["Problem", words]),
     ["Source", s.source + (f.format ? ", " + f.format : "")],
     ["Newest frame", age === null ? "none yet" : fixed(age, 1) + " s ago"],
     ["Frames", f.read + " read, " + f.dropped + " dropped, " + f.missed + " missed, " + f.stale + " stale, " + s.duplicates + " repeats"],
