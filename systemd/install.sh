@@ -22,8 +22,12 @@ rm -rf "$source/build" # what an earlier version left there would go into the wh
 pip_rest() { "$venv/bin/python" -m pip "$1" install --disable-pip-version-check -r "$venv/requirements.txt"; }
 pip_rest -qqq || pip_rest -q # told only where it fails: pip takes the system's OpenCV for missing, and says so
 "$venv/bin/hygroma" --version
+if [ -n "$root" ]; then # once the image runs, its programs find their Python without it
+  grep -rlIF "$venv" "$venv/bin" | while read -r script; do sed -i "s|$venv|/opt/hygroma|g" "$script"; done
+fi
 
-install -d "$root/etc/systemd/system" "$root/etc/udev/rules.d" "$root/etc/tmpfiles.d" "$root/etc/hygroma"
+install -d "$root/usr/local/bin" "$root/etc/systemd/system" "$root/etc/udev/rules.d" "$root/etc/tmpfiles.d" "$root/etc/hygroma"
+ln -sfn /opt/hygroma/bin/hygroma "$root/usr/local/bin/hygroma"
 for unit in "$source"/systemd/*.service "$source"/systemd/*.path; do
   install -m 644 "$unit" "$root/etc/systemd/system/"
 done
@@ -40,6 +44,6 @@ fi
 cat <<END
 Installed in $venv. What is left to do:
   1. name the grabber in $root/etc/hygroma/room1.yaml (source.uri; ls /dev/v4l/by-id lists them)
-  2. $venv/bin/hygroma doctor --config /etc/hygroma/room1.yaml
-  3. systemctl enable --now hygroma@room1 hygroma-update@room1.path
+  2. sudo hygroma doctor --config /etc/hygroma/room1.yaml
+  3. sudo systemctl enable --now hygroma@room1 hygroma-update@room1.path
 END

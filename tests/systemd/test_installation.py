@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTALL = ROOT / "systemd/install.sh"
@@ -24,12 +30,16 @@ def device_packages():
     return module
 
 
-def requirements() -> list[str]:
+def pyproject() -> dict[str, Any]:
     if sys.version_info < (3, 11):
         pytest.skip("reads pyproject.toml with tomllib, which Python 3.10 has not")
     import tomllib
 
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def requirements() -> list[str]:
+    return pyproject()["project"]["dependencies"]
 
 
 def pip(*args: str) -> subprocess.CompletedProcess[str]:
@@ -45,6 +55,31 @@ def index() -> None:
         pytest.skip("no pip here")
     if pip("install", "--dry-run", "-q", "--no-deps", "--ignore-installed", "--retries", "0", "pyyaml").returncode:
         pytest.skip("no package index can be reached")
+
+
+@pytest.mark.parametrize("jetpack", JETPACKS)
+def test_the_documented_wheels_are_all_that_a_box_without_a_network_asks_for(
+    jetpack: str, index: None, tmp_path: Path
+) -> None:
+    (line,) = re.findall(r"^ +pip download (.*)$", (ROOT / "docs/install.md").read_text(encoding="utf-8"), re.MULTILINE)
+    words = shlex.split(line)
+    del words[words.index("-d") : words.index("-d") + 2]
+    words[words.index("--python-version") + 1] = JETPACKS[jetpack]
+    words.remove(".")  # this folder, which pip would build
+    report = tmp_path / "report.json"
+    done = pip(
+        "install", "--dry-run", "-q", "--ignore-installed", "--target", str(tmp_path / "t"), "--report", str(report),
+        *words, *requirements(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    there = {
+        canonicalize_name(item["metadata"]["name"]): item["metadata"]["version"]
+        for item in json.loads(report.read_text())["install"]
+    }
+    built_with = [Requirement(text) for text in pyproject()["build-system"]["requires"]]
+    jetson = device_packages().wanted(importlib.metadata.requires("hygroma-edge") or [], True, True, True)
+    for wanted in (*built_with, *map(Requirement, jetson)):
+        assert there[canonicalize_name(wanted.name)] in wanted.specifier, wanted
 
 
 @pytest.mark.parametrize("jetpack", JETPACKS)
@@ -100,7 +135,8 @@ def run(root: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 FAKE_PYTHON = """#!/bin/sh
 # A Python whose venvs hold this script; every call is written down.
 echo "$@" >>"$CALLS"
-[ "$1 $2" = "-m venv" ] && { mkdir -p "$4/bin"; cp "$0" "$4/bin/python"; cp "$0" "$4/bin/hygroma"; }
+[ "$1 $2" = "-m venv" ] || exit 0
+mkdir -p "$4/bin"; cp "$0" "$4/bin/python"; cp "$0" "$4/bin/hygroma"; echo "#!$4/bin/python" >>"$4/bin/hygroma"
 exit 0
 """
 
@@ -121,6 +157,9 @@ def test_the_script_leaves_what_the_units_expect(tmp_path: Path) -> None:
     units = {p.name for p in (root / "etc/systemd/system").iterdir()}
     assert units == {p.name for p in (ROOT / "systemd").glob("hygroma*@.*")}
     assert (root / "etc/tmpfiles.d/hygroma.conf").is_file() and (root / "etc/udev/rules.d/60-hygroma.rules").is_file()
+    assert os.readlink(root / "usr/local/bin/hygroma") == "/opt/hygroma/bin/hygroma"  # docs/install.md calls it by its name
+    in_image = (root / "opt/hygroma/bin/hygroma").read_text()
+    assert "#!/opt/hygroma/bin/python" in in_image and str(root) not in in_image
     made = [line for line in calls.read_text().splitlines() if "-m venv" in line]
     assert made == [f"-m venv --system-site-packages {root}/opt/hygroma"]  # once, and it sees the system's packages
     assert f"{root}/opt/hygroma/requirements.txt" in calls.read_text()

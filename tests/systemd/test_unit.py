@@ -53,6 +53,12 @@ def test_watchdog_notify_and_a_restart_that_does_not_spin() -> None:
     assert {"78", "65", "2"} <= set(unit["Service"]["RestartPreventExitStatus"].split())
 
 
+def test_a_daemon_that_runs_wild_leaves_the_machine_to_others() -> None:
+    service = read(UNIT)["Service"]
+    assert service["MemoryMax"] == "700M" and service["MemoryHigh"] == "500M" and int(service["TasksMax"]) <= 64
+    assert service["CPUQuota"] == "400%"  # a spinning thread more than that is held back
+
+
 def test_two_instances_are_told_to_take_two_ports() -> None:
     assert "status.port" in UNIT.read_text(encoding="utf-8")
 
