@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,17 +198,20 @@ def _add_ladder(
     ladder.add_argument(
         "--rungs", type=Path, metavar="FILE", help="the students to compare with (default: export/recipes/ladder.yaml)"
     )
-    ladder.add_argument("--only", nargs="+", default=[], metavar="NAME", help="make these rungs alone")
     ladder.add_argument("--ray", metavar="ADDRESS", help="rungs as tasks of a Ray cluster: auto, host:port, or local")
-    ladder.add_argument(
-        "--latency-only", action="store_true", help="measure the finished rungs in turn, one thread, and train nothing"
+    which = ladder.add_mutually_exclusive_group()
+    which.add_argument("--only", nargs="+", default=[], metavar="NAME", help="make these rungs alone")
+    which.add_argument(
+        "--latency-only",
+        action="store_true",
+        help="measure all rungs in turn, one thread, and train nothing; one that is not finished with random weights",
     )
     ladder.add_argument("--json", action="store_true", help="print the table as one JSON object")
 
     def run(args: argparse.Namespace) -> int:
         try:
             from benchmarks.ladder import measure, write_page
-            from export.ladder import climb, graphs, write_table
+            from export.ladder import climb, graphs, unfinished, write_table
             from export.recipe import load_ladder, load_recipe, shipped_ladder
         except ImportError as error:
             raise toolchain_missing(error) from None
@@ -216,7 +220,8 @@ def _add_ladder(
         rungs = load_ladder(args.rungs or shipped_ladder(), recipe)
         folder = Path(recipe.work) / "ladder"
         if args.latency_only:
-            measure(graphs(recipe, rungs), folder, progress)
+            with tempfile.TemporaryDirectory(prefix="hygroma-ladder-") as made:
+                measure(graphs(recipe, rungs, Path(made)), folder, progress, untrained=unfinished(recipe, rungs))
             table = write_table(recipe, rungs)
         else:
             table = climb(recipe, rungs, args.only, args.ray, progress)

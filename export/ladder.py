@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 
 from edge.engines.selftest import sigmoid
 from edge.errors import ConfigError
@@ -38,13 +39,16 @@ from export.pipeline import Pipeline, probabilities, run_name
 from export.quantize import quantize_best
 from export.recipe import Ladder, Recipe
 from export.train import predict
-from export.vit import ViTConfig
+from export.vit import HygromaViT, ViTConfig
 
 log = logging.getLogger("hygroma.ladder")
 
 LADDER, STAGE, TABLE = "ladder", "rung", "ladder.json"
 SHARED = ("bank", "bank_phantom", "teacher")  # stages that no student decides
 STUDENT = ("student", "heads")  # those that make one: the recipe's own is not made twice
+SMOOTHED = 0.5  # SmoothQuant's strength in an untrained graph: any above 0 adds the products that a trained one has
+SPREAD = 0.02  # standard deviation added to every weight of it: ONNX Runtime drops the addition of a bias of zeros
+NOISE = 4  # crops that an untrained graph's ranges come from
 ZERO = 1e-7  # a probability this near 0 or 1 has no finite log-odds in single precision
 
 
@@ -105,7 +109,7 @@ def link(job: RungJob) -> None:
     """The rung's work folder, with links to what it shares with `work`."""
     work = Path(job.recipe.work)
     work.mkdir(parents=True, exist_ok=True)
-    own = job.recipe.student == job.base.student
+    own = is_own(job)
     for stage in STUDENT:
         if (work / stage).is_symlink() and not own:  # it was the recipe's own before
             (work / stage).unlink()
@@ -132,11 +136,11 @@ def run_rung(job: RungJob, progress: Progress = lambda what, done, total: None) 
     pipeline.student(job.fold)
     progress(f"{job.name}: judging", 0, 1)
     row, model = judge(job, pipeline)
-    with appearing(graph_of(job)) as unfinished:
-        onnx.save(model, str(unfinished))
+    with appearing(graph_of(job)) as partial:
+        onnx.save(model, str(partial))
     row["bytes"] = graph_of(job).stat().st_size
-    with appearing(row_of(job)) as unfinished:
-        unfinished.write_text(json.dumps(row, indent=1) + "\n")
+    with appearing(row_of(job)) as partial:
+        partial.write_text(json.dumps(row, indent=1) + "\n")
     log.info("%s: %s", folder, json.dumps(row["evidence"]))
 
 
@@ -174,11 +178,9 @@ def judge(job: RungJob, pipeline: Pipeline) -> tuple[dict[str, Any], onnx.ModelP
     data = held_out(name, bank, {name: part})
     row = {
         "name": job.name,
-        "own": recipe.student == job.base.student,
+        "own": is_own(job),
         "student": asdict(recipe.student),
-        "architecture": {k: getattr(config, k) for k in ("image", "width", "depth", "heads", "patch")},
-        "parameters": sum(p.numel() for p in student.parameters()),
-        "gmacs": macs(config) / 1e9,
+        **size(config),
         "fold": fold,
         "teacher": evidence(data, "teacher"),
         "fp32": evidence(data, "student"),
@@ -248,25 +250,63 @@ def macs(c: ViTConfig) -> int:
 
 
 def write_table(recipe: Recipe, ladder: Ladder) -> dict[str, Any]:
-    """The rows of every finished rung and the names of the others, also written to `ladder.json`."""
+    """The rows of every finished rung, the names of the others and the sizes of all, also written to `ladder.json`."""
     jobs = rung_jobs(recipe, ladder)
     table = {
         "recipe": recipe.name,
         "version": recipe.version,
         "fold": ladder.fold,
         "rungs": [json.loads(row_of(job).read_text()) for job in jobs if row_of(job).is_file()],
-        "unfinished": [job.name for job in jobs if not row_of(job).is_file()],
+        "unfinished": unfinished(recipe, ladder),
+        "shapes": shapes(recipe, ladder),
     }
-    with appearing(Path(recipe.work) / LADDER / TABLE) as unfinished:
-        unfinished.write_text(json.dumps(table, indent=1) + "\n")
+    with appearing(Path(recipe.work) / LADDER / TABLE) as partial:
+        partial.write_text(json.dumps(table, indent=1) + "\n")
     return table
 
 
-def graphs(recipe: Recipe, ladder: Ladder) -> dict[str, Path]:
-    """The INT8 graph of every finished rung, by name. ConfigError when there is none."""
-    found = {job.name: graph_of(job) for job in rung_jobs(recipe, ladder) if row_of(job).is_file()}
-    if not found:
-        raise ConfigError(
-            f"{Path(recipe.work) / LADDER}: no rung is finished; run `hygroma ladder` without --latency-only"
-        )
-    return found
+def shapes(recipe: Recipe, ladder: Ladder) -> list[dict[str, Any]]:
+    """Every rung's name and size, finished or not."""
+    jobs = rung_jobs(recipe, ladder)
+    return [{"name": job.name, "own": is_own(job), **size(job.recipe.student_config)} for job in jobs]
+
+
+def is_own(job: RungJob) -> bool:
+    return job.recipe.student == job.base.student
+
+
+def size(c: ViTConfig) -> dict[str, Any]:
+    """What a student is in numbers."""
+    with torch.device("meta"):  # counted, not made
+        parameters = sum(p.numel() for p in HygromaViT(c).parameters())
+    return {
+        "architecture": {k: getattr(c, k) for k in ("image", "width", "depth", "heads", "patch")},
+        "parameters": parameters,
+        "gmacs": macs(c) / 1e9,
+    }
+
+
+def unfinished(recipe: Recipe, ladder: Ladder) -> list[str]:
+    """Names of the rungs without a row."""
+    return [job.name for job in rung_jobs(recipe, ladder) if not row_of(job).is_file()]
+
+
+def graphs(recipe: Recipe, ladder: Ladder, folder: Path) -> dict[str, Path]:
+    """The INT8 graph of every rung, by name; of one that is not finished an `untrained` one, written to `folder`."""
+    return {
+        job.name: graph_of(job) if row_of(job).is_file() else untrained(job, folder)
+        for job in rung_jobs(recipe, ladder)
+    }
+
+
+def untrained(job: RungJob, folder: Path) -> Path:
+    """An INT8 graph of the rung's shape, of random weights and ranges from noise: its operators are those of a trained one."""
+    config = job.recipe.student_config
+    torch.manual_seed(0)
+    crops = np.random.default_rng(0).integers(0, 256, (NOISE, 1, config.image, config.image), np.uint8)
+    state = HygromaViT(config).state_dict()
+    state = {name: tensor + SPREAD * torch.randn_like(tensor) for name, tensor in state.items()}
+    choice = quantize_best(state, config, crops, crops, alphas=(SMOOTHED,), methods=("minmax",))
+    path = folder / f"{job.name}.onnx"
+    onnx.save(choice.model, str(path))
+    return path

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("sklearn")
 
 from test_pipeline import inodes, tiny, write_data
@@ -20,7 +20,8 @@ from benchmarks import ladder as costs
 from edge.cli import main
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.errors import ConfigError, InputError
-from export.ladder import climb, graphs, link, macs, rung_jobs
+from export.ladder import climb, graph_of, graphs, link, macs, rung_jobs, shapes, untrained
+from export.ort_graph import optimised_graph
 from export.recipe import Ladder, Recipe, Rung, StudentRecipe, load_ladder, load_recipe, shipped_ladder
 from export.train import _token_distance, distillation_loss, make_batch
 from export.vit import HygromaViT, ViTConfig, normalise
@@ -66,7 +67,7 @@ def test_a_row_a_rung_with_everything_it_is_judged_by(finished: Path) -> None:
         assert row["teacher"] == own["teacher"]  # one teacher, at its own input size, on the same images
         assert -1 <= row["agreement"]["hygroma"]["r"] <= 1 and row["agreement"]["plane"]["rms"] > 0
         assert row["conversion"]["gate"]["n"] > 0
-    for name, path in graphs(ladder_recipe(finished), Ladder([RUNG])).items():
+    for name, path in graphs(ladder_recipe(finished), Ladder([RUNG]), finished / "unused").items():
         with OnnxRuntimeRunner(path) as runner:
             assert runner.input_size == {"tiny": 48, "thin": 32}[name]
 
@@ -111,7 +112,8 @@ def test_latencies_are_measured_by_themselves_and_enter_the_page(finished: Path,
     table = json.loads((finished / "work/ladder/ladder.json").read_text())
     page = costs.write_page(table, tmp_path).read_text()
     assert "not measured yet" in page and "GMACs" in (tmp_path / costs.PLOT).read_text()
-    result = costs.measure(graphs(ladder_recipe(finished), Ladder([RUNG])), tmp_path, rounds=3, calls=2)
+    result = costs.measure(graphs(ladder_recipe(finished), Ladder([RUNG]), tmp_path), tmp_path, rounds=3, calls=2)
+    assert {rung["weights"] for rung in result["rungs"].values()} == {costs.TRAINED}
     assert result["rungs"]["tiny"]["against_first"] == [1.0, 1.0, 1.0]
     assert {r["calls"] for r in result["rungs"].values()} == {6}
     page = costs.write_page(table, tmp_path).read_text()
@@ -126,7 +128,7 @@ def test_latencies_are_measured_by_themselves_and_enter_the_page(finished: Path,
 
 
 def test_the_command_measures_without_training(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
@@ -136,10 +138,52 @@ def test_the_command_measures_without_training(
     )
     rungs = tmp_path / "l.yaml"
     rungs.write_text("rungs: [{name: thin, student: {blocks: [0, 1], image: 32, width: 32, heads: 1}}]\n")
-    monkeypatch.setattr(costs, "ROUNDS", 3)
     assert main(["ladder", str(recipe), "--rungs", str(rungs), "--latency-only", "--json"]) == 0
     assert [r["name"] for r in json.loads(capsys.readouterr().out)["rungs"]] == ["tiny", "thin"]
     (finished / "work/ladder/latency.json").unlink()
+
+
+def test_latencies_need_no_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither data nor a teacher is there."""
+    (tmp_path / "r.yaml").write_text(
+        "data: nowhere\nwork: work\nname: tiny\nversion: 0.0.1\nimage: 48\ntap: 1\n"
+        "teacher: {init: nothing.pt, width: 64, depth: 2, heads: 2, frozen_blocks: 0}\n"
+        "student: {blocks: [0, 1], frozen_blocks: 0}\n"
+    )
+    thin = "{blocks: [0, 1], image: 32, width: 32, heads: 1, frozen_blocks: 0}"
+    (tmp_path / "l.yaml").write_text(f"rungs: [{{name: thin, student: {thin}}}]\n")
+    command = ["ladder", str(tmp_path / "r.yaml"), "--rungs", str(tmp_path / "l.yaml"), "--latency-only"]
+    assert main(command) == 0
+    page = capsys.readouterr().out
+    rows = {line.split(" | ")[0]: line.split(" | ") for line in page.splitlines() if line.startswith("| ")}
+    assert rows["| **tiny**"][-1] == rows["| thin"][-1] == "random, of that shape |"
+    assert rows["| thin"][1:3] == ["32", "32 x 2"] and float(rows["| thin"][5].split()[0]) > 0
+    assert "Not finished: tiny, thin." in page and "lesions" not in page
+    assert sorted(p.name for p in (tmp_path / "work/ladder").iterdir()) == ["ladder.json", "ladder.md", "latency.json"]
+    with pytest.raises(SystemExit):
+        main([*command, "--only", "thin"])  # all are measured, or the ratios mean nothing
+
+
+def test_a_rung_with_random_weights_has_a_latency_beside_the_table_and_none_in_it(
+    finished: Path, tmp_path: Path
+) -> None:
+    other = Rung("other", dataclasses.replace(RUNG.student, image=16))
+    recipe, ladder = ladder_recipe(finished), Ladder([RUNG, other])
+    found = graphs(recipe, ladder, tmp_path)
+    costs.measure(found, tmp_path, rounds=3, calls=2, untrained=["thin", "other"])
+    table = json.loads((finished / "work/ladder/ladder.json").read_text())
+    table |= {"shapes": shapes(recipe, ladder), "unfinished": ["other"]}
+    page = costs.write_page(table, tmp_path).read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| thin")]
+    assert [row[5] == "" for row in rows] == [True, False]  # what it is worth is not set beside random weights' cost
+    assert page.count("| other | 16 |") == 1 and "GMACs" in (tmp_path / costs.PLOT).read_text()
+
+
+def test_an_untrained_graph_has_a_trained_ones_operators(finished: Path, tmp_path: Path) -> None:
+    job = rung_jobs(ladder_recipe(finished), Ladder([RUNG]))[1]
+    trained, random = (optimised_graph(onnx.load(str(path))) for path in (graph_of(job), untrained(job, tmp_path)))
+    assert random.int8_linears == trained.int8_linears == 8
+    assert {**random.ops, "Mul": 0} == {**trained.ops, "Mul": 0}  # Mul: SmoothQuant's, where it was chosen
 
 
 def test_a_thinner_student_takes_whole_heads_and_the_same_channels_everywhere() -> None:
