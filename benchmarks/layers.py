@@ -17,8 +17,7 @@ SUITE = "layers"
 CALLS_MAX = 200  # profiled calls: a megabyte of profile a hundred
 INT8_OPS = {"QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger", "QLinearConv"}
 FLOAT_OPS = {"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv"}
-
-
+MAP_NOTE = "the nuchal map: its logits, and the tokens pooled by them, which the hygroma head reads"
 PARTS = (  # the first pattern that is in a node's name
     (r"\.attn\.(qkv|proj)", "attention: linear layers"),
     (r"\.attn\.", "attention: the rest"),
@@ -26,6 +25,7 @@ PARTS = (  # the first pattern that is in a node's name
     (r"\.mlp\.", "MLP: GELU and scaling"),
     (r"norm", "LayerNorm"),
     (r"blocks\.\d+\.add", "residual sums"),
+    (r"map_head|nuchal_map", "nuchal map and pooling by it"),
 )
 
 
@@ -77,11 +77,11 @@ def _macs(args: dict) -> float:
 
 
 def places(kernels: list[Kernel]) -> list[str]:
-    """Each kernel's name in the graph, in the order in which they run. One that ONNX Runtime fused has a name of its own, without
-    a dot (Gelu_token_3): it belongs where the kernel before it does."""
+    """Each kernel's name in the graph, in the order in which they run. One that ONNX Runtime made itself is named after its
+    operator (Gelu_token_3): it belongs where the kernel before it does."""
     found: list[str] = []
     for kernel in kernels:
-        named = "." in kernel.name or not found
+        named = not kernel.name.startswith(kernel.op) or not found
         found.append(kernel.name if named else f"{found[-1].rsplit('.', 1)[0]}.{kernel.op.lower()}")
     return found
 
@@ -108,7 +108,7 @@ def spent(bench: Bench) -> list[Record]:
         Record(
             SUITE, "by operator", table=by_op, notes=("median ms of a call; in INT8: nodes that integer kernels run",)
         ),
-        Record(SUITE, "by part of the model", table=by_part),
+        Record(SUITE, "by part of the model", table=by_part, notes=(MAP_NOTE,)),
     ]
 
 

@@ -13,6 +13,7 @@ from benchmarks.case import Record
 from benchmarks.results import SCHEMA, Run, read_run
 from benchmarks.suites import MODULES
 from benchmarks.svg import lines
+from benchmarks.targets import targets_markdown
 from benchmarks.text import MARKS, machine_lines, machine_short, records_markdown
 from edge.errors import HygromaError
 
@@ -63,7 +64,7 @@ def _is_run(path: Path) -> bool:
 
 
 def _section(path: Path, run: Run, plots: Path) -> list[str]:
-    text = [f"## {path.stem}", "", *(f"- {line}" for line in machine_lines(run)), ""]
+    text = [f"## {path.stem}", "", *(f"- {line}" for line in machine_lines(run)), "", *targets_markdown(run)]
     for suite in dict.fromkeys(record.suite for record in run.records):
         own = [record for record in run.records if record.suite == suite]
         text += [f"### {suite}: {MODULES.get(suite, '')}", "", *records_markdown(own)]

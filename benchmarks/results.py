@@ -183,9 +183,9 @@ def _change(key: str, figure: str, old: float, new: float, sign: int, allowed: f
 def differences(old: Run, new: Run) -> list[str]:
     """What makes two runs hard to compare, in words."""
     found = _changed(old, new, SAME)
-    for key in sorted(set(old.settings) | set(new.settings)):
-        if old.settings.get(key) != new.settings.get(key) and key != "suites":
-            found.append(f"{key}: {old.settings.get(key)} then, {new.settings.get(key)} now")
+    for key in sorted(set(old.settings) & set(new.settings) - {"suites"}):
+        if old.settings[key] != new.settings[key]:
+            found.append(f"{key}: {old.settings[key]} then, {new.settings[key]} now")
     return found
 
 

@@ -109,7 +109,8 @@ def short(value: float) -> str:
 
 def _grow_by_factors(values: Sequence[float]) -> bool:
     ordered = sorted(set(values))
-    return len(ordered) > 1 and all(b >= LOG_STEP * a for a, b in zip(ordered, ordered[1:], strict=False))
+    counts = len(ordered) > 1 and all(value == int(value) for value in ordered)
+    return counts and all(b >= LOG_STEP * a for a, b in zip(ordered, ordered[1:], strict=False))
 
 
 class _Axis:

@@ -87,7 +87,7 @@ def ticks(svg: str) -> list[str]:
     return [t.text or "" for t in ElementTree.fromstring(svg).iter() if t.attrib.get("y") == "308.0"]
 
 
-def test_time_is_not_logarithmic_and_counts_have_whole_ticks() -> None:
+def test_counts_alone_are_logarithmic_and_have_whole_ticks() -> None:
     assert ticks(lines({"mb": [(1e-5 + 3 * i, 100.0 + i) for i in range(200)]}, "seconds", "MB", "t"))[:2] == [
         "0",
         "100",
@@ -96,6 +96,15 @@ def test_time_is_not_logarithmic_and_counts_have_whole_ticks() -> None:
         "100", "1k", "10k", "100k", "1M",
     ]  # fmt: skip
     assert ticks(lines({"ms": [(1, 17.0)]}, "streams", "ms", "t")) == ["0", "1"]
+    megapixels = [0.23, 0.92, 2.07, 3.69, 8.29]  # cost grows with them in a line, and should look so
+    assert ticks(lines({"ms": [(x, 2 * x) for x in megapixels]}, "megapixels", "ms", "t")) == [
+        "0",
+        "2",
+        "4",
+        "6",
+        "8",
+        "10",
+    ]
 
 
 def test_a_plot_names_what_it_shows_and_the_machine() -> None:

@@ -354,12 +354,65 @@ def test_a_run_of_another_machine_judges_nothing(
 ) -> None:
     old = tmp_path / "old.json"
     assert main(["bench", "fast", "--out", str(old)]) == 0
-    data = json.loads(old.read_text())
-    data["environment"]["cpu"]["model"] = "a faster one"
-    old.write_text(json.dumps(data))
+    changed(old, "environment", "cpu", "model", to="a faster one")
     assert main(["bench", "fast", "--compare", str(old)]) == 0
     assert "ANOTHER MACHINE: cpu.model: a faster one then" in capsys.readouterr().out
     assert main(["bench", "fast", "--compare", str(old), "--fail-if-slower", "10%"]) == 1
+
+
+def changed(file: Path, *path: str, to: object) -> None:
+    """Another value at that place of a result's file."""
+    data = json.loads(file.read_text())
+    inner = data
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = to
+    file.write_text(json.dumps(data))
+
+
+def test_another_bundle_is_said_and_still_judged(
+    made_up: types.ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "old.json"
+    judged = ["bench", "fast", "--compare", str(old), "--fail-if-slower", "10%"]
+    assert main(["bench", "fast", "--out", str(old)]) == 0
+    changed(old, "environment", "bundle", to={"label": "older", "sha256": "y"})
+    assert main(judged) == 0 and "NOT ALIKE: bundle.sha256: y then" in capsys.readouterr().out
+    made_up.ms = 6.0  # type: ignore[attr-defined]  # a new model that is slower is what one wants to hear of
+    assert main(judged) == 3
+
+
+def test_a_case_that_is_missing_now_judges_nothing_and_a_new_one_matters_not(
+    made_up: types.ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "old.json"
+    judged = ["bench", "fast", "--compare", str(old), "--fail-if-slower", "10%"]
+    made_up.CASES.append(Case("fast", "b", lambda bench: [dataclasses.replace(times(5.0, "b"), suite="fast")]))
+    assert main(["bench", "fast", "--out", str(old)]) == 0
+    gone = made_up.CASES.pop()
+    assert main(judged) == 1 and "NOT MEASURED NOW: fast: b" in capsys.readouterr().out
+    assert main(judged[:-2]) == 0  # said, but it does not matter
+    assert main(["bench", "fast", "--out", str(old)]) == 0
+    made_up.CASES.append(gone)
+    assert main(judged) == 0
+
+
+def test_a_run_of_other_suites_judges_nothing(
+    made_up: types.ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "old.json", run_of(times(5.0)))
+    judged = ["bench", "fast", "--compare", str(tmp_path / "old.json"), "--fail-if-slower", "10%"]
+    assert main(judged) == 1 and "no figure in common: name the suites of the older run" in capsys.readouterr().out
+
+
+def test_a_soak_of_another_length_is_said(made_up: types.ModuleType, tmp_path: Path) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    assert main(["bench", "fast", "--frames", "100", "--out", str(old)]) == 0
+    assert main(["bench", "fast", "--out", str(new)]) == 0
+    assert differences(read_run(old), read_run(new)) == ["soak_frames: 100 then, 18000 now"]
+    before = read_run(old)
+    del before.settings["soak_frames"]  # as results were before it was kept
+    assert differences(before, read_run(new)) == []
 
 
 def test_an_interruption_loses_nothing_that_was_measured(

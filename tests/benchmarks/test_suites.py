@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import pipeline, startup, suites
-from benchmarks.case import Bench
+from benchmarks.case import Bench, Record
 from benchmarks.frames import ScheduledCamera, clip_frames, to_yuyv, yuyv_decoder
 from benchmarks.machine import gemm_work, yardstick
 from benchmarks.tiny_onnx import one_op
@@ -154,6 +154,8 @@ def test_the_optimised_graphs_products_run_in_int8(bench: Bench) -> None:
     assert len(linears) == 4 * depth
     parts = [part_of(name) for name in places(kernels)]
     assert parts.count("MLP: GELU and scaling") == 3 * depth  # Gelu, Mul, QuantizeLinear
+    maps = [k.name for part, k in zip(parts, kernels, strict=True) if part == "nuchal map and pooling by it"]
+    assert {"map_head", "map_head.pool", "output.nuchal_map"} < set(maps) and len(maps) == 6
     gelus = [part for part, kernel in zip(parts, kernels, strict=True) if kernel.op == "Gelu"]
     assert gelus == ["MLP: GELU and scaling"] * depth + ["heads and outputs"]
 
@@ -179,11 +181,55 @@ def test_a_peer_that_is_missing_is_named_and_the_others_are_compared(bench: Benc
         raise ModuleNotFoundError("No module named 'openvino'", name="openvino")
         yield
 
-    *systems, ratios, skipped = peers.side_by_side(bench, {peers.OURS: peers.ours, "twin": peers.ours, "gone": missing})
+    three = {peers.OURS: peers.ours, "twin": peers.ours, "gone": missing}
+    *systems, ratios, skipped = peers.side_by_side(bench, three)
     assert [r.name for r in systems] == [peers.OURS, "twin"] and skipped.skipped.startswith("openvino is not installed")
     rows = {row["system"]: row for row in ratios.table}
     assert rows[peers.OURS]["times ours"] == 1.0 and rows["twin"]["largest difference of p"] < 0.1
     assert rows["twin"]["low"] <= rows["twin"]["times ours"] <= rows["twin"]["high"]
+
+
+def test_peers_are_measured_with_the_threads_asked_for_and_with_two(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import limits, peers
+
+    seen = []
+
+    def measured(bench: Bench) -> list[Record]:
+        seen.append(bench.threads)
+        only = [Record("peers", "slow start", skipped="no")] if len(seen) > 1 else []
+        return [Record("peers", "ratios"), Record("peers", "gone", skipped="not here"), *only]
+
+    monkeypatch.setattr(peers, "side_by_side", measured)
+    (case,) = suites.cases("peers")
+    cores = 2
+    for module in (peers, limits):
+        monkeypatch.setattr(module, "usable_cores", lambda: cores)
+    names = [r.name for r in suites.run_case(case, bench)]
+    assert seen == [1, 2]  # what is not here is not said twice
+    assert names == ["ratios", "gone", "ratios, 2 threads", "slow start, 2 threads"]
+    seen.clear()
+    assert len(suites.run_case(case, dataclasses.replace(bench, threads=2))) == 2 and seen == [2]
+    cores = 1
+    (*_, last) = suites.run_case(case, bench)
+    assert seen[-1] == 1 and last.skipped == "this process may use one core"
+
+
+def test_every_peer_of_the_issue_is_in_the_run() -> None:
+    from benchmarks import peers
+
+    words = ("PyTorch eager", "PyTorch compiled", "float, ONNX Runtime", "quantize_dynamic", "quantize_static with defaults",
+             "OpenVINO", "NNCF INT8", "hygroma INT8, OpenVINO", "TensorRT", "teacher")  # fmt: skip
+    assert [word for word in words if not any(word in name for name in peers.PEERS)] == []
+
+
+def test_the_rates_are_of_every_number_of_threads_that_is_compared(bench: Bench) -> None:
+    from benchmarks.limits import THREADS, rates
+    from edge.hardware import usable_cores
+
+    (found,) = rates(bench)
+    assert {row[THREADS] for row in found.table} == {1.0, float(min(2, usable_cores())), float(usable_cores())}
 
 
 def test_streams_run_together_and_account_for_their_pictures(bench: Bench) -> None:
