@@ -165,6 +165,9 @@ def test_a_folder_for_overlays_that_cannot_be_made_is_told_at_once(tmp_path: Pat
         ({"FrameTime": "-33"}, 25),
         ({"FrameTime": "nan"}, 25),
         ({"FrameTime": ["33", "34"]}, 25),
+        ({"FrameTime": "0", "FrameTimeVector": ["0", "40", "60"]}, 20),
+        ({"FrameTimeVector": "0"}, 25),
+        ({"FrameTimeVector": ["0", "0"]}, 25),
     ],
 )
 @pytest.mark.filterwarnings("ignore")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import statistics
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +55,21 @@ def read_dicom(path: Path) -> tuple[list[np.ndarray], float]:
     return images, _frame_rate(data)
 
 
+# Tag -> frames per second. Times are in milliseconds; the first of a vector is 0, before the first frame.
+_RATES: dict[str, Callable[[Any], float]] = {
+    "CineRate": float,
+    "RecommendedDisplayFrameRate": float,
+    "FrameTime": lambda ms: 1000 / float(ms),
+    "FrameTimeVector": lambda times: 1000 / statistics.fmean(times[1:]),
+}
+
+
 def _frame_rate(data: Any) -> float:
-    """Frames per second: the first of three tags that holds one number from 1 to 240 fps, otherwise 25."""
-    for name, per_second in (("CineRate", 0.0), ("RecommendedDisplayFrameRate", 0.0), ("FrameTime", 1000.0)):
+    """Frames per second: the first of four tags that says one from 1 to 240 fps, otherwise 25. Of frames at varying times, the
+    mean."""
+    for name, said in _RATES.items():
         try:
-            number = float(getattr(data, name))
-            fps = per_second / number if per_second else number  # FrameTime is in milliseconds
+            fps = said(getattr(data, name))
         except Exception:  # pydicom converts a value when it is asked for, and raises many kinds
             continue
         if usable_fps(fps):

@@ -8,6 +8,9 @@ import cv2
 import numpy as np
 import pytest
 from clips import BAR_PLACES, clip, greys, needs_ffmpeg, place
+from dicoms import FORMS, cine, cine_of
+from pydicom import dcmread
+from pydicom.uid import UID
 
 from edge.capture import FileSource, open_source
 from edge.capture.pacer import FALLBACK_FPS
@@ -136,8 +139,6 @@ def test_folders_that_cannot_be_played_are_told(tmp_path: Path) -> None:
 def test_a_dicom_cine_plays_at_its_own_rate_and_its_text_goes_nowhere(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from dicoms import cine
-
     caplog.set_level("DEBUG")
     path = cine(tmp_path / "cine.dcm", [image[..., 0] for image in greys(6)], frame_time_ms=50)
     with open_source(f"dicom:{path}", CaptureConfig(), fast=True) as source:
@@ -154,9 +155,41 @@ def test_a_dicom_cine_plays_at_its_own_rate_and_its_text_goes_nowhere(
         frames_of(f"dicom:{tmp_path}/none.dcm")
 
 
-def test_a_rate_that_cannot_be_is_replaced(tmp_path: Path) -> None:
-    from dicoms import cine
+def pictures(count: int) -> list[np.ndarray]:
+    """RGB, smooth, so that lossy forms keep them; each brighter than the one before."""
+    y, x = np.mgrid[:48, :64]
+    return [np.stack([2 * x + 20 * n, 4 * y, 100 - x + 0 * y], axis=-1).astype(np.uint8) for n in range(count)]
 
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_a_dicom_cine_plays_in_whatever_form(tmp_path: Path, form: str) -> None:
+    wanted = cine_of(form, tmp_path / "cine.dcm", pictures(4))
+    frames, errors = frames_of(f"dicom:{tmp_path}/cine.dcm")
+    assert errors == 0 and [frame.image.shape for frame in frames] == [image.shape for image in wanted]
+    for frame, image in zip(frames, wanted, strict=True):
+        assert np.abs(frame.image.astype(int) - image).mean() < 3  # JPEG, and chroma at half the width
+    assert frames[1].t_mono_ns - frames[0].t_mono_ns == round(1e9 / FALLBACK_FPS)  # no tag says how fast
+
+
+def test_frames_at_varying_times_play_at_their_mean(tmp_path: Path) -> None:
+    cine_of("grey", tmp_path / "cine.dcm", pictures(4), FrameTimeVector=[0, 40, 50, 60])
+    frames, _ = frames_of(f"dicom:{tmp_path}/cine.dcm")
+    assert frames[3].t_mono_ns - frames[0].t_mono_ns == 150_000_000
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.102"])
+def test_a_cine_in_a_form_that_is_not_decoded_says_what_to_do(tmp_path: Path, syntax: str) -> None:
+    """Lossless JPEG, JPEG-LS, MPEG-4."""
+    path = tmp_path / "cine.dcm"
+    cine_of("JPEG grey", path, pictures(4))
+    data = dcmread(path)
+    data.file_meta.TransferSyntaxUID = UID(syntax)
+    data.save_as(path)
+    with pytest.raises(InputError, match="cine.dcm: cannot be decoded as DICOM .*export it again, uncompressed"):
+        frames_of(f"dicom:{path}")
+
+
+def test_a_rate_that_cannot_be_is_replaced(tmp_path: Path) -> None:
     path = cine(tmp_path / "cine.dcm", [image[..., 0] for image in greys(2)], frame_time_ms=0)
     with open_source(f"dicom:{path}", CaptureConfig(), fast=True) as source:
         assert f"at {FALLBACK_FPS:g} fps" in source.format

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -77,7 +76,9 @@ def test_the_documented_wheels_are_all_that_a_box_without_a_network_asks_for(
         for item in json.loads(report.read_text())["install"]
     }
     built_with = [Requirement(text) for text in pyproject()["build-system"]["requires"]]
-    jetson = device_packages().wanted(importlib.metadata.requires("hygroma-edge") or [], True, True, True)
+    (onnx,) = (text for text in pyproject()["project"]["optional-dependencies"]["tensorrt"] if "onnx" in text)
+    jetson = device_packages().wanted([*requirements(), f'{onnx}; extra == "tensorrt"'], True, True, True)
+    assert any(text.startswith("onnx>") for text in jetson)
     for wanted in (*built_with, *map(Requirement, jetson)):
         assert there[canonicalize_name(wanted.name)] in wanted.specifier, wanted
 
