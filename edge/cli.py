@@ -605,6 +605,7 @@ def _events(args: argparse.Namespace) -> int:
     from edge.watching import keep_at_home
 
     root = Path(args.store or keep_at_home(Config()).events.dir)
+    problems: tuple[str, ...] = ()
     with EventStore(root, create=False) as store:
         if args.action == "list":
             found = store.events(args.review, limit=-1)
@@ -615,11 +616,20 @@ def _events(args: argparse.Namespace) -> int:
         elif args.action == "pin":
             found = [store.pin(args.id, not args.off)]
         else:
-            found = export(store, args.folder, args.ids or None, args.dicom)
+            done = export(store, args.folder, args.ids or None, args.dicom)
+            found, problems = list(done.events), done.problems
+    for problem in problems:
+        print(f"hygroma: {problem}; not exported", file=sys.stderr)
+    code = 1 if problems else 0
     if args.json:
         rows = [dataclasses.asdict(event) for event in found]
         print(json.dumps(rows[0] if args.action in ("show", "review", "pin") else rows))
-        return 0
+        return code
+    if args.action == "show":
+        shown = dataclasses.asdict(found[0])
+        shown |= {name: root / shown[name] for name in ("image_path", "clip_path") if shown[name]}
+        print("\n".join(f"{name:<14}{value}" for name, value in shown.items()))
+        return code
     for e in found:
         reviewer = (f" by {e.reviewed_by}" if e.reviewed_by else "") + (", pinned" if e.pinned else "")
         print(
@@ -630,7 +640,7 @@ def _events(args: argparse.Namespace) -> int:
         print("no events")
     if args.action == "export":
         print(f"written to {args.folder}")
-    return 0
+    return code
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -12,6 +12,9 @@ from enum import Enum
 import numpy as np
 
 REVIEWS = ("open", "confirmed", "dismissed")  # what a person may have said of an event
+REVIEWER_MAX = 100  # characters of that person's name
+# One line of letters of any script: no control and no formatting characters, which could turn the words around them.
+REVIEWER = r"[^\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\uffff]+"
 
 
 class Signal(str, Enum):

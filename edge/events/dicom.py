@@ -1,7 +1,7 @@
 """Events as DICOM Secondary Capture: the evidence image, and the clip as a multi-frame one. No patient is in them.
 
-A PACS wants a patient: whoever imports them adds name and number there. UIDs follow from the evidence's own hash, so that
-the same event exported twice is the same object.
+A PACS wants a patient: whoever imports them adds name and number there. UIDs follow from the evidence's own hash and its
+review, so that the same event exported twice is the same object, and one reviewed since is another of the same series.
 """
 
 from __future__ import annotations
@@ -45,17 +45,19 @@ def write_clip(path: Path, event: Event, webp: bytes) -> None:
     data.NumberOfFrames, data.FrameTime = len(images), ms_each
     data.FrameIncrementPointer = 0x00181063  # frames follow each other by FrameTime
     data.PresentationLUTShape, data.RescaleIntercept, data.RescaleSlope, data.RescaleType = "IDENTITY", 0, 1, "US"
-    data.LossyImageCompression, data.LossyImageCompressionMethod = "01", "ISO_10918_1"
+    data.LossyImageCompression, data.LossyImageCompressionMethod = "01", "RFC_9649"  # WebP; DICOM names no term for it
     data.LossyImageCompressionRatio = round(sum(i.size for i in images) / len(webp), 1)
     _save(path, data, np.stack(images).tobytes())
 
 
 def _dataset(event: Event, kind: UID, part: str, series: int) -> FileDataset:
+    instance = _uid(event, f"{part} {event.review} {event.reviewed_by}")
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = kind, _uid(event, part)
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = kind, instance
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data = FileDataset("", Dataset(), file_meta=meta, preamble=b"\0" * 128)
-    data.SOPClassUID, data.SOPInstanceUID = kind, _uid(event, part)
+    data.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: reviewers have names
+    data.SOPClassUID, data.SOPInstanceUID = kind, instance
     taken = datetime.fromisoformat(event.t_wall.replace("Z", "+00:00"))
     date, clock = taken.strftime("%Y%m%d"), taken.strftime("%H%M%S.%f")
     data.StudyDate = data.ContentDate = data.DateOfSecondaryCapture = date

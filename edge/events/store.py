@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import sqlite3
 import time
 import uuid
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from edge.errors import StoreError
 from edge.events.disk import Disk, why_unwritable
-from edge.records import REVIEWS, Event
+from edge.records import REVIEWER, REVIEWER_MAX, REVIEWS, Event
 
 log = logging.getLogger(__name__)
 
@@ -222,15 +223,16 @@ class EventStore:
         return data
 
     def review(self, event_id: int, review: str, by: str) -> Event:
-        """Record that a person (`by`) confirmed or dismissed the event, or opened it again. StoreError: no such
-        event."""
+        """Record that a person (`by`) confirmed or dismissed the event, or opened it again. StoreError: no such event, or no
+        name."""
         _checked_review(review)
+        _check_reviewer(by)
         with self._telling("written"):
             database = self._db()
             with database:
                 database.execute(
                     "UPDATE events SET review = ?, reviewed_by = ?, reviewed_at = ? WHERE id = ?",
-                    (review, by[:200], _utc_now().isoformat(timespec="seconds"), event_id),
+                    (review, by, _utc_now().isoformat(timespec="seconds"), event_id),
                 )
             return self._one(event_id)
 
@@ -450,6 +452,11 @@ def _checked_review(review: str) -> str:
     if review not in REVIEWS:
         raise StoreError(f"review: found {review!r}, must be one of {', '.join(REVIEWS)}")
     return review
+
+
+def _check_reviewer(by: str) -> None:
+    if not by.strip() or len(by) > REVIEWER_MAX or not re.fullmatch(REVIEWER, by):
+        raise StoreError(f"review: found {by[:REVIEWER_MAX]!r}, must be who decided: one line of 1 to {REVIEWER_MAX} letters")
 
 
 def _utc_now() -> datetime:

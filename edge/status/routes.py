@@ -6,9 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from edge.bundle.schema import rule
-from edge.records import REVIEWS
+from edge.records import REVIEWER, REVIEWER_MAX, REVIEWS
 
-NAME_MAX = 100  # characters of a reviewer's name
 NUMBER_DIGITS = 18  # of an event's number: below SQLite's largest
 NUMBER = "{event_id}"  # stands for one in a path
 
@@ -18,9 +17,6 @@ JSON, TEXT, PNG, JPEG, WEBP = "application/json", "text/plain", "image/png", "im
 METRICS = "text/plain; version=0.0.4; charset=utf-8"  # as Prometheus wants it
 HTML, CSS, JS = "text/html; charset=utf-8", "text/css; charset=utf-8", "text/javascript; charset=utf-8"
 
-# One line of letters of any script: no control and no formatting characters, which could turn the words around them.
-_NAME = r"[^\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\uffff]+"
-
 
 @dataclass(frozen=True)
 class ReviewBody:
@@ -28,7 +24,7 @@ class ReviewBody:
 
     review: str = field(default="confirmed", metadata=rule(choices=REVIEWS))
     by: str = field(
-        default="operator", metadata=rule(low=1, high=NAME_MAX, pattern=_NAME, hint="a name, one line of letters")
+        default="operator", metadata=rule(low=1, high=REVIEWER_MAX, pattern=REVIEWER, hint="a name, one line of letters")
     )
 
 

@@ -42,7 +42,8 @@ def test_a_clip_survives_its_encoding() -> None:
 
 def test_a_folder_with_everything(store: EventStore, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert [event.id for event in export(store, out, dicom=True)] == [2, 1]
+    done = export(store, out, dicom=True)
+    assert [event.id for event in done.events] == [2, 1] and done.problems == ()
     assert {path.name for path in out.iterdir()} == {
         "events.json", "events.csv", "event1.png", "event1.webp", "event1.dcm", "event1-clip.dcm", "event2.png", "event2.dcm",
     }  # fmt: skip
@@ -56,7 +57,7 @@ def test_a_folder_with_everything(store: EventStore, tmp_path: Path) -> None:
 
 
 def test_dicom_holds_the_same_pictures_and_no_patient(store: EventStore, tmp_path: Path) -> None:
-    store.review(1, "confirmed", "nurse A")
+    store.review(1, "confirmed", "nurse Ödön 王")
     export(store, tmp_path, [1], dicom=True)
     still, clip = pydicom.dcmread(tmp_path / "event1.dcm"), pydicom.dcmread(tmp_path / "event1-clip.dcm")
     from PIL import Image
@@ -67,10 +68,14 @@ def test_dicom_holds_the_same_pictures_and_no_patient(store: EventStore, tmp_pat
     for data in (still, clip):
         assert data.PatientName == data.PatientID == "" and data.BurnedInAnnotation == "NO"
         assert (data.ContentDate, data.ContentTime) == ("20261124", "100100.250000")
-        assert "review confirmed by nurse A" in data.ImageComments and "not a diagnosis" in data.ImageComments
+        assert "review confirmed by nurse Ödön 王" in data.ImageComments and "not a diagnosis" in data.ImageComments
     assert still.StudyInstanceUID == clip.StudyInstanceUID and still.SOPInstanceUID != clip.SOPInstanceUID
     export(store, tmp_path / "again", [1], dicom=True)
     assert pydicom.dcmread(tmp_path / "again" / "event1.dcm").SOPInstanceUID == still.SOPInstanceUID
+    store.review(1, "dismissed", "nurse B")  # an archive would keep the first of two objects of one UID
+    export(store, tmp_path / "later", [1], dicom=True)
+    later = pydicom.dcmread(tmp_path / "later" / "event1.dcm")
+    assert later.SOPInstanceUID != still.SOPInstanceUID and later.SeriesInstanceUID == still.SeriesInstanceUID
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is not installed (apt install dicom3tools)")
@@ -83,11 +88,17 @@ def test_dicom_is_valid(store: EventStore, tmp_path: Path, name: str) -> None:
     assert "Error" not in said, said
 
 
-def test_an_altered_image_is_not_exported(store: EventStore, tmp_path: Path) -> None:
-    event = store.show(2)
-    (store.root / event.image_path).write_bytes(b"another")
-    with pytest.raises(StoreError, match="not the image that was committed"):
-        export(store, tmp_path / "out")
+def test_an_altered_image_is_not_exported_and_the_others_are(
+    store: EventStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    (store.root / store.show(2).image_path).write_bytes(b"another")
+    assert main(["events", "export", str(out), "--store", str(store.root)]) == 1
+    assert "not the image that was committed with event 2; not exported" in capsys.readouterr().err
+    assert {path.name for path in out.iterdir()} == {"events.json", "events.csv", "event1.png", "event1.webp"}
+    assert [row["id"] for row in json.loads((out / "events.json").read_text())] == [1]
+    with pytest.raises(StoreError, match="there is no event 3"):
+        export(store, out, [1, 3])
 
 
 def test_a_folder_that_cannot_be_written_is_named(store: EventStore, tmp_path: Path) -> None:
@@ -104,6 +115,10 @@ def test_the_commands(store: EventStore, tmp_path: Path, capsys: pytest.CaptureF
     assert main(["events", "list", *where]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert listed[0].split()[0] == "2" and "pinned" in listed[0] and "dismissed by nurse A" in listed[1]
+    assert main(["events", "show", "1", *where]) == 0
+    shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert shown["reviewed_by"] == "nurse A" and (shown["review"], shown["pinned"]) == ("dismissed", "False")
+    assert Path(shown["image_path"]).is_file() and Path(shown["clip_path"]).is_file()
     assert main(["events", "show", "2", "--json", *where]) == 0
     assert Event(**json.loads(capsys.readouterr().out)) == store.show(2)
     assert main(["events", "export", str(tmp_path / "out"), "1", "--dicom", *where]) == 0

@@ -128,6 +128,10 @@ def test_review_is_recorded(tmp_path: Path) -> None:
             store.review(event.id, "maybe", "nurse A")
         with pytest.raises(StoreError, match="there is no event 99"):
             store.review(99, "confirmed", "nurse A")
+        for nobody in ("", " ", "two\nlines", "\x1b[31mred", "\u202etxt", "n" * 101):
+            with pytest.raises(StoreError, match="who decided"):
+                store.review(event.id, "dismissed", nobody)
+        assert store.show(event.id) == reviewed
 
 
 def test_what_sqlite_cannot_hold_is_told(tmp_path: Path) -> None:
@@ -160,12 +164,12 @@ def test_evidence_for_other_threads(tmp_path: Path) -> None:
 def test_export(tmp_path: Path) -> None:
     with EventStore(tmp_path / "store") as store:
         first, second = store.commit(flag(1)), store.commit(flag(2, image=b"other"))
-        assert export(store, tmp_path / "out") == [second, first]
+        assert export(store, tmp_path / "out").events == (second, first)
         rows = json.loads((tmp_path / "out" / "events.json").read_text())
         assert [(tmp_path / "out" / row["image_path"]).read_bytes() for row in rows] == [b"other", b"picture"]
         with open(tmp_path / "out" / "events.csv", newline="") as file:
             assert [row["exam_id"] for row in csv.DictReader(file)] == ["2", "1"]
-        assert export(store, tmp_path / "one", [first.id]) == [first]
+        assert export(store, tmp_path / "one", [first.id]).events == (first,)
 
 
 def test_retention_by_age_keeps_confirmed_and_pinned(tmp_path: Path) -> None:
