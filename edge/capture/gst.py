@@ -1,7 +1,7 @@
 """GStreamer pipelines: what `gst:PIPELINE` may say. One chain of elements, from a source to an appsink that keeps one frame.
 
 A pipeline is configuration that runs code of every plugin installed, so it is held to what watching needs: nothing that
-writes, sends, listens or branches off.
+writes, sends, branches off or lets others connect.
 """
 
 from __future__ import annotations
@@ -23,9 +23,13 @@ _PART = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'[^']*'|[^!"'])+""")
 _TOKEN = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'[^']*'|[^\s"'])+""")
 _SOURCE = re.compile(r"src\d*$|^(uri)?decodebin3?$")
 _SINK = re.compile(r"sink\d*$")
-# Elements that write, send, listen or branch without being called a sink.
-_REFUSED = frozenset({"tee", "appsrc", "playbin", "playbin3", "camerabin", "encodebin", "encodebin2", "webrtcbin"})
+# Elements that write, send, branch or let others connect without being called a sink.
+_REFUSED = frozenset(
+    {"tee", "appsrc", "playbin", "playbin3", "camerabin", "encodebin", "encodebin2", "webrtcbin", "webrtcsrc"}
+)
 _LISTENS = re.compile(r"(server|listen)\w*src$")
+# Properties that make harmless elements do so: pixels printed, an SRT source that waits for callers.
+_REFUSED_PROPERTY = re.compile(r"""dump=(?!["']?(false|0|no)\b)|mode=["']?(listener|rendezvous|2|3)\b""", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Pipeline:
 
 def parse_pipeline(text: str) -> Pipeline:
     """ConfigError for what is not one chain that ends in an appsink with BGR or GRAY8 before it. Never shows secrets."""
+    if not text.strip():
+        raise _wrong("is empty")
     parts = [part.strip() for part in _PART.findall(text)]
     leftover = _PART.sub("", text).replace("!", "").strip()
     if leftover:
@@ -73,14 +79,18 @@ def _element(part: str) -> str:
     for item in properties:
         if not _PROPERTY.fullmatch(item):
             raise _wrong(f"has a word after {name} that is no key=value; is a ! missing?")
+        if (name == "srtsrc" or item.startswith("dump")) and _REFUSED_PROPERTY.match(item):
+            raise _wrong(f"has {name} with {item}, which is refused: it would print pictures or wait for callers")
     return name
 
 
 def _check(name: str, first: bool, last: bool) -> None:
     if first and not _SOURCE.search(name):
         raise _wrong(f"begins with {name}, which is no source")
+    if not first and name.endswith("src"):
+        raise _wrong(f"has the source {name} after its beginning; it must be one chain from one source")
     if name in _REFUSED or _LISTENS.search(name) or (_SINK.search(name) and name != "appsink"):
-        raise _wrong(f"has {name}: elements that write, send, listen or branch are refused")
+        raise _wrong(f"has {name}: elements that write, send, branch or let others connect are refused")
     if name == "appsink" and not last:
         raise _wrong("has an appsink before its end")
 

@@ -42,6 +42,11 @@ def test_the_newest_picture_only_whatever_was_written() -> None:
     assert parsed.changed == ("drop=false became drop=true", "max-buffers=30 became max-buffers=1")
 
 
+def test_properties_of_other_elements_stay() -> None:
+    text = f"srtsrc uri=srt://encoder:9 mode=caller ! identity dump=false ! deinterlace mode=2 ! {END}"
+    assert parse_pipeline(text).elements == ("srtsrc", "identity", "deinterlace", "appsink")
+
+
 def test_quotes_keep_their_exclamation_marks() -> None:
     parsed = parse_pipeline(f'rtspsrc location="rtsp://u:p!w@h/s" ! decodebin ! videoconvert ! {END}')
     assert parsed.elements == ("rtspsrc", "decodebin", "videoconvert", "appsink")
@@ -51,7 +56,14 @@ def test_quotes_keep_their_exclamation_marks() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "appsink"),
+        ("", "is empty"),
+        (" ", "is empty"),
+        (f"videotestsrc ! identity dump=true ! {END}", "identity with dump=true"),
+        (f"srtsrc uri=srt://:9 mode=listener ! decodebin ! {END}", "srtsrc with mode=listener"),
+        (f"webrtcsrc ! {END}", "has webrtcsrc"),
+        (f"v4l2src ! filesrc location=/x ! {END}", "the source filesrc after its beginning"),
+        (f"videotestsrc ! v4l2src ! {END}", "the source v4l2src after its beginning"),
+        (f"appsrc ! {END}", "has appsrc"),
         ("videotestsrc", "must end in appsink"),
         (f"videotestsrc ! tee name=t ! {END}", "has tee"),
         (f"videotestsrc ! filesink location=/x ! {END}", "has filesink"),
