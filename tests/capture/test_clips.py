@@ -85,13 +85,25 @@ def test_an_mp4_without_its_index_is_named(tmp_path: Path) -> None:
 
 
 @needs_ffmpeg
-@pytest.mark.parametrize("seed", range(6))
-def test_corruption_never_ends_the_process_and_is_counted(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("x.avi", ["-c:v", "mjpeg", "-q:v", "3"]),
+        ("x.ts", [*H264, "-pix_fmt", "yuv420p"]),
+        ("x.mkv", [*H264, "-pix_fmt", "yuv420p"]),
+        ("x.webm", ["-c:v", "libvpx", "-deadline", "realtime"]),
+    ],
+)
+def test_corruption_never_ends_the_process_and_is_counted(
+    tmp_path: Path, name: str, options: list[str], seed: int
+) -> None:
     """Bytes overwritten anywhere behind the header: pictures may be missing or smeared, never an exception of another kind."""
-    path = clip(tmp_path / "x.avi", greys(COUNT), "-c:v", "mjpeg", "-q:v", "3")
+    path = clip(tmp_path / name, greys(COUNT), *options)
     data, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
-    for start in rng.integers(6000, len(data) - 3000, 6):
-        data[start : start + 600] = rng.integers(0, 256, 600).astype(np.uint8).tobytes()
+    length = len(data) // 60
+    for start in rng.integers(len(data) // 10, len(data) - length, 6):
+        data[start : start + length] = rng.integers(0, 256, length).astype(np.uint8).tobytes()
     path.write_bytes(data)
     try:
         frames, errors = frames_of(f"file:{path}")
