@@ -65,3 +65,34 @@ def iou(one: Fan | None, other: Fan, shape: tuple[int, int] = SCREEN) -> float:
         return 0.0
     a, b = (rasterise(fan, (0, 0, shape[1], shape[0])) for fan in (one, other))
     return float((a & b).sum() / (a | b).sum())
+
+
+def live(n: int, fan: Fan = SECTOR, seed: int = 0, furniture: bool = True) -> list[np.ndarray]:
+    """`n` screens of moving speckle."""
+    rng = np.random.default_rng(seed)
+    base, blank = speckle(rng), screen(rng, furniture=furniture)
+    x0, y0, x1, y1 = fan.box
+    mask, out = rasterise(fan, fan.box), []
+    for _ in range(n):
+        dy, dx = rng.integers(5, 600, 2)
+        image = blank.copy()
+        image[y0:y1, x0:x1][mask] = np.roll(base, (dy, dx), (0, 1))[y0:y1, x0:x1][mask][:, None]
+        out.append(image)
+    return out
+
+
+def menu() -> np.ndarray:
+    image = np.full((720, 1280, 3), (46, 40, 36), np.uint8)
+    cv2.rectangle(image, (0, 0), (1280, 54), (84, 66, 52), -1)
+    for i in range(9):
+        cv2.putText(image, f"Patient {i}  1990-01-0{i}", (60, 130 + 60 * i), 0, 0.8, (230, 230, 230), 2)
+        cv2.rectangle(image, (500, 100 + 60 * i), (1150, 140 + 60 * i), (70, 70, 70), -1)
+    return image
+
+
+def flow(image: np.ndarray) -> np.ndarray:
+    """Colour flow in a box of the fan: red and blue blobs."""
+    out = image.copy()
+    for i, (x, y) in enumerate([(600, 330), (650, 360), (700, 340), (640, 420)]):
+        cv2.ellipse(out, (x, y), (26, 14), 20, 0, 360, (30, 40, 220) if i % 2 else (220, 60, 30), -1)
+    return out

@@ -1,30 +1,15 @@
 import cv2
 import numpy as np
 import pytest
-from drawing import LEFT, RECT, RIGHT, SECTOR, frames, iou, screen, speckle
+from drawing import LEFT, RECT, RIGHT, SECTOR, flow, frames, iou, live, menu, screen, speckle
 
 from edge.records import Fan, Frame, Signal
-from edge.screen.geometry import rasterise
 from edge.screen.preprocess import Preprocessing, prepare
 from edge.screen.reader import ScreenReader
 from edge.screen.signal import foreign_colour, is_colour_bars, is_flat
 from edge.screen.still import read_still
 
 SPEC = Preprocessing()
-
-
-def live(n: int, fan: Fan = SECTOR, seed: int = 0, furniture: bool = True) -> list[np.ndarray]:
-    """`n` screens of moving speckle."""
-    rng = np.random.default_rng(seed)
-    base, blank = speckle(rng), screen(rng, furniture=furniture)
-    x0, y0, x1, y1 = fan.box
-    mask, out = rasterise(fan, fan.box), []
-    for _ in range(n):
-        dy, dx = rng.integers(5, 600, 2)
-        image = blank.copy()
-        image[y0:y1, x0:x1][mask] = np.roll(base, (dy, dx), (0, 1))[y0:y1, x0:x1][mask][:, None]
-        out.append(image)
-    return out
 
 
 def run(images: list[np.ndarray], fps: float = 25.0, reader: ScreenReader | None = None, start: int = 0) -> list:
@@ -45,28 +30,11 @@ def no_signal_text(colour: tuple[int, int, int]) -> np.ndarray:
     return image
 
 
-def menu() -> np.ndarray:
-    image = np.full((720, 1280, 3), (46, 40, 36), np.uint8)
-    cv2.rectangle(image, (0, 0), (1280, 54), (84, 66, 52), -1)
-    for i in range(9):
-        cv2.putText(image, f"Patient {i}  1990-01-0{i}", (60, 130 + 60 * i), 0, 0.8, (230, 230, 230), 2)
-        cv2.rectangle(image, (500, 100 + 60 * i), (1150, 140 + 60 * i), (70, 70, 70), -1)
-    return image
-
-
 def photograph() -> np.ndarray:
     y, x = np.mgrid[0:480, 0:640].astype(np.float32)
     image = np.stack([120 + 100 * np.sin(x / 60), 120 + 100 * np.cos(y / 45), 120 + 100 * np.sin((x + y) / 80)], 2)
     noise = np.random.default_rng(0).normal(0, 8, image.shape)
     return np.clip(image + noise, 0, 255).astype(np.uint8)
-
-
-def flow(image: np.ndarray) -> np.ndarray:
-    """Colour flow in a box of the fan: red and blue blobs."""
-    out = image.copy()
-    for i, (x, y) in enumerate([(600, 330), (650, 360), (700, 340), (640, 420)]):
-        cv2.ellipse(out, (x, y), (26, 14), 20, 0, 360, (30, 40, 220) if i % 2 else (220, 60, 30), -1)
-    return out
 
 
 @pytest.mark.parametrize(
