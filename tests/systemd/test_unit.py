@@ -37,6 +37,15 @@ def test_openvinos_drop_in_keeps_within_the_budget(tmp_path: Path, path: Path) -
     assert read(tmp_path / path.name)["Service"]["MemoryDenyWriteExecute"] == "no"
 
 
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_the_documented_drop_in_for_a_network_keeps_within_the_budget(tmp_path: Path) -> None:
+    (drop_in,) = re.findall(r"^```ini\n(.*?)^```", (SYSTEMD.parent / "docs/install.md").read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / UNIT.name).write_text(UNIT.read_text() + drop_in)
+    test_exposure_is_within_the_budget(tmp_path / UNIT.name)
+    assert "192.168.1.20" in read(tmp_path / UNIT.name)["Service"]["IPAddressAllow"]
+    assert read(UNIT)["Service"]["IPAddressDeny"] == "any"  # and stays: who is allowed is asked first
+
+
 def read(path: Path) -> configparser.ConfigParser:
     unit = configparser.ConfigParser(strict=False, interpolation=None)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
