@@ -24,6 +24,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.environment import conditions, fingerprint  # noqa: E402
 from edge.bundle import ANYONE, Bundle, load_bundle  # noqa: E402
 from edge.bundle.trust import SHIPPED_BUNDLE  # noqa: E402
 from edge.errors import EngineError, HygromaError  # noqa: E402
@@ -52,12 +53,14 @@ def main(argv: list[str] | None = None) -> int:
         print(DRY)
     if args.part == "report":
         return write_report(args.out, args.dry_run)
+    before = conditions()
     try:
-        found = {"engines": engines, "torch": pytorch, "train": train}[args.part](
-            args, load_bundle(args.bundle, ANYONE)
-        )
-    except (HygromaError, ImportError, RuntimeError) as error:
+        bundle = load_bundle(args.bundle, ANYONE)
+        found = {"engines": engines, "torch": pytorch, "train": train}[args.part](args, bundle)
+        found |= {"environment": fingerprint(bundle, threads=1), "before": before, "after": conditions()}
+    except (HygromaError, ImportError, RuntimeError, OSError, subprocess.SubprocessError) as error:
         found = {"error": f"{type(error).__name__}: {error}"}
+    if "error" in found:
         print(f"{args.part}: {found['error']}", file=sys.stderr)
     (args.out / f"gpu-{args.part}.json").write_text(json.dumps(found, indent=1) + "\n")
     return 1 if "error" in found else 0
@@ -75,6 +78,12 @@ def engines(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
         "batch": args.batch,
         "compared_on": f"{len(golden.inputs)} golden images",
     }
+    data = None
+    if args.crops:
+        from export.engine_gate import engine_report, load_crops
+
+        data = load_crops(args.crops)
+        found["compared_on"] = f"{len(data.labels)} held-out crops"
     if args.dry_run:
         if args.teacher:
             graph_for(args.teacher.read_bytes(), "fp16", True)  # that it is a graph
@@ -87,17 +96,15 @@ def engines(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
     host, cache = this_host(), EngineCache(args.out / "engines")
     result, _ = race(host, cache, bundle, options, progress=lambda *state: print(*state, file=sys.stderr))
     found |= json.loads(json.dumps(asdict(result)))
-    if args.crops:
-        from export.engine_gate import engine_report, load_crops
-
-        data, reports = load_crops(args.crops), []
+    if data is not None:
+        reports = []
         by_digest = {entry.key.digest: entry for entry in cache.entries()}
         for candidate in result.candidates:
             if candidate.passed and (stored := cache.get(by_digest[candidate.digest].key)) is not None:
                 reports.append(
                     engine_report(bundle, TensorRTRunner(stored.plan, candidate.precision, host.api, host.cuda), data)
                 )
-        found |= {"compared_on": f"{len(data.labels)} held-out crops", "gates": reports}
+        found["gates"] = reports
     if args.teacher:
         found["teacher"] = teacher_engines(host, args.teacher.read_bytes(), options)
     return found
@@ -183,15 +190,24 @@ def graph_times(torch: Any, work: Callable[[], Any]) -> np.ndarray:
 
 
 def train(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
-    """Runs the recipe to its bundle; goes on where it stopped."""
+    """Runs the recipe to its bundle; goes on where it stopped. A dry run makes its two models and shows them a picture."""
     if args.recipe is None:
-        return {"error": "train: needs --recipe RECIPE.yaml"}
+        return {"error": "needs --recipe RECIPE.yaml"}
     if args.dry_run:
-        from export.recipe import load_recipe
+        import torch
 
-        return {"dry": True, "recipe": load_recipe(args.recipe).name}
+        from export.recipe import load_recipe
+        from export.vit import HygromaViT
+
+        recipe = load_recipe(args.recipe)
+        configs = {"teacher": recipe.teacher_config, "student": recipe.student_config}
+        for config in configs.values():
+            with torch.inference_mode():
+                HygromaViT(config).eval()(torch.zeros(1, 3, config.image, config.image))
+        return {"dry": True, "recipe": recipe.name, "shapes": {name: asdict(c) for name, c in configs.items()}}
     start = time.monotonic()
-    subprocess.run([sys.executable, "-m", "edge.cli", "export", str(args.recipe)], cwd=ROOT, check=True)
+    command = [sys.executable, "-m", "edge.cli", "export", str(args.recipe.resolve())]
+    subprocess.run(command, cwd=ROOT, check=True)
     return {"recipe": str(args.recipe), "took_s": round(time.monotonic() - start, 1)}
 
 
@@ -217,9 +233,20 @@ def write_report(out: Path, dry: bool) -> int:
             f"- | - | {row['error']}" if "error" in row else f"{row['p50']:.3f} | {row['p99']:.3f} | {row['layers']}"
         )
         lines.append(f"| TensorRT teacher {row['precision']} | {engine['batch']} | {times} |")
+    for gated in engine.get("gates", []):
+        step, said = gated["steps"][f"pytorch-fp32 -> {gated['engine']}"], "passed" if gated["passed"] else "FAILED"
+        lines += ["", f"{gated['engine']} against PyTorch FP32 on {gated['n']} held-out crops: gate {said}, "
+                  f"{step['positives_lost']} of {gated['positives']} positives lost, {step['flips']} flipped, "
+                  f"ROC-AUC down by {step['auc_drop']:.5f}, max dp {step['max_dp']:.4f}."]  # fmt: skip
     if "platform" in engine:
         p = engine["platform"]
         lines += ["", f"{p['gpu']}, TensorRT {p['tensorrt']}, CUDA {p['cuda']}; compared on {engine['compared_on']}."]
+    if "took_s" in parts.get("train", {}):
+        lines += ["", f"Trained {parts['train']['recipe']} in {parts['train']['took_s'] / 60:.0f} minutes."]
+    for name, e in ((name, part["environment"]) for name, part in parts.items() if "environment" in part):
+        versions = ", ".join(f"{package} {version}" for package, version in e["versions"].items())
+        lines += ["", f"{name}: {e['bundle']['label']}, git {e['git']}; {e['board']}; {e['cpu']['model']}; GPU {e['gpu']}; "
+                  f"{versions}."]  # fmt: skip
     lines += ["", *(f"{name}: {part['error']}" for name, part in parts.items() if "error" in part)]
     (out / "gpu.md").write_text("\n".join(lines).rstrip() + "\n")
     print(f"{out / 'gpu.md'}")

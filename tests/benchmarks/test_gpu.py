@@ -6,18 +6,22 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("torch")
 
+from benchmarks import gpu
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.sh"
 
 
-def run(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHON": sys.executable, "OUT": str(out)}
-    return subprocess.run([str(SCRIPT), *words], env=environment, capture_output=True, text=True, timeout=250)
+def run(out: Path, *words: str, cwd: Path = SCRIPT.parent, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHON": sys.executable, "OUT": str(out), **more}
+    return subprocess.run([str(SCRIPT), *words], env=environment, capture_output=True, text=True, timeout=250, cwd=cwd)
 
 
 def test_a_dry_run_goes_through_and_claims_nothing(tmp_path: Path) -> None:
@@ -51,11 +55,6 @@ def test_another_graph_than_one_is_refused_in_a_dry_run_too(tmp_path: Path) -> N
 
 
 def test_the_table_shows_what_was_measured(tmp_path: Path) -> None:
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        import gpu
-    finally:
-        sys.path.pop(0)
     tolerance = {"probability": 0.01, "embedding": 0.1, "map": 0.1}
     candidate = {"precision": "int8", "passed": True, "reason": "", "device_p50_ms": 0.5, "device_p99_ms": 0.75,
                  "fp32": tolerance, "layers": "9 layers"}  # fmt: skip
@@ -66,6 +65,8 @@ def test_the_table_shows_what_was_measured(tmp_path: Path) -> None:
                "platform": {"gpu": "G", "tensorrt": "10.3", "cuda": "12.6"}}  # fmt: skip
     (tmp_path / "gpu-engines.json").write_text(json.dumps(engines))
     (tmp_path / "gpu-torch.json").write_text(json.dumps({"batch": 1, "ms": {"student fp32": {"p50": 1.0, "p99": 2.0}}}))
+    train = {"recipe": "r.yaml", "took_s": 7200.0}
+    (tmp_path / "gpu-train.json").write_text(json.dumps(train))
     assert gpu.write_report(tmp_path, dry=False) == 0
     text = (tmp_path / "gpu.md").read_text()
     assert "| TensorRT int8 | 1 | 0.500 | 0.750 | max dp 0.0100; 9 layers |" in text
@@ -75,4 +76,84 @@ def test_the_table_shows_what_was_measured(tmp_path: Path) -> None:
     )
     assert "| TensorRT teacher int8 | 1 | 2.000 | 3.000 | 50 layers |" in text
     assert "| TensorRT teacher fp16 | 1 | - | - | tensorrt: no |" in text
-    assert "dry run" not in text
+    assert "dry run" not in text and "Trained r.yaml in 120 minutes." in text
+
+
+RECIPE = (
+    "data: d\nwork: w\nname: made-up\nversion: 1.0.0\nimage: 32\ntap: 2\n"
+    "teacher: {init: t.pt, width: 64, depth: 3, heads: 2, frozen_blocks: 1}\nstudent: {blocks: [0, 1], frozen_blocks: 1}\n"
+)
+
+
+def test_a_dry_run_with_a_recipe_makes_its_models(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    done = run(tmp_path / "out", "--dry-run", cwd=tmp_path, RECIPE="r.yaml")
+    assert done.returncode == 0, done.stderr
+    trained = json.loads((tmp_path / "out" / "gpu.json").read_text())["train"]
+    shapes = {name: (s["width"], s["depth"], s["tap"], s["image"]) for name, s in trained["shapes"].items()}
+    assert shapes == {"teacher": (64, 3, 2, 32), "student": (64, 2, 2, 32)}  # `tap` is the recipe's, in both
+    assert trained["environment"]["bundle"]["label"] and trained["before"]["load_average"]
+
+
+def test_training_finds_a_recipe_beside_the_caller_and_its_failure_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[list[str]] = []
+
+    def fails(command: list[str], **_: object) -> None:
+        asked.append(command)
+        raise subprocess.CalledProcessError(66, command)
+
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gpu.subprocess, "run", fails)
+    monkeypatch.setattr(gpu, "fingerprint", lambda *_, **__: {})
+    assert gpu.main(["--part", "train", "--recipe", "r.yaml", "--out", "out"]) == 1
+    assert asked[0][-1] == str(tmp_path / "r.yaml")  # the training runs in another folder
+    assert "status 66" in json.loads((tmp_path / "out" / "gpu-train.json").read_text())["error"]
+    assert "status 66" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["--teacher", "--crops"])
+def test_a_file_that_is_not_there_is_named_before_any_gpu_is_needed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    words = ["--part", "engines", "--dry-run", "--out", str(tmp_path), word, str(tmp_path / "nothing")]
+    assert gpu.main(words) == 1 and f"{tmp_path / 'nothing'}" in capsys.readouterr().err
+
+
+class FakeTorch:
+    """Of CUDA only what `graph_times` calls: every replay takes 2 ms."""
+
+    now = 0.0
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at = FakeTorch.now
+
+        def elapsed_time(self, other: FakeTorch.Event) -> float:
+            return other.at - self.at
+
+    class Graph:
+        def replay(self) -> None:
+            FakeTorch.now += 2.0
+
+    class Stream:
+        def wait_stream(self, other: object) -> None: ...
+
+    def __init__(self) -> None:
+        stream = self.Stream()
+        self.cuda = SimpleNamespace(
+            Stream=self.Stream, current_stream=lambda: stream, stream=lambda s: nullcontext(), CUDAGraph=self.Graph,
+            graph=lambda g: nullcontext(), Event=self.Event, synchronize=lambda: None,
+        )  # fmt: skip
+
+
+def test_a_captured_graph_is_timed_by_its_replays() -> None:
+    calls: list[int] = []
+    times = gpu.graph_times(FakeTorch(), lambda: calls.append(1))
+    assert len(calls) == 4  # three before the capture, one in it: what is timed is the graph
+    assert times.shape == (gpu.CALLS,) and set(times) == {2.0}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fakes.tensorrt_fake import World
 
@@ -12,6 +14,7 @@ from edge.bundle import Bundle
 from edge.engines.engine_build import Host
 from edge.engines.engine_cache import EngineCache
 from edge.engines.race import race, result_name
+from edge.engines.selftest import sigmoid
 from edge.engines.tensorrt_build import BuildOptions
 from edge.errors import EngineError
 
@@ -99,6 +102,34 @@ def test_one_that_breaks_while_timed_is_out(
     result, _ = race(host, cache, tiny_bundle, OPTIONS)
     assert not result.candidates[0].passed and "719" in result.candidates[0].reason
     assert result.best is not None and result.best.precision != "int8"
+
+
+def test_the_gpu_benchmark_races_and_gates_every_engine(
+    host: Host, world: World, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`benchmarks/gpu.sh --crops FILE`, all of it but the GPU."""
+    from benchmarks import gpu
+    from export.engine_gate import StoredCrops, save_crops
+
+    golden = tiny_bundle.golden()
+    p = sigmoid(golden.fp32.hygroma / tiny_bundle.manifest.calibration.hygroma_temperature)
+    labels = (p >= np.median(p)).astype(np.int8)
+    save_crops(StoredCrops(golden.inputs, labels, [str(i) for i in range(64)], golden.fp32), tmp_path / "c.npz")
+    world.refuse = {"mixed"}
+    monkeypatch.setattr("edge.engines.engine_build.this_host", lambda: host)
+    words = ["--bundle", str(tiny_bundle.path), "--out", str(tmp_path / "out"), "--crops", str(tmp_path / "c.npz")]
+    assert gpu.main(["--part", "engines", *words]) == 0 and gpu.main(["--part", "report", *words]) == 0
+    found = json.loads((tmp_path / "out" / "gpu.json").read_text())["engines"]
+    assert [c["passed"] for c in found["candidates"]] == [True, True, False]
+    assert [g["engine"] for g in found["gates"]] == ["tensorrt-int8", "tensorrt-fp16"]  # those that the race let pass
+    assert found["environment"]["bundle"]["sha256"] == tiny_bundle.sha256 and "load_average" in found["after"]
+    step = found["gates"][0]["steps"]["pytorch-fp32 -> tensorrt-int8"]
+    text = (tmp_path / "out" / "gpu.md").read_text()
+    said = "passed" if found["gates"][0]["passed"] else "FAILED"
+    assert (
+        f"tensorrt-int8 against PyTorch FP32 on 64 held-out crops: gate {said}, {step['positives_lost']} of 32" in text
+    )
+    assert "Fake Orin, TensorRT 10.3.0" in text and "compared on 64 held-out crops" in text
 
 
 def test_the_teachers_engines_are_built_and_timed_too(host: Host, world: World, tiny_int8_graph: Any) -> None:
