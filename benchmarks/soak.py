@@ -42,6 +42,7 @@ WARM_S = 120.0  # seconds before memory is judged: two rounds of the clip, flags
 WARM_SHARE = 0.2  # of a shorter run
 SAMPLE_S = 1.0  # seconds between looks at the process
 WINDOW_S = 10.0  # seconds a point of the drift
+WINDOWS_MIN = 6  # of the latencies' windows, where the whole is too short for such points
 PER_S = 3600.0  # drift is told per hour
 GIVEN_KEPT = 64  # pictures whose handing out is remembered: two seconds, longer than any gap
 GRACE_S = 180.0  # seconds beyond its pictures that the process may take to start and to end
@@ -152,7 +153,8 @@ class Losses:
 
 
 def watch(asked: dict[str, Any]) -> dict[str, Any]:
-    """The process' part. Ages of the verdicts, ms, go into the file `asked["ages"]`, float64 [n]."""
+    """The process' part. Ages of the verdicts, ms, go into the file `asked["ages"]`, float64 [frames]; NaN for a picture without,
+    or of the first seconds."""
     frames, fps = int(asked["frames"]), float(asked["fps"])
     config = Config(
         engine=dataclasses.replace(EngineConfig(), bundle=asked["bundle"], threads=asked["threads"]),
@@ -161,20 +163,18 @@ def watch(asked: dict[str, Any]) -> dict[str, Any]:
         status=dataclasses.replace(StatusConfig(), port=0),
     )
     settle = round(SETTLE_S * fps) if frames > 10 * SETTLE_S * fps else 0
-    ages, seen = np.full(frames, np.nan), 0  # all touched now: what grew with each frame would look like the daemon's
+    ages = np.full(frames, np.nan)  # all touched now: what grew with each frame would look like the daemon's
     losses, delays = Losses(round(1e9 / fps)), RunDelays()
     lost: Counter[str] = Counter()
     source = ClipAgain(CLIP, fps, frames)
 
     def note(verdict: Verdict) -> None:
-        nonlocal seen
         now_ns = time.monotonic_ns()
         gap, why = losses.explain(
             verdict.frame_id, now_ns, delays.total(), verdict.newly_flagged, dict(source.given_ns)
         )
         if verdict.frame_id >= settle:
-            ages[seen] = (now_ns - verdict.t_mono_ns) / 1e6
-            seen += 1
+            ages[verdict.frame_id] = (now_ns - verdict.t_mono_ns) / 1e6
             lost[why] += gap
 
     with open_watching(config, source, note) as watching:
@@ -183,7 +183,7 @@ def watch(asked: dict[str, Any]) -> dict[str, Any]:
     if summary.frames and losses.last_id < frames - 1:  # the end had no verdict to tell of it
         gap, why = losses.explain(frames, time.monotonic_ns(), delays.total())
         lost[why] += gap
-    np.save(asked["ages"], ages[:seen])
+    np.save(asked["ages"], ages)
     feed = summary.feed
     return {
         "stopped": summary.stopped,
@@ -236,12 +236,34 @@ def soak(bench: Bench) -> list[Record]:
         "given back by the kernel",
         "95 % bootstrap intervals over seconds, which are not independent: read them as rough",
     )
+    ages = np.load(str(asked["ages"]))
+    better = {"rss_mb": "lower", "overhead_p50_ms": "lower"}
     return [
-        record(
-            SUITE, NAME, np.load(str(asked["ages"])), values, {"rss_mb": "lower", "overhead_p50_ms": "lower"}, notes
-        ),
+        record(SUITE, NAME, ages[np.isfinite(ages)], values, better, notes),
+        latency_drift(ages, bench.rate_hz),
         Record(SUITE, "drift", series=series, axes=("seconds", "as named"), table=table),
     ]
+
+
+def latency_drift(ages: np.ndarray, fps: float) -> Record:
+    """Does a verdict come later the longer it runs? ages: ms [frames], NaN where there is none; taken in windows."""
+    window_s = min(WINDOW_S, len(ages) / fps / WINDOWS_MIN)
+    size = max(1, round(window_s * fps))
+    rows = []
+    for start in range(0, len(ages) - size + 1, size):
+        own = ages[start : start + size]
+        if np.isfinite(own).any():
+            rows.append((start / fps, *np.nanpercentile(own, (50, 99))))
+    at, p50, p99 = np.array(rows).reshape(-1, 3).T
+    table: list[dict[str, float | str]] = []
+    if len(at) >= 3:
+        for name, values in (("p50 ms", p50), ("p99 ms", p99)):
+            value, low, high = (PER_S * v for v in slope(at, values))
+            table.append({"drift an hour": name, "slope": value, "low": low, "high": high})
+    series = {name: [(float(a), float(b)) for a, b in zip(at, values, strict=True)]
+              for name, values in (("p50 ms", p50), ("p99 ms", p99))}  # fmt: skip
+    notes = (f"from a picture's due time to its verdict, in windows of {window_s:.3g} s",)
+    return Record(SUITE, "latency drift", series=series, axes=("seconds", "ms"), table=table, notes=notes)
 
 
 COLUMNS = ("seconds", "rss_mb", "pss_mb", "anonymous_mb", "descriptors", "threads")

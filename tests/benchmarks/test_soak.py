@@ -6,10 +6,11 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.case import Bench
-from benchmarks.soak import CASES, NAME, SUITE, ClipAgain, Losses, RunDelays, soak
+from benchmarks.soak import CASES, NAME, SUITE, ClipAgain, Losses, RunDelays, latency_drift, soak
 from benchmarks.suites import run_case
 from edge.bundle import load_bundle
 from edge.bundle.trust import SHIPPED_BUNDLE
@@ -67,12 +68,33 @@ def test_a_short_soak_has_every_figure_of_the_promise_and_does_not_keep_it(tmp_p
     from benchmarks.results import read_budgets
 
     bench = Bench(load_bundle(SHIPPED_BUNDLE), tmp_path, soak_frames=60)
-    whole, drift = soak(bench)
+    whole, latencies, drift = soak(bench)
     promised = [figure for key, figure, *_ in read_budgets() if key == f"{SUITE}: {NAME}"]
     assert len(promised) == 7 and set(promised) <= set(whole.values)
     assert whole.values["short_of_promise_s"] == 598 and whole.values["unaccounted"] == 0
     assert whole.distribution is not None and 50 < whole.values["rss_mb"] < 1000
     assert whole.values["anonymous_mb"] < whole.values["rss_mb"] and drift.series
+    assert len(latencies.series["p50 ms"]) == 6 and [row["drift an hour"] for row in latencies.table] == [
+        "p50 ms",
+        "p99 ms",
+    ]
+
+
+def test_latencies_that_grow_are_a_drift_and_lost_pictures_are_not() -> None:
+    seconds = np.arange(18_000) / 30
+    ages = 15 + 3.6 * seconds / 3600 + np.random.default_rng(0).normal(0, 0.1, 18_000)  # 3.6 ms an hour
+    ages[::7] = np.nan
+    ages[600:1200] = np.nan  # 20 s without any
+    found = latency_drift(ages, 30.0)
+    p50, _ = found.table
+    assert float(p50["low"]) <= 3.6 <= float(p50["high"]) and float(p50["high"]) - float(p50["low"]) < 1
+    assert len(found.series["p50 ms"]) == len(found.series["p99 ms"]) == 58
+    steady = latency_drift(np.full(18_000, 15.0), 30.0)
+    assert steady.table[0]["slope"] == 0
+
+
+def test_a_soak_without_a_verdict_has_no_drift() -> None:
+    assert latency_drift(np.full(60, np.nan), 30.0).series == {"p50 ms": [], "p99 ms": []}
 
 
 def test_a_process_that_fails_is_told(tmp_path: Path) -> None:
