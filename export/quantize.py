@@ -26,6 +26,9 @@ from export.ort_graph import run_graph
 from export.smooth import State, input_peaks, smooth
 from export.vit import ViTConfig
 
+UNSIGNED = (TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64)
+# Operators that are quantised themselves: ONNX Runtime's ways, which TensorRT does not take.
+SELF_QUANTISED = ("DynamicQuantizeLinear", "QLinearMatMul", "QLinearConv", "MatMulInteger", "ConvInteger")
 BLOCK_PREFIX = "blocks."  # MatMuls with constant weights under this name are quantised
 LEVELS = 127  # of int8, symmetric: -127..127 (TensorRT and the graph agree on a grid without -128 for weights)
 BINS = 4096  # of |activation|: one bin is 1/32 of a step at full range
@@ -272,12 +275,19 @@ def quantize_best(
     return best
 
 
+def _unsigned_inside(model: onnx.ModelProto) -> list[str]:
+    """Names of the unsigned tensors that nodes make, and of unsigned inputs beside the first."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = [*list(graph.input)[1:], *graph.value_info, *graph.output]
+    return [value.name for value in values if value.type.tensor_type.elem_type in UNSIGNED]
+
+
 def lint_qdq(model: onnx.ModelProto, spared: Collection[str] = frozenset()) -> list[str]:
     """What keeps `model` from being a canonical graph; empty when it is one. spared: the block linears meant to be float.
 
-    Checked: opset 17 and no operator but ONNX's own; every quantiser is signed int8 with zero-point 0 and finite scales above 0;
-    weights per channel, activations per tensor; no quantised bias; nothing unsigned but the input; every block linear has
-    both sides quantised and nothing else is.
+    Checked: opset 17 and no operator but ONNX's own, none that is quantised itself; every quantiser is signed int8 with
+    zero-point 0 and finite scales above 0; weights per channel, activations per tensor; no quantised bias; nothing unsigned but
+    the input; every block linear has both sides quantised and nothing else is.
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -290,10 +300,13 @@ def lint_qdq(model: onnx.ModelProto, spared: Collection[str] = frozenset()) -> l
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     problems = [] if opsets == {"ai.onnx": OPSET} else [f"opsets {opsets}; expected ai.onnx {OPSET} alone"]
     problems += [
-        f"initialiser {t.name} is unsigned"
-        for t in graph.initializer
-        if t.data_type in (TensorProto.UINT8, TensorProto.UINT16)
+        f"{n.name}: {n.op_type}; only QuantizeLinear and DequantizeLinear may quantise"
+        for n in graph.node
+        if n.op_type in SELF_QUANTISED
     ]
+    problems += [f"initialiser {t.name} is unsigned" for t in graph.initializer if t.data_type in UNSIGNED]
+    if opsets == {"ai.onnx": OPSET}:  # of another one the types are not known
+        problems += [f"{name} is unsigned; only the image may be" for name in _unsigned_inside(model)]
     for node in graph.node:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue

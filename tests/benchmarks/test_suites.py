@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,32 @@ def test_every_suite_imports_without_torch_onnx_or_pytest() -> None:
         "for suite in MODULES: assert cases(suite), suite\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=120)
+
+
+def test_without_torch_a_device_measures_the_rest(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    records = {case.name: suites.run_case(case, bench)[0] for case in suites.cases("models")}
+    assert records["student INT8, ONNX Runtime, 1 thread"].distribution is not None
+    for name in ("student float, PyTorch", "teacher ViT-B/16 float, PyTorch", "baseline DenseNet-169 float, PyTorch"):
+        assert records[name].skipped == "PyTorch is not installed here: pip install 'hygroma-edge[toolchain]'"
+    assert not [name for name, found in records.items() if found.failed]
+
+
+def test_pytests_front_has_every_case_and_runs_one_suite_alone(tmp_path: Path) -> None:
+    def front(*words: str) -> str:
+        command = [sys.executable, "-m", "pytest", "benchmarks", "-p", "no:cacheprovider", *words]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    found = front("--collect-only")
+    names = [f"[{case.suite}: {case.name}]" for suite in suites.MODULES for case in suites.cases(suite)]
+    assert [name for name in names if name not in found] == [] and f"{len(names)} tests collected" in found
+    result = tmp_path / "b.json"
+    calls = ("--benchmark-min-rounds=3", "--benchmark-max-time=0.1", "--benchmark-warmup=off")
+    front("--benchmark-enable", "-k", "decide", *calls, f"--benchmark-json={result}")
+    (measured,) = json.loads(result.read_text())["benchmarks"]
+    assert measured["name"] == "test_case[pipeline: decide]" and measured["stats"]["rounds"] >= 3
 
 
 def test_names_of_cases_are_unique() -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 from calibration.phantom import render_stills
+from edge import watching
 from edge.cli import main
+from edge.engines import choice
+from edge.engines.choice import Choice
+from edge.engines.openvino_runner import has_openvino
 from edge.watching import SHIPPED_BUNDLE
 
 KEYS = {"path", "frame", "signal", "assessable", "reasons", "plane", "hygroma", "ood", "ms"}
@@ -164,14 +169,28 @@ def test_score_of_a_clip_counts_frames(tmp_path: Path, still: Path, capsys: pyte
     assert [row["frame"] for row in lines(capsys)] == [0, 3, 6]
 
 
-def test_run_plays_a_file(tmp_path: Path, still: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_run_plays_a_file(
+    tmp_path: Path, still: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, runtime: str
+) -> None:
+    if runtime == "openvino" and not has_openvino():
+        pytest.skip("OpenVINO is not installed: the extra `openvino`")
+    (tmp_path / "c.yaml").write_text(f"engine: {{runtime: {runtime}}}\n")
     image = cv2.imread(str(still))
     writer = cv2.VideoWriter(str(tmp_path / "c.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (1280, 720))
     for _ in range(10):
         writer.write(image)
     writer.release()
     argv = ["run", "--source", f"file:{tmp_path / 'c.avi'}", "--as-fast-as-possible", "--no-status", "--json"]
-    assert main([*argv, "--events", str(tmp_path / "e")]) == 0
+    chosen = []
+
+    def choose(*words: Any) -> Choice:
+        chosen.append(choice.choose(*words))
+        return chosen[-1]
+
+    monkeypatch.setattr(watching, "choose", choose)
+    assert main([*argv, "--events", str(tmp_path / "e"), "--config", str(tmp_path / "c.yaml")]) == 0
+    assert {found.runner.name for found in chosen} == {f"{runtime}-cpu"}
     result = json.loads(capsys.readouterr().out)
     assert (result["frames"], result["dropped"], result["events"]) == (10, 0, [])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,26 @@ def test_the_shipped_graph_too(other: Any) -> None:
     bundle = load_bundle(SHIPPED_BUNDLE)
     inputs = bundle.golden().inputs
     assert_within(other(bundle.model, inputs), run(bundle.model, inputs), SAME_GRAPH_TOLERANCE)
+
+
+def test_the_page_states_the_tolerances_that_are_tested() -> None:
+    """docs/quantisation.md"""
+    pytest.importorskip("torch")
+    from export.bundle import TOLERANCE_FACTOR, TOLERANCE_FLOOR
+
+    page = (Path(__file__).parents[2] / "docs" / "quantisation.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")]
+    stated = {row[0]: row[2] for row in rows if len(row) == 4}
+
+    def words(limit: Tolerance) -> str:
+        return ", ".join(f"{value:.2f}".removeprefix("0") for value in asdict(limit).values())
+
+    for form in ("ONNX's reference", "ONNX Runtime without its optimiser", "OpenVINO 2026.4"):
+        assert stated[f"canonical, {form}"] == words(SAME_GRAPH_TOLERANCE)
+    assert stated["FP16-typed, quantisers stripped"] == words(FP16_TOLERANCE)
+    assert stated['FP16-typed, with quantisers ("mixed")'] == words(MIXED_TOLERANCE)
+    at_start = f"twice what the canonical graph differs from PyTorch by, plus {words(TOLERANCE_FLOOR)}"
+    assert stated["any runner, at every start"] == at_start and TOLERANCE_FACTOR == 2
 
 
 @pytest.mark.parametrize("precision", ["fp16", "mixed"])

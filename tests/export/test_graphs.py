@@ -265,6 +265,25 @@ def infinite_scale(graph: Any) -> None:
     replace(initializer(graph, "norm1.out.scale"), np.array(np.inf, np.float32))
 
 
+def unsigned_inside(graph: Any) -> None:
+    """The image a second time, as an activation."""
+    graph.node.append(onnx.helper.make_node("Identity", ["image"], ["again"], name="again"))
+    graph.output.append(onnx.helper.make_tensor_value_info("again", onnx.TensorProto.UINT8, None))
+
+
+def dynamic_quantiser(graph: Any) -> None:
+    outputs = ["d", "d.scale", "d.zero"]
+    graph.node.append(onnx.helper.make_node("DynamicQuantizeLinear", ["blocks.0.norm1.out"], outputs, name="dynamic"))
+
+
+def integer_product(graph: Any) -> None:
+    """As ONNX Runtime's own formats have it: int8 on both sides, and no quantiser to look at."""
+    node = next(n for n in graph.node if n.name == "blocks.1.mlp.fc2")
+    quantised = [next(n for n in graph.node if n.output[0] == name).input[0] for name in node.input]
+    node.op_type = "MatMulInteger"
+    node.input[:] = quantised
+
+
 def float_linear(graph: Any) -> None:
     node = next(n for n in graph.node if n.name == "blocks.1.mlp.fc2")
     node.input[0] = node.input[0].removesuffix(".dq")
@@ -279,6 +298,10 @@ def float_linear(graph: Any) -> None:
         (shifted_zero, "zero-point must be 0"),
         (per_tensor_weight, "scale must be constant, per channel"),
         (quantised_bias, "a bias must stay float"),
+        (unsigned_inside, "again is unsigned; only the image may be"),
+        (dynamic_quantiser, "d is unsigned; only the image may be"),
+        (dynamic_quantiser, "dynamic: DynamicQuantizeLinear; only QuantizeLinear"),
+        (integer_product, "blocks.1.mlp.fc2: MatMulInteger; only QuantizeLinear"),
         (float_linear, "blocks.1.mlp.fc2: input 0 is not quantised"),
     ],
 )
