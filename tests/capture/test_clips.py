@@ -115,6 +115,20 @@ def test_corruption_never_ends_the_process_and_is_counted(
 
 
 @needs_ffmpeg
+@pytest.mark.parametrize("sizes", [((160, 120), (320, 240)), ((320, 240), (160, 120))])
+def test_a_clip_that_changes_its_size_under_way_goes_on_in_its_first(
+    tmp_path: Path, sizes: tuple[tuple[int, int], tuple[int, int]]
+) -> None:
+    """OpenCV scales the rest, whole: nothing is cut off, and nothing is read beyond a picture's end."""
+    parts = [clip(tmp_path / f"{w}.ts", greys(20, w, h), *H264, "-pix_fmt", "yuv420p") for w, h in sizes]
+    (tmp_path / "x.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    frames, errors = frames_of(f"file:{tmp_path}/x.ts")
+    assert (len(frames), errors) == (40, 0)
+    assert {frame.image.shape[1::-1] for frame in frames} == {sizes[0]}
+    assert frames[39].image.max() > 180
+
+
+@needs_ffmpeg
 def test_a_change_of_size_is_counted_by_the_feed(tmp_path: Path) -> None:
     from edge.capture import EveryFrame, FramesSource
 

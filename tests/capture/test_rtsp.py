@@ -16,15 +16,20 @@ from edge.config import CaptureConfig
 from edge.errors import SourceError
 
 CONFIG = CaptureConfig(open_timeout_s=5, read_timeout_s=1)
+H264 = ["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", "10", "-pix_fmt", "yuv420p"]
 PATIENCE_S = 30.0  # seconds; far more than any of these needs, so that a busy machine fails no test
 
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty seconds of H.264 at 20 fps, a key frame every half second: longer than any of these plays."""
-    images = greys(800)
-    options = ["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", "10", "-pix_fmt", "yuv420p"]
-    return clip(tmp_path_factory.mktemp("film") / "film.mp4", images, *options, fps=20)
+    return clip(tmp_path_factory.mktemp("film") / "film.mp4", greys(800), *H264, fps=20)
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in another size."""
+    return clip(tmp_path_factory.mktemp("film") / "larger.mp4", greys(800, 320, 240), *H264, fps=20)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -47,7 +52,7 @@ def test_pictures_come_in_order_over_tcp(film: Path) -> None:
 
 
 @needs_ffmpeg
-def test_a_server_that_stalls_goes_and_comes_back(film: Path) -> None:
+def test_a_server_that_stalls_goes_and_comes_back_in_another_size(film: Path, larger: Path) -> None:
     with RtspServer(film) as server:
         port = server.port
         with LatestFrame(RtspSource(server.url, CONFIG), backoff_max_s=0.2, stall_s=0.3) as feed:
@@ -57,9 +62,10 @@ def test_a_server_that_stalls_goes_and_comes_back(film: Path) -> None:
             until(lambda: not feed.stats().connected)  # read_timeout_s has passed
             assert "check the address" in feed.stats().problem
             server.stop()
-            with RtspServer(film, port):
+            with RtspServer(larger, port):
                 until(lambda: feed.next(0.05) is not None and feed.stats().reconnects == 1)
                 assert feed.stats().connected and feed.stats().problem == ""
+                assert feed.stats().format_changes == 1 and feed.stats().format.startswith("h264 320x240")
 
 
 @needs_ffmpeg
