@@ -22,6 +22,7 @@ from edge.records import Frame
 log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S = 0.1  # seconds before the first attempt to reopen; doubles up to the configured maximum
+SHAPES_LOGGED = 20  # changes of the picture's form that are logged; one that comes and goes would fill the disk with them
 JOIN_S = 3.0  # seconds for the reader to stop: more than the longest blocking read that is configured by default
 
 
@@ -250,7 +251,7 @@ class LatestFrame:
 
 
 class _Shapes:
-    """Counts and logs changes of the pictures' size and depth."""
+    """Counts changes of the pictures' size and depth, and logs the first of them."""
 
     def __init__(self, name: str) -> None:
         self.changes = 0
@@ -263,7 +264,9 @@ class _Shapes:
             return
         if self._shape:
             self.changes += 1
-            log.warning("%s: the picture changed from %s to %s", self._name, _words(self._shape), _words(shape))
+            if self.changes <= SHAPES_LOGGED:
+                last = "; from now on they are only counted" if self.changes == SHAPES_LOGGED else ""
+                log.warning("%s: the picture changed from %s to %s%s", self._name, _words(self._shape), _words(shape), last)
         self._shape = shape
 
 

@@ -12,7 +12,8 @@ from dicoms import FORMS, cine, cine_of
 from pydicom import dcmread
 from pydicom.uid import UID
 
-from edge.capture import FileSource, open_source
+from edge.capture import EveryFrame, FileSource, FramesSource, open_source
+from edge.capture.feed import SHAPES_LOGGED
 from edge.capture.pacer import FALLBACK_FPS
 from edge.config import CaptureConfig
 from edge.errors import ConfigError, InputError
@@ -128,15 +129,21 @@ def test_a_clip_that_changes_its_size_under_way_goes_on_in_its_first(
     assert frames[39].image.max() > 180
 
 
-@needs_ffmpeg
-def test_a_change_of_size_is_counted_by_the_feed(tmp_path: Path) -> None:
-    from edge.capture import EveryFrame, FramesSource
-
+def test_a_change_of_size_is_counted_by_the_feed() -> None:
     images = [*greys(3), *greys(2, 200, 120)]
     with EveryFrame(FramesSource("x", images, 25, fast=True)) as feed:
         while feed.next(0) is not None:
             pass
         assert feed.stats().format_changes == 1 and feed.stats().read == 5
+
+
+def test_a_size_that_comes_and_goes_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    images = [image for image in greys(100) for image in (image, image[:100])]
+    with EveryFrame(FramesSource("x", images, 25, fast=True)) as feed:
+        while feed.next(0) is not None:
+            pass
+        assert feed.stats().format_changes == 199
+    assert len(caplog.records) == SHAPES_LOGGED and "only counted" in caplog.messages[-1]
 
 
 def test_a_folder_in_natural_order_with_its_damaged_pictures_left_out(tmp_path: Path) -> None:
