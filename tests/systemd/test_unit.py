@@ -56,6 +56,7 @@ def read(path: Path) -> configparser.ConfigParser:
 def test_watchdog_notify_and_a_restart_that_does_not_spin() -> None:
     unit = read(UNIT)
     assert unit["Service"]["Type"] == "notify"
+    assert "hygroma run -v " in unit["Service"]["ExecStart"]  # what was negotiated with a camera is in the journal
     assert unit["Service"]["WatchdogSec"] == "10s"
     assert unit["Service"]["Restart"] == "on-failure"
     assert int(unit["Unit"]["StartLimitBurst"]) <= 5
