@@ -640,6 +640,26 @@ def sensitivity(recipe: Recipe, folder: Path, *more: str) -> int:
     return main(["sensitivity", str(path), *more])
 
 
+@pytest.mark.parametrize("run", [1, REFIT])
+def test_ranges_and_their_choice_come_from_training_images_alone(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, run: int
+) -> None:
+    pipeline, asked, whole = Pipeline(tiny(finished)), [], Pipeline.crops
+
+    def crops(self: Pipeline, keep: np.ndarray, spec: Any = None) -> np.ndarray:
+        asked.append([int(i) for i in keep])
+        return whole(self, keep, spec)
+
+    monkeypatch.setattr(Pipeline, "crops", crops)
+    ranges, choice = pipeline.calibration_crops(run)
+    (taken,) = asked
+    assert len(ranges) + len(choice) == len(taken) == len(set(taken)) and len(ranges) and len(choice)  # no crop is in both
+    judged_on = set(pipeline.held_out_of(run).tolist())
+    assert judged_on and not judged_on & set(taken) and set(taken) <= set(pipeline.training(run).tolist())
+    entries = pipeline.bank().entries
+    assert {entries[i].still for i in judged_on}.isdisjoint(entries[i].still for i in taken if entries[i].fold >= 0)
+
+
 def test_sensitivity_of_a_fold_is_measured_on_that_fold(
     finished: Path, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
