@@ -49,7 +49,7 @@ from export.evidence import (
     thickness_table,
 )
 from export.features import backbone_features
-from export.heads import probe_plane_head, retrain_hygroma_head
+from export.heads import probe_plane_head, refit_hygroma_head
 from export.looked import CAM_STILLS, boxed, cams_of, evenly, looked, panel, panel_stills
 from export.mixed import convert
 from export.model_card import model_card
@@ -226,16 +226,21 @@ class Pipeline:
         return model
 
     def student(self, run: int) -> HygromaViT:
-        """The student of a run, distilled if it is not there yet, its hygroma head trained to the end."""
+        """The student of a run, distilled if it is not there yet, its heads fitted to the end."""
         model = self._distilled(run)
+        heads = {"hygroma": model.hygroma_head, "plane": model.plane_head}
         path = self.stamps.claim("heads") / f"{run_name(run)}.pt"
         if not path.is_file():
-            step = partial(self.progress, f"head {run_name(run)}")
-            retrain_hygroma_head(model, self.bank(), self.training(run), self.recipe.seed, step)
+            bank, taught = self.bank(), self.training(run)
+            step = partial(self.progress, f"heads {run_name(run)}")
+            refit_hygroma_head(model, bank, taught, self.recipe.seed, step)
+            probe_plane_head(model, bank, taught)
             with appearing(path) as unfinished:
-                torch.save(model.hygroma_head.state_dict(), unfinished)
+                torch.save({name: head.state_dict() for name, head in heads.items()}, unfinished)
         with intact(path):
-            model.hygroma_head.load_state_dict(torch.load(path, weights_only=True))
+            saved = torch.load(path, weights_only=True)
+            for name, head in heads.items():
+                head.load_state_dict(saved[name])
         return model
 
     def _distilled(self, run: int) -> HygromaViT:

@@ -27,7 +27,7 @@ VERSIONS = {
     "bank_phantom": 4,
     "teacher": 5,
     "student": 4,
-    "heads": 1,
+    "heads": 2,
     "qat": 1,  # raise it with "qdq" too: it starts from what that stage chooses
     "qdq": 3,
     "qdq_teacher": 1,

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from calibration.bank import BANK_SIZE, UNKNOWN, Bank, Entry
 from edge.screen.preprocess import Preprocessing, letterbox
-from export.heads import probe_plane_head, retrain_hygroma_head
+from export.heads import STEEPNESS, Reading, _write, probe_plane_head, refit_hygroma_head
 from export.train import predict
 from export.vit import HygromaViT, ViTConfig
 
@@ -21,13 +21,15 @@ def stripes() -> Bank:
     """Noise with a dark band as high as the entry's thickness says, in the middle."""
     rng = np.random.default_rng(0)
     crops, entries = [], []
-    for i in range(96):
-        mm = float(rng.uniform(0.8, 10))
+    for i in range(240):
+        mm = float(rng.uniform(0.8, 8))
         crop = rng.normal(150, 10, (BANK_SIZE, BANK_SIZE))
-        middle, half = BANK_SIZE // 2, round(5 * mm)
+        middle, half = BANK_SIZE // 2, round(6 * mm)
         crop[middle - half : middle + half] = 20
         crops.append(crop.clip(0, 255).astype(np.uint8))
-        entries.append(Entry(i, "lesion", i % 4, 1.0, float(mm > 3.2), mm, (0.0, 0.4, 1.0, 0.6)))
+        entries.append(
+            Entry(i, "lesion" if mm > 3.2 else "real", i % 4, 1.0, float(mm > 3.2), mm, (0.0, 0.4, 1.0, 0.6))
+        )
     return Bank(np.stack(crops), entries)
 
 
@@ -43,7 +45,8 @@ def model() -> HygromaViT:
 def correlation(m: HygromaViT, bank: Bank, keep: np.ndarray) -> float:
     crops = np.stack([letterbox(bank.crops[i], Preprocessing(size=CONFIG.image)) for i in keep])
     said = predict(m, crops)["hygroma"]
-    return float(np.corrcoef(said, np.log([bank.entries[i].thickness_mm for i in keep]))[0, 1])
+    ranks = [np.argsort(np.argsort(x)) for x in (said, [bank.entries[i].thickness_mm for i in keep])]
+    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def test_the_head_learns_the_thickness_and_nothing_else_moves(stripes: Bank) -> None:
@@ -51,10 +54,33 @@ def test_the_head_learns_the_thickness_and_nothing_else_moves(stripes: Bank) -> 
     before = {k: v.clone() for k, v in m.state_dict().items()}
     train, held = stripes.where(lambda e: e.fold > 0), stripes.where(lambda e: e.fold == 0)
     assert correlation(m, stripes, held) < 0.7
-    retrain_hygroma_head(m, stripes, train, seed=1)
-    assert correlation(m, stripes, held) > 0.9
+    refit_hygroma_head(m, stripes, train, seed=1)
+    assert correlation(m, stripes, held) > 0.8
     moved = {k for k, v in m.state_dict().items() if not torch.equal(v, before[k])}
     assert moved == {k for k in before if k.startswith("hygroma_head.")}
+
+
+def test_the_second_reading_takes_over_where_it_sees_more() -> None:
+    """The head says the first, and the second's excess steeply on top; the picture's mean changes nothing."""
+    rng, width = np.random.default_rng(2), CONFIG.width
+    head = model().hygroma_head
+    first, second = (Reading(rng.normal(0, 0.1, 2 * width), b) for b in (0.3, -0.1))  # with the early tokens of the tap
+    _write(head, first, second)
+    nuchal = rng.normal(0, 1, (200, 2 * width))
+    with torch.no_grad():
+        shown = torch.from_numpy(np.hstack([nuchal, rng.normal(0, 1, (200, width))])).float()
+        said = head(shown)[:, 0].numpy()
+    over = second(nuchal)
+    assert over.min() < -0.5 and over.max() > 0.5
+    np.testing.assert_allclose(said, first(nuchal) + STEEPNESS * over.clip(min=0), atol=0.2)  # the corner is rounded
+    np.testing.assert_allclose(said[over < -0.5], first(nuchal)[over < -0.5], atol=1e-3)
+
+
+def test_pictures_of_one_label_leave_the_head_alone(stripes: Bank) -> None:
+    m, thin = model(), stripes.where(lambda e: e.hygroma == 0)
+    before = m.hygroma_head[0].weight.clone()
+    refit_hygroma_head(m, stripes, thin, seed=0)
+    assert torch.equal(m.hygroma_head[0].weight, before)
 
 
 def test_the_same_seed_gives_the_same_head(stripes: Bank) -> None:
@@ -62,7 +88,7 @@ def test_the_same_seed_gives_the_same_head(stripes: Bank) -> None:
     for _ in range(2):
         m = model()
         torch.rand(5)  # what was drawn before does not matter
-        retrain_hygroma_head(m, stripes, np.arange(40), seed=2)
+        refit_hygroma_head(m, stripes, np.arange(40), seed=2)
         heads.append(m.hygroma_head.state_dict())
     assert all(torch.equal(heads[0][k], heads[1][k]) for k in heads[0])
 
@@ -70,7 +96,7 @@ def test_the_same_seed_gives_the_same_head(stripes: Bank) -> None:
 def test_what_says_nothing_about_the_hygroma_is_not_looked_at(stripes: Bank) -> None:
     m, silent = model(), Entry(0, "real", 0, 0.0, UNKNOWN, UNKNOWN, None)
     before = m.hygroma_head[0].weight.clone()
-    retrain_hygroma_head(m, Bank(stripes.crops[:2], [silent, silent]), np.arange(2), seed=0)
+    refit_hygroma_head(m, Bank(stripes.crops[:2], [silent, silent]), np.arange(2), seed=0)
     assert torch.equal(m.hygroma_head[0].weight, before)
 
 
