@@ -229,6 +229,7 @@ def test_a_browser_whose_token_is_no_longer_good_says_so_and_keeps_nobody_out(pa
 
 # -- every state, on both screens that seven inches come with; no daemon runs
 
+NOW_NS = 10**12  # the server's clock stands still: a browser that starts slowly sees no daemon that has stopped
 SURE = Verdict(7, 0, 3, Signal.OK, True, (), 0.95, 0.31, 0.1, 1.2, 6.3, False, False)
 FLAGGED = dataclasses.replace(SURE, flagged=True, evidence=11.1, hygroma=0.97)
 FULL = (
@@ -265,19 +266,18 @@ STATES: dict[str, tuple[str, Verdict | None, tuple[str, ...]]] = {
 
 
 def shown(verdict: Verdict | None, problems: tuple[str, ...]) -> Snapshot:
-    now = time.monotonic_ns()
     events = tuple(
         Event(n, n, "room 1", 3, f"2026-11-25T15:0{n}:10.250+00:00", 40.0, 0.97, 6.5, "student 0.3.0", "e.png", "00", review)
         for n, review in ((3, "open"), (2, "open"), (1, "confirmed"))
     )
     return Snapshot(
-        t_mono_ns=now,
+        t_mono_ns=NOW_NS,
         source="room 1",
         bundle="student 0.3.0",
         engine="ONNX Runtime 1.23 CPU",
         ready=True,
         verdict=verdict,
-        frame_t_mono_ns=now,
+        frame_t_mono_ns=NOW_NS,
         degraded=problems,
         frames_by_signal={"OK": 8},
         duplicates=112,
@@ -308,12 +308,16 @@ LOWEST = """() => Math.min(...[...document.querySelectorAll("button, input")].fi
 def test_every_state_is_legible_on_seven_inches(page: Any, size: tuple[int, int]) -> None:
     mm = INCHES * 25.4 / (size[0] ** 2 + size[1] ** 2) ** 0.5  # of a pixel
     board = Board()
-    with StatusServer(board, port=0) as server:
+    with StatusServer(board, port=0, clock_ns=lambda: NOW_NS) as server:
         page.set_viewport_size({"width": size[0], "height": size[1]})
+        page.goto(server.url)
         heights = set()
-        for name, (state, verdict, problems) in STATES.items():
-            board.publish(shown(verdict, problems))
-            page.goto(server.url)
+        for exam_id, (name, (state, verdict, problems)) in enumerate(STATES.items()):
+            if verdict is None:
+                board.publish(shown(verdict, problems))
+            else:
+                board.publish(shown(dataclasses.replace(verdict, exam_id=exam_id), problems))
+                expect(page.locator("#exam")).to_have_text(str(exam_id), timeout=PATIENCE_MS)
             page.wait_for_selector(f"body.{state}")
             assert page.evaluate(SMALL_TEXT) == page.evaluate(CUT) == page.evaluate(BELOW) == [], name
             assert not page.evaluate(PILED), name
