@@ -17,6 +17,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -100,12 +101,13 @@ def refit_hygroma_head(
     first = _ridge(nuchal[natural], mm[natural], weights[natural], NATURAL_L2)
     second = _ridge(nuchal, mm, weights, EVERY_L2)
     second = replace(second, bias=second.bias - float(np.quantile(second(nuchal[natural]), TAKEOVER)))
-    _write(model.hygroma_head, first, second)
+    head = cast(nn.Sequential, model.hygroma_head)
+    _write(head, first, second)
     with torch.no_grad():
-        said = model.hygroma_head(read).numpy()
+        said = head(read).numpy()
         known = labels != UNKNOWN
         scale = LogisticRegression().fit(said[known], labels[known])  # to log-odds
-        output = model.hygroma_head[2]
+        _, output = _layers(head)
         output.weight.mul_(float(scale.coef_[0, 0]))
         output.bias.fill_(float(scale.intercept_[0]))
 
@@ -134,7 +136,7 @@ def _ridge(nuchal: np.ndarray, mm: np.ndarray, weights: np.ndarray, strength: fl
 def _write(head: nn.Sequential, first: Reading, second: Reading) -> None:
     """Make `head` say first + STEEPNESS * max(second, 0), with three of its hidden units: GELU(x) - GELU(-x) = x, and
     GELU(s x) / s is nearly max(x, 0)."""
-    hidden, output = head[0], head[2]
+    hidden, output = _layers(head)
     for parameter in head.parameters():
         nn.init.zeros_(parameter)
     with torch.no_grad():
@@ -144,6 +146,10 @@ def _write(head: nn.Sequential, first: Reading, second: Reading) -> None:
             hidden.weight[unit, : len(reading.weight)] = torch.from_numpy(factor * reading.weight)
             hidden.bias[unit] = factor * reading.bias
             output.weight[0, unit] = told
+
+
+def _layers(head: nn.Sequential) -> tuple[nn.Linear, nn.Linear]:
+    return cast(nn.Linear, head[0]), cast(nn.Linear, head[2])
 
 
 def _kept_reading(
