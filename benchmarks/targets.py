@@ -15,6 +15,7 @@ from benchmarks.peers import DYNAMIC, FLOAT, NNCF, OURS, OURS_OPENVINO, STATIC, 
 from benchmarks.peers import RATIOS as COLUMNS
 from benchmarks.peers import SUITE as PEERS
 from benchmarks.results import Run
+from benchmarks.text import figures_table
 
 HEADING = "targets: the INT8 student against other ways of running it, on this CPU"
 RUNNERS = {OURS: "ONNX Runtime", OURS_OPENVINO: "OpenVINO"}  # the two that a device may use
@@ -100,9 +101,7 @@ def targets_markdown(run: Run) -> list[str]:
         "- Ratios of medians of one interleaved run (`peers`, below). Products: all of the student's, attention's too, "
         "at the INT8 rate of `limits`, which has no interval.",
         "",
-        f"| {' | '.join(head)} |",
-        "|---|" + "---:|" * (len(head) - 1),
-        *(f"| {' | '.join(row)} |" for row in rows),
+        *figures_table(head, *rows),
         "",
     ]
 

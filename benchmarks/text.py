@@ -179,10 +179,13 @@ def records_markdown(records: Sequence[Record]) -> list[str]:
             )
         lines += [f"- {record.name}: {note}" for note in record.notes]
         if record.table:
-            names, *rows = _cells_of(record.table)
-            lines += ["", "| " + " | ".join(names) + " |", "|---|" + "---:|" * (len(names) - 1)]
-            lines += [*(f"| {' | '.join(row)} |" for row in rows), ""]
+            lines += ["", *figures_table(*_cells_of(record.table)), ""]
     return [*lines, ""]
+
+
+def figures_table(head: Sequence[str], *rows: Sequence[str]) -> list[str]:
+    """A Markdown table with names in its first column and figures in the others."""
+    return [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1), *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def changes_text(changes: Sequence[Change], allowed: float) -> list[str]:

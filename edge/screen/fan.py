@@ -15,7 +15,6 @@ import numpy as np
 from edge.records import Fan
 from edge.screen.fit import Evidence, Fit, fitting
 from edge.screen.geometry import rasterise, scaled
-from edge.screen.preprocess import to_grey
 from edge.screen.signal import is_drawn
 from edge.screen.steps import Steps, finish
 
@@ -124,12 +123,6 @@ def plausible(fit: Fit, shape: tuple[int, int]) -> bool:
         return False
     x0, y0, x1, y1 = fit.fan.box
     return (x1 - x0) * (y1 - y0) >= MIN_AREA * shape[0] * shape[1]
-
-
-def find_fan(image: np.ndarray) -> Fan | None:
-    """One screen, uint8 grey [H,W] or BGR [H,W,3] -> its fan, or None."""
-    fit = judge(image, gather(to_grey(image)))
-    return fit.fan if fit is not None else None
 
 
 def judge(image: np.ndarray, evidence: Evidence) -> Fit | None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from edge.records import Fan
 from edge.screen.geometry import rasterise, scaled, sector_bounds
-from edge.screen.steps import Steps, finish
+from edge.screen.steps import Steps
 
 COARSE_SIDE = 120  # px, longest side for the first fit, which is only to land in the right basin
 EMPTY_WEIGHT = 0.20  # cost of background inside per cost of picture outside, per pixel: fluid belongs to the fan
@@ -226,13 +226,8 @@ def _best_interval(values: np.ndarray) -> tuple[int, int]:
     return start, max(stop, start + 1)
 
 
-def fit_fan(evidence: Evidence) -> Fit | None:
-    """The fan of least cost, whatever its quality; None when there is no picture to speak of."""
-    return finish(fitting(evidence))
-
-
 def fitting(evidence: Evidence) -> Steps[Fit | None]:
-    """`fit_fan` in steps."""
+    """The fan of least cost, whatever its quality; None when there is no picture to speak of. In steps."""
     weight, picture = evidence.weight, evidence.picture
     if min(picture.shape) < 16 or picture.sum() < MIN_PICTURE * picture.size:
         return None

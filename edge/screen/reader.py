@@ -108,4 +108,3 @@ class ScreenReader:
             allowed = min(FROZEN_CHANGES, len(self._history) // FRAMES_PER_CHANGE)
             self._frozen = now - self._watched_since >= FREEZE and changes <= allowed
         return self._frozen
-

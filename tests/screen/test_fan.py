@@ -6,12 +6,18 @@ import pytest
 from drawing import LEFT, RECT, RIGHT, SECTOR, ZOOM, frames, iou, screen, speckle
 
 from edge.records import Fan, Signal
-from edge.screen.fan import background_level, find_fan, find_two, gather
+from edge.screen.fan import background_level, find_two, gather, judge
 from edge.screen.preprocess import Preprocessing, to_grey
 from edge.screen.reader import ScreenReader
 
 DATA = Path(__file__).parents[3] / "shared/data/ultrasound"
 STEERED = Fan("sector", (300, 60, 980, 700), (560.0, -200.0), 260.0, 860.0, -0.28, 0.42)
+
+
+def find_fan(image: np.ndarray) -> Fan | None:
+    """One screen, uint8 grey [H,W] or BGR [H,W,3] -> its fan, or None."""
+    fit = judge(image, gather(to_grey(image)))
+    return fit.fan if fit is not None else None
 
 
 @pytest.mark.parametrize(("fan", "least"), [(SECTOR, 0.97), (ZOOM, 0.97), (RECT, 0.98), (STEERED, 0.96)])
