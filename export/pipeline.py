@@ -49,7 +49,7 @@ from export.evidence import (
     thickness_table,
 )
 from export.features import backbone_features
-from export.heads import probe_plane_head, refit_hygroma_head
+from export.heads import CUTS, probe_plane_head, refit_hygroma_head
 from export.looked import CAM_STILLS, boxed, cams_of, evenly, looked, panel, panel_stills
 from export.mixed import convert
 from export.model_card import model_card
@@ -207,7 +207,7 @@ class Pipeline:
         model = HygromaViT(self.recipe.teacher_config)
         load_backbone(model, Path(self.recipe.teacher.init))
         if not checkpoint.is_file():
-            probe_plane_head(model, bank, taught)
+            probe_plane_head(model, bank, taught, schedule.seed)
         name = f"teacher {run_name(run)}"
         fit(
             model,
@@ -219,10 +219,11 @@ class Pipeline:
         )
         path = checkpoint.with_suffix(".plane.pt")
         if not path.is_file():
-            probe_plane_head(model, bank, taught)
+            probe_plane_head(model, bank, taught, schedule.seed)
             with appearing(path) as unfinished:
                 torch.save(model.plane_head.state_dict(), unfinished)
-        model.plane_head.load_state_dict(torch.load(path, weights_only=True))
+        with intact(path):
+            model.plane_head.load_state_dict(torch.load(path, weights_only=True))
         return model
 
     def student(self, run: int) -> HygromaViT:
@@ -234,7 +235,7 @@ class Pipeline:
             bank, taught = self.bank(), self.training(run)
             step = partial(self.progress, f"heads {run_name(run)}")
             refit_hygroma_head(model, bank, taught, self.recipe.seed, step)
-            probe_plane_head(model, bank, taught)
+            probe_plane_head(model, bank, taught, self.recipe.seed, CUTS)
             with appearing(path) as unfinished:
                 torch.save({name: head.state_dict() for name, head in heads.items()}, unfinished)
         with intact(path):
@@ -252,7 +253,7 @@ class Pipeline:
         model = HygromaViT(self.recipe.student_config)
         student_from_teacher(model, teacher, tuple(self.recipe.student.blocks))
         if not checkpoint.is_file():
-            probe_plane_head(model, self.bank(), _taught(self.bank(), run))
+            probe_plane_head(model, self.bank(), _taught(self.bank(), run), schedule.seed)
         name = f"student {run_name(run)}"
         fit(
             model,

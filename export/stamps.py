@@ -26,8 +26,8 @@ VERSIONS = {
     "bank": 4,
     "bank_phantom": 4,
     "teacher": 5,
-    "student": 4,
-    "heads": 2,
+    "student": 5,
+    "heads": 3,
     "qat": 1,  # raise it with "qdq" too: it starts from what that stage chooses
     "qdq": 3,
     "qdq_teacher": 1,
