@@ -15,10 +15,18 @@ from edge.engines.onnxruntime_runner import open_session, session_options
 
 SUITE = "layers"
 CALLS_MAX = 200  # profiled calls: a megabyte of profile a hundred
-INT8_OPS = {"QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger", "QLinearConv"}
+ATTENTION = "QAttention"  # the product for queries, keys and values in INT8, and the scores' and the mixture's in float
+INT8_OPS = {
+    "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", ATTENTION, "DynamicQuantizeMatMul", "MatMulInteger", "QLinearConv"
+}  # fmt: skip
 FLOAT_OPS = {"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv"}
+OPERATOR_NOTE = (
+    "median ms of a call; in INT8: nodes that integer kernels run; of a QAttention that is the product for queries, keys and "
+    "values, while the scores and what they weigh are float"
+)
 MAP_NOTE = "the nuchal map: its logits, and the tokens pooled by them, which the hygroma head reads"
 PARTS = (  # the first pattern that is in a node's name
+    (r"\.attn\.qkv\.attention", "attention: queries, keys, values and what is made of them"),
     (r"\.attn\.(qkv|proj)", "attention: linear layers"),
     (r"\.attn\.", "attention: the rest"),
     (r"\.mlp\.(fc1|fc2)", "MLP: linear layers"),
@@ -31,12 +39,13 @@ PARTS = (  # the first pattern that is in a node's name
 
 @dataclass(frozen=True)
 class Kernel:
-    """One node of the optimised graph over all calls: `ms` [n]; `inputs` and `outputs` shapes; multiply-adds of one call."""
+    """One node of the optimised graph over all calls: `ms` [n]; multiply-adds of one call, in INT8 and in float."""
 
     name: str
     op: str
     ms: np.ndarray
-    macs: float
+    int8_macs: float
+    float_macs: float
 
 
 def profile(model: bytes, crops: np.ndarray, calls: int, threads: int, folder: Path) -> list[Kernel]:
@@ -58,22 +67,27 @@ def profile(model: bytes, crops: np.ndarray, calls: int, threads: int, folder: P
             node,
             seen[0]["args"]["op_name"],
             np.array([event["dur"] for event in seen[1:]]) / 1000,
-            _macs(seen[-1]["args"]),
+            *_macs(seen[-1]["args"]),
         )
         for node, seen in found.items()
     ]
 
 
-def _macs(args: dict) -> float:
-    """Multiply-adds of a product or convolution, from the shapes in the profile; 0 for any other operator."""
-    if args["op_name"] not in INT8_OPS | FLOAT_OPS:
-        return 0.0
+def _macs(args: dict) -> tuple[float, float]:
+    """Multiply-adds of a product or convolution, in INT8 and in float, from the shapes in the profile; 0 for anything else."""
+    op = args["op_name"]
+    if op not in INT8_OPS | FLOAT_OPS:
+        return 0.0, 0.0
     inputs = [shape for item in args["input_type_shape"] for shape in item.values()]
     (output,) = (shape for item in args["output_type_shape"] for shape in item.values())
-    if "Conv" in args["op_name"]:
-        weights = next(shape for shape in inputs[1:] if len(shape) == 4)
-        return float(np.prod(output) * np.prod(weights[1:]))
-    return float(np.prod(output) * inputs[0][-1])
+    if op == ATTENTION:
+        batch, tokens, width = output  # queries, keys and values; the scores, and the values that they weigh
+        return float(np.prod(inputs[0]) * 3 * width), float(batch * 2 * tokens**2 * width)
+    each = inputs[0][-1]
+    if "Conv" in op:
+        each = np.prod(next(shape for shape in inputs[1:] if len(shape) == 4)[1:])
+    macs = float(np.prod(output) * each)
+    return (macs, 0.0) if op in INT8_OPS else (0.0, macs)
 
 
 def places(kernels: list[Kernel]) -> list[str]:
@@ -105,9 +119,7 @@ def spent(bench: Bench) -> list[Record]:
     by_part = _shares([(part_of(name), kernel) for name, kernel in zip(places(kernels), kernels, strict=True)])
     return [
         record(SUITE, "all kernels of a call", total, {"kernels": float(len(kernels))}),
-        Record(
-            SUITE, "by operator", table=by_op, notes=("median ms of a call; in INT8: nodes that integer kernels run",)
-        ),
+        Record(SUITE, "by operator", table=by_op, notes=(OPERATOR_NOTE,)),
         Record(SUITE, "by part of the model", table=by_part, notes=(MAP_NOTE,)),
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.case import Bench, Case, Record
-from benchmarks.layers import FLOAT_OPS, INT8_OPS, profile
+from benchmarks.layers import profile
 from benchmarks.loops import closed_loop
 from benchmarks.machine import bandwidth_gb_s, gemm_gops
 from benchmarks.models import student
@@ -35,7 +35,7 @@ def floor(bench: Bench) -> list[Record]:
     """The student's products at those rates, its weights at that bandwidth, and what it takes."""
     seconds = min(1.0, bench.limit_s / 6)
     kernels = profile(bench.bundle.model, bench.bundle.golden().inputs, 2, bench.threads, bench.folder)
-    int8, real = (2e-9 * sum(k.macs for k in kernels if k.op in ops) for ops in (INT8_OPS, FLOAT_OPS))
+    int8, real = 2e-9 * sum(k.int8_macs for k in kernels), 2e-9 * sum(k.float_macs for k in kernels)
     int8_ms = 1000 * int8 / gemm_gops("int8", bench.threads, seconds=seconds)
     float_ms = 1000 * real / gemm_gops("float32", bench.threads, seconds=seconds)
     memory_ms = 1000 * len(bench.bundle.model) / 1e9 / bandwidth_gb_s(bench.threads, seconds=seconds)

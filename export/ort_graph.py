@@ -14,7 +14,9 @@ from edge.engines.onnxruntime_runner import OnnxRuntimeRunner, open_session, ses
 from edge.engines.runner import RawOutputs
 from edge.engines.selftest import infer_all
 
-INT8_PRODUCTS = ("MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "MatMulInteger", "DynamicQuantizeMatMul")
+INT8_PRODUCTS = (
+    "MatMulIntegerToFloat", "QAttention", "QLinearMatMul", "QGemm", "MatMulInteger", "DynamicQuantizeMatMul"
+)  # fmt: skip
 FLOAT_PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm")
 
 

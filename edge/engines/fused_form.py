@@ -1,24 +1,39 @@
-"""The canonical graph as ONNX Runtime runs it fastest on x86: each INT8 product and its bias are one node.
+"""The canonical graph as ONNX Runtime runs it fastest on x86: each INT8 product and its bias are one node, and so is attention
+with the product that makes its queries, keys and values.
 
 ONNX Runtime makes a MatMulIntegerToFloat of a quantised product by itself, on unsigned activations, and leaves the bias an
-addition of its own; here the bias is that node's. The same integers are multiplied and the same floats added: over the 64 golden
-images of bundle 0.4.0 no output differs by a bit. It saves 3 to 4 % of the time (docs/quantisation.md).
+addition of its own; here the bias is that node's. Attention becomes a QAttention: its product writes each head where the scores'
+product reads it, so that nothing is split or transposed. The same integers are multiplied and the same floats added: over the 64
+golden images of bundle 0.4.0 no output differs by a bit. What each saves is in docs/quantisation.md.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge.engines.onnx_bytes import BYTES, fields, read_varint, write_bytes, write_int
+import numpy as np
 
-# Field numbers of onnx.proto: in a model, a graph, a node, a tensor.
+from edge.engines.onnx_bytes import BYTES, fields, read_varint, write_bytes, write_float, write_int
+
+# Field numbers of onnx.proto: in a model, a graph, a node, a tensor, an attribute.
 GRAPH, OPSETS = 7, 8
 NODES, TENSORS, RESULTS = 1, 5, 12
-INPUTS, OUTPUTS, NAME, OP, DOMAIN = 1, 2, 3, 4, 7
+INPUTS, OUTPUTS, NAME, OP, ATTRIBUTES, DOMAIN = 1, 2, 3, 4, 5, 7
 DIMS, TYPE, TENSOR_NAME, RAW = 1, 2, 8, 9
-UINT8, INT8 = 2, 3  # TensorProto.DataType
+ATTRIBUTE_NAME, FLOAT, INT, INTS, ATTRIBUTE_TYPE = 1, 2, 3, 8, 20
+UINT8, INT8, INT64 = 2, 3, 7  # TensorProto.DataType
+A_FLOAT, AN_INT = 1, 2  # AttributeProto.AttributeType
 CONTRIB = "com.microsoft"
 MIDDLE = "zero_point.uint8"  # 128: where an unsigned grid has its zero
+
+# What attention is made of: operators and their integer attributes.
+Step = tuple[str, dict[str, tuple[int, ...]]]
+SPLIT: Step = ("Split", {"axis": (-1,)})
+RESHAPE: Step = ("Reshape", {})
+SWAP: Step = ("Transpose", {"perm": (0, 2, 1, 3)})  # [N,T,heads,D] <-> [N,heads,T,D]
+COLUMNS: Step = ("Transpose", {"perm": (0, 2, 3, 1)})  # -> [N,heads,D,T]
+MATMUL: Step = ("MatMul", {})
+SOFTMAX: Step = ("Softmax", {"axis": (-1,)})
 
 
 @dataclass(frozen=True)
@@ -27,6 +42,7 @@ class _Node:
     op: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    ints: dict[str, tuple[int, ...]]  # its integer attributes, one or several
     raw: memoryview  # as it stands in the file
 
 
@@ -38,22 +54,22 @@ class _Tensor:
     raw: memoryview
 
 
-def fuse_products(model: bytes) -> bytes:
-    """Canonical graph -> the same for ONNX Runtime on x86. What is not a quantised product with a bias stays as it is. ValueError
-    for what is no ONNX model."""
+def fuse(model: bytes) -> bytes:
+    """Canonical graph -> the same for ONNX Runtime on x86. What is no quantised product with a bias, nor attention of one, stays
+    as it is. ValueError for what is no ONNX model."""
     parts = list(fields(model))
     graph = next((value for number, kind, value, _ in parts if (number, kind) == (GRAPH, BYTES)), None)
     if graph is None:
         raise ValueError("there is no graph in it")
     nodes, tensors, results = _read(graph)
-    products = _Products(nodes, tensors, results)
-    if not products.biased:
+    fusion = _Fusion(nodes, tensors, results)
+    if not fusion.biased:
         return model
     new = b"".join(
         [
-            *(products.written(node) for node in nodes),
-            *(bytes(tensor.raw) for name, tensor in tensors.items() if name not in products.biases),
-            *(_tensor(name, (tensors[name].dims[-1],), tensors[name]) for name in sorted(products.biases)),
+            *(fusion.written(node) for node in nodes),
+            *(bytes(tensor.raw) for name, tensor in tensors.items() if name not in fusion.biases),
+            *(_tensor(name, (tensors[name].dims[-1],), tensors[name]) for name in sorted(fusion.biases)),
             _tensor(MIDDLE, (), _Tensor((), UINT8, b"\x80", memoryview(b""))),
             *(bytes(raw) for number, _, _, raw in fields(graph) if number not in (NODES, TENSORS)),
         ]
@@ -63,9 +79,10 @@ def fuse_products(model: bytes) -> bytes:
     return b"".join([*others, opset, write_bytes(GRAPH, new)])
 
 
-class _Products:
+class _Fusion:
     """Which nodes of a graph become which: `biased` maps the name of a bias' sum to (product, activation, weight), the last two
-    as their DequantizeLinear nodes; `biases` are the constants that lose their leading dimensions."""
+    as their DequantizeLinear nodes; `attended` maps the name of what attention returns to (the sum that it is made from, heads);
+    `biases` are the constants that lose their leading dimensions."""
 
     def __init__(self, nodes: list[_Node], tensors: dict[str, _Tensor], results: _Node) -> None:
         self._makers = {output: node for node in nodes for output in node.outputs}
@@ -87,6 +104,12 @@ class _Products:
             if activation.inputs[0] in self._unsigned
         }
         gone = [node for product, *sides in self.biased.values() for node in (product, *sides)]
+        self.attended: dict[str, tuple[_Node, int]] = {}
+        for total in (self._makers[name] for name in self.biased):
+            if (inner := self._attention(total)) is not None:
+                *others, join = inner
+                self.attended[join.outputs[0]] = total, self._ints(others[1].inputs[1])[2]
+                gone += [total, *others]
         self._gone = {node.outputs[0] for node in gone}
         self.biases = {self._bias(self._makers[total]) for total in self.biased}
 
@@ -97,14 +120,24 @@ class _Products:
             return b""
         if output in self._unsigned:
             return _node("QuantizeLinear", node.name, [*node.inputs[:2], MIDDLE], output)
+        if output in self.attended:
+            total, heads = self.attended[output]
+            product, (a, a_scale), (b, b_scale) = self._operands(total)
+            # "": no mask. The scale is in the weights already.
+            inputs = [a, b, self._bias(total), a_scale, b_scale, "", MIDDLE]
+            attributes = _int_attribute("num_heads", heads) + _float_attribute("scale", 1.0)
+            return _node("QAttention", f"{product.name}.attention", inputs, output, CONTRIB, attributes)
         if output in self.biased:
-            product, activation, weight = self.biased[output]
-            # a, b, their scales, their zero points ("": none), bias
-            inputs = [
-                activation.inputs[0], weight.inputs[0], activation.inputs[1], weight.inputs[1], MIDDLE, "", self._bias(node)
-            ]  # fmt: skip
+            product, (a, a_scale), (b, b_scale) = self._operands(node)
+            # "": b has no zero point
+            inputs = [a, b, a_scale, b_scale, MIDDLE, "", self._bias(node)]
             return _node("MatMulIntegerToFloat", product.name, inputs, output, CONTRIB)
         return bytes(node.raw)
+
+    def _operands(self, total: _Node) -> tuple[_Node, tuple[str, str], tuple[str, str]]:
+        """(product, its activation and that one's scale, its weight and that one's scale) of a sum in `biased`."""
+        product, activation, weight = self.biased[total.outputs[0]]
+        return product, (activation.inputs[0], activation.inputs[1]), (weight.inputs[0], weight.inputs[1])
 
     def _match(self, product: _Node) -> tuple[_Node, _Node, _Node, _Node] | None:
         """(product, activation, weight, sum with the bias) of a quantised product that is nothing but summed with a bias."""
@@ -118,6 +151,45 @@ class _Products:
         if weight.inputs[0] not in self._tensors or bias is None or any(d != 1 for d in bias.dims[:-1]):
             return None
         return product, activation, weight, users[0]
+
+    def _attention(self, total: _Node) -> list[_Node] | None:
+        """The nodes that make attention [N,T,W] of queries, keys and values [N,T,3W], first to last; None where anything else is
+        made of them, or something else reads what lies between."""
+        split = self._chain(total.outputs[0], SPLIT)
+        if not split or len(split[0].outputs) != 3:
+            return None
+        q, k, v = split[0].outputs
+        query = self._chain(q, RESHAPE, SWAP, MATMUL, SOFTMAX, MATMUL, SWAP, RESHAPE)
+        key, value = self._chain(k, RESHAPE, COLUMNS, MATMUL), self._chain(v, RESHAPE, SWAP, MATMUL)
+        if not (query and key and value):
+            return None
+        _, q_heads, scores, softmax, mix, _, join = query
+        if scores.inputs != (q_heads.outputs[0], key[1].outputs[0]):
+            return None
+        if mix.inputs != (softmax.outputs[0], value[1].outputs[0]):
+            return None
+        *_, heads, size = shape = self._ints(query[0].inputs[1]) or (0, 0)
+        width = heads * size
+        shapes = [self._ints(node.inputs[1]) for node in (split[0], query[0], key[0], value[0], join)]
+        if width < 1 or len(shape) != 4 or shapes != [(width,) * 3, *[(0, -1, heads, size)] * 3, (0, -1, width)]:
+            return None
+        return [split[0], *query[:2], *key[:2], *value[:2], *query[2:]]
+
+    def _chain(self, name: str, *steps: Step) -> list[_Node]:
+        """The nodes that read `name` one after another, each the only reader of the one before; empty if they are not these."""
+        found: list[_Node] = []
+        for op, ints in steps:
+            users = self._users.get(name, [])
+            if len(users) != 1 or (users[0].op, users[0].ints) != (op, ints):
+                return []
+            found.append(users[0])
+            name = users[0].outputs[0]
+        return found
+
+    def _ints(self, name: str) -> tuple[int, ...]:
+        """A constant of int64; empty for anything else."""
+        tensor = self._tensors.get(name)
+        return tuple(np.frombuffer(tensor.data, "<i8").tolist()) if tensor is not None and tensor.type == INT64 else ()
 
     def _bias(self, total: _Node, product: str = "") -> str:
         """The input of a sum that is the bias: the constant, or what is not the product."""
@@ -140,31 +212,48 @@ def _read(graph: memoryview) -> tuple[list[_Node], dict[str, _Tensor], _Node]:
     for number, kind, value, raw in fields(graph):
         if (number, kind) == (NODES, BYTES):
             texts: dict[int, list[str]] = {INPUTS: [], OUTPUTS: [], NAME: [], OP: []}
+            ints: dict[str, tuple[int, ...]] = {}
             for field, _, text, _ in fields(value):
                 if field in texts:
                     texts[field].append(bytes(text).decode())
+                elif field == ATTRIBUTES:
+                    ints |= _read_ints(text)
             name, op = (("".join(texts[field])) for field in (NAME, OP))
-            nodes.append(_Node(name, op, tuple(texts[INPUTS]), tuple(texts[OUTPUTS]), raw))
+            nodes.append(_Node(name, op, tuple(texts[INPUTS]), tuple(texts[OUTPUTS]), ints, raw))
         elif (number, kind) == (TENSORS, BYTES):
             name, tensor = _read_tensor(value, raw)
             tensors[name] = tensor
         elif (number, kind) == (RESULTS, BYTES):
             results += [bytes(text).decode() for field, _, text, _ in fields(value) if field == 1]
-    return nodes, tensors, _Node("", "", tuple(results), ("",), memoryview(b""))
+    return nodes, tensors, _Node("", "", tuple(results), ("",), {}, memoryview(b""))
+
+
+def _read_ints(message: memoryview) -> dict[str, tuple[int, ...]]:
+    """{name: values} of an attribute; empty unless it holds integers."""
+    name, values = "", []
+    for number, _, value, _ in fields(message):
+        if number == ATTRIBUTE_NAME:
+            name = bytes(value).decode()
+        elif number in (INT, INTS):
+            values += _numbers(value)
+    return {name: tuple(values)} if values else {}
+
+
+def _numbers(value: memoryview) -> list[int]:
+    """The integers of a field's value: one, or several packed."""
+    found, at = [], 0
+    while at < len(value):
+        number, at = read_varint(value, at)
+        found.append(number - (1 << 64) if number >> 63 else number)  # a negative one's complement
+    return found
 
 
 def _read_tensor(message: memoryview, raw: memoryview) -> tuple[str, _Tensor]:
     dims: list[int] = []
     kind, name, data = 0, "", memoryview(b"")
-    for number, wire, value, _ in fields(message):
+    for number, _, value, _ in fields(message):
         if number == DIMS:
-            if wire == BYTES:  # packed
-                at = 0
-                while at < len(value):
-                    dim, at = read_varint(value, at)
-                    dims.append(dim)
-            else:
-                dims.append(read_varint(value)[0])
+            dims += _numbers(value)
         elif number == TYPE:
             kind = read_varint(value)[0]
         elif number == TENSOR_NAME:
@@ -174,11 +263,21 @@ def _read_tensor(message: memoryview, raw: memoryview) -> tuple[str, _Tensor]:
     return name, _Tensor(tuple(dims), kind, data, raw)
 
 
-def _node(op: str, name: str, inputs: list[str], output: str, domain: str = "") -> bytes:
+def _node(op: str, name: str, inputs: list[str], output: str, domain: str = "", attributes: bytes = b"") -> bytes:
     message = b"".join(write_bytes(INPUTS, text.encode()) for text in inputs)
     for number, text in ((OUTPUTS, output), (NAME, name), (OP, op), (DOMAIN, domain)):
         message += write_bytes(number, text.encode()) if text else b""
-    return write_bytes(NODES, message)
+    return write_bytes(NODES, message + attributes)
+
+
+def _int_attribute(name: str, value: int) -> bytes:
+    message = write_bytes(ATTRIBUTE_NAME, name.encode()) + write_int(INT, value) + write_int(ATTRIBUTE_TYPE, AN_INT)
+    return write_bytes(ATTRIBUTES, message)
+
+
+def _float_attribute(name: str, value: float) -> bytes:
+    message = write_bytes(ATTRIBUTE_NAME, name.encode()) + write_float(FLOAT, value)
+    return write_bytes(ATTRIBUTES, message + write_int(ATTRIBUTE_TYPE, A_FLOAT))
 
 
 def _tensor(name: str, dims: tuple[int, ...], like: _Tensor) -> bytes:

@@ -1,10 +1,11 @@
 """ONNX files as protocol buffers, read and written field by field: devices do not have the `onnx` package.
 
-Only two kinds of field occur in what is touched here: varints and length-prefixed bytes. Field numbers are those of onnx.proto.
+What is touched here are varints, length-prefixed bytes and floats. Field numbers are those of onnx.proto.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
@@ -53,6 +54,10 @@ def write_int(number: int, value: int) -> bytes:
 
 def write_bytes(number: int, value: bytes | memoryview) -> bytes:
     return _varint(number << 3 | BYTES) + _varint(len(value)) + bytes(value)
+
+
+def write_float(number: int, value: float) -> bytes:
+    return _varint(number << 3 | FIXED32) + struct.pack("<f", value)
 
 
 def _varint(value: int) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from edge.engines.fused_form import fuse_products
+from edge.engines.fused_form import fuse
 from edge.engines.runner import RawOutputs, check_crops
 from edge.errors import EngineError
 
@@ -54,7 +54,7 @@ def open_session(model: bytes, options: ort.SessionOptions) -> ort.InferenceSess
     """A session as the daemon runs it, on `session_options`: with VNNI on the fused form of the graph, which would saturate
     without. ValueError, or one of ONNX Runtime's own classes, for what is no model."""
     return ort.InferenceSession(
-        fuse_products(model) if has_vnni() else model,
+        fuse(model) if has_vnni() else model,
         options,
         providers=["CPUExecutionProvider"],
         disabled_optimizers=list(WITHOUT_FUSIONS),

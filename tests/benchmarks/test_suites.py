@@ -175,9 +175,11 @@ def test_the_optimised_graphs_products_run_in_int8(bench: Bench) -> None:
 
     kernels = profile(bench.bundle.model, bench.bundle.golden().inputs, 1, 1, bench.folder)
     linears = [kernel for kernel in kernels if kernel.op in INT8_OPS]
-    macs = sum(kernel.macs for kernel in linears)
+    macs, float_macs = (sum(getattr(k, kind) for k in kernels) for kind in ("int8_macs", "float_macs"))
     tokens, width, depth = 145, 384, 5
     assert macs == pytest.approx(tokens * 12 * width**2 * depth, rel=0.01)  # qkv, proj, fc1, fc2 of each block
+    scores, embedding = 2 * tokens**2 * width * depth, 144 * 256 * width  # with the mixture; 16 by 16 pixels a patch
+    assert float_macs == pytest.approx(scores + embedding, rel=0.02)  # and the heads
     assert len(linears) == 4 * depth
     parts = [part_of(name) for name in places(kernels)]
     assert parts.count("MLP: GELU and scaling") == 3 * depth  # Gelu, Mul, QuantizeLinear

@@ -204,7 +204,7 @@ def parsers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return call
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", recorded("onnx", onnxruntime.InferenceSession))
-    monkeypatch.setattr(onnxruntime_runner, "fuse_products", recorded("onnx", onnxruntime_runner.fuse_products))
+    monkeypatch.setattr(onnxruntime_runner, "fuse", recorded("onnx", onnxruntime_runner.fuse))
     monkeypatch.setattr(np, "load", recorded("np.load", np.load))
     monkeypatch.setattr(zipfile, "ZipFile", recorded("zipfile", zipfile.ZipFile))
     monkeypatch.setattr(module, "parse_manifest", recorded("manifest", module.parse_manifest))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from benchmarks.tiny_onnx import one_op
 from edge.bundle import load_bundle
 from edge.bundle.trust import SHIPPED_BUNDLE
 from edge.engines import onnxruntime_runner
-from edge.engines.fused_form import fuse_products
+from edge.engines.fused_form import fuse
 from edge.engines.onnx_bytes import fields, read_varint
 from edge.engines.onnxruntime_runner import OUTPUT_NAMES, OnnxRuntimeRunner, has_vnni, open_session, session_options
 
@@ -42,32 +44,90 @@ def test_the_shipped_graph_keeps_its_numbers_to_the_last_digits(count: int) -> N
     bundle = load_bundle(SHIPPED_BUNDLE)
     crops = bundle.golden().inputs
     for i in range(0, 12, count):
-        found, wanted = (outputs(m, crops[i : i + count]) for m in (fuse_products(bundle.model), bundle.model))
+        found, wanted = (outputs(m, crops[i : i + count]) for m in (fuse(bundle.model), bundle.model))
         for a, b in zip(found, wanted, strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
 
-def test_every_block_product_takes_its_bias_and_nothing_else_changes(tiny_int8_graph: Any) -> None:
-    model = tiny_int8_graph.SerializeToString()
-    before, after = ops(model), ops(fuse_products(model))
-    products = before["DequantizeLinear"] - before["QuantizeLinear"]  # one a weight, one an activation
-    assert after["MatMulIntegerToFloat"] == products and "DequantizeLinear" not in after
-    assert before["MatMul"] - after["MatMul"] == before["Add"] - after["Add"] == products
-    rest = {"MatMul", "Add", "DequantizeLinear", "MatMulIntegerToFloat"}
-    assert {k: n for k, n in before.items() if k not in rest} == {k: n for k, n in after.items() if k not in rest}
-    onnx.checker.check_model(onnx.load_from_string(fuse_products(model)))
+def test_products_take_their_bias_and_their_attention_and_nothing_else_changes(tiny_int8_graph: Any) -> None:
+    model, depth = tiny_int8_graph.SerializeToString(), 2
+    before, after = ops(model), ops(fuse(model))
+    assert (after.pop("MatMulIntegerToFloat"), after.pop("QAttention")) == (3 * depth, depth)
+    inside = {"Split": 1, "Reshape": 4, "Transpose": 4, "Softmax": 1, "MatMul": 6, "Add": 4, "DequantizeLinear": 8}
+    gone = {kind: n - after.get(kind, 0) for kind, n in before.items()}
+    assert {kind: n for kind, n in gone.items() if n} == {kind: n * depth for kind, n in inside.items()}
+    assert set(after) <= set(before)
+    onnx.checker.check_model(onnx.load_from_string(fuse(model)))
 
 
 @needs_vnni
 def test_a_tiny_graph_keeps_its_numbers_too(tiny_int8_graph: Any, pictures: Any) -> None:
     model, crops = tiny_int8_graph.SerializeToString(), pictures(4, 48)
-    for a, b in zip(outputs(fuse_products(model), crops), outputs(model, crops), strict=True):
+    for a, b in zip(outputs(fuse(model), crops), outputs(model, crops), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+NO_ATTENTION: dict[str, tuple[str, Callable[[Any], None]]] = {  # a node of the first block, and what is done to it
+    "another axis": ("blocks.0.attn.softmax", lambda node: set_int(node, "axis", 2)),
+    "another order": ("blocks.0.attn.merge", lambda node: set_ints(node, "perm", [0, 2, 3, 1])),
+    "keys as they are": ("blocks.0.attn.k.heads", lambda node: set_ints(node, "perm", [0, 2, 1, 3])),
+    "queries and keys change places": ("blocks.0.attn.scores", lambda node: node.input.reverse()),
+    "values and weights change places": ("blocks.0.attn.mix", lambda node: node.input.reverse()),
+    "another function": ("blocks.0.attn.softmax", lambda node: setattr(node, "op_type", "LogSoftmax")),
+    "queries stand last": ("blocks.0.attn.split", lambda node: node.output.reverse()),
+}
+
+
+def set_int(node: Any, name: str, value: int) -> None:
+    next(a for a in node.attribute if a.name == name).i = value
+
+
+def set_ints(node: Any, name: str, values: list[int]) -> None:
+    next(a for a in node.attribute if a.name == name).ints[:] = values
+
+
+@pytest.mark.parametrize("change", NO_ATTENTION)
+def test_what_is_no_attention_keeps_its_nodes(tiny_int8_graph: Any, change: str) -> None:
+    proto = onnx.ModelProto()
+    proto.CopyFrom(tiny_int8_graph)
+    name, alter = NO_ATTENTION[change]
+    alter(next(node for node in proto.graph.node if node.name == name))
+    found = onnx.load_from_string(fuse(proto.SerializeToString())).graph
+    assert [node.name for node in found.node if node.op_type == "QAttention"] == ["blocks.1.attn.qkv.attention"]
+    assert sum(node.op_type == "MatMulIntegerToFloat" for node in found.node) == 7
+
+
+@needs_vnni
+@pytest.mark.parametrize("seen", ["blocks.0.attn.q", "blocks.0.attn.softmax.out", "blocks.0.attn.qkv.bias_add.out"])
+def test_attention_that_something_else_looks_into_keeps_its_nodes(tiny_int8_graph: Any, pictures: Any, seen: str) -> None:
+    proto = onnx.ModelProto()
+    proto.CopyFrom(tiny_int8_graph)
+    proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(seen))
+    model = proto.SerializeToString()
+    assert ops(fuse(model))["QAttention"] == 1
+    for a, b in zip(outputs(fuse(model), pictures(2, 48)), outputs(model, pictures(2, 48)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+@needs_vnni
+@pytest.mark.parametrize("heads", [1, 2, 8])
+def test_attention_of_any_number_of_heads_keeps_its_numbers(tiny_student: Any, pictures: Any, heads: int) -> None:
+    """A head of 64, 32 and 8 values: what the queries are divided by is a power of two for none but the first."""
+    from export.quantize import quantize_best
+
+    state, config = tiny_student
+    config = dataclasses.replace(config, heads=heads)
+    once = {"alphas": (0.5,), "methods": ("minmax",)}
+    choice = quantize_best(state, config, pictures(8, 48, seed=1), pictures(8, 48, seed=2), **once)
+    model, crops = choice.model.SerializeToString(), pictures(3, 48)
+    assert ops(fuse(model))["QAttention"] == config.depth
+    for a, b in zip(outputs(fuse(model), crops), outputs(model, crops), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
 
 def test_a_float_graph_stays_as_it_is(tiny_float_graph: Any) -> None:
     model = tiny_float_graph.SerializeToString()
-    assert fuse_products(model) == model
+    assert fuse(model) == model
 
 
 @needs_vnni
@@ -91,11 +151,8 @@ def test_what_does_not_fit_stays_a_quantised_product(tiny_int8_graph: Any, pictu
     else:
         product.input[0] = next(n for n in proto.graph.node if n.output[0] == dequantised.input[0]).input[0]
     model = proto.SerializeToString()
-    fused = fuse_products(model)
-    assert (
-        ops(fused)["MatMulIntegerToFloat"]
-        == ops(fuse_products(tiny_int8_graph.SerializeToString()))["MatMulIntegerToFloat"] - 1
-    )
+    fused = fuse(model)
+    assert (ops(fused)["MatMulIntegerToFloat"], ops(fused)["QAttention"]) == (6, 1)  # of eight products in two blocks
     assert any(
         node.name == product.name and node.op_type == "MatMul" for node in onnx.load_from_string(fused).graph.node
     )
@@ -113,7 +170,7 @@ def test_the_fused_form_is_for_machines_that_do_not_saturate(
     monkeypatch.setattr(onnxruntime_runner.ort, "InferenceSession", lambda model, *_, **__: given.append(model))
     model = tiny_int8_graph.SerializeToString()
     open_session(model, session_options(1, False))
-    assert given == [fuse_products(model) if vnni else model]
+    assert given == [fuse(model) if vnni else model]
 
 
 def test_the_runner_still_says_what_is_no_model(tmp_path: Any) -> None:
