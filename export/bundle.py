@@ -36,6 +36,7 @@ from edge.engines.runner import Runner
 from edge.engines.selftest import difference, infer_all, sigmoid
 from edge.errors import BundleError, GateError, InputError
 from edge.screen.preprocess import Preprocessing
+from export.lean import lean
 from export.gate import DEFAULT_LIMITS, GateLimits, gate
 from export.mixed import Converted, convert
 from export.model_card import model_card
@@ -116,6 +117,7 @@ def assemble_bundle(
         raise InputError(f"golden crops: found {len(i.golden)}; give at least {MIN_GOLDEN} held-out images")
     progress("INT8 graph")
     choice = quantize_best(i.state, i.config, i.calibration, i.selection, threads=threads)
+    choice = lean(choice, i.state, i.config, np.concatenate([i.calibration, i.selection]), threads)
     fallback = i.finetune
     if i.finetune is not None and i.finetune_always:
         progress("quantisation-aware fine-tuning")

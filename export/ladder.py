@@ -36,6 +36,7 @@ from export.mixed import Converted, convert
 from export.ort_graph import run_graph
 from export.phantoms import Progress
 from export.pipeline import Pipeline, probabilities, run_name
+from export.lean import lean
 from export.quantize import quantize_best
 from export.recipe import Ladder, Recipe
 from export.train import predict
@@ -163,6 +164,7 @@ def judge(job: RungJob, pipeline: Pipeline) -> tuple[dict[str, Any], onnx.ModelP
     calibration, selection = pipeline.calibration_crops(fold)
     state = student.state_dict()
     choice = quantize_best(state, config, calibration, selection, threads=threads)
+    choice = lean(choice, state, config, np.concatenate([calibration, selection]), threads)
     converted = convert(
         choice,
         state,

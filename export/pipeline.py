@@ -50,6 +50,7 @@ from export.evidence import (
 )
 from export.features import backbone_features
 from export.heads import CUTS, probe_plane_head, refit_hygroma_head
+from export.lean import lean
 from export.looked import CAM_STILLS, boxed, cams_of, evenly, looked, panel, panel_stills
 from export.mixed import convert
 from export.model_card import model_card
@@ -288,7 +289,9 @@ class Pipeline:
         """How a run's student is quantised, found again: minutes."""
         calibration, selection = self.calibration_crops(run)
         state = self.student(run).state_dict()
-        found = quantize_best(state, self.recipe.student_config, calibration, selection, threads=self.recipe.threads)
+        config, threads = self.recipe.student_config, self.recipe.threads
+        found = quantize_best(state, config, calibration, selection, threads=threads)
+        found = lean(found, state, config, np.concatenate([calibration, selection]), threads)
         return self._finetuned(run, found) if self.recipe.qat.when == "always" else found
 
     def _finetuned(self, run: int, choice: Choice) -> Choice:
@@ -313,6 +316,7 @@ class Pipeline:
         spec, state = Preprocessing(size=teacher.config.image), teacher.state_dict()
         calibration, selection = self.calibration_crops(REFIT, spec)
         choice = quantize_best(state, teacher.config, calibration, selection, threads=threads)
+        choice = lean(choice, state, teacher.config, np.concatenate([calibration, selection]), threads)
         threshold = shipped_threshold(self._folds(), "teacher", "hygroma")
         with TorchRunner(state, teacher.config) as reference:
             judge = gate_of(reference, self.labelled(REFIT, spec=spec), threshold, threads=threads)

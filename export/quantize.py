@@ -98,7 +98,8 @@ class Histogram:
 class Choice:
     """What `quantize_best` chose and why: `errors` maps each (alpha, method) to its held-out error (see `agreement_error`).
     state: the smoothed state that `model` was made of; limits: the largest |x| represented, by tensor name. finetuned: how
-    its weights were trained with rounding afterwards (export/qat.py), "" when they were not."""
+    its weights were trained with rounding afterwards (export/qat.py), "" when they were not. raised: by how much the graph's
+    hygroma log-odds lean towards a hygroma (export/lean.py)."""
 
     model: onnx.ModelProto
     alpha: float
@@ -107,15 +108,20 @@ class Choice:
     state: State
     limits: dict[str, float]
     finetuned: str = ""
+    raised: float = 0.0
 
     def described(self) -> str:
         """For the bundle's provenance: the choice, and the error of the best method at each alpha."""
         best = {a: min((e, m) for (alpha, m), e in self.errors.items() if alpha == a) for a, _ in self.errors}
         tried = ", ".join(f"alpha {a:g} {m} {e:.5f}" for a, (e, m) in best.items())
         trained = f", then weights fine-tuned with rounding, {self.finetuned}" if self.finetuned else ""
+        leaning = (
+            f"; the log-odds of a hygroma raised by {self.raised:.3f}, the largest fall that rounding made on training crops "
+            "near the operating point"
+        )
         return (
             f"SmoothQuant with alpha {self.alpha:g}, ranges by {self.method} (error of the best at each alpha: {tried})"
-            f"{trained}"
+            f"{trained}{leaning if self.raised else ''}"
         )
 
 
