@@ -10,25 +10,17 @@ from edge.screen.preprocess import Preprocessing, letterbox
 
 Box = tuple[float, float, float, float]
 
-# How a still is cut says what it shows: the aspect alone tells standard planes from others with a ROC-AUC of .75 (all 1,368
-# stills), and the bars that letterboxing adds show it. No scanner's screen is cut that way. A plane head fitted on frozen
-# DINOv2 features of stills as they are cut: .949 out of fold, .899 when they are cut anew at random; fitted on both:
-# .954 and .938 (n = 1208).
-ASPECTS = (0.8, 1.9)  # width over height: those of the stills between their 2nd and 98th centiles
-KEPT = (0.85, 1.0)  # of the sides of the largest cut of that aspect
+# Of a picture that is cut anew: width over height (the stills between their 2nd and 98th centiles), and what is kept of the
+# sides of the largest cut of that aspect.
+ASPECTS, KEPT = (0.8, 1.9), (0.85, 1.0)
 
 
-def augment(
-    crop: np.ndarray, box: Box | None, size: int, rng: np.random.Generator, reframed: float = 0.0
-) -> tuple[np.ndarray, Box | None]:
-    """uint8 [B,B] bank crop -> (uint8 [size,size], box in fractions after the same transform). reframed: share of the crops
-    that are cut anew first."""
+def augment(crop: np.ndarray, box: Box | None, size: int, rng: np.random.Generator) -> tuple[np.ndarray, Box | None]:
+    """uint8 [B,B] bank crop -> (uint8 [size,size], box in fractions after the same transform)."""
     side = crop.shape[0]
     if rng.random() < 0.3:
         pixels = tuple(v * side for v in box) if box else (0.3 * side, 0.3 * side, 0.7 * side, 0.7 * side)
         crop = add_calipers(crop, pixels, rng)  # type: ignore[arg-type]
-    if reframed and rng.random() < reframed:
-        crop, box = reframe(crop, box, rng)
     crop, box = _geometry(crop, box, size, rng)
     image = _gain(crop.astype(np.float32) / 255, rng)
     if rng.random() < 0.3:
@@ -48,39 +40,29 @@ def augment(
     return out, box
 
 
-def reframe(crop: np.ndarray, box: Box | None, rng: np.random.Generator) -> tuple[np.ndarray, Box | None]:
-    """uint8 [B,B] bank crop -> (the same picture cut at random, letterboxed again [B,B], box in its fractions). The box stays
-    inside wherever the cut is large enough for it."""
+def cut_anew(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """uint8 [B,B] bank crop -> the same: the same picture cut at random, mirrored or not, at another gain.
+
+    How a still is cut says what it shows: its aspect alone tells standard planes from others with a ROC-AUC of .75 (all 1,368
+    stills), and the bars that letterboxing adds show it. A scanner's screen is cut by none of that."""
+    out = _gain(reframe(crop, rng).astype(np.float32) / 255, rng)
+    out = (np.clip(out, 0, 1) * 255).astype(np.uint8)
+    return np.ascontiguousarray(out[:, ::-1]) if rng.random() < 0.5 else out
+
+
+def reframe(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """uint8 [B,B] bank crop -> the same: the same picture, cut to a random aspect and letterboxed again."""
     seen = crop > 0  # what letterboxing adds is black
     rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
     if not len(rows):
-        return crop, box
-    side = crop.shape[0]
+        return crop
     low, high = np.array([columns[0], rows[0]]), np.array([columns[-1] + 1, rows[-1] + 1])  # x, y
     width, height = high - low
     aspect = float(np.exp(rng.uniform(*np.log(ASPECTS))))
     largest = np.array([min(width, height * aspect), min(height, width / aspect)])
     cut = np.maximum(np.round(largest * rng.uniform(*KEPT)), 1).astype(int)
-    first, last = low, high - cut  # of the cut's upper left corner
-    if box is not None:
-        first = np.clip(np.ceil(np.array(box[2:]) * side).astype(int) - cut, first, last)
-        last = np.clip(np.floor(np.array(box[:2]) * side).astype(int), first, last)
-    x, y = (int(v) for v in rng.integers(first, last + 1))
-    out = letterbox(crop[y : y + cut[1], x : x + cut[0]], Preprocessing(size=side))
-    if box is None:
-        return out, None
-    scale = 1 / cut.max()  # pixels of the old crop -> fractions of the new one
-    left, top = (1 - cut * scale) / 2
-    moved = [(v * side - start) * scale + bar for v, start, bar in zip(box, (x, y, x, y), (left, top, left, top), strict=True)]
-    x0, y0, x1, y1 = (float(np.clip(v, 0, 1)) for v in moved)
-    return out, (x0, y0, x1, y1)
-
-
-def cut_anew(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [B,B] -> the same: the same picture cut at random, mirrored or not, at another gain."""
-    out = _gain(reframe(crop, None, rng)[0].astype(np.float32) / 255, rng)
-    out = (np.clip(out, 0, 1) * 255).astype(np.uint8)
-    return np.ascontiguousarray(out[:, ::-1]) if rng.random() < 0.5 else out
+    x, y = (int(v) for v in rng.integers(low, high - cut + 1))
+    return letterbox(crop[y : y + cut[1], x : x + cut[0]], Preprocessing(size=crop.shape[0]))
 
 
 def augment_unlabelled(crop: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

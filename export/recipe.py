@@ -19,7 +19,6 @@ from export.train import Schedule
 from export.vit import ViTConfig
 
 QAT_WHEN = ("never", "fallback", "always")
-REFRAMED = 0.5  # of a student's crops: its plane head must not learn from how a still is cut (export/augment.py)
 RECIPES = Path(__file__).parent / "recipes"
 PATCH = 16  # pixels: what the shipped graph is built for
 
@@ -143,13 +142,7 @@ class Recipe:
     def student_schedule(self, fold: int) -> Schedule:
         s = self.student
         return Schedule(
-            s.epochs,
-            self.batch,
-            s.lr,
-            s.layer_decay,
-            frozen_blocks=s.frozen_blocks,
-            reframed=REFRAMED,
-            seed=self.seed + 100 + fold,
+            s.epochs, self.batch, s.lr, s.layer_decay, frozen_blocks=s.frozen_blocks, seed=self.seed + 100 + fold
         )
 
     def qat_schedule(self, fold: int) -> Schedule:

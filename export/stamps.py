@@ -26,7 +26,7 @@ VERSIONS = {
     "bank": 4,
     "bank_phantom": 4,
     "teacher": 5,
-    "student": 5,
+    "student": 4,
     "heads": 3,
     "qat": 2,  # raise it with "qdq" too: it starts from what that stage chooses
     "qdq": 4,

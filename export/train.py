@@ -56,7 +56,7 @@ LABEL_SMOOTHING = 0.02  # simulated labels are clean, but probabilities of 0 and
 class Schedule:
     """epochs, batch; lr: peak for the last block; layer_decay: factor a block towards the input; frozen_blocks: first n
     blocks and the embeddings are not trained; head_scale, new_heads: factors on lr for the plane head and the last norm, and
-    for the map and hygroma heads; reframed: share of the crops that are cut anew (export/augment.py)."""
+    for the map and hygroma heads."""
 
     epochs: int
     batch: int = 32
@@ -67,7 +67,6 @@ class Schedule:
     frozen_blocks: int = 0
     head_scale: float = 3.0
     new_heads: float = 3.0
-    reframed: float = 0.0
     seed: int = 0
 
 
@@ -125,13 +124,11 @@ def thickness_aims(entries: Sequence[Entry]) -> tuple[Tensor, Tensor]:
     return log_odds, torch.where(log_odds.isnan(), smooth, log_odds.sigmoid())
 
 
-def make_batch(
-    bank: Bank, indices: np.ndarray, size: int, grid: int, rng: np.random.Generator, reframed: float = 0.0
-) -> Batch:
+def make_batch(bank: Bank, indices: np.ndarray, size: int, grid: int, rng: np.random.Generator) -> Batch:
     crops, maps, has_map = [], [], []
     for i in indices:
         entry = bank.entries[i]
-        crop, box = augment(bank.crops[i], entry.box, size, rng, reframed)
+        crop, box = augment(bank.crops[i], entry.box, size, rng)
         crops.append(crop)
         maps.append(map_target(box, grid))
         has_map.append(entry.box is not None)
@@ -154,7 +151,7 @@ def batches(bank: Bank, order: np.ndarray, model: HygromaViT, schedule: Schedule
 
     def build(number: int) -> Batch:
         rng = np.random.default_rng([schedule.seed, epoch, number])
-        return make_batch(bank, chunks[number], model.config.image, model.config.grid, rng, schedule.reframed)
+        return make_batch(bank, chunks[number], model.config.image, model.config.grid, rng)
 
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(build, 0)
