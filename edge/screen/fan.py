@@ -30,10 +30,11 @@ MIN_FILL = 0.30  # picture pixels in the fan; below, the shape rests on scattere
 MAX_OUTSIDE = 0.10  # of the picture outside the fan; above, the shape does not describe the picture
 DUAL_LIKENESS = 0.45  # area of the smaller fan over the larger; thumbnails are far smaller (chosen)
 DUAL_OUTSIDE = 0.03  # of each picture that may lie outside its own fan: fluid has no straight edges
-DUAL_OFF_CENTRE = 0.3  # of its box's width, from the box's middle to a sector's apex; half a fan is off by .5
+DUAL_APART = 0.5  # of what lies between the two middles, between the two apexes: 0 in halves of one fan, 1 in two like pictures
 DUAL_FILL = 0.75  # of each fan of a dual view that must be picture
 COMPONENT_SHARE = 0.12  # of the largest component's area: smaller ones are logos, grey bars and thumbnails
 ISLAND_SHARE = 0.01  # of the largest component's area for one that lies between the picture's sides
+LIVE_ISLAND_SHARE = 0.002  # the same for one that moves: 27 px square of a 720p screen's picture, more than a digit or a pointer
 LIVE_ISLAND_WEIGHT = 6.0  # per pixel, for an island that moves: no interface does, so the fan must stretch to hold it
 
 
@@ -110,10 +111,10 @@ def _weigh(mask: np.ndarray, moving: np.ndarray | None) -> np.ndarray:
     # Islands in fluid, such as a limb above the fetus; beside the picture the like would be a logo or a thumbnail.
     left, right = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_LEFT] + stats[:, cv2.CC_STAT_WIDTH]
     among = (left >= left[large].min()) & (right <= right[large].max())
-    islands = ~large & among & (area >= ISLAND_SHARE * area.max())
-    weight[islands] = 1
+    islands = ~large & among
+    weight[islands & (area >= ISLAND_SHARE * area.max())] = 1
     if moving is not None:
-        weight[islands & (alive > 0.5 * area)] = LIVE_ISLAND_WEIGHT
+        weight[islands & (area >= LIVE_ISLAND_SHARE * area.max()) & (alive > 0.5 * area)] = LIVE_ISLAND_WEIGHT
     return np.asarray(weight[labels], np.float32)
 
 
@@ -145,7 +146,7 @@ def find_two(evidence: Evidence) -> tuple[Fan, Fan] | None:
     """Two fans side by side (a dual view), left first; None when there is one fan or none.
 
     Two pictures of like size, abreast, with a clean gap between them, each filling its own fan: fluid that splits one
-    picture in two leaves ragged or lopsided halves.
+    picture in two leaves ragged halves, or halves whose side lines meet in one apex.
     """
     return finish(finding_two(evidence))
 
@@ -168,8 +169,9 @@ def finding_two(evidence: Evidence) -> Steps[tuple[Fan, Fan] | None]:
         fit = yield from fitting(replace(evidence, weight=(labels == k).astype(np.float32)))
         if fit is None or fit.fill < DUAL_FILL or fit.outside > DUAL_OUTSIDE:
             return None
-        x0, _, x1, _ = fit.fan.box
-        if fit.fan.kind == "sector" and abs(fit.fan.apex[0] - (x0 + x1) / 2) > DUAL_OFF_CENTRE * (x1 - x0):
-            return None
         fans.append(fit.fan)
+    middles = [(fan.box[0] + fan.box[2]) / 2 for fan in fans]
+    apexes = [fan.apex[0] if fan.kind == "sector" else middle for fan, middle in zip(fans, middles, strict=True)]
+    if apexes[1] - apexes[0] < DUAL_APART * (middles[1] - middles[0]):
+        return None
     return fans[0], fans[1]

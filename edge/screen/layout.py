@@ -118,6 +118,8 @@ class LayoutTracker:
             return None
         seen, self._check = finish(self._check), None
         if self._layout is not None and self._layout[1] is None and seen[1] is not None and not lone:
+            if self._layout[0] is Signal.DUAL and not self._alive:
+                return self._layout  # two pictures that stand still: one look tells less than what is known already
             # The window still holds the menu or black before: lettering of both would pass for one large rectangle. The
             # next picture alone decides.
             self._peak, self._next_check = None, now
@@ -155,7 +157,7 @@ class LayoutTracker:
             self._schedule()
             return False
         if self._settling:
-            self._settling.pop(0)
+            self._settling = self._settling[1:] if seen[1] is not None else []
             self._adopt(seen, small)
             self._schedule()
             return False

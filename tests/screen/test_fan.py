@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -7,8 +8,11 @@ from drawing import LEFT, RECT, RIGHT, SECTOR, ZOOM, frames, iou, screen, speckl
 
 from edge.records import Fan, Signal
 from edge.screen.fan import background_level, find_two, gather, judge
+from edge.screen.fit import fitting
+from edge.screen.geometry import rasterise
 from edge.screen.preprocess import Preprocessing, to_grey
 from edge.screen.reader import ScreenReader
+from edge.screen.steps import finish
 
 DATA = Path(__file__).parents[3] / "shared/data/ultrasound"
 STEERED = Fan("sector", (300, 60, 980, 700), (560.0, -200.0), 260.0, 860.0, -0.28, 0.42)
@@ -63,6 +67,33 @@ def test_two_fans_are_told_from_one_split_by_fluid():
     for y, x in enumerate(wave):
         picture[y, x - 45 : x + 45] = 0
     assert find_two(gather(to_grey(screen(rng, SECTOR, picture=picture)))) is None
+
+
+@pytest.mark.parametrize("band", [60, 90, 120])
+def test_a_straight_band_of_fluid_leaves_one_fan(band):
+    picture = speckle(np.random.default_rng(4))
+    picture[:, 640 - band // 2 : 640 + band // 2] = 0
+    assert find_two(gather(to_grey(screen(np.random.default_rng(4), SECTOR, picture=picture)))) is None
+
+
+def test_two_steered_pictures_are_two():
+    """Each one's apex is far from its middle, but to the same side."""
+    left = Fan("sector", (90, 120, 600, 620), (170.0, -130.0), 260.0, 740.0, -0.10, 0.55)
+    right = replace(left, box=(680, 120, 1190, 620), apex=(760.0, -130.0))
+    two = find_two(gather(to_grey(screen(np.random.default_rng(4), left, right))))
+    assert two is not None and iou(two[0], left) > 0.95 and iou(two[1], right) > 0.95
+
+
+@pytest.mark.parametrize(("size", "least"), [(0, 0.0), (30, 0.98)])
+def test_a_small_island_that_moves_stretches_the_fan(size, least):
+    """Fluid in a rectangle's upper corners looks like a sector's, but for a bit of wall, `size` px high, in one of them."""
+    y, x = np.mgrid[0:720, 0:1280]
+    corners = (np.abs(x - 640) - 130) * 0.9 > y - RECT.box[1]
+    grey = np.where(rasterise(RECT, (0, 0, 1280, 720)) & ~corners, 90, 0).astype(np.uint8)
+    grey[RECT.box[1] : RECT.box[1] + size, RECT.box[2] - 2 * size : RECT.box[2]] = 90
+    live, still = gather(grey, np.where(grey > 0, 60, 0).astype(np.uint8)), gather(grey)
+    assert iou(finish(fitting(live)).fan, RECT) >= least
+    assert iou(fit_fan(still).fan, RECT) < 0.95  # in a still it may be a logo
 
 
 def test_a_thumbnail_beside_the_fan_is_not_a_second_one():

@@ -71,6 +71,31 @@ def test_dual():
     assert {r.signal for r in readings} == {Signal.DUAL} and readings[-1].crop is None
 
 
+def half_fluid(image: np.ndarray) -> np.ndarray:
+    """The same dual view while fluid fills most of either picture."""
+    out = image.copy()
+    for x0, y0, x1, y1 in (LEFT.box, RIGHT.box):
+        cv2.ellipse(out, ((x0 + x1) // 2, (y0 + y1) // 2), (215, 205), 0, 0, 360, (0, 0, 0), -1)
+    return out
+
+
+def test_a_dual_view_that_was_taken_for_one_fan_is_not_again():
+    """Its first picture is mostly fluid, so that it settles as one fan, and for a moment it is so again."""
+    two = [screen(np.random.default_rng(i), LEFT, RIGHT) for i in range(8)]
+    images = [half_fluid(two[0]), *(two * 9)]
+    images[60] = half_fluid(two[4])
+    told = [reading.signal for reading in run(images)]
+    assert told[0] is Signal.OK and set(told[20:]) == {Signal.DUAL}
+
+
+def test_a_dual_view_that_stands_still_stays_one():
+    two = [screen(np.random.default_rng(i), LEFT, RIGHT) for i in range(8)]
+    told = [reading.signal for reading in run(two * 4 + [half_fluid(two[0])] * 50)]
+    assert set(told) == {Signal.DUAL}
+    after = run(two * 4 + live(40))
+    assert after[-1].signal is Signal.OK and iou(after[-1].fan, SECTOR) > 0.97  # and one that goes is seen to go
+
+
 def test_ok_gives_a_crop():
     reading = run(live(20))[-1]
     assert reading.signal is Signal.OK and reading.crop is not None
