@@ -36,8 +36,8 @@ from edge.engines.runner import Runner
 from edge.engines.selftest import difference, infer_all, sigmoid
 from edge.errors import BundleError, GateError, InputError
 from edge.screen.preprocess import Preprocessing
-from export.lean import lean
 from export.gate import DEFAULT_LIMITS, GateLimits, gate
+from export.lean import lean
 from export.mixed import Converted, convert
 from export.model_card import model_card
 from export.ood import KEPT, distance_limit, fit_ood

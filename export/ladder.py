@@ -32,11 +32,11 @@ from export.atomic import appearing, remove
 from export.evidence import HEADS, HeldOut, held_out, increased_rows, shipped_threshold, thickness_rows
 from export.gate import gate
 from export.jobs import load_ray, run_jobs
+from export.lean import lean
 from export.mixed import Converted, convert
 from export.ort_graph import run_graph
 from export.phantoms import Progress
 from export.pipeline import Pipeline, probabilities, run_name
-from export.lean import lean
 from export.quantize import quantize_best
 from export.recipe import Ladder, Recipe
 from export.train import predict
