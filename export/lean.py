@@ -23,9 +23,7 @@ NEAR = 2.0  # log-odds: where a decision may lie (probabilities of .12 to .88); 
 LEAST = 16  # crops near it for their largest fall to mean something; with fewer, all crops count
 
 
-def lean(
-    choice: Choice, state: Mapping[str, Tensor], config: ViTConfig, crops: np.ndarray, threads: int = 1
-) -> Choice:
+def lean(choice: Choice, state: Mapping[str, Tensor], config: ViTConfig, crops: np.ndarray, threads: int = 1) -> Choice:
     """The choice with its hygroma log-odds raised by the largest fall that rounding made on `crops`, uint8 [N,1,S,S] of
     training images; never lowered. state: of the float student that the choice was made of."""
     before = run_graph(build_float_graph(state, config), crops, threads).hygroma

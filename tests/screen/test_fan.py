@@ -124,8 +124,10 @@ def test_phantom_fans_after_half_a_second():
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"real screens are not here: {DATA}")
 @pytest.mark.parametrize(
     ("name", "box"),
-    [("itkpocus_sonosite-anon-eye1.jpg", (386, 42, 724, 642)), ("itkpocus_butterfly_axial-lateral-resolution-2020.png",
-                                                               (604, 14, 1330, 1072))],
+    [
+        ("itkpocus_sonosite-anon-eye1.jpg", (386, 42, 724, 642)),
+        ("itkpocus_butterfly_axial-lateral-resolution-2020.png", (604, 14, 1330, 1072)),
+    ],
 )
 def test_vendor_screens(name, box):
     """Boxes read off the screens by eye, to about 10 px."""
