@@ -52,17 +52,21 @@ def cut_anew(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def reframe(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """uint8 [B,B] bank crop -> the same: the same picture, cut to a random aspect and letterboxed again."""
-    seen = crop > 0  # what letterboxing adds is black
-    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
-    if not len(rows):
-        return crop
-    low, high = np.array([columns[0], rows[0]]), np.array([columns[-1] + 1, rows[-1] + 1])  # x, y
+    low, high = content(crop)
     width, height = high - low
     aspect = float(np.exp(rng.uniform(*np.log(ASPECTS))))
     largest = np.array([min(width, height * aspect), min(height, width / aspect)])
     cut = np.maximum(np.round(largest * rng.uniform(*KEPT)), 1).astype(int)
     x, y = (int(v) for v in rng.integers(low, high - cut + 1))
     return letterbox(crop[y : y + cut[1], x : x + cut[0]], Preprocessing(size=crop.shape[0]))
+
+
+def content(crop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the picture lies in its letterboxed square, uint8 [B,B]: upper left and lower right corner, (x, y) in pixels. What
+    letterboxing adds is black; a square that is black all over is its own picture."""
+    seen = crop > 0 if crop.any() else np.ones_like(crop, bool)
+    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+    return np.array([columns[0], rows[0]]), np.array([columns[-1] + 1, rows[-1] + 1])
 
 
 def augment_unlabelled(crop: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

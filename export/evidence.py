@@ -18,6 +18,7 @@ from export.validate import EvaluationSet, Step
 SPECIFICITY = 0.98  # a frame's, at the operating point: the evidence over an exam does the rest
 PLANES_KEPT = 0.95  # of standard planes that the plane threshold keeps (DESIGN: other anatomy is judged at that point)
 FORMS = ("teacher", "student", "qdq")
+EXTRAS = ("cut_plane", "aspect")  # see export/framing.py
 HEADS = ("hygroma", "plane")
 KINDS = {"hygroma": "simulated_lesion", "plane": "real"}
 TASKS = {
@@ -37,8 +38,8 @@ HELD_OUT = {
 @dataclass(frozen=True)
 class HeldOut:
     """Predictions on entries that their model never saw. name: a key of HELD_OUT. parts [n]: which part each entry was
-    held out in ("fold 0", "validation"). probability: "<form>_<head>" -> float [n]; maps: form -> nuchal map, probability per
-    patch [n,G,G]."""
+    held out in ("fold 0", "validation"). probability: "<form>_<head>" -> float [n], and what else `EXTRAS` names; maps: form ->
+    nuchal map, probability per patch [n,G,G]."""
 
     name: str
     entries: Sequence[Entry]
@@ -74,6 +75,11 @@ def held_out(name: str, bank: Bank, parts: Mapping[str, Mapping[str, np.ndarray]
             f"{form}_{head}": np.concatenate([p[f"{form}_{head}"] for p in parts.values()])
             for form in forms
             for head in HEADS
+        }
+        | {
+            name: np.concatenate([p[name] for p in parts.values()])
+            for name in EXTRAS
+            if all(name in p for p in parts.values())
         },
         {form: np.concatenate([p[f"{form}_map"] for p in parts.values()]) for form in forms},
     )

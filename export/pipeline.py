@@ -49,6 +49,7 @@ from export.evidence import (
     thickness_table,
 )
 from export.features import backbone_features
+from export.framing import ASPECT, CUT, aspects, cut_stills, framing_rows, framing_table
 from export.heads import CUTS, probe_plane_head, refit_hygroma_head
 from export.lean import lean
 from export.looked import CAM_STILLS, boxed, cams_of, evenly, looked, panel, panel_stills
@@ -349,10 +350,22 @@ class Pipeline:
             out |= probabilities("teacher", predict(teacher, taught))
             out |= probabilities("student", predict(self.student(run), crops))
             out |= probabilities("qdq", asdict(run_graph(self.qdq(run), crops[:, None], self.recipe.threads)))
+            out |= self._framing(run, keep)
             with appearing(path) as unfinished:
                 np.savez(unfinished, **out)  # type: ignore[arg-type]
         with intact(path), np.load(path) as saved:
             return dict(saved)
+
+    def _framing(self, run: int, keep: np.ndarray) -> dict[str, np.ndarray]:
+        """What export/framing.py asks of a run's held-out entries `keep`, float [n]; NaN but for untouched stills."""
+        bank = self.bank()
+        real = np.array([bank.entries[i].source == "real" for i in keep], bool)
+        out = {name: np.full(len(keep), np.nan, np.float32) for name in (CUT, ASPECT)}
+        if real.any():
+            cut = cut_stills(bank, keep[real], self.spec, [self.recipe.seed, run])
+            out[CUT][real] = sigmoid(run_graph(self.qdq(run), cut[:, None], self.recipe.threads).plane)
+            out[ASPECT][real] = aspects(bank, keep[real])
+        return out
 
     def _folds(self) -> HeldOut:
         return held_out("folds", self.bank(), {f"fold {f}": self.predictions(f) for f in self.recipe.folds})
@@ -462,6 +475,7 @@ class Pipeline:
         folds, validation = self._folds(), self._validation()
         report["thickness"] = thickness_rows((folds, validation))
         report["increased"] = increased_rows((folds, validation))
+        report["framing"] = framing_rows((folds, validation))
         report["localisation"] = self._looked(folds, validation)
         report["unfamiliar"] = self._unfamiliar()
         report["honesty"] = self._honesty()
@@ -555,6 +569,7 @@ class Pipeline:
             *evidence_tables(report),
             thickness_table(report["thickness"], report["increased"]),
             unfamiliar_table(report["unfamiliar"]),
+            framing_table(report["framing"]),
         )
         c = recipe.student_config
         sizes = f"ViT, {c.depth} blocks, width {c.width}, {c.image} px, patch {c.patch}"

@@ -60,7 +60,7 @@ border:1px solid currentColor}.pass{color:var(--good)}.fail{color:var(--bad)}
 
 def render(report: Mapping[str, Any]) -> str:
     """The dict that `export.validate.validation_report` makes -> a complete HTML page. Kinds of evidence get parts of their
-    own. Keys that a report may have besides: thickness, increased, unfamiliar, localisation, honesty, provenance."""
+    own. Keys that a report may have besides: thickness, increased, framing, unfamiliar, localisation, honesty, provenance."""
     bodies = {
         "summary": _summary(report),
         "limits": _limits(report),
@@ -135,6 +135,7 @@ def _evidence(report: Mapping[str, Any]) -> list[str]:
             out.extend(_set(part))
         if kind == "real":
             out.extend(_thickness(report))
+            out.extend(_framing(report.get("framing")))
             out.extend(_unfamiliar(report.get("unfamiliar")))
     return out
 
@@ -199,6 +200,17 @@ def _thickness(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _framing(rows: Sequence[Mapping[str, Any]] | None) -> list[str]:
+    if not rows:
+        return []
+    return [
+        "<h4>Planes, however they are cut</h4><p>Whoever collected the stills cut standard planes out of their screens otherwise "
+        "than others, so that their aspect alone tells something. The same held-out stills, cut anew to a random aspect, show "
+        "how much of the INT8 plane head's area is the picture.</p>",
+        _table(["Stills", "n", "ROC-AUC"], [[r["split"], str(r["n"]), _bracket({**r, "value": r["auc"]})] for r in rows]),
+    ]
+
+
 def _unfamiliar(found: Mapping[str, Any] | None) -> list[str]:
     if not found:
         return ["<h4>Other anatomy</h4><p>Not measured in this run: the data holds no image of another source.</p>"]
@@ -229,7 +241,8 @@ def _unfamiliar(found: Mapping[str, Any] | None) -> list[str]:
 def _conversions(report: Mapping[str, Any]) -> list[str]:
     out = [
         "<p>Every decision of the float model against the converted one, on the same images at the same threshold. Zero losses "
-        "do not mean a loss of zero: the bound says what rate the images still allow.</p>"
+        "do not mean a loss of zero: the bound says what rate the images still allow. The INT8 form's log-odds of a hygroma lean "
+        "by what rounding took from them on training crops: what rounding costs is specificity.</p>"
     ]
     for part in report["sets"]:
         for step, losses in part["conversions"].items():
