@@ -36,6 +36,11 @@ PROTOTYPE_LIMITS = (
         "14 weeks. Other makes, presets and populations are untested."
     ),
     (
+        "Those stills were cut out of their screens, standard planes otherwise than others: their aspect alone tells them "
+        "apart to some degree. The plane head was fitted on stills cut anew too; how it ranks those is in the table "
+        '"planes, however they are cut".'
+    ),
+    (
         "Figures on simulated lesions flatter: the edit may leave traces that no patient has, and only the "
         "thicknesses we drew are in them."
     ),
