@@ -116,8 +116,8 @@ class Choice:
         tried = ", ".join(f"alpha {a:g} {m} {e:.5f}" for a, (e, m) in best.items())
         trained = f", then weights fine-tuned with rounding, {self.finetuned}" if self.finetuned else ""
         leaning = (
-            f"; the log-odds of a hygroma raised by {self.raised:.3f}, the largest fall that rounding made on training crops "
-            "near the operating point"
+            f"; the log-odds of a hygroma raised by {self.raised:.3f}, the 95th centile of the falls that rounding made on "
+            "training crops near the operating point"
         )
         return (
             f"SmoothQuant with alpha {self.alpha:g}, ranges by {self.method} (error of the best at each alpha: {tried})"
