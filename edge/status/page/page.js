@@ -177,11 +177,18 @@ at("clip").onclick = () => {
   const e = snapshot.events.find(found => found.id === sheetId);
   if (at("clip").textContent === "Clip") { at("clip").textContent = "Still"; picture("events/" + e.id + ".webp", "the seconds around the flag"); } else showStill(e);
 };
-function say(path, body) {
+// What the daemon was told, and, "" when it took it, why it did not: a press that does nothing must not look like one that did.
+async function say(path, body) {
   const sent = {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body || {})};
-  return fetch(path, sent).then(refresh, () => {});
+  let problem = "no answer from the daemon";
+  try { const r = await fetch(path, sent); problem = r.ok ? "" : (await r.json()).error; } catch (error) { /* no answer, or none in JSON */ }
+  refresh().catch(() => {});
+  return problem;
 }
-function decide(state) { say("ack/" + sheetId, {review: state, by: at("by").value.trim() || "operator"}); }
+async function decide(state) {
+  const problem = await say("ack/" + sheetId, {review: state, by: at("by").value.trim() || "operator"});
+  if (problem) at("told").textContent = "NOT RECORDED: " + problem;
+}
 at("confirm").onclick = () => decide("confirmed");
 at("dismiss").onclick = () => decide("dismissed");
 at("reopen").onclick = () => decide("open");
@@ -190,12 +197,12 @@ at("sheet").onclose = () => { sheetId = null; delete at("shown").dataset.id; };
 
 // -- buttons
 let sureUntil = 0;
-at("new").onclick = () => {
+at("new").onclick = async () => {
   const sure = Date.now() < sureUntil;
   sureUntil = sure ? 0 : Date.now() + SURE_MS;
-  if (sure) say("new-exam");
   askSure();
-  if (!sure) setTimeout(askSure, SURE_MS + 50);
+  if (sure && await say("new-exam")) at("new").textContent = "Not done: no new exam";
+  setTimeout(askSure, SURE_MS + 50);
 };
 function askSure() { const sure = Date.now() < sureUntil; at("new").className = sure ? "big sure" : "big"; at("new").textContent = sure ? "Tap again: new exam" : "New exam"; }
 const dim = () => at("night").getAttribute("aria-pressed") === "true" ? " dim" : "";
