@@ -40,7 +40,9 @@ PUBLISH_NS = 100_000_000  # nanoseconds between snapshots: ten a second look liv
 AWAIT_VIEW_NS = 50_000_000  # nanoseconds that a snapshot waits for the next view
 RETRY_NS = 2_000_000_000  # nanoseconds between attempts to write flags that the store refused
 RETAIN_NS = 600_000_000_000  # nanoseconds between clean-ups of the store: ten minutes
-WAITING_MAX = 64  # flags kept in memory while the store fails, 300 kB each: more than a day's worth; and as many reviews
+WAITING_MAX = (
+    64  # flags kept in memory while the store fails, 300 kB each: more than a day's worth; and as many reviews
+)
 EXAMS_SHOWN = 20  # exams in the snapshot: a session's
 EVENTS_SHOWN = 20  # events in the snapshot
 COMMITTED_MAX = 1000  # events of this run that are remembered, 1 kB each: weeks of flags; the store has all

@@ -248,7 +248,9 @@ class FullDisk(Disk):
 def test_a_disk_that_is_full_when_a_flag_comes_gives_room_by_what_was_dismissed(tmp_path: Path) -> None:
     disk = FullDisk()
     with EventStore(tmp_path, Retention(), disk) as store:
-        seen = store.commit(NewEvent(1, "fake:", 0, 0, "2026-11-23T10:00:00.000+00:00", 0.9, 6.0, "student 0.1.0", b"seen"))
+        seen = store.commit(
+            NewEvent(1, "fake:", 0, 0, "2026-11-23T10:00:00.000+00:00", 0.9, 6.0, "student 0.1.0", b"seen")
+        )
         store.review(seen.id, "dismissed", "nurse A")
         summary = Bench(tmp_path, "." * 60, {1: disk.fill}, store=store).watch.run()
         assert summary.errors == {"store": 1} and summary.lost_events == 0

@@ -355,3 +355,16 @@ def test_a_press_that_was_not_taken_says_so(page: Any) -> None:
         page.click("#events .row >> nth=0")
         page.click("#confirm")
         expect(page.locator("#told")).to_contain_text("NOT RECORDED: the daemon is not taking", timeout=PATIENCE_MS)
+
+
+def test_a_picture_that_was_withheld_is_shown_once_it_may_be(page: Any) -> None:
+    board, withheld = Board(), shown(FLAGGED, ())
+    board.publish(withheld)
+    with StatusServer(board, port=0, clock_ns=lambda: NOW_NS) as server:
+        page.goto(server.url)
+        page.click("#events .row >> nth=0")
+        expect(page.locator("#shown img")).to_have_attribute("src", "events/3.png?00", timeout=PATIENCE_MS)
+        event = dataclasses.replace(withheld.events[0], image_sha256="11")
+        board.publish(dataclasses.replace(withheld, events=(event, *withheld.events[1:])))
+        expect(page.locator("#shown img")).to_have_attribute("src", "events/3.png?11", timeout=PATIENCE_MS)
+        expect(page.locator("#events img").first).to_have_attribute("src", "events/3.png?11", timeout=PATIENCE_MS)
