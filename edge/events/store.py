@@ -36,6 +36,8 @@ CLOCK_SLACK_S = (
 ORPHAN_AGE_S = 3600.0  # seconds; an image without a row that is younger may belong to a commit under way
 FORGOTTEN_AT_ONCE = 100  # events that one `retain` removes at most: the daemon's loop waits for it
 NEWEST_KEPT = 20  # open events, the newest, that no lack of room removes: what the page shows
+RESERVE, RESERVE_BYTES = "reserve", 2**20  # a file that gives way when SQLite needs room to remove events from a full disk
+FORGOTTEN_WITH_RESERVE = 10  # events that one `retain` then removes: of many the log alone could be larger than the reserve
 SWEPT_AT_ONCE = 500  # files that one `retain` looks at for orphans, for the same reason
 
 _SCHEMA = """
@@ -265,11 +267,14 @@ class EventStore:
         must not cost a flag that nobody has looked at.
         """
         with self._telling("cleaned up"):
-            removed = self._forget_aged(FORGOTTEN_AT_ONCE)
-            for review in ("dismissed", "open"):
-                excess = self._bytes_kept() - self._retention.max_bytes
-                removed += self._forget_bytes(review, excess, FORGOTTEN_AT_ONCE - removed)
-            removed += self._forget_bytes("dismissed", self._shortage(), FORGOTTEN_AT_ONCE - removed)
+            try:
+                removed = self._forget_all(FORGOTTEN_AT_ONCE)
+            except sqlite3.OperationalError:  # on a disk without a byte left SQLite cannot even write down what goes
+                if not (self.root / RESERVE).exists():
+                    raise
+                self._disk.remove(self.root / RESERVE)
+                removed = self._forget_all(FORGOTTEN_WITH_RESERVE)
+            self._keep_reserve()
             if removed:
                 log.info("%s: %d events were too old or too much, and were removed", self.root, removed)
             elif (excess := self._bytes_kept() - self._retention.max_bytes) > 0:
@@ -281,6 +286,18 @@ class EventStore:
             self._sweep_orphans()
             return removed
 
+    def _forget_all(self, most: int) -> int:
+        removed = self._forget_aged(most)
+        for review in ("dismissed", "open"):
+            excess = self._bytes_kept() - self._retention.max_bytes
+            removed += self._forget_bytes(review, excess, most - removed)
+        return removed + self._forget_bytes("dismissed", self._shortage(), most - removed)
+
+    def _keep_reserve(self) -> None:
+        if not self.is_short_of_space() and not (self.root / RESERVE).exists():
+            with suppress(OSError):
+                self._disk.write_durable(self.root / RESERVE, bytes(RESERVE_BYTES))
+
     def is_short_of_space(self) -> bool:
         """Whether the disk has less room than is to be left free, so that `retain` may help a flag that finds none."""
         try:
@@ -289,7 +306,8 @@ class EventStore:
             return False
 
     def _shortage(self) -> int:
-        return self._retention.min_free_bytes - self._disk.free_bytes(self.root)
+        reserve = 0 if (self.root / RESERVE).exists() else RESERVE_BYTES  # one that gave way is to be made again
+        return self._retention.min_free_bytes + reserve - self._disk.free_bytes(self.root)
 
     def _forget_aged(self, most: int) -> int:
         aged = self._db().execute(

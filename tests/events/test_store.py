@@ -249,6 +249,24 @@ def test_a_full_disk_costs_no_flag_that_nobody_has_seen(tmp_path: Path) -> None:
         assert [event.id for event in store.events()] == [unseen.id]
 
 
+def test_a_disk_without_a_byte_left_is_cleaned_all_the_same(tmp_path: Path) -> None:
+    """SQLite refuses while the reserve is there, as it does when the disk has no room for its log."""
+    disk = FakeDisk()
+    with EventStore(tmp_path, Retention(days=10**4, min_free_bytes=10**6), disk) as store:
+        event = store.commit(flag(1, "2999-01-01"))
+        store.review(event.id, "dismissed", "A")
+        assert store.retain() == 0 and (tmp_path / "reserve").stat().st_size == store_module.RESERVE_BYTES
+        store._db().create_function("has_room", 0, lambda: int(not (tmp_path / "reserve").exists()))
+        store._db().create_function("fail", 0, lambda: 1 / 0)
+        store._db().execute("CREATE TEMP TRIGGER full BEFORE DELETE ON events WHEN NOT has_room() BEGIN SELECT fail(); END")
+        disk.free = 0
+        assert store.retain() == 1 and store.events() == []
+        assert not (tmp_path / "reserve").exists()
+        disk.free = 10**12
+        store.retain()
+        assert (tmp_path / "reserve").exists()
+
+
 def test_orphans_are_swept_once_they_are_old(tmp_path: Path) -> None:
     with EventStore(tmp_path) as store:
         event = store.commit(flag())
