@@ -11,6 +11,7 @@ import importlib
 import os
 import platform
 import pwd
+import re
 import shutil
 import socket
 import stat
@@ -35,6 +36,8 @@ REINSTALL = "install the package again, from its folder: pip install ."
 PROBES = 20  # inferences timed; enough for a median
 CONNECT_S = 2.0  # seconds that a stream's server may take to answer: more than any on the same network does
 RTSP_PORTS = {"rtsp": 554, "rtsps": 322}
+_GST_DEVICE = re.compile(r"""\bdevice=["']?(/dev/[^\s"'!]+)""")
+_GST_STREAM = re.compile(r"""\blocation=["']?(rtsps?://[^\s"'!]+)""")
 OTHER_BUNDLE = "take one that works: `hygroma update FILE.tar`, --bundle or engine.bundle"
 
 
@@ -183,6 +186,7 @@ def _engine(system: System, config: Config) -> Finding:
 
 
 def _source(system: System, config: Config) -> Finding:
+    from edge.capture.build import feed_for, open_source
     from edge.capture.live import require_gstreamer
     from edge.capture.uri import parse_uri
 
@@ -200,11 +204,16 @@ def _source(system: System, config: Config) -> Finding:
         return _stream(system, parsed.name, parsed.target)
     if parsed.scheme == "gst":
         require_gstreamer()
-    place = Path(parsed.target)
-    if parsed.scheme in ("file", "dicom") and not place.is_file():
-        return Finding("source", "fail", f"{parsed.name}: no such file", "correct source.uri, or copy the file there")
-    if parsed.scheme == "images" and not place.is_dir():
-        return Finding("source", "fail", f"{parsed.name}: no such folder", "correct source.uri")
+        if device := _GST_DEVICE.search(parsed.target):
+            return _camera(system, parsed.name, system.path(device[1]), cameras)
+        if stream := _GST_STREAM.search(parsed.target):
+            return _stream(system, parsed.name, stream[1])
+    if parsed.scheme == "phantom":
+        importlib.import_module("calibration.phantom")
+    if parsed.scheme in ("file", "images", "dicom"):
+        with feed_for(open_source(config.source.uri, config.capture, fast=True), config.capture) as feed:
+            feed.next(0)  # raises what the daemon would
+            return Finding("source", "ok", f"{parsed.name}: {feed.stats().format}")
     return Finding("source", "ok", parsed.name)
 
 

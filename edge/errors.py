@@ -7,6 +7,7 @@ HygromaError
 |- SourceError    a live source cannot be opened, or was lost
 |- EngineError    an inference engine cannot be built or run, or fails its self-test
 |- StoreError     the event store cannot be opened or written
+|  `- NoSuchEvent  it holds no event of that number
 `- GateError      a conversion lost more than its gate allows
 """
 
@@ -41,6 +42,10 @@ class EngineError(HygromaError):
 
 class StoreError(HygromaError):
     exit_code = 74  # EX_IOERR
+
+
+class NoSuchEvent(StoreError):
+    pass
 
 
 class GateError(HygromaError):

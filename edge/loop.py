@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Protocol
@@ -22,7 +22,7 @@ import numpy as np
 
 from edge.capture.feed import Feed, FeedStats
 from edge.decision.exam import Exam
-from edge.errors import EngineError, HygromaError, StoreError
+from edge.errors import EngineError, HygromaError, NoSuchEvent, StoreError
 from edge.events.clip import Clips
 from edge.events.evidence import render_evidence
 from edge.events.store import FORGOTTEN_AT_ONCE, EventStore, NewEvent
@@ -40,7 +40,9 @@ PUBLISH_NS = 100_000_000  # nanoseconds between snapshots: ten a second look liv
 AWAIT_VIEW_NS = 50_000_000  # nanoseconds that a snapshot waits for the next view
 RETRY_NS = 2_000_000_000  # nanoseconds between attempts to write flags that the store refused
 RETAIN_NS = 600_000_000_000  # nanoseconds between clean-ups of the store: ten minutes
-WAITING_MAX = 64  # flags kept in memory while the store fails, 300 kB each: more than a day's worth
+WAITING_MAX = (
+    64  # flags kept in memory while the store fails, 300 kB each: more than a day's worth; and as many reviews
+)
 EXAMS_SHOWN = 20  # exams in the snapshot: a session's
 EVENTS_SHOWN = 20  # events in the snapshot
 COMMITTED_MAX = 1000  # events of this run that are remembered, 1 kB each: weeks of flags; the store has all
@@ -153,6 +155,7 @@ class Watch:
         self._events: list[Event] = []  # newest first, as on the page
         self._committed: deque[Event] = deque(maxlen=COMMITTED_MAX)
         self._waiting: deque[NewEvent] = deque()
+        self._reviews: deque[ReviewRequest] = deque()  # what people said of events, not written yet
         self._withheld: _Withheld | None = None
         self._lost = 0
         self._store_problem = ""
@@ -179,6 +182,8 @@ class Watch:
             self._notifier.stopping()
             self._retry_at_ns = 0  # the last chance for flags that still wait
             self._tend_store(self._clock_ns())
+            for review in self._reviews:
+                log.error("event %d: %s by %s could not be written", review.event_id, review.review, review.by)
             self._clips.finish()
             self._keep_clips()
             self._publish(self._clock_ns())
@@ -312,15 +317,12 @@ class Watch:
 
     def _tend_store(self, now_ns: int) -> None:
         """Write what waits, clean up now and then, and notice a store that fails or is back."""
-        if now_ns < (self._retry_at_ns if self._waiting or self._store_problem else self._retain_at_ns):
+        waits = self._waiting or self._reviews or self._store_problem
+        if now_ns < (self._retry_at_ns if waits else self._retain_at_ns):
             return
         try:
-            while self._waiting:
-                with self._timed("commit"):
-                    event = self._store.commit(self._waiting[0])
-                self._waiting.popleft()
-                self._committed.append(event)
-                self._latencies["flag"].record(event.latency_ms)
+            self._commit_waiting()
+            self._write_reviews()
             if now_ns >= self._retain_at_ns:
                 self._retain_at_ns = now_ns + RETAIN_NS
                 if self._store.retain() >= FORGOTTEN_AT_ONCE:
@@ -333,6 +335,30 @@ class Watch:
                 log.error("%s", error)
             self._store_problem = str(error)
             self._retry_at_ns = now_ns + RETRY_NS
+
+    def _commit_waiting(self) -> None:
+        try:
+            while self._waiting:
+                with self._timed("commit"):
+                    event = self._store.commit(self._waiting[0])
+                self._waiting.popleft()
+                self._committed.append(event)
+                self._latencies["flag"].record(event.latency_ms)
+        except StoreError:
+            if self._store.is_short_of_space():  # what is dismissed makes room for the next attempt
+                with suppress(StoreError):
+                    self._store.retain()
+            raise
+
+    def _write_reviews(self) -> None:
+        while self._reviews:
+            asked = self._reviews[0]
+            try:
+                self._store.review(asked.event_id, asked.review, asked.by)
+            except NoSuchEvent as error:
+                self._errors["store"] += 1
+                log.error("%s", error)
+            self._reviews.popleft()
 
     def _keep_clips(self) -> None:
         """Attach the clips that are ready to their events, once these are committed. A clip that cannot be kept is counted
@@ -439,6 +465,8 @@ class Watch:
             problems.append(f"events cannot be written: {self._store_problem}")
         if waiting := len(self._waiting):
             problems.append("1 flag waits to be written" if waiting == 1 else f"{waiting} flags wait to be written")
+        if waiting := len(self._reviews):
+            problems.append("1 review waits to be written" if waiting == 1 else f"{waiting} reviews wait to be written")
         if self._lost:
             problems.append(f"{'1 flag' if self._lost == 1 else f'{self._lost} flags'} could not be kept")
         if self._identity.fallback:
@@ -450,13 +478,12 @@ class Watch:
     def _obey(self, request: Request) -> None:
         if isinstance(request, NewExamRequest):
             log.info("operator: exam %d begins", self._exam.new_exam())
-        elif isinstance(request, ReviewRequest):
-            try:
-                self._store.review(request.event_id, request.review, request.by)
-                self._events = self._store.events(limit=EVENTS_SHOWN)
-            except StoreError as error:
-                self._errors["store"] += 1
-                log.error("%s", error)
+        elif len(self._reviews) < WAITING_MAX:
+            self._reviews.append(request)
+            self._retry_at_ns = 0  # now
+        else:
+            self._errors["store"] += 1
+            log.error("event %d: %s by %s could not be kept", request.event_id, request.review, request.by)
 
     def _count_failure(self, kind: str, error: Exception, raises: type[HygromaError]) -> None:
         self._errors[kind] += 1

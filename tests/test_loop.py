@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -16,7 +17,7 @@ import pytest
 from edge.capture import FeedStats
 from edge.decision import DecisionParams, Exam
 from edge.errors import EngineError, HygromaError, StoreError
-from edge.events import Clips, EventStore, NewEvent
+from edge.events import Clips, Disk, EventStore, NewEvent, Retention
 from edge.events.clip import AFTER_NS, decode_webp
 from edge.loop import FAILURES_IN_A_ROW_MAX, HISTORY_POINTS, LATE_NS, RETRY_NS, Identity, Watch
 from edge.notify import Notifier
@@ -221,6 +222,66 @@ def test_a_store_that_never_works_is_reported_at_the_end(tmp_path: Path) -> None
     summary = Bench(tmp_path, "." * 30, store=FailingStore(tmp_path)).watch.run()
     assert (summary.events, summary.lost_events) == ((), 1)
     assert "the disk is full" in summary.store_problem
+
+
+class FullDisk(Disk):
+    """Full from `fill` on, until something is removed."""
+
+    full = False
+
+    def fill(self) -> None:
+        self.full = True
+
+    def write(self, path: Path, data: bytes) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        super().write(path, data)
+
+    def remove(self, path: Path) -> None:
+        self.full = self.full and not path.exists()
+        super().remove(path)
+
+    def free_bytes(self, path: Path) -> int:
+        return 0 if self.full else 10**12
+
+
+def test_a_disk_that_is_full_when_a_flag_comes_gives_room_by_what_was_dismissed(tmp_path: Path) -> None:
+    disk = FullDisk()
+    with EventStore(tmp_path, Retention(), disk) as store:
+        seen = store.commit(
+            NewEvent(1, "fake:", 0, 0, "2026-11-23T10:00:00.000+00:00", 0.9, 6.0, "student 0.1.0", b"seen")
+        )
+        store.review(seen.id, "dismissed", "nurse A")
+        summary = Bench(tmp_path, "." * 60, {1: disk.fill}, store=store).watch.run()
+        assert summary.errors == {"store": 1} and summary.lost_events == 0
+        assert [event.id for event in store.events()] == [event.id for event in summary.events] != [seen.id]
+
+
+class LockedStore(EventStore):
+    """Refuses reviews until told otherwise, as while another program writes."""
+
+    failing = True
+
+    def review(self, event_id: int, review: str, by: str) -> Event:
+        if self.failing:
+            raise StoreError("events.db: locked")
+        return super().review(event_id, review, by)
+
+
+def test_a_review_waits_for_a_store_that_fails(tmp_path: Path) -> None:
+    seen: list[Snapshot] = []
+    store = LockedStore(tmp_path)
+
+    def repair() -> None:
+        seen.append(bench.shown())
+        store.failing = False
+
+    at = {30: lambda: bench.board.ask(ReviewRequest(1, "confirmed", "nurse A")), 40: repair}
+    bench = Bench(tmp_path, "." * 80, at, store=store)
+    with store:
+        bench.watch.run()
+        assert "1 review waits to be written" in seen[0].degraded and bench.shown().degraded == ()
+        assert (store.show(1).review, store.show(1).reviewed_by) == ("confirmed", "nurse A")
 
 
 def test_a_passing_engine_failure_is_counted_and_said(tmp_path: Path) -> None:

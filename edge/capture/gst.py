@@ -55,6 +55,8 @@ def parse_pipeline(text: str) -> Pipeline:
     caps = ""  # the filter just before the element at hand
     for index, part in enumerate(parts):
         if _CAPS.match(part.strip("\"'")):
+            if "!" in part:  # between quotes, which mean nothing to GStreamer there
+                raise _wrong("has a ! within a caps filter")
             caps = part
             continue
         name = _element(part)

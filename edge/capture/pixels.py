@@ -23,7 +23,8 @@ LUMA_BLACK, LUMA_GAIN = 16, 255 / 219  # video luma is 16 to 235: the expansion 
 def decode(data: memoryview, format: Negotiated, grey: bool) -> np.ndarray | None:
     """One buffer -> uint8 BGR [H,W,3], or grey [H,W] of a grey format or when asked for; None when it is damaged.
 
-    The picture is a copy: the buffer may be given back.
+    The picture is a copy: the buffer may be given back. Colour that two pixels share is left out where one has no other: the
+    last column of an odd width, and NV12's last line of an odd height.
     """
     if format.fourcc == "MJPG":
         return _decode_jpeg(data, grey)
@@ -54,6 +55,8 @@ def _decode_raw(data: memoryview, format: Negotiated, grey: bool) -> np.ndarray 
     if in_line == 2:
         plane = plane.reshape(height, width, 2)
     if not grey:
-        return cv2.cvtColor(plane, _TO_BGR[fourcc])
+        if fourcc == "NV12" and height % 2:
+            plane = np.vstack([plane[: height - 1], plane[height : height + height // 2]])
+        return cv2.cvtColor(plane[:, : width // 2 * 2], _TO_BGR[fourcc])
     luma = plane[:height] if fourcc == "NV12" else cv2.extractChannel(plane, 0 if fourcc == "YUYV" else 1)
     return cv2.addWeighted(luma, LUMA_GAIN, luma, 0, -LUMA_BLACK * LUMA_GAIN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -30,8 +31,13 @@ class Disk:
         """After this returns, `path` holds `data` also after a power cut; before, it holds nothing or what it held."""
         path.parent.mkdir(parents=True, exist_ok=True)
         tmp = path.with_name(path.name + ".tmp")
-        self.write(tmp, data)
-        self.rename(tmp, path)
+        try:
+            self.write(tmp, data)
+            self.rename(tmp, path)
+        except OSError:
+            with suppress(OSError):  # half a picture would take the last room of a full disk
+                self.remove(tmp)
+            raise
         self.sync_directory(path.parent)
 
     def write(self, path: Path, data: bytes) -> None:

@@ -16,12 +16,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta, timezone
 from itertools import islice
 from pathlib import Path
 
-from edge.errors import StoreError
+from edge.errors import NoSuchEvent, StoreError
 from edge.events.disk import Disk, why_unwritable
 from edge.records import REVIEWER, REVIEWER_MAX, REVIEWS, Event
 
@@ -35,6 +35,9 @@ CLOCK_SLACK_S = (
 )
 ORPHAN_AGE_S = 3600.0  # seconds; an image without a row that is younger may belong to a commit under way
 FORGOTTEN_AT_ONCE = 100  # events that one `retain` removes at most: the daemon's loop waits for it
+NEWEST_KEPT = 20  # open events, the newest, that no lack of room removes: what the page shows
+RESERVE, RESERVE_BYTES = "reserve", 2**20  # a file that gives way when SQLite needs room to remove events from a full disk
+FORGOTTEN_WITH_RESERVE = 10  # events that one `retain` then removes: of many the log alone could be larger than the reserve
 SWEPT_AT_ONCE = 500  # files that one `retain` looks at for orphans, for the same reason
 
 _SCHEMA = """
@@ -78,7 +81,8 @@ _COLUMNS = ", ".join(item.name for item in fields(Event))
 
 @dataclass(frozen=True)
 class NewEvent:
-    """A flag on its way into the store. `image` is PNG; `t_mono_ns` the capture stamp of the newest frame behind it."""
+    """A flag on its way into the store. `image` is PNG; `t_mono_ns` the capture stamp of the newest frame behind it. By `key`
+    the store knows one that it was given before."""
 
     exam_id: int
     source: str  # credentials removed
@@ -89,6 +93,7 @@ class NewEvent:
     evidence: float
     bundle: str
     image: bytes
+    key: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
 
 @dataclass(frozen=True)
@@ -138,24 +143,27 @@ class EventStore:
             self._connection = None
 
     def commit(self, new: NewEvent) -> Event:
-        """The flag, durable when this returns: first its image, then its row. StoreError: nothing was acknowledged."""
-        name = f"evidence/{new.t_wall[:10]}/exam{new.exam_id}-frame{new.frame_id}-{uuid.uuid4().hex[:8]}.png"
+        """The flag, durable when this returns: first its image, then its row. StoreError: nothing was acknowledged; given once
+        more, the same flag takes the same place, however far it had come."""
+        name = f"evidence/{new.t_wall[:10]}/exam{new.exam_id}-frame{new.frame_id}-{new.key}.png"
         digest = hashlib.sha256(new.image).hexdigest()
         with self._telling("written"):
             database = self._db()
-            self._write(name, new.image)
             row = (new.exam_id, new.source, new.frame_id, new.t_wall, self._age_ms(new), new.hygroma, new.evidence,
                    new.bundle, name, digest, len(new.image))  # fmt: skip
-            with database:
-                cursor = database.execute(
-                    "INSERT INTO events (exam_id, source, frame_id, t_wall, latency_ms, hygroma, evidence, bundle,"
-                    " image_path, image_sha256, image_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    row,
-                )
+            if database.execute("SELECT 1 FROM events WHERE image_path = ?", (name,)).fetchone() is None:
+                self._write(name, new.image)
+                with database:
+                    database.execute(
+                        "INSERT INTO events (exam_id, source, frame_id, t_wall, latency_ms, hygroma, evidence, bundle,"
+                        " image_path, image_sha256, image_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        row,
+                    )
             latency_ms = self._age_ms(new)  # known only now that the row is durable
             with database:
-                database.execute("UPDATE events SET latency_ms = ? WHERE id = ?", (latency_ms, cursor.lastrowid))
-            return self._one(cursor.lastrowid or 0)
+                database.execute("UPDATE events SET latency_ms = ? WHERE image_path = ?", (latency_ms, name))
+            (event_id,) = database.execute("SELECT id FROM events WHERE image_path = ?", (name,)).fetchone()
+            return self._one(event_id)
 
     def attach_clip(self, event_id: int, clip: bytes) -> Event:
         """The seconds around a flag that was committed: first the file, then its name in the row. StoreError: there is no
@@ -254,18 +262,52 @@ class EventStore:
         soon when FORGOTTEN_AT_ONCE went: there may be more.
 
         By age (if the clock can be believed: `_oldest_kept`) and by bytes any event goes that is neither confirmed nor
-        pinned, dismissed ones first, then the oldest. For free space only dismissed ones go: a disk that something else
-        filled must not cost a flag that nobody has looked at.
+        pinned, dismissed ones first, then the oldest; but of those that nobody has looked at the NEWEST_KEPT stay, however
+        much the confirmed and pinned ones take. For free space only dismissed ones go: a disk that something else filled
+        must not cost a flag that nobody has looked at.
         """
         with self._telling("cleaned up"):
-            removed = self._forget_aged(FORGOTTEN_AT_ONCE)
-            for review in ("dismissed", "open"):
-                excess = self._bytes_kept() - self._retention.max_bytes
-                removed += self._forget_bytes(review, excess, FORGOTTEN_AT_ONCE - removed)
-            shortage = self._retention.min_free_bytes - self._disk.free_bytes(self.root)
-            removed += self._forget_bytes("dismissed", shortage, FORGOTTEN_AT_ONCE - removed)
+            try:
+                removed = self._forget_all(FORGOTTEN_AT_ONCE)
+            except sqlite3.OperationalError:  # on a disk without a byte left SQLite cannot even write down what goes
+                if not (self.root / RESERVE).exists():
+                    raise
+                self._disk.remove(self.root / RESERVE)
+                removed = self._forget_all(FORGOTTEN_WITH_RESERVE)
+            self._keep_reserve()
+            if removed:
+                log.info("%s: %d events were too old or too much, and were removed", self.root, removed)
+            elif (excess := self._bytes_kept() - self._retention.max_bytes) > 0:
+                log.warning(
+                    "%s: %d MB more than events.max_mb, all confirmed, pinned or new; export some and unpin them, or raise it",
+                    self.root,
+                    -(-excess // 2**20),
+                )
             self._sweep_orphans()
             return removed
+
+    def _forget_all(self, most: int) -> int:
+        removed = self._forget_aged(most)
+        for review in ("dismissed", "open"):
+            excess = self._bytes_kept() - self._retention.max_bytes
+            removed += self._forget_bytes(review, excess, most - removed)
+        return removed + self._forget_bytes("dismissed", self._shortage(), most - removed)
+
+    def _keep_reserve(self) -> None:
+        if not self.is_short_of_space() and not (self.root / RESERVE).exists():
+            with suppress(OSError):
+                self._disk.write_durable(self.root / RESERVE, bytes(RESERVE_BYTES))
+
+    def is_short_of_space(self) -> bool:
+        """Whether the disk has less room than is to be left free, so that `retain` may help a flag that finds none."""
+        try:
+            return self._shortage() > 0
+        except OSError:  # a disk that tells nothing
+            return False
+
+    def _shortage(self) -> int:
+        reserve = 0 if (self.root / RESERVE).exists() else RESERVE_BYTES  # one that gave way is to be made again
+        return self._retention.min_free_bytes + reserve - self._disk.free_bytes(self.root)
 
     def _forget_aged(self, most: int) -> int:
         aged = self._db().execute(
@@ -296,8 +338,8 @@ class EventStore:
         if wanted > 0:
             found = self._db().execute(
                 f"SELECT id, image_path, clip_path, image_bytes + clip_bytes FROM events WHERE {_REMOVABLE} AND review = ?"
-                " ORDER BY id LIMIT ?",
-                (review, most),
+                " AND id < ? ORDER BY id LIMIT ?",
+                (review, self._first_kept() if review == "open" else 2**63 - 1, most),
             )
             for *row, size in found.fetchall():
                 if wanted <= 0:
@@ -305,6 +347,12 @@ class EventStore:
                 doomed.append((row[0], row[1], row[2]))
                 wanted -= size
         return self._forget(doomed)
+
+    def _first_kept(self) -> int:
+        """The number of the oldest of the NEWEST_KEPT open events; 0 when there are fewer."""
+        query = f"SELECT id FROM events WHERE {_REMOVABLE} AND review = 'open' ORDER BY id DESC LIMIT 1 OFFSET ?"
+        found = self._db().execute(query, (NEWEST_KEPT - 1,)).fetchone()
+        return found[0] if found else 0
 
     def _forget(self, rows: list[tuple[int, str, str]]) -> int:
         """Rows first: a row without its image would be a broken promise, an image without a row is only an orphan."""
@@ -386,7 +434,7 @@ class EventStore:
     def _one(self, event_id: int) -> Event:
         row = self._db().execute(f"SELECT {_COLUMNS} FROM events WHERE id = ?", (event_id,)).fetchone()
         if row is None:
-            raise StoreError(f"{self.root}: there is no event {event_id}; `hygroma events list` shows those there are")
+            raise NoSuchEvent(f"{self.root}: there is no event {event_id}; `hygroma events list` shows those there are")
         return _event(row)
 
     def _age_ms(self, new: NewEvent) -> float:

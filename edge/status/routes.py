@@ -62,7 +62,7 @@ class Route:
 
 _NO_PICTURE = Answer(404, JSON, "there is no such picture", "Error")
 _TAKEN = Answer(202, JSON, "the daemon will do it before its next frame", "Accepted")
-_NOT_TAKEN = Answer(503, JSON, "too many requests wait already", "Error")
+_NOT_TAKEN = Answer(503, JSON, "the loop does not turn, or too many requests wait already", "Error")
 
 ROUTES = (
     Route("GET", "/", "page", "The status page.", (Answer(200, HTML, "the page"),)),

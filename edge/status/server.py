@@ -293,7 +293,7 @@ class _Handler(BaseHTTPRequestHandler):
             return _json(500, {"error": "a fault of the daemon's; its log tells more"})
 
     def _ask(self, request: Request) -> _Reply:
-        if self.board.ask(request):
+        if to_health(self.board.latest(), self.clock_ns())["live"] and self.board.ask(request):
             return _json(202, {"accepted": True})
         return _json(503, {"error": "the daemon is not taking requests; look at /healthz"})
 

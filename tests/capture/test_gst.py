@@ -66,6 +66,10 @@ def test_quotes_keep_their_exclamation_marks() -> None:
         (f"appsrc ! {END}", "has appsrc"),
         ("videotestsrc", "must end in appsink"),
         (f"videotestsrc ! tee name=t ! {END}", "has tee"),
+        (
+            f'videotestsrc ! video/x-raw,a="b ! filesink location=/x ! video/x-raw,c=d" ! {END}',
+            "a ! within a caps filter",
+        ),
         (f"videotestsrc ! filesink location=/x ! {END}", "has filesink"),
         (f"videotestsrc ! udpsink host=h ! {END}", "has udpsink"),
         (f"tcpserversrc ! {END}", "has tcpserversrc"),

@@ -49,6 +49,21 @@ def test_colour_formats(fourcc: str, extra: int) -> None:
     assert np.abs(grey - luma(colours())).mean() < TOLERANCE
 
 
+@pytest.mark.parametrize("fourcc", ["YUYV", "UYVY", "NV12"])
+@pytest.mark.parametrize(("less_wide", "less_high"), [(1, 0), (0, 1), (1, 1)])
+def test_odd_sizes(fourcc: str, less_wide: int, less_high: int) -> None:
+    """OpenCV refuses them, and that ended the daemon."""
+    width, height = WIDTH - less_wide, HEIGHT - less_high
+    lines = np.frombuffer(made(fourcc), np.uint8).reshape(-1, WIDTH * (1 if fourcc == "NV12" else 2))
+    luma_lines, chroma_lines = lines[:height], lines[HEIGHT:]
+    data = np.vstack([luma_lines, chroma_lines]).tobytes()
+    image = decode(memoryview(data), Negotiated(fourcc, width, height, lines.shape[1]), grey=False)
+    assert image is not None
+    shown = height - (less_high if fourcc == "NV12" else 0)
+    assert image.shape == (shown, width // 2 * 2, 3)
+    assert np.abs(image.astype(int) - colours()[:shown, : width // 2 * 2]).mean() < TOLERANCE
+
+
 def test_grey_stays_as_it_is_and_is_a_copy() -> None:
     data = bytearray(made("GREY"))
     image = decode(memoryview(data), Negotiated("GREY", WIDTH, HEIGHT, WIDTH), grey=False)

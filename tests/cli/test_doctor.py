@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from edge import doctor
@@ -172,7 +174,28 @@ def test_other_sources_that_are_not_there(tmp_path: Path) -> None:
     assert source(tmp_path, "rtsp://10.0.0.9:port/live").level == "fail"
     for uri in (f"file:{tmp_path}/none.mp4", f"dicom:{tmp_path}/none.dcm", f"images:{tmp_path}/none"):
         assert source(tmp_path, uri).level == "fail"
-    assert source(tmp_path, f"images:{tmp_path}").level == "ok"
+
+
+def test_recordings_that_cannot_be_played(tmp_path: Path) -> None:
+    assert "no picture in it" in source(tmp_path, f"images:{tmp_path}").found
+    for name in ("a.png", "a.mp4", "a.dcm"):
+        (tmp_path / name).write_bytes(b"no picture")
+    for uri in (f"file:{tmp_path}/a.mp4", f"dicom:{tmp_path}/a.dcm", f"images:{tmp_path}"):
+        found = source(tmp_path, uri)
+        assert found.level == "fail" and "decoded" in found.found or "read as video" in found.found
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((20, 20), np.uint8))
+    found = source(tmp_path, f"images:{tmp_path}")
+    assert found.level == "ok" and "1 pictures" in found.found
+
+
+def test_what_a_pipeline_reads_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.capture.live.require_gstreamer", lambda: None)
+    end = "! videoconvert ! video/x-raw,format=BGR ! appsink"
+    assert source(tmp_path, f"gst:v4l2src device=/dev/v4l/by-id/usb-Grabber-index0 {end}").level == "ok"
+    gone = source(tmp_path, f"gst:v4l2src device=/dev/v4l/by-id/usb-Other-index0 {end}")
+    assert gone.level == "fail" and "no such device" in gone.found
+    silent = source(tmp_path, f"gst:rtspsrc location=rtsp://u:secret@10.0.0.9/live ! decodebin {end}", answers=lambda *_: "x")
+    assert silent.level == "fail" and "10.0.0.9 port 554" in silent.found and "secret" not in silent.found
 
 
 def test_a_server_that_is_not_there_is_asked_for_real() -> None:

@@ -97,6 +97,39 @@ def test_a_failing_disk_acknowledges_nothing_and_recovers(tmp_path: Path, fail: 
     assert store.image(store.commit(flag())) == b"picture"
 
 
+def test_a_flag_that_is_tried_again_and_again_takes_one_place(tmp_path: Path) -> None:
+    new = flag()
+    with EventStore(tmp_path) as store, sqlite3.connect(tmp_path / "events.db") as other:
+        other.execute("BEGIN IMMEDIATE")  # another program that hangs in the middle of a write
+        for _ in range(2):
+            with pytest.raises(StoreError, match="locked"):
+                store.commit(new)
+        assert len(list(tmp_path.glob("evidence/*/*"))) == 1
+        other.rollback()
+        other.execute(
+            "CREATE TRIGGER late BEFORE UPDATE OF latency_ms ON events BEGIN SELECT RAISE(FAIL, 'the disk is full'); END"
+        )
+        other.commit()
+        with pytest.raises(StoreError, match="the disk is full"):  # the row is there, and nobody was told
+            store.commit(new)
+        other.execute("DROP TRIGGER late")
+        other.commit()
+        event = store.commit(new)
+        assert store.events() == [event] and store.image(event) == new.image and event.latency_ms > 0
+
+
+def test_half_a_picture_does_not_stay_on_a_full_disk(tmp_path: Path) -> None:
+    class Full(FakeDisk):
+        def write(self, path: Path, data: bytes) -> None:
+            path.write_bytes(data[:3])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with EventStore(tmp_path, disk=Full()) as store:
+        with pytest.raises(StoreError, match="No space left"):
+            store.commit(flag())
+        assert list(tmp_path.glob("evidence/*/*")) == []
+
+
 def test_commits_survive_kill_9(tmp_path: Path) -> None:
     program = (
         "import sys, time; from edge.events import EventStore, NewEvent\n"
@@ -183,12 +216,29 @@ def test_retention_by_age_keeps_confirmed_and_pinned(tmp_path: Path) -> None:
         assert not (tmp_path / old.image_path).exists() and (tmp_path / new.image_path).exists()
 
 
-def test_retention_by_bytes_takes_dismissed_first_then_the_oldest(tmp_path: Path) -> None:
+def test_retention_by_bytes_takes_dismissed_first_then_the_oldest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "NEWEST_KEPT", 1)
     with EventStore(tmp_path, Retention(days=10**4, max_bytes=250), FakeDisk()) as store:
         events = [store.commit(flag(n, "2999-01-01", b"x" * 100)) for n in range(4)]
         store.review(events[3].id, "dismissed", "A")
         assert store.retain() == 2
         assert [event.id for event in store.events()] == [events[2].id, events[1].id]
+
+
+def test_confirmed_and_pinned_events_that_take_all_the_room_cost_no_new_flag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(store_module, "NEWEST_KEPT", 2)
+    with EventStore(tmp_path, Retention(days=10**4, max_bytes=250), FakeDisk()) as store:
+        events = [store.commit(flag(n, "2999-01-01", b"x" * 100)) for n in range(6)]
+        store.review(events[0].id, "confirmed", "A")
+        for pinned in events[1:3]:
+            store.pin(pinned.id)
+        assert [store.retain() for _ in range(2)] == [1, 0]
+        assert [event.exam_id for event in store.events()] == [5, 4, 2, 1, 0]
+        assert "more than events.max_mb" in caplog.text
 
 
 def test_a_full_disk_costs_no_flag_that_nobody_has_seen(tmp_path: Path) -> None:
@@ -197,6 +247,24 @@ def test_a_full_disk_costs_no_flag_that_nobody_has_seen(tmp_path: Path) -> None:
         store.review(seen.id, "dismissed", "A")
         assert store.retain() == 1
         assert [event.id for event in store.events()] == [unseen.id]
+
+
+def test_a_disk_without_a_byte_left_is_cleaned_all_the_same(tmp_path: Path) -> None:
+    """SQLite refuses while the reserve is there, as it does when the disk has no room for its log."""
+    disk = FakeDisk()
+    with EventStore(tmp_path, Retention(days=10**4, min_free_bytes=10**6), disk) as store:
+        event = store.commit(flag(1, "2999-01-01"))
+        store.review(event.id, "dismissed", "A")
+        assert store.retain() == 0 and (tmp_path / "reserve").stat().st_size == store_module.RESERVE_BYTES
+        store._db().create_function("has_room", 0, lambda: int(not (tmp_path / "reserve").exists()))
+        store._db().create_function("fail", 0, lambda: 1 / 0)
+        store._db().execute("CREATE TEMP TRIGGER full BEFORE DELETE ON events WHEN NOT has_room() BEGIN SELECT fail(); END")
+        disk.free = 0
+        assert store.retain() == 1 and store.events() == []
+        assert not (tmp_path / "reserve").exists()
+        disk.free = 10**12
+        store.retain()
+        assert (tmp_path / "reserve").exists()
 
 
 def test_orphans_are_swept_once_they_are_old(tmp_path: Path) -> None:
@@ -224,6 +292,7 @@ def test_a_clip_is_attached_to_its_event_checked_counted_and_removed_with_it(tmp
         assert store.clip(kept) == evidence_reader(tmp_path, clip=True)(1) == b"m" * 60
         with pytest.raises(StoreError, match="there is no event 99"):
             store.attach_clip(99, b"moving")
+        store.review(kept.id, "dismissed", "A")
         assert store.retain() == 1  # 160 bytes are more than 150
         assert not (tmp_path / kept.clip_path).exists() and not (tmp_path / kept.image_path).exists()
 
@@ -380,7 +449,11 @@ def test_the_sweep_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.
         assert store.image(event) == b"picture" and store.clip(event) == b"moving"
 
 
-def test_the_bytes_kept_and_the_last_exam_are_right_through_every_change(tmp_path: Path) -> None:
+def test_the_bytes_kept_and_the_last_exam_are_right_through_every_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "NEWEST_KEPT", 1)
+
     def counted(store: EventStore) -> int:
         return sum(len(store.image(event)) + len(store.clip(event) or b"") for event in store.events(limit=-1))
 

@@ -28,6 +28,7 @@ from edge.metrics import LatencySummary
 from edge.records import Event, Signal, Verdict
 from edge.screen.view import SIDE, View
 from edge.status import Board, ExamRow, Snapshot, StatusServer
+from edge.status.board import NewExamRequest
 from edge.watching import Watching, open_watching
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -338,3 +339,32 @@ def test_without_its_token_the_page_says_what_to_do_in_the_dark(page: Any) -> No
         assert "?token=TOKEN" in page.inner_text("body") and "{" not in page.inner_text("body")
         picture = cv2.imdecode(np.frombuffer(page.screenshot(), np.uint8), cv2.IMREAD_GRAYSCALE)
         assert np.median(picture) < 40  # levels: a bright page blinds who has been looking at a scanner
+
+
+def test_a_press_that_was_not_taken_says_so(page: Any) -> None:
+    board = Board()
+    board.publish(shown(FLAGGED, ()))
+    while board.ask(NewExamRequest()):
+        pass  # nobody obeys
+    with StatusServer(board, port=0, clock_ns=lambda: NOW_NS) as server:
+        page.goto(server.url)
+        page.wait_for_selector("body.flagged")
+        page.click("#new")
+        page.click("#new")
+        expect(page.locator("#new")).to_have_text("Not done: no new exam", timeout=PATIENCE_MS)
+        page.click("#events .row >> nth=0")
+        page.click("#confirm")
+        expect(page.locator("#told")).to_contain_text("NOT RECORDED: the daemon is not taking", timeout=PATIENCE_MS)
+
+
+def test_a_picture_that_was_withheld_is_shown_once_it_may_be(page: Any) -> None:
+    board, withheld = Board(), shown(FLAGGED, ())
+    board.publish(withheld)
+    with StatusServer(board, port=0, clock_ns=lambda: NOW_NS) as server:
+        page.goto(server.url)
+        page.click("#events .row >> nth=0")
+        expect(page.locator("#shown img")).to_have_attribute("src", "events/3.png?00", timeout=PATIENCE_MS)
+        event = dataclasses.replace(withheld.events[0], image_sha256="11")
+        board.publish(dataclasses.replace(withheld, events=(event, *withheld.events[1:])))
+        expect(page.locator("#shown img")).to_have_attribute("src", "events/3.png?11", timeout=PATIENCE_MS)
+        expect(page.locator("#events img").first).to_have_attribute("src", "events/3.png?11", timeout=PATIENCE_MS)

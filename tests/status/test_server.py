@@ -231,6 +231,13 @@ def test_wrong_requests_are_refused(page: StatusServer, board: Board, path: str,
     assert board.requests() == []
 
 
+def test_a_loop_that_has_ended_takes_no_requests(page: StatusServer, board: Board) -> None:
+    """`hygroma demo --serve` after its clip: a review was accepted, and never written."""
+    board.publish(snapshot(t_mono_ns=time.monotonic_ns() - 10**10))
+    assert ask(page, "/ack/1", "POST")[0] == 503 and ask(page, "/new-exam", "POST")[0] == 503
+    assert board.requests() == []
+
+
 def test_a_daemon_that_takes_no_requests_says_so(page: StatusServer) -> None:
     assert [ask(page, "/new-exam", "POST")[0] for _ in range(REQUESTS_MAX + 1)] == [202] * REQUESTS_MAX + [503]
 

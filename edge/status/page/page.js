@@ -115,7 +115,7 @@ function showEvents(events) {
   at("open").textContent = waiting || "";
   at("events").replaceChildren(...events.map(e => {
     const row = make("button", "", "row"), picture = new Image(), words = make("div");
-    picture.src = "events/" + e.id + ".png"; picture.alt = "evidence of flag " + e.id;
+    picture.src = still(e); picture.alt = "evidence of flag " + e.id;
     words.append(make("b", "Exam " + e.exam_id), make("small", time(e.t_wall)), make("small", "score " + fixed(e.hygroma, 2)));
     row.append(picture, words, review(e));
     row.onclick = () => openSheet(e.id);
@@ -164,38 +164,47 @@ function openSheet(id) { sheetId = id; fillSheet(); if (!at("sheet").open) at("s
 function fillSheet() {
   const e = snapshot && snapshot.events.find(found => found.id === sheetId);
   if (!e) { at("sheet").close(); return; }
-  if (at("shown").dataset.id !== String(e.id)) { at("shown").dataset.id = e.id; showStill(e); }
+  if (at("shown").dataset.still !== still(e)) { at("shown").dataset.still = still(e); showStill(e); }
   at("told").textContent = e.review === "open" ? "Not reviewed yet. Exam " + e.exam_id + ", " + time(e.t_wall) + ", score " + fixed(e.hygroma, 2) :
     (e.review === "confirmed" ? "Confirmed" : "Dismissed") + " by " + e.reviewed_by;
   at("confirm").hidden = at("dismiss").hidden = at("by").hidden = e.review !== "open";
   at("reopen").hidden = e.review === "open";
   at("clip").hidden = !e.clip_path;
 }
+// A picture that was withheld at first comes under the same number: with its hash a browser sees that it is another.
+function still(e) { return "events/" + e.id + ".png?" + e.image_sha256.slice(0, 8); }
 function picture(src, alt) { const i = new Image(); i.src = src; i.alt = alt; at("shown").replaceChildren(i); }
-function showStill(e) { at("clip").textContent = "Clip"; picture("events/" + e.id + ".png", "left the picture, right the same with the nuchal map as heat"); }
+function showStill(e) { at("clip").textContent = "Clip"; picture(still(e), "left the picture, right the same with the nuchal map as heat"); }
 at("clip").onclick = () => {
   const e = snapshot.events.find(found => found.id === sheetId);
   if (at("clip").textContent === "Clip") { at("clip").textContent = "Still"; picture("events/" + e.id + ".webp", "the seconds around the flag"); } else showStill(e);
 };
-function say(path, body) {
+// What the daemon was told, and, "" when it took it, why it did not: a press that does nothing must not look like one that did.
+async function say(path, body) {
   const sent = {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body || {})};
-  return fetch(path, sent).then(refresh, () => {});
+  let problem = "no answer from the daemon";
+  try { const r = await fetch(path, sent); problem = r.ok ? "" : (await r.json()).error; } catch (error) { /* no answer, or none in JSON */ }
+  refresh().catch(() => {});
+  return problem;
 }
-function decide(state) { say("ack/" + sheetId, {review: state, by: at("by").value.trim() || "operator"}); }
+async function decide(state) {
+  const problem = await say("ack/" + sheetId, {review: state, by: at("by").value.trim() || "operator"});
+  if (problem) at("told").textContent = "NOT RECORDED: " + problem;
+}
 at("confirm").onclick = () => decide("confirmed");
 at("dismiss").onclick = () => decide("dismissed");
 at("reopen").onclick = () => decide("open");
 at("close").onclick = () => at("sheet").close();
-at("sheet").onclose = () => { sheetId = null; delete at("shown").dataset.id; };
+at("sheet").onclose = () => { sheetId = null; delete at("shown").dataset.still; };
 
 // -- buttons
 let sureUntil = 0;
-at("new").onclick = () => {
+at("new").onclick = async () => {
   const sure = Date.now() < sureUntil;
   sureUntil = sure ? 0 : Date.now() + SURE_MS;
-  if (sure) say("new-exam");
   askSure();
-  if (!sure) setTimeout(askSure, SURE_MS + 50);
+  if (sure && await say("new-exam")) at("new").textContent = "Not done: no new exam";
+  setTimeout(askSure, SURE_MS + 50);
 };
 function askSure() { const sure = Date.now() < sureUntil; at("new").className = sure ? "big sure" : "big"; at("new").textContent = sure ? "Tap again: new exam" : "New exam"; }
 const dim = () => at("night").getAttribute("aria-pressed") === "true" ? " dim" : "";
