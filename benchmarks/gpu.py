@@ -80,9 +80,10 @@ def engines(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
     }
     data = None
     if args.crops:
-        from export.engine_gate import engine_report, load_crops
+        from export.engine_gate import engine_report, load_crops, require_size
 
         data = load_crops(args.crops)
+        require_size(bundle, data)
         found["compared_on"] = f"{len(data.labels)} held-out crops"
     if args.dry_run:
         if args.teacher:

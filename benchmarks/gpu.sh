@@ -6,6 +6,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}; out=${OUT:-$here/results}; failed=0
+rm -f "$out"/gpu-engines.json "$out"/gpu-torch.json "$out"/gpu-train.json  # an earlier run's: the report takes what it finds
 "${TRT_PYTHON:-$python}" "$here/gpu.py" --part engines --out "$out" "$@" || failed=1
 "$python" "$here/gpu.py" --part torch --out "$out" "$@" || failed=1
 [ -z "${RECIPE:-}" ] || "$python" "$here/gpu.py" --part train --recipe "$RECIPE" --out "$out" "$@" || failed=1

@@ -136,12 +136,17 @@ def _build(args: argparse.Namespace, config: Config, cache: EngineCache, progres
     from edge.engines.engine_build import cached_engine, this_host
     from edge.engines.selftest import run_selftest
     from edge.engines.tensorrt_runner import TensorRTRunner
+    from edge.errors import EngineError
 
     options, host, bundle = _options(args, args.precision), this_host(), _bundle(config)
     stored, built_now = cached_engine(host, cache, bundle, options, progress, args.force)
     progress.clear()
     with TensorRTRunner(stored.plan, args.precision, host.api, host.cuda) as runner:
-        report = run_selftest(runner, bundle.golden(), bundle.manifest.golden, bundle.manifest.calibration)
+        try:
+            report = run_selftest(runner, bundle.golden(), bundle.manifest.golden, bundle.manifest.calibration)
+        except EngineError as error:
+            cache.set_aside(stored.entry.key, str(error))
+            raise
         captured = runner.captured
     row = _entry_row(stored.entry) | {"built_now": built_now, "captured": captured, "selftest": asdict(report)}
     if args.json:

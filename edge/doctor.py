@@ -154,19 +154,19 @@ def _bundle(system: System, config: Config) -> Finding:
     median = times[PROBES // 2]
     found = f"{scorer.label}, {words_for(scorer.signed_by)}, on {scorer.runner_name}: self-test passed, "
     found += f"{median:.1f} ms a frame (median of {PROBES})"
+    if scorer.manifest.gate.accepted_failing:  # first: such a bundle tends to be unsigned too
+        return Finding(
+            "bundle",
+            "warn",
+            f"{found}; its conversion FAILED its gate and was accepted by hand: {'; '.join(scorer.manifest.gate.reasons)}",
+            "use a bundle that passed: `hygroma update FILE.tar`",
+        )
     if config.bundle.allow_unsigned:
         fix = "list the signer's key in bundle.trusted_keys and set bundle.allow_unsigned: false"
         return Finding("bundle", "warn", found + "; unsigned bundles are allowed", fix)
     if not config.engine.bundle and (last := load_state(Slots(bundles_folder(config))).last) is not None:
         text = f"{found}; bundle {last.slot} was rolled back on {last.t_wall[:10]}: {last.reason}"
         return Finding("bundle", "warn", text, "install one that works: `hygroma update`")
-    if scorer.manifest.gate.accepted_failing:
-        return Finding(
-            "bundle",
-            "warn",
-            found + "; its conversion FAILED its gate and was accepted by hand",
-            "use a bundle that passed: `hygroma update FILE.tar`",
-        )
     if median > FRAME_BUDGET_MS:
         return Finding(
             "bundle",

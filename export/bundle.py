@@ -37,12 +37,12 @@ from edge.engines.selftest import difference, infer_all, sigmoid
 from edge.errors import BundleError, GateError, InputError
 from edge.screen.preprocess import Preprocessing
 from export.gate import DEFAULT_LIMITS, GateLimits, gate
-from export.lean import lean
+from export.lean import quantize_leaning
 from export.mixed import Converted, convert
 from export.model_card import model_card
 from export.ood import KEPT, distance_limit, fit_ood
 from export.ort_graph import optimised_graph, run_graph
-from export.quantize import Choice, lint_qdq, quantize_best
+from export.quantize import Choice, lint_qdq
 from export.torch_runner import TorchRunner
 from export.vit import ViTConfig
 
@@ -116,8 +116,7 @@ def assemble_bundle(
     if len(i.golden) < MIN_GOLDEN:
         raise InputError(f"golden crops: found {len(i.golden)}; give at least {MIN_GOLDEN} held-out images")
     progress("INT8 graph")
-    choice = quantize_best(i.state, i.config, i.calibration, i.selection, threads=threads)
-    choice = lean(choice, i.state, i.config, np.concatenate([i.calibration, i.selection]), threads)
+    choice = quantize_leaning(i.state, i.config, i.calibration, i.selection, threads)
     fallback = i.finetune
     if i.finetune is not None and i.finetune_always:
         progress("quantisation-aware fine-tuning")

@@ -74,6 +74,14 @@ def load_crops(path: Path) -> StoredCrops:
     return StoredCrops(crops, found["labels"], [str(name) for name in found["ids"]], fp32)
 
 
+def require_size(bundle: Bundle, data: StoredCrops) -> None:
+    """InputError when the crops are not of the bundle's size: to be asked before minutes of building."""
+    if data.crops.shape[2] != (size := bundle.manifest.input.size):
+        raise InputError(
+            f"crops: found {data.crops.shape[2]} pixels; this bundle takes {size}; pack them with its recipe"
+        )
+
+
 def engine_report(
     bundle: Bundle, engine: Runner, data: StoredCrops, limits: GateLimits = DEFAULT_LIMITS, threads: int = 1
 ) -> dict[str, Any]:
@@ -83,11 +91,8 @@ def engine_report(
 
     InputError when the crops are not of the bundle's size.
     """
-    size, manifest = bundle.manifest.input.size, bundle.manifest
-    if data.crops.shape[2] != size:
-        raise InputError(
-            f"crops: found {data.crops.shape[2]} pixels; this bundle takes {size}; pack them with its recipe"
-        )
+    require_size(bundle, data)
+    manifest = bundle.manifest
     with OnnxRuntimeRunner(bundle.model, threads) as canonical:
         qdq = infer_all(canonical, data.crops)
     for name in OUTPUT_NAMES:

@@ -45,6 +45,12 @@ def gate(
             f"gate: found {n} labels, {len(reference)} and {len(converted)} probabilities, {len(ids)} ids; expected "
             "equal, > 0"
         )
+    for name, values in (("reference", reference), ("converted", converted)):
+        if odd := [i for i, p in zip(ids, values, strict=True) if not np.isfinite(p)]:
+            raise InputError(
+                f"gate: {len(odd)} of {n} {name} probabilities are not finite ({', '.join(odd[:3])}); do not use this graph or "
+                "engine: convert or build it again"
+            )
     positive = np.asarray(labels).astype(bool)
     before, after = np.asarray(reference) >= thresholds, np.asarray(converted) >= thresholds
     flipped = before != after

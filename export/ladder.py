@@ -32,7 +32,7 @@ from export.atomic import appearing, remove
 from export.evidence import HEADS, HeldOut, held_out, increased_rows, shipped_threshold, thickness_rows
 from export.gate import gate
 from export.jobs import load_ray, run_jobs
-from export.lean import lean
+from export.lean import quantize_leaning
 from export.mixed import Converted, convert
 from export.ort_graph import run_graph
 from export.phantoms import Progress
@@ -163,8 +163,7 @@ def judge(job: RungJob, pipeline: Pipeline) -> tuple[dict[str, Any], onnx.ModelP
     before = sigmoid(predict(student, gated.crops[:, 0])["hygroma"])
     calibration, selection = pipeline.calibration_crops(fold)
     state = student.state_dict()
-    choice = quantize_best(state, config, calibration, selection, threads=threads)
-    choice = lean(choice, state, config, np.concatenate([calibration, selection]), threads)
+    choice = quantize_leaning(state, config, calibration, selection, threads)
     converted = convert(
         choice,
         state,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from export.onnx_graph import build_float_graph
 from export.ort_graph import run_graph
-from export.quantize import Choice, quantize
+from export.quantize import Choice, quantize, quantize_best
 from export.vit import ViTConfig
 
 HEAD_BIAS = "hygroma_head.2.bias"
@@ -25,6 +25,14 @@ HEAD_BIAS = "hygroma_head.2.bias"
 CENTILE = 95
 NEAR = 2.0  # log-odds: where a decision may lie (probabilities of .12 to .88); heads that are sure move more, and it matters less
 LEAST = 16  # crops near it for a centile of their falls to mean something; with fewer, all crops count
+
+
+def quantize_leaning(
+    state: Mapping[str, Tensor], config: ViTConfig, calibration: np.ndarray, selection: np.ndarray, threads: int = 1
+) -> Choice:
+    """What `quantize_best` chooses, leaning: how every graph is made that is shipped or judged. The crops are as there."""
+    choice = quantize_best(state, config, calibration, selection, threads=threads)
+    return lean(choice, state, config, np.concatenate([calibration, selection]), threads)
 
 
 def lean(choice: Choice, state: Mapping[str, Tensor], config: ViTConfig, crops: np.ndarray, threads: int = 1) -> Choice:

@@ -51,7 +51,7 @@ from export.evidence import (
 from export.features import backbone_features
 from export.framing import ASPECT, CUT, aspects, cut_stills, framing_rows, framing_table
 from export.heads import CUTS, probe_plane_head, refit_hygroma_head
-from export.lean import lean
+from export.lean import quantize_leaning
 from export.looked import CAM_STILLS, boxed, cams_of, evenly, looked, panel, panel_stills
 from export.mixed import convert
 from export.model_card import model_card
@@ -59,7 +59,7 @@ from export.ood import distance_limit, fit_ood
 from export.ort_graph import run_graph
 from export.phantoms import Progress, decide_on_exams, golden_crops, phantom_bank, standard_crops
 from export.qat import finetune
-from export.quantize import Choice, quantize_best
+from export.quantize import Choice
 from export.recipe import Recipe
 from export.sources import provenance
 from export.stamps import STAMP, Stamps
@@ -291,8 +291,7 @@ class Pipeline:
         calibration, selection = self.calibration_crops(run)
         state = self.student(run).state_dict()
         config, threads = self.recipe.student_config, self.recipe.threads
-        found = quantize_best(state, config, calibration, selection, threads=threads)
-        found = lean(found, state, config, np.concatenate([calibration, selection]), threads)
+        found = quantize_leaning(state, config, calibration, selection, threads)
         return self._finetuned(run, found) if self.recipe.qat.when == "always" else found
 
     def _finetuned(self, run: int, choice: Choice) -> Choice:
@@ -316,8 +315,7 @@ class Pipeline:
         teacher, threads = self.teacher(REFIT), self.recipe.threads
         spec, state = Preprocessing(size=teacher.config.image), teacher.state_dict()
         calibration, selection = self.calibration_crops(REFIT, spec)
-        choice = quantize_best(state, teacher.config, calibration, selection, threads=threads)
-        choice = lean(choice, state, teacher.config, np.concatenate([calibration, selection]), threads)
+        choice = quantize_leaning(state, teacher.config, calibration, selection, threads)
         threshold = shipped_threshold(self._folds(), "teacher", "hygroma")
         with TorchRunner(state, teacher.config) as reference:
             judge = gate_of(reference, self.labelled(REFIT, spec=spec), threshold, threads=threads)

@@ -121,7 +121,7 @@ class Choice:
         )
         return (
             f"SmoothQuant with alpha {self.alpha:g}, ranges by {self.method} (error of the best at each alpha: {tried})"
-            f"{trained}{leaning if self.raised else ''}"
+            f"{leaning if self.raised else ''}{trained}"
         )
 
 
@@ -330,6 +330,8 @@ def lint_qdq(model: onnx.ModelProto, spared: Collection[str] = frozenset()) -> l
         scale = constants.get(node.input[1])
         if scale is None or len(scale.dims) != (1 if weight else 0):
             problems.append(f"{node.name}: scale must be constant, {'per channel' if weight else 'per tensor'}")
+        elif weight and [a.i for a in node.attribute if a.name == "axis"] not in ([], [1]):
+            problems.append(f"{node.name}: its scales must be of the weight's columns, axis 1")
         elif not (np.isfinite(values := numpy_helper.to_array(scale)) & (values > 0)).all():
             problems.append(f"{node.name}: every scale must be finite and above 0")
         if node.op_type == "DequantizeLinear":

@@ -1,6 +1,8 @@
 """What INT8 costs, layer by layer: quantising one block linear alone, and sparing one alone, against the float graph.
 
-Then mixed precision: the costliest linears are spared, one more at a time, until the gate passes.
+Then mixed precision: the costliest linears are spared, one more at a time, until the gate passes. A linear's cost is measured
+against the float graph of the same weights, lean (export/lean.py) included, so that the lean cancels; the gate is the bundle's,
+against the float student, which does not lean.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ class Step:
 @dataclass(frozen=True)
 class Sensitivity:
     """n, positives: of the crops measured on. all: every linear in int8. layers: in the graph's order. search: its last
-    step passed the gate, unless every linear was spared."""
+    step passed the gate, unless every linear was spared. All but the search are against the float graph of the same weights."""
 
     n: int
     positives: int
@@ -94,9 +96,11 @@ def sensitivity(
     gate_limits: GateLimits = DEFAULT_LIMITS,
     threads: int = 1,
     progress: Report = lambda what, done, total: None,
+    student: onnx.ModelProto | None = None,
 ) -> Sensitivity:
     """Float graph + the largest |x| of each block linear's input -> the cost of every linear, and the search.
 
+    student: the float graph that the gate holds every step against, where it is another than `graph`, which may lean.
     InputError when the labels do not match the crops or hold one class only: no area, no gate.
     """
     positive = np.asarray(data.labels).astype(bool)
@@ -121,10 +125,11 @@ def sensitivity(
     steps: list[Step] = []
     ranked = [c.layer for c in sorted(layers, key=lambda c: (c.spared.hygroma_rms, -c.only.hygroma_rms))]
     ids = [str(i) for i in range(len(positive))]
+    before = sigmoid((reference if student is None else run_graph(student, data.crops, threads)).hygroma)
     for count in range(len(ranked) + 1):
         spared = tuple(ranked[:count])
         found = sigmoid(outputs(spared).hygroma)
-        step = gate(data.labels, sigmoid(reference.hygroma), found, data.threshold, ids, gate_limits)
+        step = gate(data.labels, before, found, data.threshold, ids, gate_limits)
         steps.append(Step(spared, step))
         if step.passed:
             break
@@ -154,7 +159,10 @@ def study(pipeline: Pipeline, run: int, name: str, crops: int) -> Study:
     choice = pipeline.choice(run)
     measured = Measured(data.crops, data.labels, pipeline.threshold())
     graph = build_float_graph(choice.state, recipe.student_config)
-    result = sensitivity(graph, choice.limits, measured, threads=recipe.threads, progress=pipeline.progress)
+    student = build_float_graph(pipeline.student(run).state_dict(), recipe.student_config)
+    result = sensitivity(
+        graph, choice.limits, measured, threads=recipe.threads, progress=pipeline.progress, student=student
+    )
     return Study(
         f"{recipe.name} {recipe.version}, {name}",
         "Held-out stills, shams and simulated lesions; positives are simulated",

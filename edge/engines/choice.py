@@ -74,16 +74,20 @@ def choose(
 
 
 def find_engine(bundle: Bundle, cache: EngineCache, host: Host) -> Stored | None:
-    """The race's winner for this bundle and machine; without a race, the newest engine of batch 1. Verified."""
+    """The race's winner for this bundle and machine; without a race, or where nobody won it, the newest engine that did not run
+    in it. Verified, and of batch 1."""
     onnx = sha256(bundle.model)
     fitting = [
-        entry for entry in cache.entries() if entry.key.onnx_sha256 == onnx and entry.key.platform == host.platform
+        entry
+        for entry in cache.entries()
+        if entry.key.onnx_sha256 == onnx and entry.key.platform == host.platform and entry.key.daemons
     ]
     raced = cache.read_json(result_name(onnx, host.platform))
-    if raced is not None:
-        fitting = [entry for entry in fitting if entry.key.digest == raced.get("winner")]
-    else:
-        fitting = [entry for entry in fitting if " batch=1 " in f" {entry.key.flags} "]
+    if raced is not None and raced.get("winner"):
+        fitting = [entry for entry in fitting if entry.key.digest == raced["winner"]]
+    elif raced is not None:
+        out = {c.get("digest") for c in raced.get("candidates", []) if isinstance(c, dict)}
+        fitting = [entry for entry in fitting if entry.key.digest not in out]
     return next((stored for entry in fitting if (stored := cache.get(entry.key)) is not None), None)
 
 

@@ -84,7 +84,9 @@ class EngineCache:
             raise EngineError(f"{self.root}: is a file; name a folder for engines with --cache, or engine.cache")
         with suppress(FileNotFoundError):
             if stat.S_IMODE(self.root.stat().st_mode) & stat.S_IWOTH:
-                raise EngineError(f"{self.root}: every user may write here, and engines are code: `chmod o-w` it")
+                raise EngineError(
+                    f"{self.root}: every user may write here, and engines are code: `chmod o-w` it, or name a folder of your own"
+                )
 
     def require_writable(self) -> None:
         """EngineError when nothing can be stored here: to be asked before minutes of building."""
@@ -110,6 +112,10 @@ class EngineCache:
             self._quarantine(folder, str(error))
             return None
         return Stored(entry, files[PLAN_FILE])
+
+    def set_aside(self, key: EngineKey, why: str) -> None:
+        """Quarantine an engine that does not compute what was validated, so that nobody takes it for the newest."""
+        self._quarantine(self.root / key.digest, why)
 
     def put(self, entry: Entry, plan: bytes, layers: str) -> None:
         """Store an engine in place of what was there. layers: the inspector's JSON ("" for none). EngineError when the
@@ -155,8 +161,9 @@ class EngineCache:
         return sorted(found, key=lambda entry: -entry.built_s)
 
     def prune(self, platform: Platform, onnx_sha256: str) -> Pruned:
-        """Keep the newest engine of each precision for this machine and this graph, and the latest race's winner; remove every
-        other engine, race result, timing cache, leftover and quarantined entry."""
+        """Keep the newest engine of each precision that the daemon may take on this machine for this graph, and the latest race's
+        winner; remove every other engine, race result, timing cache, leftover and quarantined entry. EngineError for what cannot
+        be removed."""
         keep: set[str] = set()
         seen: set[str] = set()
         timing = f"timing-{platform_digest(platform)}"
@@ -165,20 +172,28 @@ class EngineCache:
                 continue
             race = self.read_json(f"race-{entry.key.scope}.json")
             won = race is not None and race.get("winner") == entry.key.digest
-            if entry.key.precision not in seen or won:
+            newest = entry.key.daemons and entry.key.precision not in seen
+            if newest or won:
                 keep |= {entry.key.digest, f"race-{entry.key.scope}.json", timing}
-            seen.add(entry.key.precision)
+            if newest:
+                seen.add(entry.key.precision)
         removed, kept, freed = [], [], 0
         for path in sorted(self.root.iterdir()) if self.root.is_dir() else ():
             if path.name in keep or _in_work(path):
                 kept.append(path.name)
                 continue
-            freed += sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
+            size = sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
+            try:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+            except OSError as error:
+                raise EngineError(
+                    f"{path}: cannot be removed ({error.strerror}); prune as the user who built the engines"
+                ) from error
+            freed += size
             removed.append(path.name)
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
         return Pruned(tuple(removed), tuple(kept), freed)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> Path:

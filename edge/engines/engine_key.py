@@ -47,6 +47,11 @@ class EngineKey:
         return _digest(asdict(self))
 
     @property
+    def daemons(self) -> bool:
+        """Whether its engine takes one crop a call, as the daemon scores: a larger batch would be filled up with zeros."""
+        return "batch=1" in self.flags.split()
+
+    @property
     def scope(self) -> str:
         """24 hex digits, the same for every precision and way of building: the name of a race's result."""
         return _digest({"onnx_sha256": self.onnx_sha256, "platform": asdict(self.platform)})

@@ -21,7 +21,7 @@ NODES, TENSORS, RESULTS = 1, 5, 12
 INPUTS, OUTPUTS, NAME, OP, ATTRIBUTES, DOMAIN = 1, 2, 3, 4, 5, 7
 DIMS, TYPE, TENSOR_NAME, RAW = 1, 2, 8, 9
 ATTRIBUTE_NAME, FLOAT, INT, INTS, ATTRIBUTE_TYPE = 1, 2, 3, 8, 20
-UINT8, INT8, INT64 = 2, 3, 7  # TensorProto.DataType
+FLOAT32, UINT8, INT8, INT64 = 1, 2, 3, 7  # TensorProto.DataType
 A_FLOAT, AN_INT = 1, 2  # AttributeProto.AttributeType
 CONTRIB = "com.microsoft"
 MIDDLE = "zero_point.uint8"  # 128: where an unsigned grid has its zero
@@ -148,7 +148,10 @@ class _Fusion:
         if not all(side.op == "DequantizeLinear" and self._is_zero(side) for side in (activation, weight)):
             return None
         bias = self._tensors.get(self._bias(users[0], product.outputs[0]))
-        if weight.inputs[0] not in self._tensors or bias is None or any(d != 1 for d in bias.dims[:-1]):
+        stored = self._tensors.get(weight.inputs[0])
+        if stored is None or len(stored.dims) != 2 or weight.ints.get("axis", (1,)) not in ((1,), (-1,)):
+            return None  # a scale belongs to a column there
+        if bias is None or bias.type != FLOAT32 or not bias.data or bias.dims != (1,) * (len(bias.dims) - 1) + stored.dims[1:]:
             return None
         return product, activation, weight, users[0]
 
@@ -198,7 +201,8 @@ class _Fusion:
     def _is_zero(self, quantiser: _Node) -> bool:
         """Whether a quantiser has a zero-point of int8 zeros."""
         zero = self._tensors.get(quantiser.inputs[2]) if len(quantiser.inputs) == 3 else None
-        return zero is not None and zero.type == INT8 and not any(zero.data)
+        # without raw bytes its numbers stand in a field that is not read here
+        return zero is not None and zero.type == INT8 and len(zero.data) > 0 and not any(zero.data)
 
     def _feeds_only(self, quantiser: _Node, found: dict[str, tuple[_Node, _Node, _Node, _Node]]) -> bool:
         dequantisers = self._users.get(quantiser.outputs[0], [])

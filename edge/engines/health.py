@@ -48,7 +48,7 @@ def engine_state(
     if stored is None:
         what = "no verified engine" if raced is None else f"the race left no engine that can be used: {_told(raced)}"
         return level, f"{what} for {host.platform} in {cache.root}", RACE
-    if raced is None:
+    if raced is None or not raced.get("winner"):  # one built after a race that nobody won was not in it
         return "warn", f"{stored.entry.key.precision} for {host.platform}, never raced", RACE
     return "ok", f"{_told(raced)}; {host.platform}", ""
 

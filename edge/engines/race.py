@@ -98,16 +98,18 @@ def race(
     fit = [c for c in finished if c.passed and c.device_p50_ms is not None]
     winner = min(fit, key=lambda c: (c.device_p50_ms, c.precision)).digest if fit else ""
     result = RaceResult(bundle.label, sha256(bundle.model), host.platform, time.time(), options.batch, finished, winner)
-    path = cache.write_json(result_name(result.onnx_sha256, host.platform), asdict(result))
+    path = cache.write_json(result_name(result.onnx_sha256, host.platform, options.batch), asdict(result))
     if not winner:
         reasons = "; ".join(f"{c.precision}: {c.reason}" for c in finished)
         raise EngineError(f"engine race: no candidate passed ({reasons}); see {path}; ONNX Runtime goes on serving")
     return result, path
 
 
-def result_name(onnx_sha256: str, platform: Platform) -> str:
-    """The file in the cache that holds a graph's race on a machine."""
-    return f"race-{EngineKey(onnx_sha256, platform, 'int8', '-').scope}.json"
+def result_name(onnx_sha256: str, platform: Platform, batch: int = 1) -> str:
+    """The file in the cache that holds a graph's race on a machine. Another batch than the daemon's has a file of its own, and
+    chooses no engine for it."""
+    beside = "" if batch == 1 else f"-batch{batch}"
+    return f"race-{EngineKey(onnx_sha256, platform, 'int8', '-').scope}{beside}.json"
 
 
 def _prepare(

@@ -10,11 +10,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
 from benchmarks import gpu
+from edge.engines.runner import RawOutputs
+from export.engine_gate import StoredCrops, save_crops
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.sh"
 
@@ -34,6 +37,13 @@ def test_a_dry_run_goes_through_and_claims_nothing(tmp_path: Path) -> None:
     student = report["torch"]["shapes"]["student"]
     assert (student["width"], student["depth"], student["tap"]) == (384, 5, 3)  # the shipped one, all of it
     assert "nothing was run on a GPU" in (tmp_path / "gpu.md").read_text()
+
+
+def test_an_earlier_runs_parts_are_not_in_the_report(tmp_path: Path) -> None:
+    """A dry run's `train` part would call what was measured afterwards a dry run."""
+    (tmp_path / "gpu-train.json").write_text('{"dry": true, "took_s": 60.0, "recipe": "old.yaml"}')
+    run(tmp_path, "--part", "report", PYTHON="true")  # no part is run
+    assert not list(tmp_path.glob("gpu-*.json"))
 
 
 def test_without_a_gpu_it_fails_and_says_why(tmp_path: Path) -> None:
@@ -120,6 +130,15 @@ def test_a_file_that_is_not_there_is_named_before_any_gpu_is_needed(
 ) -> None:
     words = ["--part", "engines", "--dry-run", "--out", str(tmp_path), word, str(tmp_path / "nothing")]
     assert gpu.main(words) == 1 and f"{tmp_path / 'nothing'}" in capsys.readouterr().err
+
+
+def test_crops_of_another_size_are_refused_before_any_engine_is_built(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fp32 = RawOutputs(np.zeros(2), np.zeros(2), np.zeros((2, 8)), np.zeros((2, 2, 2)))
+    save_crops(StoredCrops(np.zeros((2, 1, 32, 32), np.uint8), np.array([0, 1]), ["a", "b"], fp32), tmp_path / "c.npz")
+    words = ["--part", "engines", "--dry-run", "--out", str(tmp_path), "--crops", str(tmp_path / "c.npz")]
+    assert gpu.main(words) == 1 and "crops: found 32 pixels; this bundle takes 192" in capsys.readouterr().err
 
 
 class FakeTorch:

@@ -9,7 +9,9 @@ import json
 import os
 import socket
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -214,6 +216,24 @@ def test_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["bundle"].level == "fail" and str(tmp_path / "none") in found["bundle"].found
     assert "hygroma update" in found["bundle"].fix
     assert found["engine"].level == "fail" and "hygroma update" in found["engine"].fix
+
+
+def test_a_bundle_that_failed_its_gate_says_so_though_it_is_unsigned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # the check itself
+    gate = SimpleNamespace(accepted_failing=True, reasons=("6 positives lost",))
+    scorer = SimpleNamespace(
+        manifest=SimpleNamespace(input=SimpleNamespace(size=8), gate=gate),
+        score=lambda crop: SimpleNamespace(ms=1.0),
+        label="made-up 1.0.0",
+        signed_by="",
+        runner_name="fake",
+    )
+    monkeypatch.setattr("edge.watching.open_scorer", lambda path, config: nullcontext(scorer))
+    config = dataclasses.replace(Config(), bundle=BundleConfig(allow_unsigned=True))
+    found = findings(lambda: config, machine(tmp_path))["bundle"]
+    assert found.level == "warn" and "FAILED its gate and was accepted by hand: 6 positives lost" in found.found
 
 
 def test_an_engine_that_is_missing(tmp_path: Path, fake_bundle: Bundle) -> None:

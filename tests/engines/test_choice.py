@@ -13,6 +13,7 @@ from edge.engines import choice as choice_module
 from edge.engines.choice import Choice, choose, find_engine
 from edge.engines.engine_build import Host, cached_engine
 from edge.engines.engine_cache import PLAN_FILE, EngineCache
+from edge.engines.health import engine_state
 from edge.engines.race import race
 from edge.engines.scorer import Scorer
 from edge.engines.tensorrt_build import BuildOptions
@@ -76,6 +77,30 @@ def test_a_race_that_nobody_won_is_no_engine(host: Host, world: World, cache: En
     with pytest.raises(EngineError):
         race(host, cache, tiny_bundle, BuildOptions("int8"))
     assert find_engine(tiny_bundle, cache, host) is None
+
+
+def test_one_built_after_a_race_that_nobody_won_is_taken(
+    pick: Any, host: Host, world: World, cache: EngineCache, tiny_bundle: Bundle
+) -> None:
+    world.wrong = dict.fromkeys(("int8", "fp16", "mixed"), 4.0)
+    with pytest.raises(EngineError):
+        race(host, cache, tiny_bundle, BuildOptions("int8"))
+    cached_engine(host, cache, tiny_bundle, BuildOptions("fp32"))
+    assert pick("auto").runner.name == "tensorrt-fp32"
+    level, found, _ = engine_state(tiny_bundle, "auto", str(cache.root), lambda: host, lambda: True)
+    assert (level, found) == ("warn", f"fp32 for {host.platform}, never raced")
+
+
+def test_a_race_of_another_batch_chooses_no_engine_for_the_daemon(
+    pick: Any, host: Host, world: World, cache: EngineCache, tiny_bundle: Bundle
+) -> None:
+    world.ms = {"int8": 1.0, "fp16": 2.0, "mixed": 0.5}
+    first, _ = race(host, cache, tiny_bundle, BuildOptions("int8"))
+    world.ms = {"int8": 1.0, "fp16": 0.1, "mixed": 0.5}
+    race(host, cache, tiny_bundle, BuildOptions("int8", batch=8))
+    found = find_engine(tiny_bundle, cache, host)
+    assert found is not None and found.entry.key.digest == first.winner
+    assert pick("auto").runner.name == "tensorrt-mixed"
 
 
 def test_auto_without_an_engine_says_so_and_tensorrt_refuses(pick: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -184,6 +184,25 @@ def test_prune_keeps_the_newest_of_each_precision_and_the_winner(cache: EngineCa
     assert cache.timing(PLATFORM) == b"t" and cache.timing(strangers[1].platform) == b""
 
 
+def test_prune_keeps_the_daemons_engine_where_a_larger_batch_is_newer(cache: EngineCache) -> None:
+    larger = dataclasses.replace(KEY, flags="weak batch=8")
+    for built_s, key in ((1.0, KEY), (2.0, larger)):
+        cache.put(entry(key, built_s), b"plan", "")
+    assert cache.prune(PLATFORM, KEY.onnx_sha256).removed == (larger.digest,)
+
+
+def test_prune_does_not_call_removed_what_stayed(cache: EngineCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = dataclasses.replace(KEY, onnx_sha256="b" * 64)
+    cache.put(entry(other, 1.0), b"plan", "")
+
+    def refuses(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "unlink", refuses)
+    with pytest.raises(EngineError, match=f"{other.digest}: cannot be removed .Permission denied.; prune as the user"):
+        cache.prune(PLATFORM, KEY.onnx_sha256)
+
+
 def test_prune_of_a_cache_that_is_not_there(cache: EngineCache) -> None:
     assert cache.prune(PLATFORM, KEY.onnx_sha256).removed == ()
 

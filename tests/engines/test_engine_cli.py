@@ -84,6 +84,18 @@ def test_for_people(capsys: pytest.CaptureFixture[str], given: tuple[str, ...], 
     assert "Fake Orin" in capsys.readouterr().out
 
 
+def test_one_that_fails_its_check_does_not_stay_as_the_newest(
+    capsys: pytest.CaptureFixture[str], given: tuple[str, ...], world: World, tmp_path: Path
+) -> None:
+    _, good = run(capsys, "engine", "build", *given)
+    world.wrong = {"fp16": 4.0}
+    assert main(["engine", "build", "--precision", "fp16", *given]) == 70
+    assert "self-test of tensorrt-fp16" in capsys.readouterr().err
+    _, listed = run(capsys, "engine", "list", *given)
+    assert [entry["digest"] for entry in listed] == [good["digest"]]  # what the daemon will take
+    assert len(list((tmp_path / "engines" / "quarantine").iterdir())) == 1
+
+
 def test_wrong_options_are_refused(capsys: pytest.CaptureFixture[str], given: tuple[str, ...]) -> None:
     assert main(["engine", "build", "--precision", "int4", *given]) == 70
     assert "'int4'; expected one of int8" in capsys.readouterr().err

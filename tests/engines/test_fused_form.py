@@ -161,6 +161,32 @@ def test_what_does_not_fit_stays_a_quantised_product(tiny_int8_graph: Any, pictu
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
 
+@needs_vnni
+@pytest.mark.parametrize("change", ["a zero-point without raw bytes", "scales of rows", "one bias for all"])
+def test_what_only_looks_like_a_biased_product_keeps_its_numbers(
+    tiny_int8_graph: Any, pictures: Any, change: str
+) -> None:
+    proto = onnx.ModelProto()
+    proto.CopyFrom(tiny_int8_graph)
+    nodes, tensors = ({x.name: x for x in part} for part in (proto.graph.node, proto.graph.initializer))
+    product, total = nodes["blocks.0.attn.proj"], nodes["blocks.0.attn.proj.bias_add"]
+    activation, weight = (next(n for n in proto.graph.node if n.output[0] == name) for name in product.input)
+    if change == "a zero-point without raw bytes":
+        proto.graph.initializer.append(onnx.helper.make_tensor("three", onnx.TensorProto.INT8, [], [3]))
+        quantiser = next(n for n in proto.graph.node if n.output[0] == activation.input[0])
+        quantiser.input[2] = activation.input[2] = "three"
+    elif change == "scales of rows":  # a square weight, so that nothing else tells
+        set_int(weight, "axis", 0)
+    else:
+        tensors[total.input[1]].CopyFrom(onnx.numpy_helper.from_array(np.float32(0.5), total.input[1]))
+    model = proto.SerializeToString()
+    fused = fuse(model)
+    assert ops(fused)["MatMulIntegerToFloat"] == 5  # of six beside attention
+    crops = pictures(2, 48)
+    for a, b in zip(outputs(fused, crops), outputs(model, crops), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("vnni", [True, False])
 def test_the_fused_form_is_for_machines_that_do_not_saturate(
     tiny_int8_graph: Any, monkeypatch: pytest.MonkeyPatch, vnni: bool

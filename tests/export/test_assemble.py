@@ -72,6 +72,7 @@ def test_a_bundle_is_assembled_loads_and_scores(
     manifest = bundle.manifest
     assert manifest.gate.passed and not manifest.gate.accepted_failing
     assert "8 matrix products" in manifest.provenance.quantisation
+    assert "; the log-odds of a hygroma raised by 0." in manifest.provenance.quantisation
     with Scorer.open(tmp_path / "b") as scorer:
         assert scorer.selftest is not None and scorer.selftest.qdq.probability < 1e-3
         scores = scorer.score_batch(pictures(40, 48, seed=4)[:, 0])
@@ -83,6 +84,7 @@ def test_a_bundle_is_assembled_loads_and_scores(
         "doi:10.17632/n2rbrb9t4f.1",
         "1 in 285",
         "14%",
+        "log-odds of a hygroma raised by",
         "CC BY 4.0",
         "USF-MAE",
         "real cystic hygroma",

@@ -265,6 +265,11 @@ def infinite_scale(graph: Any) -> None:
     replace(initializer(graph, "norm1.out.scale"), np.array(np.inf, np.float32))
 
 
+def scales_of_rows(graph: Any) -> None:
+    node = next(n for n in graph.node if n.name == "blocks.1.attn.proj.weight.dq")  # a square weight
+    next(a for a in node.attribute if a.name == "axis").i = 0
+
+
 def unsigned_inside(graph: Any) -> None:
     """The image a second time, as an activation."""
     graph.node.append(onnx.helper.make_node("Identity", ["image"], ["again"], name="again"))
@@ -298,6 +303,7 @@ def float_linear(graph: Any) -> None:
         (shifted_zero, "zero-point must be 0"),
         (per_tensor_weight, "scale must be constant, per channel"),
         (quantised_bias, "a bias must stay float"),
+        (scales_of_rows, "scales must be of the weight's columns, axis 1"),
         (unsigned_inside, "again is unsigned; only the image may be"),
         (dynamic_quantiser, "d is unsigned; only the image may be"),
         (dynamic_quantiser, "dynamic: DynamicQuantizeLinear; only QuantizeLinear"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ pytest.importorskip("onnx")
 from edge.engines.selftest import sigmoid  # noqa: E402
 from edge.errors import InputError  # noqa: E402
 from export.gate import GateLimits  # noqa: E402
+from export.lean import HEAD_BIAS  # noqa: E402
+from export.onnx_graph import build_float_graph  # noqa: E402
 from export.ort_graph import run_graph  # noqa: E402
-from export.quantize import block_linears, collect_histograms, quantize  # noqa: E402
-from export.sensitivity import Measured, markdown, sensitivity, svg  # noqa: E402
+from export.quantize import Choice, block_linears, collect_histograms, quantize  # noqa: E402
+from export.sensitivity import Measured, markdown, sensitivity, study, svg  # noqa: E402
 
 Pictures = Callable[..., np.ndarray]
 
@@ -60,6 +63,39 @@ def test_a_spared_linear_stays_float(tiny_float_graph: Any, data: Measured) -> N
     first = block_linears(tiny_float_graph)[0]
     stored = {t.name for t in quantize(tiny_float_graph, limits, [first.name]).graph.initializer}
     assert first.input[1] in stored and f"{first.input[1]}.int8" not in stored
+
+
+def test_the_gate_of_the_search_is_the_float_students_and_a_lean_costs_no_layer(
+    tiny_float_graph: Any, tiny_student: Any, data: Measured
+) -> None:
+    state, config = tiny_student
+    leaning = build_float_graph({**state, HEAD_BIAS: state[HEAD_BIAS] + 100.0}, config)  # calls every crop a hygroma
+    limits, flips = limits_of(tiny_float_graph, data.crops), GateLimits(flips=0.25)
+    result = sensitivity(leaning, limits, data, flips, student=tiny_float_graph)
+    healthy = int((data.labels == 0).sum())
+    assert {step.gate.flips for step in result.search} == {healthy} and not result.search[-1].gate.passed
+    assert result.all.flips == 0 and max(c.only.hygroma_max for c in result.layers) < 0.01
+    plain = sensitivity(tiny_float_graph, limits, data, flips)
+    assert plain == sensitivity(tiny_float_graph, limits, data, flips, student=tiny_float_graph)
+
+
+def test_a_study_judges_what_leans_against_the_student(
+    tiny_float_graph: Any, tiny_student: Any, data: Measured
+) -> None:
+    state, config = tiny_student
+    leaning = {**state, HEAD_BIAS: state[HEAD_BIAS] + 100.0}
+    choice = Choice(tiny_float_graph, 0.0, "minmax", {}, leaning, limits_of(tiny_float_graph, data.crops), raised=100.0)
+    pipeline: Any = SimpleNamespace(
+        recipe=SimpleNamespace(student_config=config, threads=1, name="made-up", version="1.0.0"),
+        labelled=lambda run, most: data,
+        choice=lambda run: choice,
+        student=lambda run: SimpleNamespace(state_dict=lambda: state),
+        threshold=lambda: data.threshold,
+        progress=lambda what, done, total: None,
+    )
+    found = study(pipeline, 0, "fold 0", 12)
+    assert found.result.search[0].gate.flips == int((data.labels == 0).sum())
+    assert found.result.all.hygroma_max < 0.01 and "raised by 100.000" in found.quantisation
 
 
 def test_one_class_is_refused(tiny_float_graph: Any, data: Measured) -> None:

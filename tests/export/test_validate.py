@@ -65,6 +65,14 @@ def test_an_auc_drop_fails_without_any_flip() -> None:
     assert "ROC-AUC fell" in result.reasons[0]
 
 
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_what_is_no_number_is_no_verdict(odd: float) -> None:
+    with pytest.raises(InputError, match="1 of 400 converted probabilities are not finite .image-0.; .*build it again"):
+        gate(LABELS, CLEAN, changed(n0=odd), 0.5, IDS)  # a negative: it would stay one
+    with pytest.raises(InputError, match="1 of 400 reference"):
+        gate(LABELS, changed(n0=odd), CLEAN, 0.5, IDS)
+
+
 def test_thresholds_may_differ_per_image() -> None:
     thresholds = np.where(np.arange(N) < 200, 0.5, 0.95)
     assert gate(LABELS, CLEAN, changed(n1=0.6), thresholds, IDS).flips == 0
