@@ -1,5 +1,5 @@
-"""The lean: how far rounding pulls a hygroma's log-odds down is added to the INT8 graph's, so that at the operating point rounding
-loses none that PyTorch finds. What it costs is specificity, and the gate's limit on flips bounds that.
+"""The lean: how far rounding pulls a hygroma's log-odds down is added to the INT8 graph's, so that at the operating point
+rounding loses none that PyTorch finds. What it costs is specificity, and the gate's limit on flips bounds that.
 
 Rounding moves a log-odds by a few hundredths either way, and wherever the operating point lies some positives lie next to it:
 without a lean 6 of 2,002 were lost out of fold (bundle 0.4.0, simulated lesions).
@@ -19,9 +19,9 @@ from export.quantize import Choice, quantize, quantize_best
 from export.vit import ViTConfig
 
 HEAD_BIAS = "hygroma_head.2.bias"
-# Per cent of the falls that it makes up for. Of the positives only those right at the operating point can be lost, some 20 of 2,002
-# a unit of log-odds: with .15 of rounding noise the 95th centile leaves .06 of one to be lost. The largest fall of all was twice
-# as much and flipped more decisions of healthy stills than the gate allows (10 of 1,265, fold 0).
+# Per cent of the falls that it makes up for. Of the positives only those right at the operating point can be lost, some 20 of
+# 2,002 a unit of log-odds: with .15 of rounding noise the 95th centile leaves .06 of one to be lost. The largest fall of all was
+# twice as much and flipped more decisions of healthy stills than the gate allows (10 of 1,265, fold 0).
 CENTILE = 95
 NEAR = 2.0  # log-odds: where a decision may lie (probabilities of .12 to .88); heads that are sure move more, and it matters less
 LEAST = 16  # crops near it for a centile of their falls to mean something; with fewer, all crops count
