@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -111,6 +113,56 @@ def test_a_kill_loses_only_the_running_epoch(
     assert len(epochs) == 5 + 2 + 3 + 3  # the one that died; folds 1, 2 and 3
     assert (tmp_path / "out/predictions.csv").read_bytes() == (finished / "predictions.csv").read_bytes()
     assert not list((tmp_path / "out").rglob("training.pt"))
+
+
+def half_done(out: Path) -> None:
+    (out / "fold3/fold.json").unlink()
+
+
+def no_state(out: Path) -> None:
+    half_done(out)
+    (out / "fold3/training.pt").write_bytes(b"PK cut")
+
+
+def no_crops(out: Path) -> None:
+    half_done(out)
+    (out / "crops.npz").write_bytes(b"PK cut")
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "command_of", "words"),
+    [
+        (no_state, "crossval", r"fold3/training.pt: cannot be read \(.*delete it"),
+        (no_crops, "crossval", r"crops.npz: cannot be read \(.*delete it"),
+        (lambda out: cut_short(out / "run.json"), "crossval", "run.json: damaged, .*delete "),
+        (lambda out: (out / "crops.npz").write_bytes(b"x"), "explain", r"crops.npz: cannot be read \(.*delete it"),
+        (lambda out: [p.unlink() for p in out.glob("fold*/epoch*.pt")], "explain", "epoch000.*missing; delete .*/fold"),
+        (lambda out: [cut_short(p) for p in out.glob("fold*/epoch*.pt")], "explain", "epoch000.*damaged; delete .*/fold"),
+        (lambda out: (out / "report.json").write_text("{}"), "compare", "no finished cross-validation .KeyError"),
+        (lambda out: cut_rows(out / "predictions.csv"), "compare", "predictions.csv has 11 rows, report.json speaks of 16"),
+    ],
+)  # fmt: skip
+def test_what_was_damaged_afterwards_is_named_with_the_fix(
+    finished: Path, site: Path, tmp_path: Path, spoil: Callable[[Path], Any], command_of: str, words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    spoil(out)
+    assert main({
+        "crossval": command(site, out),
+        "explain": ["explain", str(out), "--out", str(tmp_path / "maps"), "--each", "1"],
+        "compare": ["compare", str(finished), str(out)],
+    }[command_of]) in (66, 78)  # fmt: skip
+    assert re.search(words, capsys.readouterr().err)
+
+
+def cut_rows(path: Path) -> None:
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:12]))
 
 
 @pytest.mark.parametrize("system", ["vit-random", "densenet169"])
