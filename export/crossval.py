@@ -230,6 +230,10 @@ def write_report(out: Path) -> dict[str, Any]:
         "images": len(rows),
         "positives": int(run.labels.sum()),
         "patients": len(set(run.groups)),
+        "patients in both classes": len(
+            {group for group, label in zip(run.groups, run.labels, strict=True) if label}
+            & {group for group, label in zip(run.groups, run.labels, strict=True) if not label}
+        ),
         "sites": len({row["site"] for row in images}),
         "signals": dict(Counter(row["signal"] for row in images)),
         "folds": [

@@ -116,6 +116,10 @@ def test_copies_of_an_image_do_not_narrow_the_interval() -> None:
     assert high10 - low10 == pytest.approx(high - low, rel=0.15) and low < values.mean() < high
 
 
+def test_the_smallest_p_of_many_pairs_is_small_and_not_zero() -> None:
+    assert 0 < signed_rank(np.arange(1.0, 1500.0)).smallest_p < 1e-300
+
+
 def test_an_interval_has_width_when_every_patient_is_alike() -> None:
     """Each patient has one image right and one wrong: every draw of patients gives .5 again. And one score for all."""
     half = np.arange(40) // 2 % 2

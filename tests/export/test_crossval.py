@@ -191,6 +191,20 @@ def test_the_table_a_user_reads(finished: Path, site: Path, capsys: pytest.Captu
     assert "95 % intervals: DeLong, exact" in text
 
 
+def test_patients_of_both_classes_are_told(
+    finished: Path, site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A CSV that numbers each class anew makes one patient of two: half the patients, and no error anywhere."""
+    assert json.loads((finished / "report.json").read_text())["patients in both classes"] == 0
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    for path in (out / "fold0/predictions.csv", out / "fold1/predictions.csv", out / "fold2/predictions.csv",
+                 out / "fold3/predictions.csv"):  # fmt: skip
+        path.write_text(re.sub(",[nh]([0-9]+),", r",\1,", path.read_text()))
+    assert main([part for part in command(site, out) if part != "--json"]) == 0
+    assert "8 patients have images of both classes" in capsys.readouterr().out
+
+
 # -- what is refused, always before anything is trained ---------------------------------------------------------------
 
 
