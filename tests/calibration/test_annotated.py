@@ -9,7 +9,8 @@ import pytest
 from calibration.stills import load_stills
 from edge.errors import InputError
 
-MANIFEST = "path,source,kind,patient_or_video_id,label,proposed_split,sha256\na.png,fetus_framework,still,p,standard plane,train,0\n"
+COLUMNS = "path,source,kind,patient_or_video_id,label,proposed_split,sha256\n"
+MANIFEST = COLUMNS + "a.png,fetus_framework,still,p,standard plane,train,0\n"
 BOXES = "path,structure,x_min,y_min,x_max,y_max\na.png,NT,1,2,3,4\na.png,thalami,1,2,30,40\n"
 FLAGS = "path,nt_over_thalami_size,by_eye_increased_nt\na.png,0.1,1\n"
 
