@@ -22,13 +22,15 @@ import numpy as np
 from calibration.stills import FOLDS
 from edge.capture.dicom import read_dicom
 from edge.errors import InputError
-from edge.stills import DICOMS, STILLS
+from edge.stills import DICOMS, INDEX, STILLS, is_dicom
 
 POSITIVE = "hygroma"
 NEEDED = ("path", "label", "patient")
 KNOWN = (*NEEDED, "site", "plane", "fold")
 PLANES = ("", "standard", "other")
 UNASSIGNED = -1
+IMAGES = f"{', '.join(sorted(STILLS | DICOMS))}, and DICOM by content"
+TEXTS = frozenset({".txt", ".csv", ".json", ".xml", ".md", ".db", ".ini"})  # notes, annotations, what Windows leaves
 NAMED = 5  # files or pairs that a message names before it counts
 
 
@@ -66,11 +68,14 @@ def load_dataset(folder: Path, table: Path | None = None, positive: str = POSITI
     classes = _classes(folder, positive)
     images = []
     for label, kind in enumerate(classes):
-        files = sorted(p for p in (folder / kind).rglob("*") if _is_image(p))
-        if not files:
+        files, others = find_images(folder / kind)
+        if others:  # left out in silence they would be lost data
             raise InputError(
-                f"{folder / kind}: holds no image ({', '.join(sorted(STILLS | DICOMS))}); two classes are needed"
+                f"{folder / kind}: {some(p.relative_to(folder).as_posix() for p in others)}: not among the images that are read "
+                f"({IMAGES}); export them as PNG, or move them away"
             )
+        if not files:
+            raise InputError(f"{folder / kind}: holds no image ({IMAGES}); two classes are needed")
         names = [p.relative_to(folder).as_posix() for p in files]
         images += [LabelledImage(p, name, label, patient=name) for p, name in zip(files, names, strict=True)]
     if table is not None:
@@ -78,9 +83,21 @@ def load_dataset(folder: Path, table: Path | None = None, positive: str = POSITI
     return Dataset(folder, classes, images, table)
 
 
+def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Every image under `folder`, by name: by their endings, and DICOM by content too, since an archive's files have numbers for
+    names. And what else lies there, hidden files and texts aside."""
+    images, others = [], []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        if _is_image(path) or (path.name != INDEX and _looks_like_dicom(path)):
+            images.append(path)
+        elif path.name != INDEX and path.suffix.lower() not in TEXTS:
+            others.append(path)
+    return images, others
+
+
 def read_image(path: Path) -> np.ndarray:
     """uint8 BGR [H,W,3], or grey [H,W] from a DICOM still. InputError when it cannot be decoded, or is a clip."""
-    if path.suffix.lower() in DICOMS:
+    if path.suffix.lower() in DICOMS or _looks_like_dicom(path):
         frames, _ = read_dicom(path)
         if len(frames) != 1:
             raise InputError(f"{path}: a clip of {len(frames)} frames; export the labelled frame as a picture")
@@ -100,6 +117,14 @@ def some(names: Iterable[object]) -> str:
     items = [str(name) for name in names]
     rest = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
     return ", ".join(items[:NAMED]) + rest
+
+
+def _looks_like_dicom(path: Path) -> bool:
+    """A file that cannot be opened is none: it is named where it is read."""
+    try:
+        return is_dicom(path)
+    except OSError:
+        return False
 
 
 def _is_image(path: Path) -> bool:
@@ -188,7 +213,9 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
         text = table.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{table}: no such file; leave --csv out if there is none") from None
-    except (UnicodeDecodeError, OSError) as error:
+    except OSError as error:
+        raise InputError(f"{table}: not readable ({error.strerror}); give a CSV file that this user may read") from None
+    except UnicodeDecodeError as error:
         raise InputError(f"{table}: not readable as UTF-8 text ({error}); save it as CSV UTF-8") from None
     header = text.partition("\n")[0]
     reader = csv.DictReader(
@@ -201,6 +228,9 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
         raise InputError(
             f"{table}: columns {some(columns) or 'none'}; {some(wrong)} missing; expected {','.join(KNOWN)}"
         )
+    twice = [column for column, n in Counter(columns).items() if n > 1]
+    if twice:
+        raise InputError(f"{table}: columns {some(map(repr, twice))} given more than once; keep one each")
     strange = [column for column in columns if column not in KNOWN]
     if strange:
         raise InputError(

@@ -13,6 +13,8 @@ import numpy as np
 from calibration.lesion import THALAMI_MM, NuchalAnatomy
 from edge.errors import InputError
 
+CORNERS = ("x_min", "y_min", "x_max", "y_max")
+MANIFEST = ("path", "source", "kind", "label", "proposed_split", "patient_or_video_id", "sha256")
 FOLDS = 4  # the paper's protocol (arXiv 2512.22730)
 
 
@@ -37,11 +39,14 @@ def read_grey(path: Path) -> np.ndarray:
     return grey
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _rows(path: Path, *needed: str) -> list[dict[str, str]]:
     if not path.is_file():
         raise InputError(f"{path}: missing; the data must be a folder laid out as ../shared/data")
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        reader = csv.DictReader(file)
+        if missing := [column for column in needed if column not in (reader.fieldnames or ())]:
+            raise InputError(f"{path}: columns {', '.join(missing)} missing; the data must be laid out as ../shared/data")
+        return list(reader)
 
 
 def _anatomy(boxes: dict[str, tuple[float, float, float, float]]) -> NuchalAnatomy | None:
@@ -52,16 +57,25 @@ def _anatomy(boxes: dict[str, tuple[float, float, float, float]]) -> NuchalAnato
     return NuchalAnatomy(nt, long_side, posterior_down=nt[1] + nt[3] > thalami[1] + thalami[3])
 
 
+def _number(row: dict[str, str], column: str, path: Path) -> float:
+    try:
+        return float(row[column])
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{path}: {column} of {row['path']} is {row[column]!r}; expected a number of pixels"
+        ) from None
+
+
 def load_stills(data: Path) -> list[Still]:
     """Every fetus_framework still of `data` with a train or validation split, in the manifest's order."""
     boxes: dict[str, dict[str, tuple[float, float, float, float]]] = defaultdict(dict)
-    for row in _rows(data / "ultrasound/nt_structures.csv"):
-        x0, y0, x1, y1 = (float(row[k]) for k in ("x_min", "y_min", "x_max", "y_max"))
+    for row in _rows(data / "ultrasound/nt_structures.csv", "path", "structure", *CORNERS):
+        x0, y0, x1, y1 = (_number(row, k, data / "ultrasound/nt_structures.csv") for k in CORNERS)
         boxes[row["path"]][row["structure"]] = (x0, y0, x1, y1)
-    flags = {row["path"]: row for row in _rows(data / "ultrasound/nt_weak_flags.csv")}
+    flags = {row["path"]: row for row in _rows(data / "ultrasound/nt_weak_flags.csv", "path")}
     stills: list[Still] = []
     first_of_hash: dict[str, str] = {}
-    for row in _rows(data / "manifest.csv"):
+    for row in _rows(data / "manifest.csv", *MANIFEST):
         if row["source"] != "fetus_framework" or row["kind"] != "still":
             continue
         if row["proposed_split"] not in ("train", "validation"):

@@ -732,6 +732,11 @@ def _crossval(args: argparse.Namespace) -> int:
     print(f"{'pooled':<8}{_figures_line(report['pooled'], names)}")
     kinds = sorted({report["pooled"][name]["interval"] for name in names})
     print(f"\n95 % intervals: {', '.join(kinds)}. Out-of-fold predictions: {args.out / 'predictions.csv'}")
+    if shared := report["patients in both classes"]:
+        print(
+            f"{shared} patients have images of both classes and stay in one fold; if the CSV numbers each class anew, two "
+            "patients share a number there: write hygroma-1 and normal-1, and give another --out"
+        )
     odd = {signal: n for signal, n in report["signals"].items() if signal != "OK"}
     if odd:
         print(f"the daemon would not assess {sum(odd.values())} of these images ({odd}); they count all the same")

@@ -120,7 +120,7 @@ def list_files(named: Path) -> tuple[list[Path], list[Unscored]]:
     for folder, _, names in os.walk(named, onerror=closed):
         for path in (Path(folder, name) for name in names):
             try:
-                if path.is_file() and (path.suffix.lower() in KNOWN or (path.name != INDEX and _is_dicom(path))):
+                if path.is_file() and (path.suffix.lower() in KNOWN or (path.name != INDEX and is_dicom(path))):
                     files.append(path)
             except OSError as error:
                 problems.append(Unscored(path, _told(path, error)))
@@ -147,7 +147,7 @@ def score_file(path: Path, scorer: Scorer, every: int = 1) -> Iterator[Scored]:
         with FileSource(path, fast=True) as source:
             frames = iter(source.read, None)
             yield from _score_cine(path, frames, scorer, spec, params, every)
-    elif suffix in DICOMS or _is_dicom(path):
+    elif suffix in DICOMS or is_dicom(path):
         images, fps = read_dicom(path)
         if len(images) == 1:
             yield _score(path, 0, images[0], read_still(images[0], spec), scorer, spec, params, time.perf_counter())
@@ -202,6 +202,7 @@ def _read_still_file(path: Path) -> np.ndarray:
     return image
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
+    """By its preamble. OSError when it cannot be opened."""
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"

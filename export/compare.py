@@ -7,6 +7,7 @@ independent, which they are not. Every p stands beside its n, the smallest p tha
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +68,8 @@ def signed_rank(gain: np.ndarray) -> SignedRank:
     if n == 0:
         return SignedRank(len(gain), len(gain), 1.0, 1.0, 0)
     p = _exact(kept) if n <= EXACT_UP_TO else float(stats.wilcoxon(kept, method="asymptotic").pvalue)
-    return SignedRank(len(gain), len(gain) - n, p, 2.0 ** (1 - n), int((kept > 0).sum()))
+    smallest = max(2.0 ** (1 - n), sys.float_info.min)  # beyond 1,023 differences it is smaller than a float can be, never 0
+    return SignedRank(len(gain), len(gain) - n, p, smallest, int((kept > 0).sum()))
 
 
 def _exact(kept: np.ndarray) -> float:

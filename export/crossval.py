@@ -31,7 +31,7 @@ from calibration.leakage import assign_folds, inner_split, patient_groups, same_
 from calibration.stills import FOLDS
 from edge.engines.selftest import sigmoid
 from edge.errors import ConfigError, InputError
-from export.atomic import appearing, remove
+from export.atomic import appearing, intact, remove
 from export.figures import figures
 from export.finetune import Examples, best_weights, fine_tune, logits, open_device
 from export.jobs import load_ray, run_jobs
@@ -167,7 +167,7 @@ def run_fold(job: FoldJob, progress: Progress = lambda what, done, total, note: 
     device = open_device(job.device)
     folder.mkdir(exist_ok=True)
     rows = _read_rows(out / IMAGES)
-    with np.load(out / CROPS) as saved:
+    with intact(out / CROPS), np.load(out / CROPS) as saved:
         examples = Examples(saved["training"], saved["model"], np.array([int(row["label"]) for row in rows]))
     held_out = np.array([int(row["fold"]) for row in rows]) == job.fold
     groups = [row["group"] for row in rows]
@@ -230,6 +230,10 @@ def write_report(out: Path) -> dict[str, Any]:
         "images": len(rows),
         "positives": int(run.labels.sum()),
         "patients": len(set(run.groups)),
+        "patients in both classes": len(
+            {group for group, label in zip(run.groups, run.labels, strict=True) if label}
+            & {group for group, label in zip(run.groups, run.labels, strict=True) if not label}
+        ),
         "sites": len({row["site"] for row in images}),
         "signals": dict(Counter(row["signal"] for row in images)),
         "folds": [
@@ -254,11 +258,13 @@ def _figures(run: Run, keep: np.ndarray) -> dict[str, dict[str, Any]]:
 def load_run(folder: Path) -> Run:
     """A finished cross-validation. InputError when it is none."""
     try:
-        return _run(folder, json.loads((folder / REPORT).read_text()), _read_rows(folder / PREDICTIONS))
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{folder}: no finished cross-validation ({error}); give the --out of `hygroma crossval`"
-        ) from None
+        run = _run(folder, json.loads((folder / REPORT).read_text()), _read_rows(folder / PREDICTIONS))
+        if len(run.paths) == run.report["images"]:
+            return run
+        problem = f"{PREDICTIONS} has {len(run.paths)} rows, {REPORT} speaks of {run.report['images']}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    raise InputError(f"{folder}: no finished cross-validation ({problem}); give the --out of `hygroma crossval`")
 
 
 def _run(folder: Path, report: dict[str, Any], rows: list[dict[str, str]]) -> Run:
@@ -287,7 +293,10 @@ def _claim(out: Path, found: dict[str, Any]) -> None:
     """Stamp a new run, or make sure that an old one was made the same way."""
     path = out / RUN
     if path.is_file():
-        known = json.loads(path.read_text())
+        try:
+            known = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError):
+            raise ConfigError(f"{path}: damaged, so that nobody knows what made this folder; delete {out}") from None
         wrong = [
             f"{k}: found {known.get(k)!r}, now {found.get(k)!r}"
             for k in {**found, **known}

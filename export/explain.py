@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import torch
 
-from edge.errors import ConfigError
+from edge.errors import ConfigError, InputError
 from edge.events.disk import why_unwritable
 from edge.events.evidence import heat_overlay
-from export.atomic import appearing
+from export.atomic import appearing, intact
 from export.crossval import CROPS, load_run
 from export.score_cam import score_cam
 from export.systems import RANDOM, Classifier, System, build
@@ -31,7 +31,7 @@ def explain(
     run = load_run(folder)
     if problem := why_unwritable(out):
         raise ConfigError(f"--out: {problem}; name a folder that this user may write")
-    with np.load(folder / CROPS) as saved:
+    with intact(folder / CROPS), np.load(folder / CROPS) as saved:
         crops = saved["model"]
     chosen = np.concatenate([_spread(run.probability, np.flatnonzero(run.labels == kind), each) for kind in (0, 1)])
     out.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,13 @@ def _trained(folder: Path, report: dict[str, Any], fold: int) -> Classifier:
     vit = ViTConfig(**shape) if isinstance(shape, dict) else None
     model = build(System(report["system"], RANDOM, report["image"], vit), 0)
     weights = folder / f"fold{fold}" / report["folds"][fold]["weights"]
-    model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    try:
+        model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch raises many kinds for damaged files
+        said = "missing" if isinstance(error, FileNotFoundError) else "damaged"
+        raise InputError(
+            f"{weights}: {said}; delete {weights.parent} and call `hygroma crossval` again: that fold is trained anew"
+        ) from None
     return model
 
 

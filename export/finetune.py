@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edge.errors import ConfigError, HygromaError
-from export.atomic import appearing, remove
+from export.atomic import appearing, intact, remove
 from export.augment import augment
 from export.systems import Classifier
 from export.train import LABEL_SMOOTHING, Schedule, layered_groups, rate_factor
@@ -80,10 +80,11 @@ def fine_tune(
     )
     state, losses, best = folder / "training.pt", [], 0
     if state.is_file():
-        saved = torch.load(state, map_location=device, weights_only=True)
-        model.load_state_dict(saved["model"])
-        optimiser.load_state_dict(saved["optimiser"])
-        losses, best = saved["losses"], saved["best"]
+        with intact(state):
+            saved = torch.load(state, map_location=device, weights_only=True)
+            model.load_state_dict(saved["model"])
+            optimiser.load_state_dict(saved["optimiser"])
+            losses, best = saved["losses"], saved["best"]
     while len(losses) < schedule.epochs and len(losses) - best < patience:
         epoch, started = len(losses), time.monotonic()
         _train_epoch(model, optimiser, examples, trained, schedule, epoch, device)

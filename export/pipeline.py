@@ -110,6 +110,8 @@ class Pipeline:
         """Every stage up to and including `until`. What other settings made is refused before the first begins."""
         writable(self.work)
         self.stamps.keys("teacher")  # the data and the checkpoint to start from are there
+        with torch.random.fork_rng(devices=[]):  # and the checkpoint fits: said now, not after minutes of edits
+            load_backbone(HygromaViT(self.recipe.teacher_config), Path(self.recipe.teacher.init))
         stages = list(STAGES)[: list(STAGES).index(until) + 1]
         for stage in stages:
             for folder in STAGES[stage]:

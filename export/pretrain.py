@@ -25,13 +25,12 @@ import torch
 from torch import Tensor
 
 from calibration.crops import TRAINING_SCALE
-from calibration.dataset import NAMED, read_image
+from calibration.dataset import IMAGES, NAMED, find_images, read_image, some
 from edge.errors import ConfigError, HygromaError, InputError
 from edge.events.disk import why_unwritable
 from edge.screen.geometry import full_fan
 from edge.screen.preprocess import Preprocessing, prepare
 from edge.screen.still import read_still
-from edge.stills import DICOMS, STILLS
 from export.atomic import appearing, remove
 from export.augment import augment_unlabelled
 from export.finetune import MAX_GRADIENT, open_device
@@ -122,15 +121,14 @@ def _check(settings: Settings, patch: int) -> None:
 
 
 def find_frames(folder: Path) -> list[Path]:
-    """Every picture under `folder`, by name. InputError when there is none."""
+    """Every picture under `folder`, by name; what else lies there is logged. InputError when there is none."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give one that holds the unlabelled frames")
-    kinds = STILLS | DICOMS
-    found = sorted(
-        p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in kinds and not p.name.startswith(".")
-    )
+    found, others = find_images(folder)
     if not found:
-        raise InputError(f"{folder}: holds no picture ({', '.join(sorted(kinds))}), in no folder below it either")
+        raise InputError(f"{folder}: holds no picture ({IMAGES}), in no folder below it either")
+    if others:
+        log.warning("%s: left out, no pictures: %s", folder, some(p.relative_to(folder).as_posix() for p in others))
     return found
 
 

@@ -99,6 +99,9 @@ def _summary(report: Mapping[str, Any]) -> list[str]:
             )
     limits = report["limits"]
     return [
+        "<p>Intended use: decision support for whoever scans. A flag means refer; it is no diagnosis, and no flag does not rule "
+        "anything out. Design: retrospective, on images that others collected for other ends and on simulations; nobody was "
+        "examined for it.</p>",
         *(
             f'<h3>{escape(KIND_TITLES[kind])}</h3><div class="tiles">{"".join(tiles[kind])}</div>'
             for kind in KIND_TITLES
@@ -158,7 +161,7 @@ def _set(part: Mapping[str, Any]) -> list[str]:
         out.append(
             '<div class="figures">'
             + report_svg.roc({step: c["roc"] for step, c in curves.items()}, f"ROC curves, {part['name']}")
-            + report_svg.reliability(bins, f"Reliability, {part['name']}; expected calibration error {error:.3f}")
+            + report_svg.reliability(bins, f"Reliability, {part['name']}; expected calibration error {error:.3f}", list(curves))
             + "</div>"
         )
         rows = [[step, *(str(n) for n in c["confusion"].values())] for step, c in curves.items()]
@@ -205,8 +208,9 @@ def _framing(rows: Sequence[Mapping[str, Any]] | None) -> list[str]:
         return []
     return [
         "<h4>Planes, however they are cut</h4><p>Whoever collected the stills cut standard planes out of their screens otherwise "
-        "than others, so that their aspect alone tells something. The same held-out stills, cut anew to a random aspect, show "
-        "how much of the INT8 plane head's area is the picture.</p>",
+        "than others, so that their aspect (width over height) alone tells something. The same held-out stills, cut anew to a "
+        "random aspect, show how much of the INT8 plane head's area under the ROC curve rests on the picture, and not on its "
+        "cut.</p>",
         _table(["Stills", "n", "ROC-AUC"], [[r["split"], str(r["n"]), _bracket({**r, "value": r["auc"]})] for r in rows]),
     ]
 

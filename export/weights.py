@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,12 +16,14 @@ from edge.errors import InputError
 from export.vit import HygromaViT, ViTConfig
 
 _DROPPED = ("decoder_", "mask_token", "head.", "fc_norm.")  # MAE's decoder and classification heads
+PARALLEL = "module."  # before every key of a model that trained on several GPUs
 _OURS = ("map_head.", "plane_head.", "hygroma_head.", "tap_norm.")
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """A flat state dict from .safetensors or torch (flat, {"model": ...} or {"state_dict": ...}), never unpickling objects.
-    InputError for anything else."""
+    InputError for anything else. MAE's own training script keeps its settings beside the weights, in a Namespace: plain values
+    in a bag, which runs no code."""
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; correct `--init`, or `teacher.init` in the recipe")
     try:
@@ -28,7 +31,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise InputError(
             f"{path}: not a checkpoint, or one that holds more than tensors; objects are never unpickled: "
@@ -39,6 +43,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     for wrapper in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
+    if isinstance(state, dict) and state and all(str(key).startswith(PARALLEL) for key in state):
+        state = {key.removeprefix(PARALLEL): value for key, value in state.items()}
     wrong = (
         "no state dict" if not isinstance(state, dict) else [k for k, v in state.items() if not isinstance(v, Tensor)]
     )

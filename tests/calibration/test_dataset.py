@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 pytest.importorskip("torch")  # the fakes make checkpoints too
 pytest.importorskip("sklearn")
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "capture"))
+from dicoms import cine
 from fakes.labelled import write_csv, write_images
 
 from calibration.crops import read_crops
-from calibration.dataset import load_dataset
+from calibration.dataset import load_dataset, read_image
 from calibration.leakage import assign_folds, inner_split, patient_groups, perceptual_hash, same_images
 from edge.errors import InputError
 
@@ -78,9 +81,14 @@ def nothing_in_it(data: Path) -> None:
     data.mkdir()
 
 
+def strange_file(data: Path) -> None:
+    (data / "normal/clip.gif").write_bytes(b"GIF89a")
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
+        (strange_file, "normal: normal/clip.gif: not among the images that are read (.bmp, "),
         (remove_class, "one class only, 'hygroma'; expected a folder per class"),
         (empty_class, "normal: holds no image"),
         (third_class, "3 folders, hygroma, normal, unsure; two classes are compared"),
@@ -95,6 +103,16 @@ def test_folders_that_are_no_data_set(data: Path, spoil: Callable[[Path], None],
     with pytest.raises(InputError) as error:
         load_dataset(data)
     assert words in str(error.value) and str(data) in str(error.value)
+
+
+def test_dicom_is_known_by_its_content_and_texts_are_let_be(data: Path) -> None:
+    """An archive's files have numbers for names; a still under one is neither refused nor left out in silence."""
+    cine(data / "normal/1.2.840.3", [np.full((90, 120), 80, np.uint8)], 40)
+    (data / "normal/Thumbs.db").write_bytes(b"x")
+    (data / "normal/DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    found = load_dataset(data)
+    assert [image.name for image in found.images if image.label == 0][-1] == "normal/1.2.840.3" and len(found.images) == 17
+    assert read_image(data / "normal/1.2.840.3").shape == (90, 120)
 
 
 def changed(row: int, **cells: str) -> Callable[[Rows], Rows]:
@@ -136,6 +154,13 @@ def test_a_csv_that_is_none(data: Path, tmp_path: Path) -> None:
     (tmp_path / "h.csv").write_text("path,label,patient\n")
     with pytest.raises(InputError, match="has no rows"):
         load_dataset(data, tmp_path / "h.csv")
+
+
+def test_a_column_given_twice_is_refused(data: Path) -> None:
+    table = data.parent / "p.csv"
+    table.write_text("path,label,patient,patient\nnormal/00-0.png,normal,a,b\n")
+    with pytest.raises(InputError, match="columns 'patient' given more than once"):
+        load_dataset(data, table)
 
 
 def test_unreadable_images_are_named_together(data: Path) -> None:

@@ -116,6 +116,21 @@ def test_copies_of_an_image_do_not_narrow_the_interval() -> None:
     assert high10 - low10 == pytest.approx(high - low, rel=0.15) and low < values.mean() < high
 
 
+def test_the_smallest_p_of_many_pairs_is_small_and_not_zero() -> None:
+    assert 0 < signed_rank(np.arange(1.0, 1500.0)).smallest_p < 1e-300
+
+
+def test_an_interval_has_width_when_every_patient_is_alike() -> None:
+    """Each patient has one image right and one wrong: every draw of patients gives .5 again. And one score for all."""
+    half = np.arange(40) // 2 % 2
+    alike = figures(half, np.arange(40) % 2, np.tile([0.2, 0.8], 20), [f"p{i // 2}" for i in range(40)])
+    for figure in alike.values():
+        assert figure["value"] == 0.5 and figure["low"] < 0.4 and figure["high"] > 0.6
+        assert figure["interval"] == "exact, patients counted"
+    constant = figures(LABELS, np.ones(40, int), np.full(40, 0.5), [str(i) for i in range(40)])["roc_auc"]
+    assert constant["low"] < 0.4 and constant["high"] > 0.6
+
+
 def test_an_interval_of_a_certain_figure_has_width() -> None:
     certain = figures(LABELS, LABELS, LABELS.astype(float), [f"p{i // 2}" for i in range(40)])
     assert certain["accuracy"]["low"] < 1 and certain["roc_auc"]["low"] < 1

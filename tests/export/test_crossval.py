@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -113,6 +115,56 @@ def test_a_kill_loses_only_the_running_epoch(
     assert not list((tmp_path / "out").rglob("training.pt"))
 
 
+def half_done(out: Path) -> None:
+    (out / "fold3/fold.json").unlink()
+
+
+def no_state(out: Path) -> None:
+    half_done(out)
+    (out / "fold3/training.pt").write_bytes(b"PK cut")
+
+
+def no_crops(out: Path) -> None:
+    half_done(out)
+    (out / "crops.npz").write_bytes(b"PK cut")
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "command_of", "words"),
+    [
+        (no_state, "crossval", r"fold3/training.pt: cannot be read \(.*delete it"),
+        (no_crops, "crossval", r"crops.npz: cannot be read \(.*delete it"),
+        (lambda out: cut_short(out / "run.json"), "crossval", "run.json: damaged, .*delete "),
+        (lambda out: (out / "crops.npz").write_bytes(b"x"), "explain", r"crops.npz: cannot be read \(.*delete it"),
+        (lambda out: [p.unlink() for p in out.glob("fold*/epoch*.pt")], "explain", "epoch000.*missing; delete .*/fold"),
+        (lambda out: [cut_short(p) for p in out.glob("fold*/epoch*.pt")], "explain", "epoch000.*damaged; delete .*/fold"),
+        (lambda out: (out / "report.json").write_text("{}"), "compare", "no finished cross-validation .KeyError"),
+        (lambda out: cut_rows(out / "predictions.csv"), "compare", "predictions.csv has 11 rows, report.json speaks of 16"),
+    ],
+)  # fmt: skip
+def test_what_was_damaged_afterwards_is_named_with_the_fix(
+    finished: Path, site: Path, tmp_path: Path, spoil: Callable[[Path], Any], command_of: str, words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    spoil(out)
+    assert main({
+        "crossval": command(site, out),
+        "explain": ["explain", str(out), "--out", str(tmp_path / "maps"), "--each", "1"],
+        "compare": ["compare", str(finished), str(out)],
+    }[command_of]) in (66, 78)  # fmt: skip
+    assert re.search(words, capsys.readouterr().err)
+
+
+def cut_rows(path: Path) -> None:
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:12]))
+
+
 @pytest.mark.parametrize("system", ["vit-random", "densenet169"])
 def test_the_other_systems_run_on_the_same_folds(
     finished: Path, site: Path, tmp_path: Path, system: str, capsys: pytest.CaptureFixture[str]
@@ -137,6 +189,20 @@ def test_the_table_a_user_reads(finished: Path, site: Path, capsys: pytest.Captu
     text = capsys.readouterr().out
     assert "16 images, 8 hygroma, 16 patients" in text and text.count("\nfold ") == 4 and "pooled" in text
     assert "95 % intervals: DeLong, exact" in text
+
+
+def test_patients_of_both_classes_are_told(
+    finished: Path, site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A CSV that numbers each class anew makes one patient of two: half the patients, and no error anywhere."""
+    assert json.loads((finished / "report.json").read_text())["patients in both classes"] == 0
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    for path in (out / "fold0/predictions.csv", out / "fold1/predictions.csv", out / "fold2/predictions.csv",
+                 out / "fold3/predictions.csv"):  # fmt: skip
+        path.write_text(re.sub(",[nh]([0-9]+),", r",\1,", path.read_text()))
+    assert main([part for part in command(site, out) if part != "--json"]) == 0
+    assert "8 patients have images of both classes" in capsys.readouterr().out
 
 
 # -- what is refused, always before anything is trained ---------------------------------------------------------------

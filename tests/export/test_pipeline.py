@@ -475,6 +475,19 @@ def test_what_is_missing_is_said_before_anything_is_made(
     assert said in done.err and "bank" not in done.err and done.out == ""
 
 
+def test_a_checkpoint_of_another_architecture_is_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny(tmp_path)
+    write_data(tmp_path / "data")
+    torch.save({"head.weight": torch.zeros(1), "conv1.weight": torch.zeros(1)}, recipe.teacher.init)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(dataclasses.asdict(recipe)))
+    assert main(["train", str(tmp_path / "recipe.yaml")]) == 66
+    done = capsys.readouterr()
+    assert "not a checkpoint of this architecture" in done.err and "unexpected ['conv1.weight']" in done.err
+    assert "edits" not in done.err and not list((tmp_path / "work").iterdir())
+
+
 DAMAGED = ["bank/crops.npy", "bank/entries.json", "teacher/fold0.pt", "teacher/fold0.plane.pt", "student/refit.pt",
            "heads/fold1.pt", "qdq/refit.onnx", "predictions/fold0.npz", "predictions/score_cam.npz",
            "predictions/unfamiliar.npz"]  # fmt: skip

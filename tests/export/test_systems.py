@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from fakes.labelled import usf_mae_state, write_checkpoint
 from edge.errors import ConfigError, InputError
 from export.finetune import logits
 from export.systems import ViTClassifier, build, choose_system, vit_shape
+from export.weights import read_checkpoint
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s}, lambda s: {"state_dict": s, "epoch": 3}])
@@ -64,6 +66,22 @@ def test_another_architecture_is_named_key_by_key(tmp_path: Path, spoil, words: 
     with pytest.raises(InputError, match=words) as error:
         choose_system("usf-mae", str(tmp_path / "c.pt"), 64)
     assert str(tmp_path / "c.pt") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: {"model": s, "optimizer": {"state": {}}, "epoch": 3, "args": Namespace(lr=1e-3, output_dir="x")},
+        lambda s: {"state_dict": {f"module.{key}": value for key, value in s.items()}},
+    ],
+)
+def test_a_checkpoint_as_training_scripts_leave_it_loads(tmp_path: Path, wrap) -> None:
+    """facebookresearch/mae saves its arguments beside the model; a model that trained on several GPUs has longer keys."""
+    state = torch.load(write_checkpoint(tmp_path / "good.pt"), weights_only=True)
+    torch.save(wrap(state), tmp_path / "c.pt")
+    loaded = read_checkpoint(tmp_path / "c.pt")
+    assert loaded.keys() == state.keys() and torch.equal(loaded["cls_token"], state["cls_token"])
+    assert Namespace not in torch.serialization.get_safe_globals()
 
 
 def test_objects_in_a_checkpoint_are_never_unpickled(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,20 @@ def test_every_section_shows_what_it_is_given_and_says_what_is_missing() -> None
     tags = Tags()
     tags.feed(html)
     assert tags.open == []
+
+
+def test_a_form_keeps_its_colour_in_the_diagram_beside_the_curves() -> None:
+    html = render(validation_report([evaluation()]))
+    roc, reliability = html.split("<figure>")[1:3]
+    key = re.search(r'class="key (s\d)">INT8', roc)
+    assert key is not None and f'class="key {key[1]}">INT8' in reliability and f'<g class="{key[1]}">' in reliability
+    assert reliability.count('class="key ') == 1
+
+
+def test_the_summary_says_what_the_checklist_finds_there() -> None:
+    html = render(validation_report([evaluation()]))
+    summary = html.partition('<section id="summary">')[2].partition("</section>")[0]
+    assert "Intended use" in summary and "retrospective" in summary
 
 
 def test_the_checklist_points_to_sections_that_exist() -> None:
