@@ -164,29 +164,33 @@ def _cross_fitted(labels: np.ndarray, probability: np.ndarray, parts: np.ndarray
     return out
 
 
+LEAST_RANKED = 3  # stills that Fisher's interval of a rank correlation takes off n
 THICKNESS_IMAGES = {"real": "untouched", "cleaned": "calipers painted out"}
 
 
 def thickness_rows(splits: Sequence[HeldOut], form: str = "qdq") -> list[dict[str, Any]]:
     """Rank correlation of the hygroma head, INT8 unless `form` says another, with the heuristic thickness of real stills,
-    untouched and with the calipers painted out, split by split."""
+    untouched and with the calipers painted out, split by split. Of folds: the mean of each one's own, on Fisher's scale, since
+    each fold has a model of its own and what two of them say of healthy stills is not on one scale."""
     from scipy.stats import spearmanr
 
     rows = []
     for data in splits:
         for source, images in THICKNESS_IMAGES.items():
             keep = np.array([e.source == source and e.thickness_mm != UNKNOWN for e in data.entries])
-            if keep.sum() < 4:  # no interval below
+            said, mm = data.probability[f"{form}_hygroma"], np.array([e.thickness_mm for e in data.entries])
+            parts = [own for part in np.unique(data.parts) if (own := keep & (data.parts == part)).sum() > LEAST_RANKED]
+            if not parts:
                 continue
-            mm = np.array([e.thickness_mm for e in data.entries])[keep]
-            rho = float(spearmanr(mm, data.probability[f"{form}_hygroma"][keep])[0])
-            spread = 1.96 / np.sqrt(keep.sum() - 3)  # Fisher's z
-            low, high = np.tanh(np.arctanh(np.clip(rho, -0.9999, 0.9999)) + np.array([-spread, spread]))
+            weights = np.array([own.sum() - LEAST_RANKED for own in parts])
+            each = np.clip([spearmanr(mm[own], said[own])[0] for own in parts], -0.9999, 0.9999)
+            mean, spread = np.average(np.arctanh(each), weights=weights), 1.96 / np.sqrt(weights.sum())
+            rho, low, high = np.tanh([mean, mean - spread, mean + spread])
             rows.append(
                 {
                     "split": f"{data.name}, {images}",
-                    "n": int(keep.sum()),
-                    "rho": rho,
+                    "n": int(sum(own.sum() for own in parts)),
+                    "rho": float(rho),
                     "low": float(low),
                     "high": float(high),
                 }
@@ -196,7 +200,10 @@ def thickness_rows(splits: Sequence[HeldOut], form: str = "qdq") -> list[dict[st
 
 def increased_rows(splits: Sequence[HeldOut], form: str = "qdq") -> list[dict[str, Any]]:
     """Area under the ROC curve of the hygroma head, INT8 unless `form` says another: stills that show a thickened translucency
-    by eye, which no training saw, against the other standard planes. A split without one gives no row."""
+    by eye, which no training saw, against the other standard planes, each by its rank in its own fold. A split without one gives
+    no row."""
+    from scipy.stats import rankdata
+
     rows = []
     for data in splits:
         for source, images in THICKNESS_IMAGES.items():
@@ -204,7 +211,11 @@ def increased_rows(splits: Sequence[HeldOut], form: str = "qdq") -> list[dict[st
             increased = np.array([e.hygroma == UNKNOWN for e in data.entries])[keep]
             if not 0 < increased.sum() < len(increased):
                 continue
-            area = metrics.auc(increased, data.probability[f"{form}_hygroma"][keep])
+            said, own = data.probability[f"{form}_hygroma"][keep], data.parts[keep]
+            rank = np.empty(len(said))
+            for part in np.unique(own):
+                rank[own == part] = rankdata(said[own == part]) / (own == part).sum()
+            area = metrics.auc(increased, rank)
             rows.append(
                 {
                     "split": f"{data.name}, {images}",

@@ -1,0 +1,48 @@
+"""What the evidence says of folds: each has a model of its own, and an offset between two of them is no finding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy")
+
+from calibration.bank import UNKNOWN, Entry  # noqa: E402
+from export.evidence import HeldOut, increased_rows, thickness_rows  # noqa: E402
+
+EACH, FOLDS = 60, 3
+N = EACH * FOLDS
+
+
+def folds(said: np.ndarray, mm: np.ndarray, increased: np.ndarray) -> HeldOut:
+    entries = [
+        Entry(i, "real", i // EACH, 1.0, UNKNOWN if thick else 0.0, float(t), None)
+        for i, (t, thick) in enumerate(zip(mm, increased, strict=True))
+    ]
+    parts = np.array([f"fold {i // EACH}" for i in range(N)])
+    return HeldOut("folds", entries, [str(i) for i in range(N)], parts, {"qdq_hygroma": said}, {})
+
+
+def test_an_offset_between_folds_changes_no_figure() -> None:
+    rng = np.random.default_rng(0)
+    mm = rng.uniform(0.8, 2.6, N)
+    increased = np.zeros(N, bool)
+    for fold in range(FOLDS):
+        own = slice(fold * EACH, (fold + 1) * EACH)
+        increased[own][np.argsort(mm[own])[-2:]] = True
+    said = mm + rng.normal(0, 0.3, N)
+    shifted = said + 10.0 * (np.arange(N) // EACH)
+    (row,), (moved,) = (thickness_rows([folds(s, mm, increased)]) for s in (said, shifted))
+    assert row == moved and 0.75 < row["low"] < row["rho"] < row["high"] < 1 and row["n"] == N
+    (row,), (moved,) = (increased_rows([folds(s, mm, increased)]) for s in (said, shifted))
+    assert row == moved and row["auc"] > 0.95 and (row["positives"], row["n"]) == (2 * FOLDS, N)
+
+
+def test_one_fold_is_its_plain_rank_correlation() -> None:
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(1)
+    mm, said = rng.uniform(0.8, 2.6, N), rng.uniform(0, 1, N)
+    data = folds(said, mm, np.zeros(N, bool))
+    alone = HeldOut("validation", data.entries, data.ids, np.full(N, "validation"), data.probability, {})
+    assert thickness_rows([alone])[0]["rho"] == pytest.approx(float(spearmanr(mm, said)[0]), abs=1e-9)
