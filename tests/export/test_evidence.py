@@ -35,7 +35,7 @@ def test_an_offset_between_folds_changes_no_figure() -> None:
     (row,), (moved,) = (thickness_rows([folds(s, mm, increased)]) for s in (said, shifted))
     assert row == moved and 0.75 < row["low"] < row["rho"] < row["high"] < 1 and row["n"] == N
     (row,), (moved,) = (increased_rows([folds(s, mm, increased)]) for s in (said, shifted))
-    assert row == moved and row["auc"] > 0.95 and (row["positives"], row["n"]) == (2 * FOLDS, N)
+    assert row == moved and row["auc"] > 0.9 and (row["positives"], row["n"]) == (2 * FOLDS, N)
 
 
 def test_one_fold_is_its_plain_rank_correlation() -> None:
