@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from calibration import traces as tracing
-from calibration.exams import MARGIN, at_threshold, evidence, fit_decision, outcome, threshold_for
+from calibration.exams import (
+    ENOUGH,
+    FALSE_FLAGS_IN,
+    MARGIN,
+    at_threshold,
+    evidence,
+    fit_decision,
+    outcome,
+    threshold_for,
+)
 from calibration.rules import compare, usual_rules
 from calibration.traces import NO_MAP, Plan, Trace, load_traces, trace_exams
 from edge.bundle import ANYONE, Bundle, load_bundle
@@ -46,13 +55,14 @@ def test_an_exam_that_is_never_assessable_is_never_flagged() -> None:
     assert outcome(hidden, DecisionParams()).flagged_hygroma == 0
 
 
-def test_one_false_flag_is_allowed_from_two_hundred_healthy_exams_on() -> None:
-    few = [trace("normal", 0.5, 0.0, i) for i in range(199)]
-    figures = [[(0, float(i))] for i in range(199)]
-    assert threshold_for(figures, few) == pytest.approx(198 * MARGIN)
+def test_one_false_flag_in_two_hundred_is_allowed_where_there_are_enough_healthy_exams() -> None:
+    few = [trace("normal", 0.5, 0.0, i) for i in range(ENOUGH - 1)]
+    figures = [[(0, float(i))] for i in range(ENOUGH - 1)]
+    assert threshold_for(figures, few) == pytest.approx((ENOUGH - 2) * MARGIN)
     assert at_threshold(figures, few, threshold_for(figures, few)).flagged_healthy == 0
-    more, figures = [*few, trace("normal", 0.5, 0.0, 999)], [*figures, [(0, 199.0)]]
-    assert threshold_for(figures, more) == pytest.approx(198 * MARGIN)  # the one at 199 may be flagged
+    more, figures = [*few, trace("normal", 0.5, 0.0, 999)], [*figures, [(0, float(ENOUGH - 1))]]
+    allowed = ENOUGH // FALSE_FLAGS_IN
+    assert allowed == 3 and threshold_for(figures, more) == pytest.approx((ENOUGH - 1 - allowed) * MARGIN)
     sick = [trace("hygroma", 0.5, 0.0, 1)]
     assert threshold_for([[(0, 1e9)]], sick) == 0.0  # no healthy exam says anything
 
