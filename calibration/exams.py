@@ -17,8 +17,8 @@ from edge.records import Verdict
 GAINS = (0.15, 0.3, 0.6, 1.0)
 OFFSETS = (-1.0, -0.5, 0.0, 0.5, 1.0, 2.0)  # log-odds
 FALSE_FLAGS_IN = 200  # healthy exams for one false flag at most
-# Healthy exams to fit on before one flag among FALSE_FLAGS_IN of them is let pass: one of 200 bounds the rate at 2.4 % (95 %), and
-# gain and offset are chosen for what they win besides. Fitted so on 200, 9 of 600 others were flagged; with none let pass, 0.
+# Healthy exams to fit on before one flag among FALSE_FLAGS_IN of them is let pass: one of 200 bounds the rate at 2.4 % (95 %),
+# and gain and offset are chosen for what they win besides. Fitted so on 200, 9 of 600 others were flagged; with none let pass, 0.
 ENOUGH = 600
 MARGIN = 1.1  # of a threshold over the highest healthy figure below it: exams that the fit has not seen reach higher
 LOWEST, HIGHEST = 0.1, 1000.0  # of a flag threshold, as DecisionParams allows
