@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,9 +18,11 @@ from edge.records import Verdict
 GAINS = (0.15, 0.3, 0.6, 1.0)
 OFFSETS = (-1.0, -0.5, 0.0, 0.5, 1.0, 2.0)  # log-odds
 FALSE_FLAGS_IN = 200  # healthy exams for one false flag at most
-# Healthy exams to fit on before one flag among FALSE_FLAGS_IN of them is let pass: one of 200 bounds the rate at 2.4 % (95 %),
-# and gain and offset are chosen for what they win besides. Fitted so on 200, 9 of 600 others were flagged; with none let pass, 0.
-ENOUGH = 600
+# One in 200 lies beyond what 200 healthy exams show. Letting one of them pass flagged 9 of 600 others; letting none pass flagged
+# 0, but lost 13 of 126 hygromas of 150. So an exponential tail is fitted to the highest TAIL of the healthy exams' peaks (peaks
+# over threshold), and the rate is asked for twice over, since gain and offset are chosen on the same exams: 2 of 600, 121 of 150.
+TAIL, ASKED = 0.05, 0.5
+LEAST_TAIL = 5  # peaks that a tail can be fitted to; with fewer, none is let pass
 MARGIN = 1.1  # of a threshold over the highest healthy figure below it: exams that the fit has not seen reach higher
 LOWEST, HIGHEST = 0.1, 1000.0  # of a flag threshold, as DecisionParams allows
 
@@ -78,8 +81,8 @@ def evidence(trace: Trace, params: DecisionParams) -> Points:
 
 
 def threshold_for(figures: Sequence[Points], traces: Sequence[Trace]) -> float:
-    """The threshold that flags at most one healthy exam in FALSE_FLAGS_IN, none where there are fewer than ENOUGH, a MARGIN above
-    the highest that it keeps down."""
+    """The threshold that one healthy exam in FALSE_FLAGS_IN reaches at most, by the tail of their peaks; where they are too few
+    for one, a MARGIN above the highest."""
     peaks = sorted(
         (
             max((v for _, v in points), default=0.0)
@@ -88,8 +91,14 @@ def threshold_for(figures: Sequence[Points], traces: Sequence[Trace]) -> float:
         ),
         reverse=True,
     )
-    allowed = len(peaks) // FALSE_FLAGS_IN if len(peaks) >= ENOUGH else 0
-    return peaks[allowed] * MARGIN if allowed < len(peaks) else 0.0
+    if not peaks:
+        return 0.0
+    tail = int(TAIL * len(peaks))
+    if tail < LEAST_TAIL:
+        return peaks[0] * MARGIN
+    start = peaks[tail]
+    spread = sum(peaks[:tail]) / tail - start  # of an exponential: the mean excess
+    return max(start + spread * math.log(tail / len(peaks) * FALSE_FLAGS_IN / ASKED), start * MARGIN)
 
 
 def at_threshold(figures: Sequence[Points], traces: Sequence[Trace], threshold: float) -> Outcome:

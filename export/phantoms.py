@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from calibration.bank import BANK_SIZE, UNKNOWN, Bank, Entry, box_in_crop
-from calibration.exams import ENOUGH, FALSE_FLAGS_IN, Outcome, fit_decision, outcome
+from calibration.exams import FALSE_FLAGS_IN, Outcome, fit_decision, outcome
 from calibration.phantom import PhantomFrame, render_stills
 from calibration.rules import compare
 from calibration.traces import Plan, trace_exams
@@ -123,7 +123,6 @@ def rules_table(found: Sequence[tuple[str, Outcome]]) -> EvidenceTable:
             EvidenceRow("exam specificity", name, spec.n, spec.value, spec.low, spec.high),
         ]
     text = f"On the same simulated exams: each rule's threshold set for at most one false flag in {FALSE_FLAGS_IN} healthy exams "
-    text += f"(none, where fewer than {ENOUGH} were fitted on) "
     return EvidenceTable(
         "decision rules", "phantom", text + "of the fitting seeds, its size for the most hygromas.", tuple(rows)
     )

@@ -34,7 +34,7 @@ VERSIONS = {
     "predictions": 4,
     "exams": 1,
     "rung": 3,
-    "bundle": 10,
+    "bundle": 11,
 }
 NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys too
     "bank": (),
