@@ -12,6 +12,7 @@ import pytest
 
 from calibration import traces as tracing
 from calibration.exams import (
+    ASKED,
     FALSE_FLAGS_IN,
     MARGIN,
     at_threshold,
