@@ -170,7 +170,7 @@ def test_an_exam_as_a_nurse_sees_it(daemon: Daemon, page: Any) -> None:
 
     daemon.scanner.scene = "still"  # a flag does not hide that it has stopped looking
     # before it is known to be frozen, the same picture may be told for what it shows
-    page.wait_for_function("document.querySelector('#why.also')?.innerText.startsWith('NOW NOT ASSESSING: frozen')")
+    page.wait_for_selector("#why.also:has-text('NOW NOT ASSESSING: frozen')")
 
     page.click("#events .row")
     page.fill("#by", "nurse A")
