@@ -165,6 +165,7 @@ def test_an_exam_as_a_nurse_sees_it(daemon: Daemon, page: Any) -> None:
     page.wait_for_selector("body.flagged")
     assert page.inner_text("#words") == "SUSPECTED NUCHAL COLLECTION: REFER"
     has_picture(page, "#events .row img", 960)
+    page.wait_for_selector("body.flagged #why:not(.also)", state="attached")  # the flag alone, without a second line
     flag_loudness = loudness(page)
     legible(page)
 
