@@ -9,6 +9,9 @@ region say more than any head trained by gradient on the same (folds 0 and 1, n 
 ROC-AUC of .993 for simulated lesions). One learns untouched stills and ranks them: among them the thickness goes with much
 that an edit leaves as it was. The other learns every picture, edits above all, and takes over where it sees more than most
 untouched ones show. The whole picture's mean, which the head could see besides, helps neither.
+
+Both are fitted on what rounding may make of the features as well (export/shown.py), much larger than it is and either way: a
+ridge against the directions in which INT8 differs from PyTorch.
 """
 
 from __future__ import annotations
@@ -21,13 +24,14 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from calibration.bank import UNKNOWN, Bank, Entry
 from edge.screen.preprocess import Preprocessing, letterbox
 from export.augment import augment, cut_anew
+from export.shown import HYGROMA, PLANE, Shown
 from export.train import thickness_log_odds
-from export.vit import HygromaViT, ViTOutputs, normalise
+from export.vit import HygromaViT, normalise
 
 log = logging.getLogger("hygroma.train")
 
@@ -37,6 +41,14 @@ VIEWS = 2
 # Inverse L2 strength of the plane head, a still: .03 to .1 differ by .003 in ROC-AUC, .003 loses .01 (frozen DINOv2, 4 folds,
 # five views a still).
 PROBE_C = 0.1
+# The same where the rounding already keeps weights small. Folds 0 and 1 (n = 302 each), mean ROC-AUC as cut and cut anew: .1 .966
+# and .949, .3 .967 and .951, 1 .965 and .953; with 1 the rounding of a log-odds is a fifth more than with .3.
+ROUNDED_C = 0.3
+# How large what rounding adds is made for the fit, in spreads of a feature (the median over features; as it is, .04 to .06 of
+# one). Plane, folds 0 and 1: rounding moves a log-odds by .19 and .29 without, by .14 and .17 at .1, .10 each at .3, .07 at .6,
+# where fold 1 loses .011 of ROC-AUC. Hygroma, near even odds: .15 and .17 without, .13 and .13 at .5, .13 and .11 at 1; rank
+# correlation .56 and .51 without, .57 and .54 at .5, .56 and .58 at 1; 2 loses.
+PLANE_ROUNDING, HYGROMA_ROUNDING = 0.3, 0.7
 # Views of a still for the student's plane head besides the one as it is: cut anew, so that the head does not learn from how a
 # still is cut (export/augment.py). Without them the head ranks stills that are cut anew much worse than those that are not:
 # ROC-AUC on the validation split .83 and .97 (n = 160), with them .92 and .96; fold 0 (n = 302) .89 and .97, with them .95 and
@@ -58,33 +70,35 @@ CHUNK = 64  # crops that pass the trunk at once
 
 
 @torch.no_grad()
-def probe_plane_head(model: HygromaViT, bank: Bank, keep: np.ndarray, seed: int, cuts: int = 0) -> None:
+def probe_plane_head(
+    model: HygromaViT, bank: Bank, keep: np.ndarray, seed: int, cuts: int = 0, shown: Shown | None = None
+) -> None:
     """Set `model.plane_head` to the logistic regression on the trunk's features of the untouched stills, axial heads and
     phantoms among the entries `keep`, in place; of each still `cuts` views more. Before fine-tuning it keeps the features
-    from being distorted (arXiv 2202.10054)."""
+    from being distorted (arXiv 2202.10054). shown: of the model's trunk; without it rounding is left out of account."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
     told = [int(i) for i in keep if bank.entries[i].source in PROBE_WEIGHTS]
     stills = [i for i in told if bank.entries[i].source == "real"]
     views, spec = [told, *[stills] * cuts], Preprocessing(size=model.config.image)
-    model.eval()
     parts = []
-    for view, shown in enumerate(views):
-        for start in range(0, len(shown), CHUNK):
+    for view, indices in enumerate(views):
+        for start in range(0, len(indices), CHUNK):
             rng = np.random.default_rng([seed, view, start])
             crops = [
                 letterbox(cut_anew(bank.crops[i], rng) if view else bank.crops[i], spec)
-                for i in shown[start : start + CHUNK]
+                for i in indices[start : start + CHUNK]
             ]
-            tokens = _passed(model, crops).tokens
-            parts.append(torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], 1).float().numpy())
-    read = np.concatenate(parts)
-    entries = [bank.entries[i] for shown in views for i in shown]
+            parts.append(shown(PLANE, crops) if shown else _plane_reading(model, crops))
+    read, rounding = (np.concatenate(part) for part in zip(*parts, strict=True))
+    samples = _either_way(read, _blown_up(rounding, read, PLANE_ROUNDING)) if shown else read
+    entries = [bank.entries[i] for indices in views for i in indices] * (len(samples) // len(read))
     weights = [PROBE_WEIGHTS[e.source] / (1 + cuts if e.source == "real" else 1) for e in entries]
+    weights = [weight * len(read) / len(samples) for weight in weights]
     scaler = StandardScaler().fit(read)
-    probe = LogisticRegression(C=PROBE_C, max_iter=3000, class_weight="balanced")
-    probe.fit(scaler.transform(read), [e.plane for e in entries], weights)
+    probe = LogisticRegression(C=ROUNDED_C if shown else PROBE_C, max_iter=3000, class_weight="balanced")
+    probe.fit(scaler.transform(samples), [e.plane for e in entries], weights)
     reading = Reading.folded(probe.coef_[0], float(probe.intercept_[0]), scaler.mean_, scaler.scale_)
     model.plane_head.weight.copy_(torch.from_numpy(reading.weight)[None])
     model.plane_head.bias.fill_(reading.bias)
@@ -92,17 +106,19 @@ def probe_plane_head(model: HygromaViT, bank: Bank, keep: np.ndarray, seed: int,
 
 def refit_hygroma_head(
     model: HygromaViT,
+    shown: Shown,
     bank: Bank,
     keep: np.ndarray,
     seed: int,
     on_chunk: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Set `model.hygroma_head`, in place, to what the entries `keep` say of the thickness; as it was where none does, or none
-    untouched, or where all have one label. Deterministic from `seed`. `on_chunk(done, total)` counts the crops that have
-    passed the trunk."""
+    untouched, or where all have one label. shown: of the model's trunk. Deterministic from `seed`. `on_chunk(done, total)`
+    counts the crops that have passed the trunk."""
     from sklearn.linear_model import LogisticRegression
 
-    entries, read = _kept_reading(model, bank, keep, seed, on_chunk)
+    told = [int(i) for i in keep if bank.entries[i].plane == 1 and _says_something(bank.entries[i])]
+    entries = [bank.entries[i] for i in told] * VIEWS
     labels = np.array([e.hygroma for e in entries])
     natural = np.array([e.source in ("real", "cleaned") for e in entries], bool)
     if not natural.any() or not {0.0, 1.0} <= set(labels):
@@ -110,16 +126,18 @@ def refit_hygroma_head(
             "hygroma head left as it was trained: among %d crops no untouched still, or one label", len(entries)
         )
         return
+    read, rounding = _hygroma_reading(shown, bank, told, model.config.image, seed, on_chunk)
     mm = np.array([e.thickness_mm for e in entries])
     weights = np.array([PHANTOM_WEIGHT if e.source == "phantom" else 1.0 for e in entries])
-    nuchal = read[:, : -model.config.width].numpy()  # without the whole picture's mean
-    first = _ridge(nuchal[natural], mm[natural], weights[natural], NATURAL_L2)
-    second = _ridge(nuchal, mm, weights, EVERY_L2)
-    second = replace(second, bias=second.bias - float(np.quantile(second(nuchal[natural]), TAKEOVER)))
+    nuchal = slice(0, -model.config.width)  # without the whole picture's mean
+    moved = _blown_up(rounding[:, nuchal], read[:, nuchal], HYGROMA_ROUNDING)
+    first = _ridge(read[natural, nuchal], moved[natural], mm[natural], weights[natural], NATURAL_L2)
+    second = _ridge(read[:, nuchal], moved, mm, weights, EVERY_L2)
+    second = replace(second, bias=second.bias - float(np.quantile(second(read[natural, nuchal]), TAKEOVER)))
     head = cast(nn.Sequential, model.hygroma_head)
     _write(head, first, second)
     with torch.no_grad():
-        said = head(read).numpy()
+        said = head(torch.from_numpy(read)).numpy()
         known = labels != UNKNOWN
         scale = LogisticRegression().fit(said[known], labels[known])  # to log-odds
         _, output = _layers(head)
@@ -144,13 +162,27 @@ class Reading:
         return features @ self.weight + self.bias
 
 
-def _ridge(nuchal: np.ndarray, mm: np.ndarray, weights: np.ndarray, strength: float) -> Reading:
-    """The reading of log thickness, mm-equivalents. nuchal [N,D], mm and weights [N]."""
+def _ridge(nuchal: np.ndarray, moved: np.ndarray, mm: np.ndarray, weights: np.ndarray, strength: float) -> Reading:
+    """The reading of log thickness, mm-equivalents, that minds `moved` least. nuchal, moved [N,D]; mm and weights [N]."""
     from sklearn.linear_model import Ridge
 
     middle, spread = nuchal.mean(0), nuchal.std(0).clip(min=1e-4)
-    fitted = Ridge(alpha=strength * len(mm)).fit((nuchal - middle) / spread, np.log(mm.clip(max=MOST_MM)), weights)
+    aim = np.tile(np.log(mm.clip(max=MOST_MM)), 2)
+    fitted = Ridge(alpha=strength * len(aim)).fit(
+        (_either_way(nuchal, moved) - middle) / spread, aim, np.tile(weights, 2)
+    )
     return Reading.folded(fitted.coef_, float(fitted.intercept_), middle, spread)
+
+
+def _blown_up(rounding: np.ndarray, features: np.ndarray, share: float) -> np.ndarray:
+    """What rounding adds to features, both [N,D], so large that it is `share` of a feature's spread in half of them."""
+    ratio = float(np.median(rounding.std(0) / features.std(0).clip(min=1e-4)))
+    return rounding * (share / ratio if ratio > 0 else 0.0)
+
+
+def _either_way(features: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """Features [N,D] as they would be moved, and moved the other way, [2N,D]."""
+    return np.concatenate([features + moved, features - moved])
 
 
 def _write(head: nn.Sequential, first: Reading, second: Reading) -> None:
@@ -172,38 +204,32 @@ def _layers(head: nn.Sequential) -> tuple[nn.Linear, nn.Linear]:
     return cast(nn.Linear, head[0]), cast(nn.Linear, head[2])
 
 
-def _kept_reading(
-    model: HygromaViT, bank: Bank, keep: np.ndarray, seed: int, on_chunk: Callable[[int, int], None]
-) -> tuple[list[Entry], Tensor]:
-    """The entries, each VIEWS times, and what the head reads of them, float32 [VIEWS*N,W']."""
-    told = [int(i) for i in keep if bank.entries[i].plane == 1 and _says_something(bank.entries[i])]
-    size, spec = model.config.image, Preprocessing(size=model.config.image)
-    read: list[Tensor] = []
-    hook = model.hygroma_head.register_forward_pre_hook(lambda module, given: read.append(given[0].float()))
-    model.eval()
-    try:
-        for view in range(VIEWS):
-            for start in range(0, len(told), CHUNK):
-                on_chunk(view * len(told) + start, VIEWS * len(told))
-                rng = np.random.default_rng([seed, view, start])
-                crops = [
-                    augment(bank.crops[i], bank.entries[i].box, size, rng)[0]
-                    if view
-                    else letterbox(bank.crops[i], spec)
-                    for i in told[start : start + CHUNK]
-                ]
-                _passed(model, crops)
-    finally:
-        hook.remove()
-    return [bank.entries[i] for i in told] * VIEWS, torch.cat(read) if read else torch.empty(0)
+def _hygroma_reading(
+    shown: Shown, bank: Bank, told: list[int], size: int, seed: int, on_chunk: Callable[[int, int], None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the hygroma head is shown of the entries `told`, VIEWS of each, and what rounding adds, float32 [VIEWS*N,D] each."""
+    spec, parts = Preprocessing(size=size), []
+    for view in range(VIEWS):
+        for start in range(0, len(told), CHUNK):
+            on_chunk(view * len(told) + start, VIEWS * len(told))
+            rng = np.random.default_rng([seed, view, start])
+            crops = [
+                augment(bank.crops[i], bank.entries[i].box, size, rng)[0] if view else letterbox(bank.crops[i], spec)
+                for i in told[start : start + CHUNK]
+            ]
+            parts.append(shown(HYGROMA, crops))
+    read, rounding = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return read, rounding
 
 
 @torch.no_grad()
-def _passed(model: HygromaViT, crops: Sequence[np.ndarray]) -> ViTOutputs:
-    """What the model says of crops, uint8 [S,S] each; products in bfloat16."""
+def _plane_reading(model: HygromaViT, crops: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """What the plane head is shown of crops, uint8 [S,S] each, float32 [N,D], and no rounding; products in bfloat16."""
+    model.eval()
     with torch.autocast("cpu", torch.bfloat16):
-        out: ViTOutputs = model(normalise(torch.from_numpy(np.stack(crops))[:, None]))
-    return out
+        tokens = model(normalise(torch.from_numpy(np.stack(crops))[:, None])).tokens
+    read = torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], 1).float().numpy()
+    return read, np.zeros_like(read)
 
 
 def _says_something(entry: Entry) -> bool:

@@ -61,6 +61,7 @@ from export.phantoms import Progress, decide_on_exams, golden_crops, phantom_ban
 from export.qat import finetune
 from export.quantize import Choice
 from export.recipe import Recipe
+from export.shown import Shown
 from export.sources import provenance
 from export.stamps import STAMP, Stamps
 from export.torch_runner import TorchRunner
@@ -238,8 +239,10 @@ class Pipeline:
         if not path.is_file():
             bank, taught = self.bank(), self.training(run)
             step = partial(self.progress, f"heads {run_name(run)}")
-            refit_hygroma_head(model, bank, taught, self.recipe.seed, step)
-            probe_plane_head(model, bank, taught, self.recipe.seed, CUTS)
+            calibration, _ = self.calibration_crops(run)
+            shown = Shown(model.state_dict(), model.config, calibration, self.recipe.threads)
+            refit_hygroma_head(model, shown, bank, taught, self.recipe.seed, step)
+            probe_plane_head(model, bank, taught, self.recipe.seed, CUTS, shown)
             with appearing(path) as unfinished:
                 torch.save({name: head.state_dict() for name, head in heads.items()}, unfinished)
         with intact(path):

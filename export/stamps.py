@@ -27,7 +27,7 @@ VERSIONS = {
     "bank_phantom": 4,
     "teacher": 5,
     "student": 4,
-    "heads": 3,
+    "heads": 4,
     "qat": 2,  # raise it with "qdq" too: it starts from what that stage chooses
     "qdq": 5,
     "qdq_teacher": 3,

@@ -9,7 +9,8 @@ torch = pytest.importorskip("torch")
 
 from calibration.bank import BANK_SIZE, UNKNOWN, Bank, Entry
 from edge.screen.preprocess import Preprocessing, letterbox
-from export.heads import STEEPNESS, Reading, _write, probe_plane_head, refit_hygroma_head
+from export.heads import STEEPNESS, Reading, _ridge, _write, probe_plane_head, refit_hygroma_head
+from export.shown import HYGROMA, PLANE, Shown
 from export.train import predict
 from export.vit import HygromaViT, ViTConfig
 
@@ -42,6 +43,11 @@ def model() -> HygromaViT:
     return out.eval()
 
 
+def shown_by(m: HygromaViT, bank: Bank) -> Shown:
+    crops = np.stack([letterbox(crop, Preprocessing(size=CONFIG.image)) for crop in bank.crops[:16]])
+    return Shown(m.state_dict(), CONFIG, crops[:, None])
+
+
 def correlation(m: HygromaViT, bank: Bank, keep: np.ndarray) -> float:
     crops = np.stack([letterbox(bank.crops[i], Preprocessing(size=CONFIG.image)) for i in keep])
     said = predict(m, crops)["hygroma"]
@@ -54,7 +60,7 @@ def test_the_head_learns_the_thickness_and_nothing_else_moves(stripes: Bank) -> 
     before = {k: v.clone() for k, v in m.state_dict().items()}
     train, held = stripes.where(lambda e: e.fold > 0), stripes.where(lambda e: e.fold == 0)
     assert correlation(m, stripes, held) < 0.7
-    refit_hygroma_head(m, stripes, train, seed=1)
+    refit_hygroma_head(m, shown_by(m, stripes), stripes, train, seed=1)
     assert correlation(m, stripes, held) > 0.8
     moved = {k for k, v in m.state_dict().items() if not torch.equal(v, before[k])}
     assert moved == {k for k in before if k.startswith("hygroma_head.")}
@@ -76,10 +82,34 @@ def test_the_second_reading_takes_over_where_it_sees_more() -> None:
     np.testing.assert_allclose(said[over < -0.5], first(nuchal)[over < -0.5], atol=1e-3)
 
 
+def test_what_the_heads_are_shown_is_the_trunks_own_and_rounding_moves_it_a_little(stripes: Bank) -> None:
+    m, crops = model(), [letterbox(crop, Preprocessing(size=CONFIG.image)) for crop in stripes.crops[:9]]
+    shown, given = shown_by(m, stripes), {}
+    for name in (PLANE, HYGROMA):
+        m.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: given.update({name: args[0]}))
+    predict(m, np.stack(crops))
+    for name in (PLANE, HYGROMA):
+        features, rounding = shown(name, crops)
+        np.testing.assert_allclose(features, given[name].float().numpy(), atol=0.05)  # `predict` is in bfloat16
+        assert 0 < np.abs(rounding).mean() < 0.1 * np.abs(features).mean()
+
+
+def test_heads_mind_what_rounding_changes(stripes: Bank) -> None:
+    """A feature that tells the answer and is all rounding besides counts for little, one that rounding leaves alone for much."""
+    rng = np.random.default_rng(7)
+    aim = rng.normal(0, 1, 400)
+    features = np.stack([aim, aim], 1) + rng.normal(0, 0.3, (400, 2))
+    moved = np.stack([rng.normal(0, 2, 400), np.zeros(400)], 1)
+    reading = _ridge(features, moved, np.exp(aim), np.ones(400), 1e-3)
+    assert 0 < 4 * reading.weight[0] < reading.weight[1]
+    calm = _ridge(features, 0 * moved, np.exp(aim), np.ones(400), 1e-3)
+    assert calm.weight[0] == pytest.approx(calm.weight[1], rel=0.3)
+
+
 def test_pictures_of_one_label_leave_the_head_alone(stripes: Bank) -> None:
     m, thin = model(), stripes.where(lambda e: e.hygroma == 0)
     before = m.hygroma_head[0].weight.clone()
-    refit_hygroma_head(m, stripes, thin, seed=0)
+    refit_hygroma_head(m, shown_by(m, stripes), stripes, thin, seed=0)
     assert torch.equal(m.hygroma_head[0].weight, before)
 
 
@@ -88,7 +118,7 @@ def test_the_same_seed_gives_the_same_head(stripes: Bank) -> None:
     for _ in range(2):
         m = model()
         torch.rand(5)  # what was drawn before does not matter
-        refit_hygroma_head(m, stripes, np.arange(40), seed=2)
+        refit_hygroma_head(m, shown_by(m, stripes), stripes, np.arange(40), seed=2)
         heads.append(m.hygroma_head.state_dict())
     assert all(torch.equal(heads[0][k], heads[1][k]) for k in heads[0])
 
@@ -96,7 +126,7 @@ def test_the_same_seed_gives_the_same_head(stripes: Bank) -> None:
 def test_what_says_nothing_about_the_hygroma_is_not_looked_at(stripes: Bank) -> None:
     m, silent = model(), Entry(0, "real", 0, 0.0, UNKNOWN, UNKNOWN, None)
     before = m.hygroma_head[0].weight.clone()
-    refit_hygroma_head(m, Bank(stripes.crops[:2], [silent, silent]), np.arange(2), seed=0)
+    refit_hygroma_head(m, shown_by(m, stripes), Bank(stripes.crops[:2], [silent, silent]), np.arange(2), seed=0)
     assert torch.equal(m.hygroma_head[0].weight, before)
 
 
@@ -109,7 +139,7 @@ def test_the_plane_head_tells_untouched_stills_apart_and_nothing_else_moves() ->
     entries[60:] = [Entry(i, "lesion", 0, float(i % 2 == 1), UNKNOWN, UNKNOWN, None) for i in range(60, 80)]
     bank, m = Bank(crops.clip(0, 255).astype(np.uint8), entries), model()
     before = {k: v.clone() for k, v in m.state_dict().items()}
-    probe_plane_head(m, bank, np.r_[0:40, 60:80], seed=0, cuts=1)
+    probe_plane_head(m, bank, np.r_[0:40, 60:80], seed=0, cuts=1, shown=shown_by(m, bank))
     said = predict(m, np.stack([letterbox(bank.crops[i], Preprocessing(size=CONFIG.image)) for i in range(40, 60)]))[
         "plane"
     ]
