@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge import __version__
+from edge.cli_adapt import add_adapt
 from edge.cli_bundles import add_commands, allow_unsigned, recipe_means_build
 from edge.cli_engine import add_engine, add_engine_validation, validate_engine
 from edge.cli_models import add_models
@@ -170,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.set_defaults(handler=_stage, stage="bundle")
     _add_crossval(commands)
+    add_adapt(commands, _config, _Progress, _toolchain_missing)
     add_models(commands, _Progress, _toolchain_missing)
     return parser
 

@@ -136,10 +136,10 @@ def assemble_bundle(
             )
         progress("golden vectors")
         golden = GoldenVectors(i.golden, infer_all(reference, i.golden), run_graph(model, i.golden, threads))
-    against_fp32 = _tolerance(difference(golden.qdq, golden.fp32, i.temperatures))
+    against_fp32 = tolerance_of(difference(golden.qdq, golden.fp32, i.temperatures))
     # The lean is no error of a runner's: held to the graph that leans too, one may differ by what rounding did alone.
     upright = replace(golden.qdq, hygroma=golden.qdq.hygroma - choice.raised)
-    against_qdq = _tolerance(difference(upright, golden.fp32, i.temperatures))
+    against_qdq = tolerance_of(difference(upright, golden.fp32, i.temperatures))
 
     progress("embedding statistics")
     ood = fit_ood(run_graph(model, i.assessable, threads).embedding)
@@ -228,7 +228,7 @@ def _fallback(converted: Converted) -> str:
     return ""
 
 
-def _tolerance(measured: Tolerance) -> Tolerance:
+def tolerance_of(measured: Tolerance) -> Tolerance:
     def widen(name: str, top: float) -> float:
         widened: float = TOLERANCE_FACTOR * getattr(measured, name) + getattr(TOLERANCE_FLOOR, name)
         return min(top, widened)

@@ -106,7 +106,7 @@ def evaluation_sets(folds: HeldOut, validation: HeldOut) -> list[EvaluationSet]:
             limit: dict[str, np.ndarray | float]
             if data is folds:
                 limit = {
-                    form: _cross_fitted(labels, own[form], parts, _CHOOSE[head]) for form in ("teacher", "student")
+                    form: cross_fitted(labels, own[form], parts, CHOOSE[head]) for form in ("teacher", "student")
                 }
             else:
                 limit = {form: shipped_threshold(folds, form, head) for form in ("teacher", "student")}
@@ -134,7 +134,7 @@ def evaluation_sets(folds: HeldOut, validation: HeldOut) -> list[EvaluationSet]:
 def shipped_threshold(folds: HeldOut, form: str, head: str) -> float:
     """A head's threshold, chosen on the held-out predictions of all folds."""
     keep = folds.known(head)
-    return _CHOOSE[head](folds.labels(head)[keep], folds.probability[f"{form}_{head}"][keep])
+    return CHOOSE[head](folds.labels(head)[keep], folds.probability[f"{form}_{head}"][keep])
 
 
 def operating_point(folds: HeldOut) -> OperatingPoint:
@@ -153,10 +153,10 @@ def _keeping_threshold(labels: np.ndarray, probability: np.ndarray) -> float:
 
 
 Choose = Callable[[np.ndarray, np.ndarray], float]  # (labels, probability) -> threshold
-_CHOOSE: dict[str, Choose] = {"hygroma": _specific_threshold, "plane": _keeping_threshold}
+CHOOSE: dict[str, Choose] = {"hygroma": _specific_threshold, "plane": _keeping_threshold}
 
 
-def _cross_fitted(labels: np.ndarray, probability: np.ndarray, parts: np.ndarray, choose: Choose) -> np.ndarray:
+def cross_fitted(labels: np.ndarray, probability: np.ndarray, parts: np.ndarray, choose: Choose) -> np.ndarray:
     """A threshold per image, chosen on the other parts' held-out predictions."""
     out = np.empty(len(labels))
     for part in np.unique(parts):

@@ -92,7 +92,7 @@ def probe_plane_head(
             ]
             parts.append(shown(PLANE, crops) if shown else _plane_reading(model, crops))
     read, rounding = (np.concatenate(part) for part in zip(*parts, strict=True))
-    samples = _either_way(read, _blown_up(rounding, read, PLANE_ROUNDING)) if shown else read
+    samples = either_way(read, blown_up(rounding, read, PLANE_ROUNDING)) if shown else read
     entries = [bank.entries[i] for indices in views for i in indices] * (len(samples) // len(read))
     weights = [PROBE_WEIGHTS[e.source] / (1 + cuts if e.source == "real" else 1) for e in entries]
     weights = [weight * len(read) / len(samples) for weight in weights]
@@ -130,7 +130,7 @@ def refit_hygroma_head(
     mm = np.array([e.thickness_mm for e in entries])
     weights = np.array([PHANTOM_WEIGHT if e.source == "phantom" else 1.0 for e in entries])
     nuchal = slice(0, -model.config.width)  # without the whole picture's mean
-    moved = _blown_up(rounding[:, nuchal], read[:, nuchal], HYGROMA_ROUNDING)
+    moved = blown_up(rounding[:, nuchal], read[:, nuchal], HYGROMA_ROUNDING)
     first = _ridge(read[natural, nuchal], moved[natural], mm[natural], weights[natural], NATURAL_L2)
     second = _ridge(read[:, nuchal], moved, mm, weights, EVERY_L2)
     second = replace(second, bias=second.bias - float(np.quantile(second(read[natural, nuchal]), TAKEOVER)))
@@ -169,18 +169,18 @@ def _ridge(nuchal: np.ndarray, moved: np.ndarray, mm: np.ndarray, weights: np.nd
     middle, spread = nuchal.mean(0), nuchal.std(0).clip(min=1e-4)
     aim = np.tile(np.log(mm.clip(max=MOST_MM)), 2)
     fitted = Ridge(alpha=strength * len(aim)).fit(
-        (_either_way(nuchal, moved) - middle) / spread, aim, np.tile(weights, 2)
+        (either_way(nuchal, moved) - middle) / spread, aim, np.tile(weights, 2)
     )
     return Reading.folded(fitted.coef_, float(fitted.intercept_), middle, spread)
 
 
-def _blown_up(rounding: np.ndarray, features: np.ndarray, share: float) -> np.ndarray:
+def blown_up(rounding: np.ndarray, features: np.ndarray, share: float) -> np.ndarray:
     """What rounding adds to features, both [N,D], so large that it is `share` of a feature's spread in half of them."""
     ratio = float(np.median(rounding.std(0) / features.std(0).clip(min=1e-4)))
     return rounding * (share / ratio if ratio > 0 else 0.0)
 
 
-def _either_way(features: np.ndarray, moved: np.ndarray) -> np.ndarray:
+def either_way(features: np.ndarray, moved: np.ndarray) -> np.ndarray:
     """Features [N,D] as they would be moved, and moved the other way, [2N,D]."""
     return np.concatenate([features + moved, features - moved])
 

@@ -40,9 +40,14 @@ def lean(choice: Choice, state: Mapping[str, Tensor], config: ViTConfig, crops: 
     [N,1,S,S] of training images; never lowered. state: of the float student that the choice was made of."""
     before = run_graph(build_float_graph(state, config), crops, threads).hygroma
     after = run_graph(choice.model, crops, threads).hygroma
-    near = np.abs(before) < NEAR
-    fall = (before - after)[near if near.sum() >= LEAST else np.ones_like(near)]
-    raised = max(0.0, float(np.percentile(fall, CENTILE)))
+    raised = fall_made_up(before, after)
     leaning = {**choice.state, HEAD_BIAS: choice.state[HEAD_BIAS] + raised}
     model = quantize(build_float_graph(leaning, config), choice.limits)
     return replace(choice, model=model, state=leaning, raised=raised)
+
+
+def fall_made_up(before: np.ndarray, after: np.ndarray) -> float:
+    """What hygroma log-odds [N] of an INT8 graph, `after`, are raised by, given PyTorch's: 0 or more."""
+    near = np.abs(before) < NEAR
+    fall = (before - after)[near if near.sum() >= LEAST else np.ones_like(near)]
+    return max(0.0, float(np.percentile(fall, CENTILE)))

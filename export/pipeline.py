@@ -240,7 +240,7 @@ class Pipeline:
             bank, taught = self.bank(), self.training(run)
             step = partial(self.progress, f"heads {run_name(run)}")
             calibration, _ = self.calibration_crops(run)
-            shown = Shown(model.state_dict(), model.config, calibration, self.recipe.threads)
+            shown = Shown.by_student(model.state_dict(), model.config, calibration, self.recipe.threads)
             refit_hygroma_head(model, shown, bank, taught, self.recipe.seed, step)
             probe_plane_head(model, bank, taught, self.recipe.seed, CUTS, shown)
             with appearing(path) as unfinished:

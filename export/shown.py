@@ -30,17 +30,24 @@ ALPHA, METHOD = 0.8, "minmax"
 class Shown:
     """Reads the inputs of a student's heads, of crops uint8 [S,S] each."""
 
-    def __init__(self, state: Mapping[str, Tensor], config: ViTConfig, calibration: np.ndarray, threads: int = 1):
+    def __init__(self, float_graph: onnx.ModelProto, int8_graph: onnx.ModelProto, threads: int = 1):
+        self._inputs = {head: _input_of(float_graph, head) for head in (PLANE, HYGROMA)}
+        self._float, self._int8 = (self._session(graph, threads) for graph in (float_graph, int8_graph))
+
+    @classmethod
+    def by_student(
+        cls, state: Mapping[str, Tensor], config: ViTConfig, calibration: np.ndarray, threads: int = 1
+    ) -> Shown:
         """state: of HygromaViT(config), whatever its heads are. calibration: uint8 [N,1,S,S] of training images, for the
         ranges; InputError when there is none."""
         graph = build_float_graph(smooth(state, config, input_peaks(state, config, calibration), ALPHA), config)
         limits = {name: h.limit(METHOD) for name, h in collect_histograms(graph, calibration, threads).items()}
-        self._inputs = {head: _input_of(graph, head) for head in (PLANE, HYGROMA)}
-        self._float, self._int8 = (self._session(g, threads) for g in (graph, quantize(graph, limits)))
+        return cls(graph, quantize(graph, limits), threads)
 
     def __call__(self, head: str, crops: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """What the head named PLANE or HYGROMA is shown, float32 [N,D], and what rounding adds to it, float32 [N,D]."""
-        name, batches = self._inputs[head], [np.stack(crops[i : i + BATCH])[:, None] for i in range(0, len(crops), BATCH)]
+        name = self._inputs[head]
+        batches = [np.stack(crops[i : i + BATCH])[:, None] for i in range(0, len(crops), BATCH)]
         features, rounded = (
             np.concatenate([session.run([name], {"image": batch})[0].reshape(len(batch), -1) for batch in batches])
             for session in (self._float, self._int8)

@@ -20,17 +20,22 @@ DINOV2_INITIALISATION = (
     "the machines this was built on."
 )
 
+NO_HYGROMA_LIMIT = (
+    "No image of a real cystic hygroma was used, in training or in testing: none could be had. What it finds are "
+    "thickened nuchal regions, drawn into real images or simulated outright. How it does on real hygromas is "
+    "unknown until a hospital measures it."
+)
+LESION_LIMIT = (
+    "Figures on simulated lesions flatter: the edit may leave traces that no patient has, and only the "
+    "thicknesses we drew are in them."
+)
 # What must be said of any model trained on the public images alone.
 PROTOTYPE_LIMITS = (
     (
         'It is a research prototype, not a medical device. It does not diagnose: it says "suspected nuchal collection: '
         'refer".'
     ),
-    (
-        "No image of a real cystic hygroma was used, in training or in testing: none could be had. What it finds are "
-        "thickened nuchal regions, drawn into real images or simulated outright. How it does on real hygromas is "
-        "unknown until a hospital measures it."
-    ),
+    NO_HYGROMA_LIMIT,
     (
         "The real nuchal views come from one hospital and its branch, most from one or two scanner makers, at 11 to "
         "14 weeks. Other makes, presets and populations are untested."
@@ -40,10 +45,7 @@ PROTOTYPE_LIMITS = (
         "apart to some degree. The plane head was fitted on stills cut anew too; how it ranks those is in the table "
         '"planes, however they are cut".'
     ),
-    (
-        "Figures on simulated lesions flatter: the edit may leave traces that no patient has, and only the "
-        "thicknesses we drew are in them."
-    ),
+    LESION_LIMIT,
     (
         "It measures nothing in millimetres, and is no substitute for a nuchal translucency measurement by a trained "
         "sonographer."

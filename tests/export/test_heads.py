@@ -45,7 +45,7 @@ def model() -> HygromaViT:
 
 def shown_by(m: HygromaViT, bank: Bank) -> Shown:
     crops = np.stack([letterbox(crop, Preprocessing(size=CONFIG.image)) for crop in bank.crops[:16]])
-    return Shown(m.state_dict(), CONFIG, crops[:, None])
+    return Shown.by_student(m.state_dict(), CONFIG, crops[:, None])
 
 
 def correlation(m: HygromaViT, bank: Bank, keep: np.ndarray) -> float:

@@ -1,0 +1,270 @@
+"""A bundle's heads fitted on a site's own images: `hygroma adapt`. The site is made of phantom frames."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+
+pytest.importorskip("torch")
+
+from calibration.dataset import load_dataset
+from calibration.phantom import render_stills
+from edge.bundle import Bundle, load_bundle
+from edge.bundle.manifest import GOLDEN_FILE, MODEL_FILE, OOD_FILE
+from edge.bundle.trust import ANYONE, SHIPPED_BUNDLE
+from edge.cli import main
+from edge.engines.graph_forms import strip_quantisers
+from edge.engines.selftest import sigmoid
+from edge.errors import ConfigError, GateError, InputError
+from export import adapt as adapting
+from export import site_bundle
+from export.adapt import Settings, adapt
+from export.anchored import STRENGTHS, Samples, fit_anchored
+from export.head_graph import hygroma_said, plane_said, with_hygroma, with_plane
+from export.heads import Reading
+from export.ort_graph import run_graph
+from export.shown import HYGROMA, PLANE, Shown
+
+SETTINGS = Settings("own", "1.0.0", exams=4, phantoms=40)
+
+
+def samples(n: int, told: float, seed: int = 0) -> Samples:
+    """Labels that follow `before` and, by `told`, the first of 20 features."""
+    rng = np.random.default_rng(seed)
+    before, features = rng.normal(0, 2, n), rng.normal(0, 1, (n, 20))
+    odds = 0.5 * before + told * features[:, 0]
+    labels = (rng.uniform(size=n) < 1 / (1 + np.exp(-odds))).astype(float)
+    return Samples(before, features, 0.05 * rng.normal(0, 1, (n, 20)), labels, np.ones(n), [str(i) for i in range(n)])
+
+
+def loss(said: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.mean(np.logaddexp(0, said) - labels * said))
+
+
+def test_a_head_with_nothing_new_to_learn_keeps_its_order() -> None:
+    made = samples(120, told=0.0)
+    fitted = fit_anchored(made, seed=0)
+    assert fitted.strength >= 1
+    assert 0.2 < fitted.gain < 0.8  # the labels follow half of what it said
+    assert np.corrcoef(fitted(made.before, made.features), made.before)[0, 1] > 0.9
+
+
+def test_a_head_learns_what_the_features_tell_besides() -> None:
+    fitted, unseen = fit_anchored(samples(300, told=3.0), seed=0), samples(2000, told=3.0, seed=1)
+    before = loss(0.5 * unseen.before, unseen.labels)
+    assert np.isfinite(fitted.strength) and fitted.strength < 1
+    assert loss(fitted(unseen.before, unseen.features), unseen.labels) < 0.75 * before
+
+
+def test_what_rounding_moves_is_not_leant_on() -> None:
+    made = samples(300, told=3.0)
+    twin = np.hstack([made.features, made.features[:, :1]])
+    noisy = np.hstack([made.rounding, 2 * np.random.default_rng(4).normal(0, 1, (300, 1))])
+    fitted = fit_anchored(replace(made, features=twin, rounding=noisy), seed=0)
+    assert abs(fitted.reading.weight[-1]) < 0.2 * fitted.reading.weight[0]
+
+
+def test_pictures_that_are_told_apart_without_an_error_give_a_finite_head() -> None:
+    made = samples(80, told=0.0)
+    fitted = fit_anchored(replace(made, labels=(made.before > 0).astype(float)), seed=0)
+    assert 1 < fitted.gain < 100
+    assert fit_anchored(replace(made, groups=["one"] * 80), seed=0).strength == STRENGTHS[0]
+
+
+@pytest.fixture(scope="module")
+def start() -> Bundle:
+    return load_bundle(SHIPPED_BUNDLE)
+
+
+def test_heads_in_the_graph_say_what_they_say_in_numpy_and_nothing_else_moves(start: Bundle) -> None:
+    graph, crops = onnx.load_from_string(start.model), start.golden().inputs[:6]
+    upright = onnx.load_from_string(strip_quantisers(start.model))
+    shown = Shown(upright, graph)
+    (plane, plane_moved), (hygroma, hygroma_moved) = (shown(head, list(crops[:, 0])) for head in (PLANE, HYGROMA))
+    rng = np.random.default_rng(0)
+    new = [Reading(rng.normal(0, 0.02, x.shape[1]), b) for x, b in ((plane, 0.3), (hygroma[:, :-384], -0.2))]
+    changed = with_hygroma(with_plane(graph, 0.5, new[0]), 2.0, new[1])
+    was, now = run_graph(graph, crops), run_graph(changed, crops)
+    np.testing.assert_allclose(was.plane, plane_said(graph, plane + plane_moved), atol=2e-3)
+    np.testing.assert_allclose(was.hygroma, hygroma_said(graph, hygroma + hygroma_moved), atol=2e-2)
+    np.testing.assert_allclose(now.plane, 0.5 * was.plane + new[0](plane + plane_moved), atol=1e-2)
+    np.testing.assert_allclose(now.hygroma, 2 * was.hygroma + new[1]((hygroma + hygroma_moved)[:, :-384]), atol=5e-2)
+    np.testing.assert_array_equal(now.embedding, was.embedding)
+    np.testing.assert_array_equal(now.nuchal_map, was.nuchal_map)
+    for _ in range(40):  # two units a time
+        try:
+            changed = with_hygroma(changed, 1.0, new[1])
+        except InputError as error:
+            assert "hidden units are idle" in str(error)
+            return
+    raise AssertionError("the head never filled")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """DATA/normal, DATA/hygroma, and beside it two tables: with planes and without. File names that no bundle may hold."""
+    root = tmp_path_factory.mktemp("site")
+    rows = []
+    for truth, kind, count in (("normal", "normal", 14), ("hygroma", "hygroma", 14), ("other", "normal", 10)):
+        for n, frame in enumerate(render_stills(seed_of(truth), count, truth, standard_share=1.0, per_patient=1)):
+            path = root / "data" / kind / f"mrs-smith-{truth}-{n}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), frame.image)
+            plane = "other" if truth == "other" else "standard"
+            rows.append([path.relative_to(root / "data").as_posix(), kind, f"{truth}{n}", plane])
+    for name, with_planes in (("planes.csv", True), ("plain.csv", False)):
+        with (root / name).open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "label", "patient", "plane"])
+            writer.writerows(row if with_planes else [*row[:3], ""] for row in rows)
+    return root
+
+
+def seed_of(truth: str) -> int:
+    return {"normal": 91_000, "hygroma": 92_000, "other": 93_000}[truth]
+
+
+@pytest.fixture
+def no_exams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decision as it was, without the minute that exams take."""
+    monkeypatch.setattr(site_bundle, "decide_on_exams", lambda draft, base, *rest: (base, []))
+
+
+def test_a_site_without_planes_keeps_the_plane_head_and_the_card_says_so(
+    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], start: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole command, exams and all, beside few phantoms; then the device scores with what it made."""
+    bank = adapting.phantom_bank
+    monkeypatch.setattr(adapting, "phantom_bank", lambda total, progress: bank(40, progress))
+    words = [str(site / "data"), "--csv", str(site / "plain.csv"), "--out", str(tmp_path / "out"), "--exams", "4"]
+    assert main(["adapt", *words, "--name", "own", "--accept-failing-gate", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert "no plane labels" in told["plane head"] and told["images"] + sum(told["left out"].values()) == 38
+    made = load_bundle(told["bundle"], ANYONE)
+    manifest, old = made.manifest, start.manifest
+    assert (manifest.model.id, manifest.model.version) == ("own", "1.0.0")
+    assert manifest.operating_point.plane_threshold == old.operating_point.plane_threshold
+    assert manifest.ood == old.ood and made.files[OOD_FILE] == start.files[OOD_FILE]
+    card = made.files["MODEL_CARD.md"].decode()
+    assert "frozen: the site's images carry no plane labels" in card
+    assert "No image of a real cystic hygroma was used" not in card
+    names = [table.name for table in manifest.evidence]
+    assert "site's hygromas" in names and "phantom exams" in names and "plane, folds" in names
+    assert "hygroma, folds" not in names  # of a head that this bundle no longer holds
+    before, after = (run_graph(onnx.load_from_string(b.model), start.golden().inputs[:8]) for b in (start, made))
+    np.testing.assert_array_equal(before.plane, after.plane)
+    np.testing.assert_array_equal(before.embedding, after.embedding)
+    assert not np.allclose(before.hygroma, after.hygroma)
+    for content in made.contents.values():
+        assert b"mrs-smith" not in content
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
+    assert {row["label"] for row in rows} == {"normal", "hygroma"} and len(rows) == told["images"]
+    html = (tmp_path / "out" / "report" / "validation.html").read_text()
+    assert "as it was" in html and "frozen" in html and "mrs-smith" not in html
+    picture = str(next((site / "data" / "hygroma").glob("*.png")))
+    assert main(["score", picture, "--bundle", told["bundle"], "--allow-unsigned", "--json"]) == 0
+    assert 0 <= json.loads(capsys.readouterr().out.splitlines()[0])["hygroma"] <= 1
+
+
+def test_planes_that_are_labelled_fit_the_plane_head_too(site: Path, tmp_path: Path, start: Bundle, no_exams: None) -> None:
+    data = load_dataset(site / "data", site / "planes.csv")
+    found = adapt(start, data, tmp_path / "out", SETTINGS, accept_failing_gate=True)
+    made = load_bundle(found["bundle"], ANYONE)
+    assert found["plane head"] == "fitted on the site's planes"
+    by_name = {part["name"]: part for part in found["sets"]}
+    hygroma, plane = by_name["site's hygromas"], by_name["site's planes"]
+    assert plane["n"] > hygroma["n"]  # other planes tell nothing of a hygroma
+    assert hygroma["positives"] < hygroma["n"]
+    names = [table.name for table in made.manifest.evidence]
+    assert "plane, folds" not in names and "other anatomy" not in names
+    golden, was = made.golden(), start.golden()
+    np.testing.assert_array_equal(golden.inputs, was.inputs)
+    assert not np.allclose(golden.qdq.plane, was.qdq.plane)
+    np.testing.assert_allclose(golden.qdq.hygroma, run_graph(onnx.load_from_string(made.model), golden.inputs).hygroma)
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
+    assert len(rows) == hygroma["n"] and {row["plane"] for row in rows} == {"standard"}
+
+
+def test_the_shipped_head_is_fitted_on_all_and_the_figures_are_not(
+    site: Path, tmp_path: Path, start: Bundle, no_exams: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image whose label is turned round moves what the shipped head says, and never the figure of its own fold's fit."""
+    data = load_dataset(site / "data", site / "plain.csv")
+    kept: dict[str, Any] = {}
+    real = adapting.fit_head
+
+    def watched(name: str, *rest: Any) -> Any:
+        kept[name] = real(name, *rest)
+        return kept[name]
+
+    monkeypatch.setattr(adapting, "fit_head", watched)
+    adapt(start, data, tmp_path / "a", SETTINGS, accept_failing_gate=True)
+    one = kept[HYGROMA]
+    turned = replace(data, images=[replace(i, label=1 - i.label) if n == 0 else i for n, i in enumerate(data.images)])
+    folds = adapting.read_site(data, start.manifest.preprocessing.size, 0).folds
+    monkeypatch.setattr("calibration.site.assign_folds", lambda *rest: folds)
+    adapt(start, turned, tmp_path / "b", SETTINGS, accept_failing_gate=True)
+    other = kept[HYGROMA]
+    same = folds[one.keep] == folds[0]
+    np.testing.assert_array_equal(one.adapted[same], other.adapted[same])  # its own fold was fitted without it
+    assert not np.array_equal(one.adapted[~same], other.adapted[~same])
+    assert not np.array_equal(one.fitted.reading.weight, other.fitted.reading.weight)
+
+
+def test_a_gate_that_fails_writes_no_bundle_and_leaves_the_report(
+    site: Path, tmp_path: Path, start: Bundle, no_exams: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, found = load_dataset(site / "data", site / "plain.csv"), adapting.gate
+    monkeypatch.setattr(
+        adapting, "gate", lambda *given: replace(found(*given), passed=False, reasons=("made to fail",))
+    )
+    with pytest.raises(GateError, match="made to fail.*--accept-failing-gate"):
+        adapt(start, data, tmp_path / "out", SETTINGS)
+    assert not (tmp_path / "out" / "bundle").exists() and (tmp_path / "out" / "report" / "validation.html").is_file()
+    accepted = adapt(start, data, tmp_path / "out", SETTINGS, accept_failing_gate=True)
+    assert load_bundle(accepted["bundle"], ANYONE).manifest.gate.accepted_failing
+    with pytest.raises(ConfigError, match="there already"):
+        adapt(start, data, tmp_path / "out", SETTINGS)
+
+
+def test_what_does_not_fit_is_said_before_anything_is_rendered(site: Path, tmp_path: Path, start: Bundle) -> None:
+    data = load_dataset(site / "data", site / "plain.csv")
+    for settings, out, words in (
+        (SETTINGS, site / "data" / "out", "inside the data folder"),
+        (SETTINGS, site / "plain.csv", "is a file"),
+        (replace(SETTINGS, name="Own Model"), tmp_path, "Own Model.*lower-case"),
+        (replace(SETTINGS, version="one"), tmp_path, "semantic version"),
+        (replace(SETTINGS, exams=3), tmp_path, "--exams: found 3"),
+        (replace(SETTINGS, seed=-1), tmp_path, "--seed: found -1"),
+        (replace(SETTINGS, threads=0), tmp_path, "--threads: found 0"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            adapt(start, data, out, settings)
+
+
+def test_images_that_the_device_would_not_score_are_counted_or_refused(tmp_path: Path, start: Bundle) -> None:
+    for kind in ("hygroma", "normal"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        for n in range(4):
+            cv2.imwrite(str(tmp_path / "data" / kind / f"{n}.png"), np.full((200, 260), 10 + n, np.uint8))
+    with pytest.raises(InputError, match="none of 8 images would be scored.*NO_SIGNAL"):
+        adapt(start, load_dataset(tmp_path / "data"), tmp_path / "out", SETTINGS)
+
+
+def test_few_planes_of_one_sort_leave_the_plane_head_alone(site: Path, tmp_path: Path, start: Bundle, no_exams: None) -> None:
+    data = load_dataset(site / "data", site / "planes.csv")
+    images = [image for image in data.images if image.plane == "standard" or image.name.endswith("other-0.png")]
+    found = adapt(start, replace(data, images=images), tmp_path / "out", SETTINGS, accept_failing_gate=True)
+    assert "1 patients in 1 folds are labelled 'other', 4 in 4 are needed" in found["plane head"]
+    made = load_bundle(found["bundle"], ANYONE)
+    assert any("frozen" in text for text in made.manifest.provenance.limits)
+    assert {MODEL_FILE, GOLDEN_FILE} <= set(made.files)
+    assert sigmoid(made.golden().qdq.plane) == pytest.approx(sigmoid(start.golden().qdq.plane))
