@@ -14,7 +14,8 @@ from edge.bundle import Bundle
 from edge.engines.graph_forms import strip_quantisers
 from edge.screen.preprocess import letterbox
 from export.anchored import Anchored, Samples, fit_anchored
-from export.head_graph import hygroma_said, plane_said
+from export.head_graph import hygroma_said, plane_said, with_hygroma
+from export.heads import Reading
 from export.lean import fall_made_up
 from export.phantoms import PER_PATIENT
 from export.shown import PLANE, Shown
@@ -35,6 +36,7 @@ class Opened:
     def of(cls, bundle: Bundle, threads: int) -> Opened:
         graph = onnx.load_from_string(bundle.model)
         upright = onnx.load_from_string(strip_quantisers(bundle.model))
+        with_hygroma(graph, 1.0, Reading(np.zeros(1), 0.0))  # a head without room is refused now, not when all is fitted
         return cls(bundle, graph, upright, Shown(upright, graph, threads))
 
     def said(self, head: str, features: np.ndarray) -> np.ndarray:
