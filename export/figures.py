@@ -15,7 +15,6 @@ from scipy import stats
 from calibration.intervals import patient_interval
 from export import metrics
 
-ROUNDING = 1e-9  # of a share times a whole number
 METRICS = ("accuracy", "sensitivity", "specificity", "roc_auc")
 
 
@@ -35,25 +34,15 @@ def figures(
         judged = _judged(name, labels)
         patients = _patients(groups, judged)
         row = {**asdict(figure), "patients": patients}
-        if patients == int(judged.sum()):
-            certain = figure.value in (0.0, 1.0)
-            row["interval"] = "exact" if name != "roc_auc" else "exact, smaller class" if certain else "DeLong"
-        else:
+        if patients < int(judged.sum()):
             low, high = patient_interval(partial(value, name, labels, decisions, probability), groups)
             row |= {"low": low, "high": high, "interval": "bootstrap over patients"}
-        if not row["high"] > row["low"]:  # every draw alike, or every score: no width, which would say certainty
+        if not row["high"] > row["low"]:  # every draw alike: no width, which would say certainty
             n = min(_patients(groups, labels == kind) for kind in (0, 1)) if name == "roc_auc" else patients
-            row |= {**_counted(figure.value, n), "interval": "exact, patients counted"}
+            low, high = metrics.share_interval(figure.value, n)
+            row |= {"low": low, "high": high, "interval": "exact, patients counted"}
         out[name] = row
     return out
-
-
-def _counted(share: float, n: int) -> dict[str, float]:
-    """The interval of a share of n patients, which need not be a whole number of them: exact from the whole numbers on either
-    side."""
-    low = metrics.proportion(math.floor(share * n + ROUNDING), n).low
-    high = metrics.proportion(math.ceil(share * n - ROUNDING), n).high
-    return {"low": low, "high": high}
 
 
 def value(

@@ -8,6 +8,7 @@ from typing import Any
 
 from export import report_svg
 from export.checklist import TOPICS
+from export.metrics import DELONG, EXACT
 
 KIND_TITLES = {
     "phantom": "Phantom: simulated exams",
@@ -95,7 +96,7 @@ def _summary(report: Mapping[str, Any]) -> list[str]:
             tiles.setdefault(part["kind"], []).append(
                 f'<div class="tile"><span>{escape(part["name"])}</span>'
                 f"<b>{figure['value']:.3f}</b><span>area under the ROC curve of {escape(step)}, 95 % interval "
-                f"{figure['low']:.3f} to {figure['high']:.3f}, {figure['n']} images</span></div>"
+                f"{figure['low']:.3f} to {figure['high']:.3f}{_unusual(figure)}, {figure['n']} images</span></div>"
             )
     limits = report["limits"]
     return [
@@ -110,8 +111,9 @@ def _summary(report: Mapping[str, Any]) -> list[str]:
         f"<p>{_verdict(report['passed'])} Gate on every conversion, against PyTorch FP32 on identical held-out images: at most "
         f"{limits['positives_lost']} positives lost at the operating point, {limits['flips']:.1%} of decisions flipped, ROC-AUC "
         f"down by {limits['auc_drop']}.</p>",
-        '<p class="dim">Brackets are 95 % intervals. The kinds of evidence answer different questions: their figures must not be '
-        "compared with each other, nor with figures from hospitals' own images.</p>",
+        '<p class="dim">Brackets are 95 % intervals, exact for shares and DeLong\'s for areas where they do not say otherwise. '
+        "The kinds of evidence answer different questions: their figures must not be compared with each other, nor with figures "
+        "from hospitals' own images.</p>",
     ]
 
 
@@ -389,7 +391,12 @@ def _bracket(figure: Mapping[str, Any]) -> str:
 
 
 def _figure(figure: Mapping[str, Any] | None) -> str:
-    return "-" if figure is None else _bracket(figure)
+    return "-" if figure is None else _bracket(figure) + _unusual(figure)
+
+
+def _unusual(figure: Mapping[str, Any]) -> str:
+    """Which interval a figure of `export.metrics` has, where it is not the one that its column's figures have."""
+    return "" if figure["interval"] in (EXACT, DELONG) else f" ({figure['interval']})"
 
 
 def _verdict(passed: bool) -> str:

@@ -137,6 +137,13 @@ def test_a_set_of_one_part_shows_it_once_under_its_own_name() -> None:
     assert "all folds" not in html and "fold 4" not in html
 
 
+def test_a_head_that_says_the_same_of_every_image_is_told_in_words() -> None:
+    report = validation_report([evaluation(steps=[Step("student FP32", CLEAN, 0.5), Step("INT8", np.full(N, 0.5), 0.5)])])
+    html = render(report)
+    assert "0.500 [0.429, 0.571] (all scores alike; exact, smaller class)" in html
+    assert "interval 0.429 to 0.571 (all scores alike; exact, smaller class), 400 images" in html
+
+
 class Tags(HTMLParser):
     """Checks that tags are balanced, and collects headings."""
 
