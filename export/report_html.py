@@ -9,6 +9,7 @@ from typing import Any
 from export import report_svg
 from export.checklist import TOPICS
 from export.metrics import DELONG, EXACT
+from export.unfamiliar import MET, MISSED, UNSHOWN, aim_in_words
 
 KIND_TITLES = {
     "phantom": "Phantom: simulated exams",
@@ -54,7 +55,7 @@ svg{width:100%;height:auto}svg text{font-size:11px;fill:var(--dim)}.grid{stroke:
 .s0{stroke:var(--s0);color:var(--s0)}.s1{stroke:var(--s1);color:var(--s1)}.s2{stroke:var(--s2);color:var(--s2)}
 circle{fill:currentColor;stroke:none}.key{margin-right:1rem}.key:before{content:"\\25CF\\00A0"}
 .verdict{display:inline-block;padding:.1rem .7rem;border-radius:1rem;font-weight:600;font-size:.9rem;
-border:1px solid currentColor}.pass{color:var(--good)}.fail{color:var(--bad)}
+border:1px solid currentColor}.pass{color:var(--good)}.fail{color:var(--bad)}.open{color:var(--dim)}
 @media print{nav{display:none}h2{break-after:avoid}figure,tr{break-inside:avoid}body{max-width:none;padding:0}}
 """
 
@@ -217,6 +218,9 @@ def _framing(rows: Sequence[Mapping[str, Any]] | None) -> list[str]:
     ]
 
 
+_TONES = {MET: "pass", UNSHOWN: "open", MISSED: "fail"}  # verdict -> its class in the style
+
+
 def _unfamiliar(found: Mapping[str, Any] | None) -> list[str]:
     if not found:
         return ["<h4>Other anatomy</h4><p>Not measured in this run: the data holds no image of another source.</p>"]
@@ -239,8 +243,8 @@ def _unfamiliar(found: Mapping[str, Any] | None) -> list[str]:
         "how well the plane head's probability, and the distance of the embedding from the training images, tell those "
         "planes from the source.</p>",
         _table(head, rows),
-        f"<p>{_verdict(found['met'])} Aim: at most {found['aim']:.0%} of other anatomy called assessable with 95 % of standard "
-        f"planes kept. {escape(found['site_shift'])}</p>",
+        f"<p>{_badge(found['verdict'], _TONES[found['verdict']])} {escape(aim_in_words(found))} "
+        f"{escape(found['site_shift'])}</p>",
     ]
 
 
@@ -400,4 +404,8 @@ def _unusual(figure: Mapping[str, Any]) -> str:
 
 
 def _verdict(passed: bool) -> str:
-    return f'<span class="verdict {"pass" if passed else "fail"}">{"passed" if passed else "failed"}</span>'
+    return _badge("passed", "pass") if passed else _badge("failed", "fail")
+
+
+def _badge(words: str, tone: str) -> str:
+    return f'<span class="verdict {tone}">{escape(words)}</span>'
