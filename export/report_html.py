@@ -62,7 +62,8 @@ border:1px solid currentColor}.pass{color:var(--good)}.fail{color:var(--bad)}.op
 
 def render(report: Mapping[str, Any]) -> str:
     """The dict that `export.validate.validation_report` makes -> a complete HTML page. Kinds of evidence get parts of their
-    own. Keys that a report may have besides: thickness, increased, framing, unfamiliar, localisation, honesty, provenance."""
+    own. Keys that a report may have besides: thickness, increased, framing, unfamiliar, localisation, lean, honesty,
+    provenance."""
     bodies = {
         "summary": _summary(report),
         "limits": _limits(report),
@@ -252,7 +253,8 @@ def _conversions(report: Mapping[str, Any]) -> list[str]:
     out = [
         "<p>Every decision of the float model against the converted one, on the same images at the same threshold. Zero losses "
         "do not mean a loss of zero: the bound says what rate the images still allow. The INT8 form's log-odds of a hygroma lean "
-        "by what rounding took from them on training crops: what rounding costs is specificity.</p>"
+        "by what rounding took from them on training crops: what rounding costs is specificity. "
+        f"{_leans(report.get('lean') or {})}</p>"
     ]
     for part in report["sets"]:
         for step, losses in part["conversions"].items():
@@ -265,6 +267,15 @@ def _conversions(report: Mapping[str, Any]) -> list[str]:
                 out.append(f"<p>{escape('; '.join(gate['reasons']))}. Flipped: {escape(flipped)}.</p>")
             out.append(_table(_LOSS_HEAD, [_loss_row(s, x) for s, x in losses.items() if s != "gate"], pooled=0))
     return out
+
+
+def _leans(found: Mapping[str, float]) -> str:
+    """found: run -> its lean, as `export.lean.read_leans` gives them."""
+    said = [f"the refit, which is shipped, by {found['refit']:.3f}"] if "refit" in found else []
+    if folds := [lean for run, lean in found.items() if run != "refit"]:
+        each = f"by {min(folds):.3f}" if len(folds) == 1 else f"by {min(folds):.3f} to {max(folds):.3f}"
+        said.append(f"the folds' models, {len(folds)} of them, {each}")
+    return f"They lean so: {'; '.join(said)}." if said else "By how much was not recorded in this report."
 
 
 def _looked(found: Mapping[str, Any] | None) -> list[str]:
