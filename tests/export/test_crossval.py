@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import sys
@@ -113,6 +114,38 @@ def test_a_kill_loses_only_the_running_epoch(
     assert len(epochs) == 5 + 2 + 3 + 3  # the one that died; folds 1, 2 and 3
     assert (tmp_path / "out/predictions.csv").read_bytes() == (finished / "predictions.csv").read_bytes()
     assert not list((tmp_path / "out").rglob("training.pt"))
+
+
+def test_two_processes_never_write_to_one_folder(
+    finished: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second is refused while the first trains, and may go on when that was killed."""
+    out, real = tmp_path / "out", finetune._train_epoch
+
+    def dies(*args: Any) -> None:
+        before = sorted(p.name for p in out.rglob("*"))
+        assert main(command(site, out)) == 78
+        assert f"{out / 'lock'}: held by process {os.getpid()} on " in capsys.readouterr().err
+        assert sorted(p.name for p in out.rglob("*")) == before
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetune, "_train_epoch", dies)
+    assert main(command(site, out)) == 130
+    monkeypatch.setattr(finetune, "_train_epoch", real)
+    assert main(command(site, out)) == 0
+    assert (out / "predictions.csv").read_bytes() == (finished / "predictions.csv").read_bytes()
+
+
+def test_a_kill_before_the_first_file_leaves_a_folder_that_can_be_gone_on_with(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_claim", dies)
+    for _ in range(2):
+        assert main(command(site, tmp_path / "out")) == 130
+        assert [p.name for p in (tmp_path / "out").iterdir()] == ["lock"]
 
 
 def half_done(out: Path) -> None:
