@@ -37,7 +37,7 @@ from edge.engines.selftest import sigmoid
 from edge.errors import ConfigError, InputError
 from edge.lock import open_lock, take
 from export.atomic import appearing, intact, remove
-from export.figures import figures
+from export.figures import METRICS, figures
 from export.finetune import Examples, best_weights, fine_tune, logits, open_device
 from export.jobs import load_ray, run_jobs
 from export.systems import System, build
@@ -263,6 +263,7 @@ def write_report(out: Path) -> dict[str, Any]:
             & {group for group, label in zip(run.groups, run.labels, strict=True) if not label}
         ),
         "sites": len({row["site"] for row in images}),
+        "by site": _by_site(run, [row["site"] for row in images]),
         "signals": dict(Counter(row["signal"] for row in images)),
         "folds": [
             {
@@ -278,9 +279,21 @@ def write_report(out: Path) -> dict[str, Any]:
     return report
 
 
-def _figures(run: Run, keep: np.ndarray) -> dict[str, dict[str, Any]]:
+def _by_site(run: Run, sites: Sequence[str]) -> list[dict[str, Any]]:
+    """The pooled predictions and decisions, site by site; nothing where there is one site only. A site of one class has the
+    figures of that class alone."""
+    rows = []
+    for site in sorted(set(sites)) if len(set(sites)) > 1 else ():
+        keep = np.array(sites) == site
+        positives, n = int(run.labels[keep].sum()), int(keep.sum())
+        wanted = METRICS if 0 < positives < n else ("accuracy", "sensitivity" if positives else "specificity")
+        rows.append({"site": site, "images": n, "positives": positives, "figures": _figures(run, keep, wanted)})
+    return rows
+
+
+def _figures(run: Run, keep: np.ndarray, wanted: Sequence[str] = METRICS) -> dict[str, dict[str, Any]]:
     groups = [run.groups[i] for i in np.flatnonzero(keep)]
-    return figures(run.labels[keep], run.decisions[keep], run.probability[keep], groups)
+    return figures(run.labels[keep], run.decisions[keep], run.probability[keep], groups, wanted)
 
 
 def load_run(folder: Path) -> Run:

@@ -16,21 +16,21 @@ from calibration.intervals import patient_interval
 from export import metrics
 
 METRICS = ("accuracy", "sensitivity", "specificity", "roc_auc")
+_OF_DECISIONS = {"accuracy": metrics.accuracy, "sensitivity": metrics.sensitivity, "specificity": metrics.specificity}
 
 
 def figures(
-    labels: np.ndarray, decisions: np.ndarray, probability: np.ndarray, groups: Sequence[str]
+    labels: np.ndarray,
+    decisions: np.ndarray,
+    probability: np.ndarray,
+    groups: Sequence[str],
+    wanted: Sequence[str] = METRICS,
 ) -> dict[str, dict[str, Any]]:
-    """Each of METRICS: value, low, high, n images, patients, and which interval (95 %) it is. Exact (DeLong for the area)
+    """Each of `wanted`: value, low, high, n images, patients, and which interval (95 %) it is. Exact (DeLong for the area)
     where every image is a patient's only one; else a bootstrap over patients, since their images are not independent."""
-    exact = {
-        "accuracy": metrics.accuracy(labels, decisions),
-        "sensitivity": metrics.sensitivity(labels, decisions),
-        "specificity": metrics.specificity(labels, decisions),
-        "roc_auc": metrics.auc(labels, probability),
-    }
     out = {}
-    for name, figure in exact.items():
+    for name in wanted:
+        figure = metrics.auc(labels, probability) if name == "roc_auc" else _OF_DECISIONS[name](labels, decisions)
         judged = _judged(name, labels)
         patients = _patients(groups, judged)
         row = {**asdict(figure), "patients": patients}

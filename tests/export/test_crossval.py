@@ -24,7 +24,7 @@ from fakes.labelled import write_checkpoint, write_csv, write_images
 from edge.cli import main
 from export import crossval as module
 from export import finetune
-from export.crossval import choose_threshold, load_run
+from export.crossval import choose_threshold, load_run, write_report
 from export.finetune import Examples
 from export.jobs import run_jobs
 from export.systems import build, choose_system
@@ -236,6 +236,45 @@ def test_patients_of_both_classes_are_told(
         path.write_text(re.sub(",[nh]([0-9]+),", r",\1,", path.read_text()))
     assert main([part for part in command(site, out) if part != "--json"]) == 0
     assert "8 patients have images of both classes" in capsys.readouterr().out
+
+
+def at_sites(finished: Path, out: Path, sites: Callable[[dict[str, str]], str]) -> Path:
+    """A finished run whose images come from the sites that `sites` says of its rows."""
+    shutil.copytree(finished, out)
+    known = rows(out / "images.csv")
+    write_csv(out / "images.csv", [{**row, "site": sites(row)} for row in known])
+    write_report(out)
+    return out
+
+
+def test_figures_per_site_are_those_of_its_images(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert json.loads((finished / "report.json").read_text())["by site"] == []
+    half = {row["path"] for row in rows(finished / "images.csv") if row["path"].endswith(("1-0.png", "3-0.png"))}
+    out = at_sites(finished, tmp_path / "out", lambda row: "Köln" if row["path"] in half else "")
+    run, (unnamed, named) = load_run(out), load_run(out).report["by site"]
+    keep = np.array([path in half for path in run.paths])
+    assert (named["site"], named["images"], named["positives"], unnamed["images"]) == ("Köln", 4, 2, 12)
+    right = run.labels[keep] == run.decisions[keep]
+    assert named["figures"]["accuracy"]["value"] == right.mean()
+    assert named["figures"]["sensitivity"]["value"] == right[run.labels[keep] == 1].mean()
+    for figure in named["figures"].values():
+        assert figure["low"] <= figure["value"] <= figure["high"] and figure["low"] < figure["high"]
+    assert main(["compare", str(out), str(finished)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("Köln (2 positive)") == said.count("no site given (6 positive)") == 1
+
+
+def test_a_site_with_one_class_says_so(site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = [{**row, "site": f"of-{row['label']}"} for row in rows(site / "patients.csv")]
+    table, out = write_csv(tmp_path / "sites.csv", known), tmp_path / "out"
+    call = command(site, out, "--epochs", "1", "--csv", str(table))
+    assert main([part for part in call if part != "--json"]) == 0
+    said = capsys.readouterr().out
+    assert "of-normal (no positive image, so no area)" in said and "of-hygroma (positive images only, so no area)" in said
+    ill, healthy = load_run(out).report["by site"]
+    assert (list(ill["figures"]), list(healthy["figures"])) == (["accuracy", "sensitivity"], ["accuracy", "specificity"])
 
 
 # -- what is refused, always before anything is trained ---------------------------------------------------------------
