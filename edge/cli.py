@@ -725,9 +725,7 @@ def _crossval(args: argparse.Namespace) -> int:
     )
     print(f"{_figures_head()}threshold  best epoch")
     for fold in report["folds"]:
-        print(
-            f"fold {fold['fold']:<3}{_figures_line(fold['figures'])}{fold['threshold']:<11.3f}{fold['best_epoch']}"
-        )
+        print(f"fold {fold['fold']:<3}{_figures_line(fold['figures'])}{fold['threshold']:<11.3f}{fold['best_epoch']}")
     print(f"{'pooled':<8}{_figures_line(report['pooled'])}")
     if report["by site"]:
         print("by site, each image by its fold's model and threshold, as pooled")
@@ -760,7 +758,9 @@ def _figures_line(figures: dict[str, Any]) -> str:
 
 
 def _site_name(site: dict[str, Any]) -> str:
-    only = {0: "no positive image, so no area", site["images"]: "positive images only, so no area"}.get(site["positives"])
+    only = {0: "no positive image, so no area", site["images"]: "positive images only, so no area"}.get(
+        site["positives"]
+    )
     name = site["site"] or "no site given"
     return f"{name} ({only})" if only else f"{name} ({site['positives']} positive)"
 

@@ -351,7 +351,9 @@ def _alone(out: Path) -> Iterator[None]:
                 f"{path}: held by {holder}, a cross-validation with the same --out; wait for its end, or give another --out"
             ) from None
         except OSError as error:
-            raise ConfigError(f"{path}: cannot be locked ({error.strerror}); give an --out where files can be") from None
+            raise ConfigError(
+                f"{path}: cannot be locked ({error.strerror}); give an --out where files can be"
+            ) from None
         yield
     finally:
         os.close(fd)

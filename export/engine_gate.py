@@ -40,7 +40,9 @@ class StoredCrops:
 def save_crops(data: StoredCrops, path: Path) -> None:
     """Write `path`, an .npz, at once."""
     arrays = {"crops": data.crops, "labels": np.asarray(data.labels, np.int8), "ids": np.asarray(data.ids, np.str_)}
-    arrays |= {key: np.asarray(getattr(data.fp32, name), np.float32) for key, name in zip(FP32, OUTPUT_NAMES, strict=True)}
+    arrays |= {
+        key: np.asarray(getattr(data.fp32, name), np.float32) for key, name in zip(FP32, OUTPUT_NAMES, strict=True)
+    }
     with appearing(path) as unfinished:
         np.savez_compressed(unfinished, **arrays)  # type: ignore[arg-type]
 
@@ -85,7 +87,9 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         if isinstance(error, OSError) and error.strerror:
             what = f"cannot be read ({error.strerror})"
         else:
-            what = f"{name}: damaged, or not an array of numbers or text" if name else "no .npz archive, or one cut short"
+            what = (
+                f"{name}: damaged, or not an array of numbers or text" if name else "no .npz archive, or one cut short"
+            )
         raise _wrong(path, what) from error
     return found
 

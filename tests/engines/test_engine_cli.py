@@ -239,7 +239,9 @@ def test_a_malformed_file_of_crops_is_named_with_what_was_found_and_the_fix(
     arrays[name] = change(arrays) if change else arrays.pop(name)
     np.savez(tmp_path / "odd.npz", **{key: array for key, array in arrays.items() if change or key != name})
     assert main(["validate", "--engine", "--crops", str(tmp_path / "odd.npz")]) == 66
-    assert re.search(f"odd.npz: {words}.*; write it with `hygroma validate RECIPE --crops FILE`", capsys.readouterr().err)
+    assert re.search(
+        f"odd.npz: {words}.*; write it with `hygroma validate RECIPE --crops FILE`", capsys.readouterr().err
+    )
 
 
 def test_what_is_no_file_of_crops_is_told_in_our_own_words(

@@ -272,9 +272,14 @@ def test_a_site_with_one_class_says_so(site: Path, tmp_path: Path, capsys: pytes
     call = command(site, out, "--epochs", "1", "--csv", str(table))
     assert main([part for part in call if part != "--json"]) == 0
     said = capsys.readouterr().out
-    assert "of-normal (no positive image, so no area)" in said and "of-hygroma (positive images only, so no area)" in said
+    assert (
+        "of-normal (no positive image, so no area)" in said and "of-hygroma (positive images only, so no area)" in said
+    )
     ill, healthy = load_run(out).report["by site"]
-    assert (list(ill["figures"]), list(healthy["figures"])) == (["accuracy", "sensitivity"], ["accuracy", "specificity"])
+    assert (list(ill["figures"]), list(healthy["figures"])) == (
+        ["accuracy", "sensitivity"],
+        ["accuracy", "specificity"],
+    )
 
 
 # -- what is refused, always before anything is trained ---------------------------------------------------------------
