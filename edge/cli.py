@@ -725,14 +725,16 @@ def _crossval(args: argparse.Namespace) -> int:
         f"{report['system']} from {report['start']}: {report['images']} images, {report['positives']} {report['classes'][1]}, "
         f"{report['patients']} patients{whose}\n"
     )
-    names = ("accuracy", "sensitivity", "specificity", "roc_auc")
-    print(f"{'':<8}{'n':>5}  " + "".join(f"{name:<20}" for name in names) + "threshold  best epoch")
+    print(f"{_figures_head()}threshold  best epoch")
     for fold in report["folds"]:
-        print(
-            f"fold {fold['fold']:<3}{_figures_line(fold['figures'], names)}{fold['threshold']:<11.3f}{fold['best_epoch']}"
-        )
-    print(f"{'pooled':<8}{_figures_line(report['pooled'], names)}")
-    kinds = sorted({report["pooled"][name]["interval"] for name in names})
+        print(f"fold {fold['fold']:<3}{_figures_line(fold['figures'])}{fold['threshold']:<11.3f}{fold['best_epoch']}")
+    print(f"{'pooled':<8}{_figures_line(report['pooled'])}")
+    if report["by site"]:
+        print("by site, each image by its fold's model and threshold, as pooled")
+        for site in report["by site"]:
+            print(f"{'':<8}{_figures_line(site['figures'])}{_site_name(site)}")
+    shown = [report["pooled"], *(site["figures"] for site in report["by site"])]
+    kinds = sorted({figure["interval"] for part in shown for figure in part.values()})
     print(f"\n95 % intervals: {', '.join(kinds)}. Out-of-fold predictions: {args.out / 'predictions.csv'}")
     if shared := report["patients in both classes"]:
         print(
@@ -745,9 +747,24 @@ def _crossval(args: argparse.Namespace) -> int:
     return 0
 
 
-def _figures_line(figures: dict[str, Any], names: tuple[str, ...]) -> str:
-    cells = [f"{f['value']:.3f} ({f['low']:.3f}-{f['high']:.3f})" for f in (figures[name] for name in names)]
+_METRICS = ("accuracy", "sensitivity", "specificity", "roc_auc")
+
+
+def _figures_head() -> str:
+    return f"{'':<8}{'n':>5}  " + "".join(f"{name:<20}" for name in _METRICS)
+
+
+def _figures_line(figures: dict[str, Any]) -> str:
+    cells = [f"{f['value']:.3f} ({f['low']:.3f}-{f['high']:.3f})" if f else "-" for f in map(figures.get, _METRICS)]
     return f"{figures['accuracy']['n']:>5}  " + "".join(f"{cell:<20}" for cell in cells)
+
+
+def _site_name(site: dict[str, Any]) -> str:
+    only = {0: "no positive image, so no area", site["images"]: "positive images only, so no area"}.get(
+        site["positives"]
+    )
+    name = site["site"] or "no site given"
+    return f"{name} ({only})" if only else f"{name} ({site['positives']} positive)"
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -760,8 +777,12 @@ def _compare(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(result))
         return 0
+    if any(system["by site"] for system in result["systems"]):
+        print(f"{_figures_head()}site")
     for letter, system in zip("AB", result["systems"], strict=True):
         print(f"{letter} {system['system']}, start: {system['start']} ({system['folder']})")
+        for site in system["by site"]:
+            print(f"{'':<8}{_figures_line(site['figures'])}{_site_name(site)}")
     print(f"{result['images']} images of {result['patients']} patients\n")
     for test in result["tests"]:
         print(

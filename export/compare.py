@@ -122,6 +122,7 @@ def _result(a: Run, b: Run, unit: str, rows: list[dict[str, Any]], remarks: list
                 "start": run.report["start"],
                 "seed": run.report["seed"],
                 "pooled": run.report["pooled"],
+                "by site": run.report.get("by site", []),  # reports of older versions have none
             }
             for run in (a, b)
         ],

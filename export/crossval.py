@@ -8,6 +8,7 @@ inside the training folds; every image is predicted once, by the model that neve
     fold0 .. fold3/            predictions.csv, fold.json, and the weights that made them
     predictions.csv            out of fold, one row an image
     report.json                figures per fold and pooled, with intervals
+    lock                       held by the process that writes here
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
+import socket
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,26 +29,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from calibration.crops import read_crops
+from calibration.crops import Crops, read_crops
 from calibration.dataset import POSITIVE, Dataset, load_dataset
 from calibration.leakage import assign_folds, inner_split, patient_groups, same_images
 from calibration.stills import FOLDS
 from edge.engines.selftest import sigmoid
 from edge.errors import ConfigError, InputError
+from edge.lock import open_lock, take
 from export.atomic import appearing, intact, remove
-from export.figures import figures
+from export.figures import METRICS, figures
 from export.finetune import Examples, best_weights, fine_tune, logits, open_device
 from export.jobs import load_ray, run_jobs
 from export.systems import System, build
 
 CODE = 1  # raise when the same settings would give other predictions: what the older code made is refused then
-RUN, IMAGES, CROPS, PREDICTIONS, FOLD, REPORT = (
+RUN, IMAGES, CROPS, PREDICTIONS, FOLD, REPORT, LOCK = (
     "run.json",
     "images.csv",
     "crops.npz",
     "predictions.csv",
     "fold.json",
     "report.json",
+    "lock",
 )
 COLUMNS = ("path", "label", "patient", "group", "site", "plane", "signal", "fold")
 PREDICTED = ("path", "label", "group", "fold", "probability", "threshold", "decision")
@@ -108,7 +114,16 @@ def cross_validate(
     else:
         load_ray()
     _check_out(out, folder)
-    prepare(load_dataset(folder, table, positive), system, settings, out, progress)
+    prepared = prepare(load_dataset(folder, table, positive), system, settings, progress)
+    with _alone(out):
+        prepared.store(out)
+        del prepared  # the folds read the crops from `out`
+        return _run_folds(system, settings, out, device, ray_address, progress)
+
+
+def _run_folds(
+    system: System, settings: Settings, out: Path, device: str, ray_address: str | None, progress: Progress
+) -> dict[str, Any]:
     jobs = [FoldJob(str(out.resolve()), fold, system, settings, device) for fold in range(FOLDS)]
     done = partial(progress, "folds")
     run_jobs(
@@ -122,8 +137,25 @@ def cross_validate(
     return write_report(out)
 
 
-def prepare(data: Dataset, system: System, settings: Settings, out: Path, progress: Progress) -> None:
-    """Images, groups and folds into `out`, all checked. ConfigError when `out` was made with other settings or data."""
+@dataclass(frozen=True)
+class Prepared:
+    """What a run starts from, all checked. stamp: what decides its results; rows: of images.csv."""
+
+    stamp: dict[str, Any]
+    rows: list[list[Any]]
+    crops: Crops
+
+    def store(self, out: Path) -> None:
+        """Into `out`. ConfigError when that was made with other settings or data."""
+        _claim(out, self.stamp)
+        _write_rows(out / IMAGES, COLUMNS, self.rows)
+        if not (out / CROPS).is_file():
+            with appearing(out / CROPS) as partial_file:
+                np.savez(partial_file, training=self.crops.training, model=self.crops.model)
+
+
+def prepare(data: Dataset, system: System, settings: Settings, progress: Progress) -> Prepared:
+    """Images, groups and folds. InputError when they cannot work."""
     crops = read_crops(data, system.image, lambda done, total: progress("images", done, total, ""))
     groups = patient_groups(data, same_images(crops.hashes))
     folds = assign_folds(data, groups, settings.seed)
@@ -148,11 +180,7 @@ def prepare(data: Dataset, system: System, settings: Settings, out: Path, progre
         "data": f"SHA-256 {digest[:16]}",
         "code": CODE,
     }
-    _claim(out, found)
-    _write_rows(out / IMAGES, COLUMNS, rows)
-    if not (out / CROPS).is_file():
-        with appearing(out / CROPS) as partial_file:
-            np.savez(partial_file, training=crops.training, model=crops.model)
+    return Prepared(found, rows, crops)
 
 
 def run_fold(job: FoldJob, progress: Progress = lambda what, done, total, note: None) -> None:
@@ -235,6 +263,7 @@ def write_report(out: Path) -> dict[str, Any]:
             & {group for group, label in zip(run.groups, run.labels, strict=True) if not label}
         ),
         "sites": len({row["site"] for row in images}),
+        "by site": _by_site(run, [row["site"] for row in images]),
         "signals": dict(Counter(row["signal"] for row in images)),
         "folds": [
             {
@@ -250,9 +279,21 @@ def write_report(out: Path) -> dict[str, Any]:
     return report
 
 
-def _figures(run: Run, keep: np.ndarray) -> dict[str, dict[str, Any]]:
+def _by_site(run: Run, sites: Sequence[str]) -> list[dict[str, Any]]:
+    """The pooled predictions and decisions, site by site; nothing where there is one site only. A site of one class has the
+    figures of that class alone."""
+    rows = []
+    for site in sorted(set(sites)) if len(set(sites)) > 1 else ():
+        keep = np.array(sites) == site
+        positives, n = int(run.labels[keep].sum()), int(keep.sum())
+        wanted = METRICS if 0 < positives < n else ("accuracy", "sensitivity" if positives else "specificity")
+        rows.append({"site": site, "images": n, "positives": positives, "figures": _figures(run, keep, wanted)})
+    return rows
+
+
+def _figures(run: Run, keep: np.ndarray, wanted: Sequence[str] = METRICS) -> dict[str, dict[str, Any]]:
     groups = [run.groups[i] for i in np.flatnonzero(keep)]
-    return figures(run.labels[keep], run.decisions[keep], run.probability[keep], groups)
+    return figures(run.labels[keep], run.decisions[keep], run.probability[keep], groups, wanted)
 
 
 def load_run(folder: Path) -> Run:
@@ -287,6 +328,35 @@ def _check_out(out: Path, data: Path) -> None:
         )
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; give a folder")
+    if out.is_dir() and not (out / RUN).is_file() and any(path.name != LOCK for path in out.iterdir()):
+        raise ConfigError(f"--out {out}: holds something else; give an empty or a new folder")
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """While this process writes to `out`, no other does. ConfigError when one already does."""
+    path = out / LOCK
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        fd = open_lock(path)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from None
+    try:
+        try:
+            take(fd)
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")  # for whoever finds it held
+        except BlockingIOError:
+            holder = path.read_text().strip() or "another process"
+            raise ConfigError(
+                f"{path}: held by {holder}, a cross-validation with the same --out; wait for its end, or give another --out"
+            ) from None
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: cannot be locked ({error.strerror}); give an --out where files can be"
+            ) from None
+        yield
+    finally:
+        os.close(fd)
 
 
 def _claim(out: Path, found: dict[str, Any]) -> None:
@@ -305,8 +375,6 @@ def _claim(out: Path, found: dict[str, Any]) -> None:
         if wrong:
             raise ConfigError(f"{path}: made otherwise ({'; '.join(wrong)}); give another --out, or delete {out}")
         return
-    if out.is_dir() and any(out.iterdir()):
-        raise ConfigError(f"--out {out}: holds something else; give an empty or a new folder")
     _write_json(path, found)
 
 

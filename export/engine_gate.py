@@ -7,7 +7,6 @@ it is never committed.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,9 @@ from export import metrics
 from export.atomic import appearing
 from export.gate import DEFAULT_LIMITS, GateLimits, gate
 
+FP32 = tuple(f"fp32_{name}" for name in OUTPUT_NAMES)
+FIX = "write it with `hygroma validate RECIPE --crops FILE`"
+
 
 @dataclass(frozen=True)
 class StoredCrops:
@@ -38,40 +40,62 @@ class StoredCrops:
 def save_crops(data: StoredCrops, path: Path) -> None:
     """Write `path`, an .npz, at once."""
     arrays = {"crops": data.crops, "labels": np.asarray(data.labels, np.int8), "ids": np.asarray(data.ids, np.str_)}
-    arrays |= {f"fp32_{name}": np.asarray(getattr(data.fp32, name), np.float32) for name in OUTPUT_NAMES}
+    arrays |= {
+        key: np.asarray(getattr(data.fp32, name), np.float32) for key, name in zip(FP32, OUTPUT_NAMES, strict=True)
+    }
     with appearing(path) as unfinished:
         np.savez_compressed(unfinished, **arrays)  # type: ignore[arg-type]
 
 
 def load_crops(path: Path) -> StoredCrops:
     """InputError for anything that `save_crops` did not write."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path}: cannot be read ({error}); write it with `hygroma validate RECIPE --crops FILE`"
-        ) from error
-    missing = {"crops", "labels", "ids", *(f"fp32_{name}" for name in OUTPUT_NAMES)} - set(found)
-    if missing:
-        raise InputError(
-            f"{path}: {', '.join(sorted(missing))} missing; write it with `hygroma validate RECIPE --crops FILE`"
-        )
-    crops, n = found["crops"], len(found["labels"])
+    found = _arrays(path)
+    shapes = {name: list(array.shape) for name, array in found.items()}
+    crops, labels, ids = found["crops"], found["labels"], found["ids"]
     if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1] != 1 or crops.shape[2] != crops.shape[3]:
-        raise InputError(f"{path}: crops: found {crops.dtype} {list(crops.shape)}; expected uint8 [N,1,S,S]")
-    if n == 0 or any(len(array) != n for array in found.values()):
-        raise InputError(
-            f"{path}: found { ({name: len(array) for name, array in found.items()}) } entries; expected equal, > 0"
-        )
-    if not np.isin(found["labels"], (0, 1)).all():
-        raise InputError(f"{path}: labels: found {sorted(set(found['labels'].tolist()))[:5]}; expected 0 and 1 alone")
-    wrong = [name for name in OUTPUT_NAMES if found[f"fp32_{name}"].dtype != np.float32
-             or not np.isfinite(found[f"fp32_{name}"]).all()]  # fmt: skip
-    if wrong:
-        raise InputError(f"{path}: fp32_{wrong[0]}: expected finite float32; write it again with `hygroma validate`")
-    fp32 = RawOutputs(*(found[f"fp32_{name}"] for name in OUTPUT_NAMES))
-    return StoredCrops(crops, found["labels"], [str(name) for name in found["ids"]], fp32)
+        raise _wrong(path, f"crops: found {crops.dtype} {shapes['crops']}; expected uint8 [N,1,S,S]")
+    if not len(crops) or any(shape[:1] != [len(crops)] for shape in shapes.values()):
+        raise _wrong(path, f"found entries of shapes {shapes}; expected as many of each, > 0")
+    if labels.ndim != 1 or labels.dtype.kind not in "iub":
+        raise _wrong(path, f"labels: found {labels.dtype} {shapes['labels']}; expected integers [N]")
+    if (classes := sorted(set(labels.tolist()))) != [0, 1]:
+        raise _wrong(path, f"labels: found {classes[:5]}; expected 0 and 1, some of both and nothing else")
+    if ids.ndim != 1 or ids.dtype.kind != "U":
+        raise _wrong(path, f"ids: found {ids.dtype} {shapes['ids']}; expected text [N]")
+    for name in FP32:
+        if found[name].dtype != np.float32:
+            raise _wrong(path, f"{name}: found {found[name].dtype}; expected float32")
+        if odd := int((~np.isfinite(found[name])).sum()):
+            raise _wrong(path, f"{name}: found {odd} values that are no numbers; expected finite ones")
+    return StoredCrops(crops, labels, [str(name) for name in ids], RawOutputs(*(found[name] for name in FP32)))
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """Name -> array of what `save_crops` writes, and nothing else that the file holds. InputError when any cannot be read."""
+    names = ("crops", "labels", "ids", *FP32)
+    found: dict[str, np.ndarray] = {}
+    name = ""
+    try:
+        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
+            if missing := sorted(set(names) - set(archive.files)):
+                raise _wrong(path, f"{', '.join(missing)} missing, found {', '.join(archive.files) or 'nothing'}")
+            for name in names:
+                found[name] = np.asarray(archive[name])
+    except InputError:
+        raise
+    except Exception as error:  # zlib, zipfile and numpy have classes of their own for this
+        if isinstance(error, OSError) and error.strerror:
+            what = f"cannot be read ({error.strerror})"
+        else:
+            what = (
+                f"{name}: damaged, or not an array of numbers or text" if name else "no .npz archive, or one cut short"
+            )
+        raise _wrong(path, what) from error
+    return found
+
+
+def _wrong(path: Path, what: str) -> InputError:
+    return InputError(f"{path}: {what}; {FIX}")
 
 
 def require_size(bundle: Bundle, data: StoredCrops) -> None:

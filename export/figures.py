@@ -15,45 +15,34 @@ from scipy import stats
 from calibration.intervals import patient_interval
 from export import metrics
 
-ROUNDING = 1e-9  # of a share times a whole number
 METRICS = ("accuracy", "sensitivity", "specificity", "roc_auc")
+_OF_DECISIONS = {"accuracy": metrics.accuracy, "sensitivity": metrics.sensitivity, "specificity": metrics.specificity}
 
 
 def figures(
-    labels: np.ndarray, decisions: np.ndarray, probability: np.ndarray, groups: Sequence[str]
+    labels: np.ndarray,
+    decisions: np.ndarray,
+    probability: np.ndarray,
+    groups: Sequence[str],
+    wanted: Sequence[str] = METRICS,
 ) -> dict[str, dict[str, Any]]:
-    """Each of METRICS: value, low, high, n images, patients, and which interval (95 %) it is. Exact (DeLong for the area)
+    """Each of `wanted`: value, low, high, n images, patients, and which interval (95 %) it is. Exact (DeLong for the area)
     where every image is a patient's only one; else a bootstrap over patients, since their images are not independent."""
-    exact = {
-        "accuracy": metrics.accuracy(labels, decisions),
-        "sensitivity": metrics.sensitivity(labels, decisions),
-        "specificity": metrics.specificity(labels, decisions),
-        "roc_auc": metrics.auc(labels, probability),
-    }
     out = {}
-    for name, figure in exact.items():
+    for name in wanted:
+        figure = metrics.auc(labels, probability) if name == "roc_auc" else _OF_DECISIONS[name](labels, decisions)
         judged = _judged(name, labels)
         patients = _patients(groups, judged)
         row = {**asdict(figure), "patients": patients}
-        if patients == int(judged.sum()):
-            certain = figure.value in (0.0, 1.0)
-            row["interval"] = "exact" if name != "roc_auc" else "exact, smaller class" if certain else "DeLong"
-        else:
+        if patients < int(judged.sum()):
             low, high = patient_interval(partial(value, name, labels, decisions, probability), groups)
             row |= {"low": low, "high": high, "interval": "bootstrap over patients"}
-        if not row["high"] > row["low"]:  # every draw alike, or every score: no width, which would say certainty
+        if not row["high"] > row["low"]:  # every draw alike: no width, which would say certainty
             n = min(_patients(groups, labels == kind) for kind in (0, 1)) if name == "roc_auc" else patients
-            row |= {**_counted(figure.value, n), "interval": "exact, patients counted"}
+            low, high = metrics.share_interval(figure.value, n)
+            row |= {"low": low, "high": high, "interval": "exact, patients counted"}
         out[name] = row
     return out
-
-
-def _counted(share: float, n: int) -> dict[str, float]:
-    """The interval of a share of n patients, which need not be a whole number of them: exact from the whole numbers on either
-    side."""
-    low = metrics.proportion(math.floor(share * n + ROUNDING), n).low
-    high = metrics.proportion(math.ceil(share * n - ROUNDING), n).high
-    return {"low": low, "high": high}
 
 
 def value(

@@ -7,12 +7,16 @@ without a lean 6 of 2,002 were lost out of fold (bundle 0.4.0, simulated lesions
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import onnx
+import torch
 from torch import Tensor
 
+from export.atomic import intact
 from export.onnx_graph import build_float_graph
 from export.ort_graph import run_graph
 from export.quantize import Choice, quantize, quantize_best
@@ -51,3 +55,18 @@ def fall_made_up(before: np.ndarray, after: np.ndarray) -> float:
     near = np.abs(before) < NEAR
     fall = (before - after)[near if near.sum() >= LEAST else np.ones_like(near)]
     return max(0.0, float(np.percentile(fall, CENTILE)))
+
+
+def read_leans(graphs: Path, heads: Path, runs: Sequence[str]) -> dict[str, float]:
+    """Run -> how far its graph in `graphs` leans: its bias less that of the float head, which `heads` keeps. A run that lacks
+    either is left out. Not for weights fine-tuned with rounding, which moves the bias too."""
+    out = {}
+    for run in runs:
+        graph, head = graphs / f"{run}.onnx", heads / f"{run}.pt"
+        if graph.is_file() and head.is_file():
+            with intact(head):
+                upright = torch.load(head, weights_only=True)["hygroma"][HEAD_BIAS.removeprefix("hygroma_head.")]
+            with intact(graph):
+                stored = next(t for t in onnx.load(str(graph)).graph.initializer if t.name == HEAD_BIAS)
+            out[run] = onnx.numpy_helper.to_array(stored).item() - upright.item()
+    return out

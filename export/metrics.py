@@ -6,6 +6,7 @@ said otherwise.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,16 +15,22 @@ from scipy import stats
 from edge.errors import InputError
 
 CONFIDENCE = 0.95
+ROUNDING = 1e-9  # of a share times a whole number
+# Which interval it is, in words.
+EXACT, DELONG = "exact", "DeLong"
+SMALLER = "exact, smaller class"
+ALIKE = "all scores alike; exact, smaller class"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A value with its interval [low, high], over n images."""
+    """A value with its interval [low, high], over n images; interval: which one it is."""
 
     value: float
     low: float
     high: float
     n: int
+    interval: str = EXACT
 
 
 def proportion(successes: int, n: int) -> Figure:
@@ -35,6 +42,12 @@ def proportion(successes: int, n: int) -> Figure:
     low = float(stats.beta.ppf(tail, successes, n - successes + 1)) if successes > 0 else 0.0
     high = float(stats.beta.ppf(1 - tail, successes + 1, n - successes)) if successes < n else 1.0
     return Figure(successes / n, low, high, n)
+
+
+def share_interval(share: float, n: int) -> tuple[float, float]:
+    """The interval of a share of n, which need not be a whole number of them: exact from the whole numbers on either side."""
+    low = proportion(math.floor(share * n + ROUNDING), n).low
+    return low, proportion(math.ceil(share * n - ROUNDING), n).high
 
 
 def upper_bound(events: int, n: int) -> float:
@@ -66,8 +79,8 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> Figure:
     """Area under the ROC curve, ties counted half, with DeLong's variance (DeLong, DeLong, Clarke-Pearson 1988) on the
     logit scale.
 
-    At an area of exactly 0 or 1 that variance is 0 and says nothing; then the exact interval of a proportion over the
-    smaller class is given, which is wider than the truth. InputError unless both classes occur.
+    At an area of exactly 0 or 1, and where all scores are alike, that variance is 0 and says nothing; then the exact interval
+    of a share of the smaller class is given, which is wider than the truth. InputError unless both classes occur.
     """
     positive = labels.astype(bool)
     a, b = scores[positive].astype(np.float64), scores[~positive].astype(np.float64)
@@ -78,14 +91,13 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> Figure:
     above = (everything[:m] - stats.rankdata(a)) / n  # per positive: share of negatives below it
     below = 1 - (everything[m:] - stats.rankdata(b)) / m  # per negative: share of positives above it
     area = float(above.mean())
-    if area in (0.0, 1.0):
-        exact = proportion(round(area * min(m, n)), min(m, n))
-        return Figure(area, exact.low, exact.high, m + n)
     variance = (above.var(ddof=1) / m if m > 1 else 0.0) + (below.var(ddof=1) / n if n > 1 else 0.0)
+    if variance == 0 or area in (0.0, 1.0):
+        return Figure(area, *share_interval(area, min(m, n)), m + n, SMALLER if area in (0.0, 1.0) else ALIKE)
     half = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * np.sqrt(variance) / (area * (1 - area))
     logit = np.log(area / (1 - area))
     low, high = (1 / (1 + np.exp(-(logit + side * half))) for side in (-1, 1))
-    return Figure(area, float(low), float(high), m + n)
+    return Figure(area, float(low), float(high), m + n, DELONG)
 
 
 def mcnemar(labels: np.ndarray, reference: np.ndarray, other: np.ndarray) -> float:

@@ -51,7 +51,7 @@ from export.evidence import (
 from export.features import backbone_features
 from export.framing import ASPECT, CUT, aspects, cut_stills, framing_rows, framing_table
 from export.heads import CUTS, probe_plane_head, refit_hygroma_head
-from export.lean import quantize_leaning
+from export.lean import quantize_leaning, read_leans
 from export.looked import CAM_STILLS, boxed, cams_of, evenly, looked, panel, panel_stills
 from export.mixed import convert
 from export.model_card import model_card
@@ -482,6 +482,9 @@ class Pipeline:
         report["localisation"] = self._looked(folds, validation)
         report["unfamiliar"] = self._unfamiliar()
         report["honesty"] = self._honesty()
+        if self.recipe.qat.when != "always":
+            names = [run_name(run) for run in self.runs]
+            report["lean"] = read_leans(self.stamps.folder("qdq"), self.stamps.folder("heads"), names)
         report["provenance"] = asdict(provenance(self.recipe, self.bank()))
         write_report(report, self.work / "report")
         self.progress("validate", 1, 1)

@@ -115,13 +115,13 @@ class Choice:
         best = {a: min((e, m) for (alpha, m), e in self.errors.items() if alpha == a) for a, _ in self.errors}
         tried = ", ".join(f"alpha {a:g} {m} {e:.5f}" for a, (e, m) in best.items())
         trained = f", then weights fine-tuned with rounding, {self.finetuned}" if self.finetuned else ""
-        leaning = (
-            f"; the log-odds of a hygroma raised by {self.raised:.3f}, the 95th centile of the falls that rounding made on "
-            "training crops near the operating point"
+        why = (
+            "the 95th centile of the falls that rounding made" if self.raised else "since rounding made hardly any fall"
         )
+        leaning = f"; the log-odds of a hygroma raised by {self.raised:.3f}, {why} on training crops near even odds"
         return (
             f"SmoothQuant with alpha {self.alpha:g}, ranges by {self.method} (error of the best at each alpha: {tried})"
-            f"{leaning if self.raised else ''}{trained}"
+            f"{leaning}{trained}"
         )
 
 

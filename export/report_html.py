@@ -8,6 +8,8 @@ from typing import Any
 
 from export import report_svg
 from export.checklist import TOPICS
+from export.metrics import DELONG, EXACT
+from export.unfamiliar import MET, MISSED, UNSHOWN, aim_in_words
 
 KIND_TITLES = {
     "phantom": "Phantom: simulated exams",
@@ -53,14 +55,15 @@ svg{width:100%;height:auto}svg text{font-size:11px;fill:var(--dim)}.grid{stroke:
 .s0{stroke:var(--s0);color:var(--s0)}.s1{stroke:var(--s1);color:var(--s1)}.s2{stroke:var(--s2);color:var(--s2)}
 circle{fill:currentColor;stroke:none}.key{margin-right:1rem}.key:before{content:"\\25CF\\00A0"}
 .verdict{display:inline-block;padding:.1rem .7rem;border-radius:1rem;font-weight:600;font-size:.9rem;
-border:1px solid currentColor}.pass{color:var(--good)}.fail{color:var(--bad)}
+border:1px solid currentColor}.pass{color:var(--good)}.fail{color:var(--bad)}.open{color:var(--dim)}
 @media print{nav{display:none}h2{break-after:avoid}figure,tr{break-inside:avoid}body{max-width:none;padding:0}}
 """
 
 
 def render(report: Mapping[str, Any]) -> str:
     """The dict that `export.validate.validation_report` makes -> a complete HTML page. Kinds of evidence get parts of their
-    own. Keys that a report may have besides: thickness, increased, framing, unfamiliar, localisation, honesty, provenance."""
+    own. Keys that a report may have besides: thickness, increased, framing, unfamiliar, localisation, lean, honesty,
+    provenance."""
     bodies = {
         "summary": _summary(report),
         "limits": _limits(report),
@@ -95,7 +98,7 @@ def _summary(report: Mapping[str, Any]) -> list[str]:
             tiles.setdefault(part["kind"], []).append(
                 f'<div class="tile"><span>{escape(part["name"])}</span>'
                 f"<b>{figure['value']:.3f}</b><span>area under the ROC curve of {escape(step)}, 95 % interval "
-                f"{figure['low']:.3f} to {figure['high']:.3f}, {figure['n']} images</span></div>"
+                f"{figure['low']:.3f} to {figure['high']:.3f}{_unusual(figure)}, {figure['n']} images</span></div>"
             )
     limits = report["limits"]
     return [
@@ -110,8 +113,9 @@ def _summary(report: Mapping[str, Any]) -> list[str]:
         f"<p>{_verdict(report['passed'])} Gate on every conversion, against PyTorch FP32 on identical held-out images: at most "
         f"{limits['positives_lost']} positives lost at the operating point, {limits['flips']:.1%} of decisions flipped, ROC-AUC "
         f"down by {limits['auc_drop']}.</p>",
-        '<p class="dim">Brackets are 95 % intervals. The kinds of evidence answer different questions: their figures must not be '
-        "compared with each other, nor with figures from hospitals' own images.</p>",
+        '<p class="dim">Brackets are 95 % intervals, exact for shares and DeLong\'s for areas where they do not say otherwise. '
+        "The kinds of evidence answer different questions: their figures must not be compared with each other, nor with figures "
+        "from hospitals' own images.</p>",
     ]
 
 
@@ -215,6 +219,9 @@ def _framing(rows: Sequence[Mapping[str, Any]] | None) -> list[str]:
     ]
 
 
+_TONES = {MET: "pass", UNSHOWN: "open", MISSED: "fail"}  # verdict -> its class in the style
+
+
 def _unfamiliar(found: Mapping[str, Any] | None) -> list[str]:
     if not found:
         return ["<h4>Other anatomy</h4><p>Not measured in this run: the data holds no image of another source.</p>"]
@@ -237,8 +244,8 @@ def _unfamiliar(found: Mapping[str, Any] | None) -> list[str]:
         "how well the plane head's probability, and the distance of the embedding from the training images, tell those "
         "planes from the source.</p>",
         _table(head, rows),
-        f"<p>{_verdict(found['met'])} Aim: at most {found['aim']:.0%} of other anatomy called assessable with 95 % of standard "
-        f"planes kept. {escape(found['site_shift'])}</p>",
+        f"<p>{_badge(found['verdict'], _TONES[found['verdict']])} {escape(aim_in_words(found))} "
+        f"{escape(found['site_shift'])}</p>",
     ]
 
 
@@ -246,7 +253,8 @@ def _conversions(report: Mapping[str, Any]) -> list[str]:
     out = [
         "<p>Every decision of the float model against the converted one, on the same images at the same threshold. Zero losses "
         "do not mean a loss of zero: the bound says what rate the images still allow. The INT8 form's log-odds of a hygroma lean "
-        "by what rounding took from them on training crops: what rounding costs is specificity.</p>"
+        "by what rounding took from them on training crops: what rounding costs is specificity. "
+        f"{_leans(report.get('lean') or {})}</p>"
     ]
     for part in report["sets"]:
         for step, losses in part["conversions"].items():
@@ -259,6 +267,15 @@ def _conversions(report: Mapping[str, Any]) -> list[str]:
                 out.append(f"<p>{escape('; '.join(gate['reasons']))}. Flipped: {escape(flipped)}.</p>")
             out.append(_table(_LOSS_HEAD, [_loss_row(s, x) for s, x in losses.items() if s != "gate"], pooled=0))
     return out
+
+
+def _leans(found: Mapping[str, float]) -> str:
+    """found: run -> its lean, as `export.lean.read_leans` gives them."""
+    said = [f"the refit, which is shipped, by {found['refit']:.3f}"] if "refit" in found else []
+    if folds := [lean for run, lean in found.items() if run != "refit"]:
+        each = f"by {min(folds):.3f}" if len(folds) == 1 else f"by {min(folds):.3f} to {max(folds):.3f}"
+        said.append(f"the folds' models, {len(folds)} of them, {each}")
+    return f"They lean so: {'; '.join(said)}." if said else "By how much was not recorded in this report."
 
 
 def _looked(found: Mapping[str, Any] | None) -> list[str]:
@@ -389,8 +406,17 @@ def _bracket(figure: Mapping[str, Any]) -> str:
 
 
 def _figure(figure: Mapping[str, Any] | None) -> str:
-    return "-" if figure is None else _bracket(figure)
+    return "-" if figure is None else _bracket(figure) + _unusual(figure)
+
+
+def _unusual(figure: Mapping[str, Any]) -> str:
+    """Which interval a figure of `export.metrics` has, where it is not the one that its column's figures have."""
+    return "" if figure["interval"] in (EXACT, DELONG) else f" ({figure['interval']})"
 
 
 def _verdict(passed: bool) -> str:
-    return f'<span class="verdict {"pass" if passed else "fail"}">{"passed" if passed else "failed"}</span>'
+    return _badge("passed", "pass") if passed else _badge("failed", "fail")
+
+
+def _badge(words: str, tone: str) -> str:
+    return f'<span class="verdict {tone}">{escape(words)}</span>'

@@ -27,6 +27,8 @@ SOURCES = {  # of the data's manifest.csv, with their split -> what they show
     ("nhbs_spj", "ood"): "infant hips (NHBS)",
 }
 AIM = 0.01  # share of other anatomy called assessable, at most (DESIGN)
+ROUNDING = 1e-9  # of 1 minus a share: 4 of 400 are 1 %, and no more
+MET, UNSHOWN, MISSED = "met", "met in point but not shown", "missed"
 KEPT = 0.95  # of the standard planes, at the point where the aim is judged
 SITE_SHIFT = (
     "Site shift was not measured: every labelled nuchal plane at hand is of one hospital. The other sources are of other "
@@ -121,10 +123,27 @@ def unfamiliar(
         "plane_threshold": points,
         "distance_limit": distance_limit,
         "aim": AIM,
-        "met": rows[-1]["matched"]["value"] <= AIM,
+        "verdict": verdict(rows[-1]["matched"]),
         "rows": rows,
         "site_shift": SITE_SHIFT,
     }
+
+
+def verdict(share: Mapping[str, float]) -> str:
+    """What a share with its 95 % interval says of AIM: shown only where the whole interval keeps to it."""
+    limit = AIM + ROUNDING
+    if share["value"] > limit:
+        return MISSED
+    return MET if share["high"] <= limit else UNSHOWN
+
+
+def aim_in_words(found: Mapping[str, Any]) -> str:
+    """The aim and the upper end of the interval that decides whether it is shown, for the report and the card."""
+    last = found["rows"][-1]
+    return (
+        f"Aim: at most {found['aim']:.0%} of other anatomy called assessable with {KEPT:.0%} of standard planes kept. Found on "
+        f"{last['source']}: {last['matched']['value']:.2%}, at most {last['matched']['high']:.2%} by the 95 % interval."
+    )
 
 
 def unfamiliar_table(found: Mapping[str, Any]) -> EvidenceTable | None:
@@ -147,6 +166,7 @@ def unfamiliar_table(found: Mapping[str, Any]) -> EvidenceTable | None:
             rows.append(EvidenceRow(metric, row["source"], n, f["value"], f["low"], f["high"]))
     described = (
         "Images of other anatomy, called assessable at the shipped thresholds and at the plane threshold that keeps "
-        f"{KEPT:.0%} of the validation split's standard planes; areas are against those planes. {SITE_SHIFT} Model form: INT8."
+        f"{KEPT:.0%} of the validation split's standard planes; areas are against those planes. {aim_in_words(found)} It is "
+        f"{found['verdict']}. {SITE_SHIFT} Model form: INT8."
     )
     return EvidenceTable("other anatomy", "real", described, tuple(rows))

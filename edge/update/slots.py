@@ -12,11 +12,9 @@ bundle or the new one, each of them whole.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +23,7 @@ from edge.bundle import Bundle, Trust, load_bundle
 from edge.bundle.trust import SHIPPED_BUNDLE
 from edge.config import Config
 from edge.errors import BundleError, StoreError
+from edge.lock import open_lock, take
 from edge.update.disk import SlotDisk, give_to_owner
 
 log = logging.getLogger(__name__)
@@ -158,20 +157,15 @@ class Slots:
         """Held by one process at a time; goes with the process. StoreError when another keeps it for `wait_s`."""
         with self._telling():
             self._make_root()
-            fd = os.open(self.root / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            fd = open_lock(self.root / name)
             give_to_owner(self.root / name)
         try:
-            deadline = time.monotonic() + wait_s
-            while True:
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise StoreError(
-                            f"{self.root / name}: another hygroma holds it: an update is under way, try again later"
-                        ) from None
-                    time.sleep(0.05)
+            try:
+                take(fd, wait_s)
+            except BlockingIOError:
+                raise StoreError(
+                    f"{self.root / name}: another hygroma holds it: an update is under way, try again later"
+                ) from None
             yield
         finally:
             os.close(fd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import resource
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,63 @@ def test_a_damaged_file_of_crops_is_refused(
     path.write_bytes(crops.read_bytes()[:-2000] if broken is None else broken)
     assert main(["validate", "--engine", "--crops", str(path)]) == 66
     assert "cut.npz: " in capsys.readouterr().err
+
+
+def twos(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    return arrays["labels"] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("labels", lambda a: np.int8(1), r"found entries of shapes .*'labels': \[\].*expected as many of each"),
+        ("labels", lambda a: a["labels"][:5], r"found entries of shapes .*'labels': \[5\].*expected as many of each"),
+        ("labels", lambda a: np.stack([a["labels"]] * 2, 1), r"labels: found int8 \[64, 2\]; expected integers \[N\]"),
+        ("labels", lambda a: a["labels"].astype(str), r"labels: found <U\d+ \[64\]; expected integers"),
+        ("labels", lambda a: a["labels"].astype(object), "labels: damaged, or not an array of numbers or text"),
+        ("labels", twos, r"labels: found \[0, 2\]; expected 0 and 1, some of both"),
+        ("labels", lambda a: np.ones_like(a["labels"]), r"labels: found \[1\]; expected 0 and 1, some of both"),
+        ("ids", lambda a: np.arange(64), r"ids: found int64 \[64\]; expected text \[N\]"),
+        ("crops", lambda a: a["crops"][:, 0], r"crops: found uint8 \[64, 48, 48\]; expected uint8 \[N,1,S,S\]"),
+        ("fp32_plane", lambda a: np.float32(1), r"found entries of shapes .*'fp32_plane': \[\]"),
+        ("fp32_plane", lambda a: a["fp32_plane"].astype(np.float64), "fp32_plane: found float64; expected float32"),
+        ("fp32_plane", lambda a: a["fp32_plane"] * np.nan, "fp32_plane: found 64 values that are no numbers"),
+        ("fp32_plane", None, "fp32_plane missing, found crops, labels, ids"),
+    ],
+)
+def test_a_malformed_file_of_crops_is_named_with_what_was_found_and_the_fix(
+    capsys: pytest.CaptureFixture[str], crops: Path, tmp_path: Path, name: str, change: Any, words: str
+) -> None:
+    with np.load(crops) as saved:
+        arrays = dict(saved)
+    arrays[name] = change(arrays) if change else arrays.pop(name)
+    np.savez(tmp_path / "odd.npz", **{key: array for key, array in arrays.items() if change or key != name})
+    assert main(["validate", "--engine", "--crops", str(tmp_path / "odd.npz")]) == 66
+    assert re.search(
+        f"odd.npz: {words}.*; write it with `hygroma validate RECIPE --crops FILE`", capsys.readouterr().err
+    )
+
+
+def test_what_is_no_file_of_crops_is_told_in_our_own_words(
+    capsys: pytest.CaptureFixture[str], crops: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.npz").write_text("crops")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    flipped = bytearray(crops.read_bytes())
+    flipped[200:400] = bytes(200)  # inside the first array's compressed bytes
+    (tmp_path / "flipped.npz").write_bytes(flipped)
+    (tmp_path / "index.npz").write_bytes(crops.read_bytes().replace(b"PK\x01\x02", b"PK\x01\x03"))
+    for name, words in (
+        ("text.npz", "no .npz archive"),
+        ("index.npz", "no .npz archive"),
+        ("one.npy", "no .npz archive"),
+        ("absent.npz", "cannot be read (No such file or directory)"),
+        (".", "cannot be read (Is a directory)"),
+        ("flipped.npz", "crops: damaged"),
+    ):
+        assert main(["validate", "--engine", "--crops", str(tmp_path / name)]) == 66
+        said = capsys.readouterr().err
+        assert f"{tmp_path / name}: {words}" in said and "; write it with" in said and "pickle" not in said
 
 
 @pytest.mark.parametrize("words", [("build",), ("race",), ("list",), ("prune",)], ids=" ".join)

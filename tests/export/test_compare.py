@@ -128,7 +128,7 @@ def test_an_interval_has_width_when_every_patient_is_alike() -> None:
         assert figure["value"] == 0.5 and figure["low"] < 0.4 and figure["high"] > 0.6
         assert figure["interval"] == "exact, patients counted"
     constant = figures(LABELS, np.ones(40, int), np.full(40, 0.5), [str(i) for i in range(40)])["roc_auc"]
-    assert constant["low"] < 0.4 and constant["high"] > 0.6
+    assert constant["low"] < 0.4 and constant["high"] > 0.6 and "all scores alike" in constant["interval"]
 
 
 def test_an_interval_of_a_certain_figure_has_width() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import sys
@@ -23,7 +24,7 @@ from fakes.labelled import write_checkpoint, write_csv, write_images
 from edge.cli import main
 from export import crossval as module
 from export import finetune
-from export.crossval import choose_threshold, load_run
+from export.crossval import choose_threshold, load_run, write_report
 from export.finetune import Examples
 from export.jobs import run_jobs
 from export.systems import build, choose_system
@@ -115,6 +116,38 @@ def test_a_kill_loses_only_the_running_epoch(
     assert not list((tmp_path / "out").rglob("training.pt"))
 
 
+def test_two_processes_never_write_to_one_folder(
+    finished: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second is refused while the first trains, and may go on when that was killed."""
+    out, real = tmp_path / "out", finetune._train_epoch
+
+    def dies(*args: Any) -> None:
+        before = sorted(p.name for p in out.rglob("*"))
+        assert main(command(site, out)) == 78
+        assert f"{out / 'lock'}: held by process {os.getpid()} on " in capsys.readouterr().err
+        assert sorted(p.name for p in out.rglob("*")) == before
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetune, "_train_epoch", dies)
+    assert main(command(site, out)) == 130
+    monkeypatch.setattr(finetune, "_train_epoch", real)
+    assert main(command(site, out)) == 0
+    assert (out / "predictions.csv").read_bytes() == (finished / "predictions.csv").read_bytes()
+
+
+def test_a_kill_before_the_first_file_leaves_a_folder_that_can_be_gone_on_with(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_claim", dies)
+    for _ in range(2):
+        assert main(command(site, tmp_path / "out")) == 130
+        assert [p.name for p in (tmp_path / "out").iterdir()] == ["lock"]
+
+
 def half_done(out: Path) -> None:
     (out / "fold3/fold.json").unlink()
 
@@ -203,6 +236,50 @@ def test_patients_of_both_classes_are_told(
         path.write_text(re.sub(",[nh]([0-9]+),", r",\1,", path.read_text()))
     assert main([part for part in command(site, out) if part != "--json"]) == 0
     assert "8 patients have images of both classes" in capsys.readouterr().out
+
+
+def at_sites(finished: Path, out: Path, sites: Callable[[dict[str, str]], str]) -> Path:
+    """A finished run whose images come from the sites that `sites` says of its rows."""
+    shutil.copytree(finished, out)
+    known = rows(out / "images.csv")
+    write_csv(out / "images.csv", [{**row, "site": sites(row)} for row in known])
+    write_report(out)
+    return out
+
+
+def test_figures_per_site_are_those_of_its_images(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert json.loads((finished / "report.json").read_text())["by site"] == []
+    half = {row["path"] for row in rows(finished / "images.csv") if row["path"].endswith(("1-0.png", "3-0.png"))}
+    out = at_sites(finished, tmp_path / "out", lambda row: "Köln" if row["path"] in half else "")
+    run, (unnamed, named) = load_run(out), load_run(out).report["by site"]
+    keep = np.array([path in half for path in run.paths])
+    assert (named["site"], named["images"], named["positives"], unnamed["images"]) == ("Köln", 4, 2, 12)
+    right = run.labels[keep] == run.decisions[keep]
+    assert named["figures"]["accuracy"]["value"] == right.mean()
+    assert named["figures"]["sensitivity"]["value"] == right[run.labels[keep] == 1].mean()
+    for figure in named["figures"].values():
+        assert figure["low"] <= figure["value"] <= figure["high"] and figure["low"] < figure["high"]
+    assert main(["compare", str(out), str(finished)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("Köln (2 positive)") == said.count("no site given (6 positive)") == 1
+
+
+def test_a_site_with_one_class_says_so(site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = [{**row, "site": f"of-{row['label']}"} for row in rows(site / "patients.csv")]
+    table, out = write_csv(tmp_path / "sites.csv", known), tmp_path / "out"
+    call = command(site, out, "--epochs", "1", "--csv", str(table))
+    assert main([part for part in call if part != "--json"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "of-normal (no positive image, so no area)" in said and "of-hygroma (positive images only, so no area)" in said
+    )
+    ill, healthy = load_run(out).report["by site"]
+    assert (list(ill["figures"]), list(healthy["figures"])) == (
+        ["accuracy", "sensitivity"],
+        ["accuracy", "specificity"],
+    )
 
 
 # -- what is refused, always before anything is trained ---------------------------------------------------------------

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("onnx")
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
 
-from export.lean import HEAD_BIAS, NEAR, lean  # noqa: E402
+from edge.errors import InputError  # noqa: E402
+from export.lean import HEAD_BIAS, NEAR, lean, read_leans  # noqa: E402
 from export.onnx_graph import build_float_graph  # noqa: E402
 from export.ort_graph import run_graph  # noqa: E402
 from export.quantize import Choice, lint_qdq, quantize_best  # noqa: E402
@@ -51,12 +53,30 @@ def test_it_moves_one_bias_and_says_so(choice: Choice, tiny_student: Any, pictur
         if tensor.SerializeToString() != before.SerializeToString()
     ]
     assert changed == [HEAD_BIAS]
-    assert f"raised by {leaning.raised:.3f}" in leaning.described() and "raised" not in choice.described()
+    assert f"raised by {leaning.raised:.3f}" in leaning.described()
 
 
 def test_rounding_that_only_lifts_is_left_alone(choice: Choice, tiny_student: Any, pictures: Pictures) -> None:
     state, config = tiny_student
     lower = {**state, HEAD_BIAS: state[HEAD_BIAS] - 100.0}  # the float student then says less than INT8 on every crop
     untouched = lean(choice, lower, config, pictures(16, 48, seed=3))
-    assert untouched.raised == 0.0
+    assert untouched.raised == 0.0 and "raised by 0.000, since rounding made hardly any fall" in untouched.described()
     assert untouched.model.SerializeToString() == choice.model.SerializeToString()
+
+
+def test_a_lean_is_read_back_from_what_the_stages_left(
+    choice: Choice, tiny_student: Any, pictures: Pictures, tmp_path: Path
+) -> None:
+    state, config = tiny_student
+    leaning = lean(choice, state, config, pictures(64, 48, seed=3))
+    prefix = "hygroma_head."
+    head = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    for run, model in (("refit", leaning.model), ("fold0", choice.model), ("fold1", choice.model)):
+        onnx.save(model, str(tmp_path / f"{run}.onnx"))
+        torch.save({"hygroma": head, "plane": {}}, tmp_path / f"{run}.pt")
+    (tmp_path / "fold1.pt").unlink()
+    found = read_leans(tmp_path, tmp_path, ["refit", "fold0", "fold1", "fold2"])
+    assert found == {"refit": pytest.approx(leaning.raised, abs=1e-6), "fold0": 0.0} and leaning.raised > 0
+    (tmp_path / "fold0.onnx").write_bytes(b"cut")
+    with pytest.raises(InputError, match="fold0.onnx: cannot be read .*delete it"):
+        read_leans(tmp_path, tmp_path, ["fold0"])

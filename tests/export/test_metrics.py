@@ -58,6 +58,14 @@ def test_auc_counts_pairs_and_halves_ties() -> None:
         metrics.auc(np.ones(4), scores)
 
 
+@pytest.mark.parametrize(("positives", "least"), [(20, 0.4), (3, 0.8), (1, 1.0)])
+def test_scores_that_are_all_alike_prove_little_and_say_so(positives: int, least: float) -> None:
+    figure = metrics.auc(np.arange(40) < positives, np.full(40, 0.3))
+    assert figure.value == 0.5 and figure.low == pytest.approx(1 - figure.high) and figure.high - figure.low >= least
+    assert "all scores alike" in figure.interval
+    assert metrics.auc(LABELS, np.array([0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.8])).interval == "DeLong"
+
+
 def test_auc_interval_covers_the_truth() -> None:
     """Normal scores one deviation apart have area Phi(1/sqrt 2) = .760; of 400 samples' intervals about 380 hold it."""
     rng = np.random.default_rng(0)

@@ -212,6 +212,12 @@ def test_other_anatomy_is_in_report_and_bundle(finished: Path) -> None:
     assert "ovaries with cysts" in html and "Site shift was not measured" in html
 
 
+def test_the_report_says_what_the_shipped_graph_and_the_folds_lean_by(finished: Path) -> None:
+    found = json.loads((finished / "work/report/validation.json").read_text())["lean"]
+    shipped = load_bundle(finished / "work/bundle", ANYONE).manifest.provenance.quantisation
+    assert list(found) == ["refit", "fold0", "fold1"] and f"raised by {found['refit']:.3f}" in shipped
+
+
 def test_the_report_says_whether_the_edits_give_themselves_away(finished: Path) -> None:
     checks = json.loads((finished / "work/report/validation.json").read_text())["honesty"]
     asked = {(c["question"], c["features"]) for c in checks}

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("torch")
 
 from export.report_html import _unfamiliar
-from export.unfamiliar import Judged, unfamiliar, unfamiliar_table
+from export.unfamiliar import MET, MISSED, UNSHOWN, Judged, unfamiliar, unfamiliar_table
 
 
 def judged(plane: list[float], distance: list[float], name: str, patients: int = 0) -> Judged:
@@ -32,7 +32,7 @@ def test_shares_and_areas() -> None:
     assert lungs["shipped"] == pytest.approx(
         {"value": 0.0, "low": 0.0, "high": 1 - 0.025 ** (1 / 2)}
     )  # two clips, not six images
-    assert both["shipped"]["value"] == pytest.approx(0.1) and not found["met"]
+    assert both["shipped"]["value"] == pytest.approx(0.1) and found["verdict"] == MISSED
     assert found["plane_threshold"]["matched"] == pytest.approx(0.6) and found["kept"]["matched"]["value"] == 0.98
     assert lungs["auc_plane"]["value"] == lungs["auc_distance"]["value"] == 1
     assert ovaries["auc_plane"]["value"] == pytest.approx((4 * 90 + 8 * 2 + 0) / 400)
@@ -42,7 +42,7 @@ def test_shares_and_areas() -> None:
 def test_what_is_no_ultrasound_picture_is_not_assessable() -> None:
     odd = Judged(OVARIES.groups, np.zeros(4, bool), OVARIES.plane, OVARIES.distance)
     found = unfamiliar(PLANES, {"ovaries": odd}, 0.5, 2.0)
-    assert found["rows"][0]["shipped"]["value"] == 0 and found["met"] and len(found["rows"]) == 1
+    assert found["rows"][0]["shipped"]["value"] == 0 and found["verdict"] == UNSHOWN and len(found["rows"]) == 1
 
 
 def test_the_table_and_the_page() -> None:
@@ -53,6 +53,19 @@ def test_the_table_and_the_page() -> None:
     assert "one hospital" in table.description
     page = "".join(_unfamiliar(found))
     assert "0.250" in page and "Site shift was not measured" in page
+
+
+@pytest.mark.parametrize(
+    ("images", "called", "verdict", "bound"),
+    [(400, 0, MET, "0.92%"), (360, 0, UNSHOWN, "1.02%"), (400, 4, UNSHOWN, "2.54%"), (400, 5, MISSED, "2.89%")],
+)  # 0 of 368 is the fewest whose exact interval ends below 1 %
+def test_the_aim_is_shown_only_by_the_whole_interval(images: int, called: int, verdict: str, bound: str) -> None:
+    other = judged([0.9] * called + [0.05] * (images - called), [1.0] * images, "O")
+    found = unfamiliar(PLANES, {"ovaries": other}, 0.5, 2.0)
+    table = unfamiliar_table(found)
+    assert found["verdict"] == verdict and table is not None and f"It is {verdict}." in table.description
+    page = "".join(_unfamiliar(found))
+    assert f">{verdict}</span> Aim: at most 1%" in page and f"at most {bound} by the 95 % interval" in page
 
 
 def test_nothing_to_measure_is_said() -> None:

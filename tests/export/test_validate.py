@@ -137,6 +137,26 @@ def test_a_set_of_one_part_shows_it_once_under_its_own_name() -> None:
     assert "all folds" not in html and "fold 4" not in html
 
 
+def test_a_head_that_says_the_same_of_every_image_is_told_in_words() -> None:
+    report = validation_report([evaluation(steps=[Step("student FP32", CLEAN, 0.5), Step("INT8", np.full(N, 0.5), 0.5)])])
+    html = render(report)
+    assert "0.500 [0.429, 0.571] (all scores alike; exact, smaller class)" in html
+    assert "interval 0.429 to 0.571 (all scores alike; exact, smaller class), 400 images" in html
+
+
+@pytest.mark.parametrize(
+    ("lean", "words"),
+    [
+        ({"refit": 0.39, "fold0": 0.21, "fold1": 0.24, "fold2": 0.0}, "the folds' models, 3 of them, by 0.000 to 0.240."),
+        ({"refit": 0.0, "fold0": 0.21}, "shipped, by 0.000; the folds' models, 1 of them, by 0.210."),
+        ({"refit": 0.0}, "They lean so: the refit, which is shipped, by 0.000."),
+        ({}, "By how much was not recorded"),
+    ],
+)
+def test_the_report_says_how_far_the_graphs_lean(lean: dict[str, float], words: str) -> None:
+    assert words in render(validation_report([evaluation()]) | {"lean": lean})
+
+
 class Tags(HTMLParser):
     """Checks that tags are balanced, and collects headings."""
 
