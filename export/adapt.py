@@ -16,19 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from calibration.dataset import Dataset
+from calibration.dataset import Dataset, some
 from calibration.site import Site, read_site, why_frozen
 from edge.bundle import Bundle
 from edge.bundle.manifest import ModelInfo
 from edge.bundle.schema import Decoder, encode
 from edge.engines.selftest import sigmoid
 from edge.errors import BundleError, ConfigError, GateError
-from export.atomic import appearing
+from export.atomic import appearing, writable
 from export.evidence import CHOOSE, cross_fitted
 from export.gate import gate
 from export.phantoms import Progress, phantom_bank
 from export.shown import HYGROMA, PLANE
-from export.site_bundle import Adapted, assemble, assessable_table, kept_tables, site_provenance
+from export.site_bundle import SITE_IMAGES, WRITTEN, Adapted, assemble, assessable_table, kept_tables, site_provenance
 from export.site_heads import Head, Opened, fit_head
 from export.validate import EvaluationSet, Step, evidence_tables, validation_report, write_report
 
@@ -66,9 +66,11 @@ def adapt(
 
     InputError for images or folds that do not fit, GateError when INT8 loses too much of the adapted head."""
     model = _check(start, data, out, settings)
+    writable(out)
+    opened = Opened.of(start, settings.threads)
     site = read_site(data, start.manifest.preprocessing.size, settings.seed, partial(progress, "site: images"))
     phantoms = phantom_bank(settings.phantoms, progress)
-    opened, frozen = Opened.of(start, settings.threads), why_frozen(site)
+    frozen = why_frozen(site)
     progress("hygroma head", 0, 1)
     heads = {HYGROMA: fit_head(HYGROMA, opened, site, phantoms, settings.seed)}
     if not frozen:
@@ -123,12 +125,22 @@ def adapt(
 
 def _check(start: Bundle, data: Dataset, out: Path, settings: Settings) -> ModelInfo:
     """What can be said before an image is read."""
-    if out.resolve().is_relative_to(data.folder.resolve()):
+    own, images = out.resolve(), data.folder.resolve()
+    if own.is_relative_to(images):
         raise ConfigError(f"--out {out}: lies inside the data folder, where it would be taken for a class; give another")
+    if images.is_relative_to(own):
+        raise ConfigError(f"--out {out}: holds the data folder; give another")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; give a folder")
     if (out / "bundle").exists():
         raise ConfigError(f"{out / 'bundle'}: there already; give another --out, or delete it")
+    if out.is_dir() and (strange := sorted(p.name for p in out.iterdir() if not p.name.startswith((".", *WRITTEN)))):
+        raise ConfigError(f"--out {out}: holds something else ({some(strange)}); give an empty or a new folder")
+    if any(source.name == SITE_IMAGES for source in start.manifest.provenance.data):
+        raise ConfigError(
+            f"{start.label}: adapted already, and held-out images may be among those that it was fitted on; start from the "
+            "bundle that it was made from"
+        )
     if settings.exams < LEAST_EXAMS:
         raise ConfigError(f"--exams: found {settings.exams}; give at least {LEAST_EXAMS}, half of them with a hygroma")
     for name, value in (("--seed", settings.seed), ("--threads", settings.threads - 1)):

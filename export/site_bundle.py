@@ -43,6 +43,8 @@ from export.sources import LESION_LIMIT, NO_HYGROMA_LIMIT
 
 # Of the bundle it starts from: tables that judge the plane head and the trunk alone, true as long as both are kept.
 PLANE_TABLES = ("plane, folds", "plane, validation", "other anatomy", "planes, however they are cut")
+SITE_IMAGES = "a site's own images"  # among the data of an adapted bundle
+WRITTEN = ("bundle", "exams-", "predictions", "report")  # how the names of all that lies in `out` begin
 MOST_CHARACTERS = 4000  # of a text in the manifest (edge/bundle/manifest.py)
 
 
@@ -91,7 +93,7 @@ def assemble(start: Opened, adapted: Adapted, out: Path, exams: int, threads: in
         GOLDEN_FILE: pack_golden(golden),
         CARD_FILE: model_card(manifest).encode(),
     }
-    draft, made = out / "draft", out / "bundle.made"
+    draft, made = out / "bundle.draft", out / "bundle.made"
     for unfinished in (draft, made):
         remove(unfinished)
     write_bundle(draft, manifest, files)
@@ -168,7 +170,7 @@ def site_provenance(start: Bundle, site: Site, hygroma: Head, plane: Head | None
         data=(
             *old.data,
             DataSource(
-                "a site's own images",
+                SITE_IMAGES,
                 heads,
                 len(site.labels),
                 "the site's own; none travels with the bundle",

@@ -237,17 +237,46 @@ def test_a_gate_that_fails_writes_no_bundle_and_leaves_the_report(
 
 def test_what_does_not_fit_is_said_before_anything_is_rendered(site: Path, tmp_path: Path, start: Bundle) -> None:
     data = load_dataset(site / "data", site / "plain.csv")
+    (tmp_path / "holds" / "draft").mkdir(parents=True)
     for settings, out, words in (
         (SETTINGS, site / "data" / "out", "inside the data folder"),
+        (SETTINGS, site, "holds the data folder"),
+        (SETTINGS, tmp_path / "holds", r"holds something else \(draft\)"),
         (SETTINGS, site / "plain.csv", "is a file"),
-        (replace(SETTINGS, name="Own Model"), tmp_path, "Own Model.*lower-case"),
-        (replace(SETTINGS, version="one"), tmp_path, "semantic version"),
-        (replace(SETTINGS, exams=3), tmp_path, "--exams: found 3"),
-        (replace(SETTINGS, seed=-1), tmp_path, "--seed: found -1"),
-        (replace(SETTINGS, threads=0), tmp_path, "--threads: found 0"),
+        (replace(SETTINGS, name="Own Model"), tmp_path / "out", "Own Model.*lower-case"),
+        (replace(SETTINGS, version="one"), tmp_path / "out", "semantic version"),
+        (replace(SETTINGS, exams=3), tmp_path / "out", "--exams: found 3"),
+        (replace(SETTINGS, seed=-1), tmp_path / "out", "--seed: found -1"),
+        (replace(SETTINGS, threads=0), tmp_path / "out", "--threads: found 0"),
     ):
         with pytest.raises(ConfigError, match=words):
             adapt(start, data, out, settings)
+
+
+def test_an_adapted_bundle_is_no_start(site: Path, tmp_path: Path, start: Bundle) -> None:
+    """Its head may have seen the very images that would be held out."""
+    old = start.manifest.provenance
+    seen = replace(old, data=(*old.data, replace(old.data[0], name=site_bundle.SITE_IMAGES)))
+    adapted = replace(start, manifest=replace(start.manifest, provenance=seen))
+    with pytest.raises(ConfigError, match="adapted already.*start from the bundle that it was made from"):
+        adapt(adapted, load_dataset(site / "data", site / "plain.csv"), tmp_path / "out", SETTINGS)
+
+
+def test_a_folder_that_cannot_be_written_or_a_head_without_room_is_said_before_an_image_is_read(
+    site: Path, tmp_path: Path, start: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = load_dataset(site / "data", site / "plain.csv")
+    monkeypatch.setattr(adapting, "read_site", lambda *rest: pytest.fail("images were read"))
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file/out: cannot be written"):
+        adapt(start, data, tmp_path / "file" / "out", SETTINGS)
+    full, reading = onnx.load_from_string(start.model), Reading(np.full(4, 0.1), 0.0)
+    with pytest.raises(InputError, match="hidden units are idle"):
+        while True:
+            full = with_hygroma(full, 1.0, reading)
+    files = {**start.files, MODEL_FILE: full.SerializeToString()}
+    with pytest.raises(InputError, match="hidden units are idle"):
+        adapt(replace(start, files=files), data, tmp_path / "out", SETTINGS)
 
 
 def test_images_that_the_device_would_not_score_are_counted_or_refused(tmp_path: Path, start: Bundle) -> None:
