@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -290,6 +291,16 @@ def test_what_the_card_says_of_a_site_counts_whom_the_head_was_fitted_on(start: 
     assert any("30 images of 2 sites" in text and "15 patients" in text for text in kept.limits)
     table = "planes, however they are cut"  # an adapted plane head is not what it judges
     assert any(table in text for text in kept.limits) and not any(table in text for text in both.limits)
+
+
+def test_a_file_name_that_is_no_utf_8_is_written_as_it_is(tmp_path: Path) -> None:
+    site, _ = made_up()
+    name = os.fsdecode(b"normal/M\xfcller.png")
+    site = replace(site, data=replace(site.data, images=[LabelledImage(Path(name), name, 0, "")] * 40))
+    judged = SimpleNamespace(ids=["site:0000"], steps=[Step("INT8", np.zeros(1), np.full(1, 0.5))] * 3)
+    one = SimpleNamespace(keep=np.zeros(1, int))
+    adapting._write_predictions(tmp_path / "p.csv", site, one, judged, np.ones(40, bool))  # type: ignore[arg-type]
+    assert b"\r\nsite:0000,normal/M\xfcller.png,normal," in (tmp_path / "p.csv").read_bytes()
 
 
 def test_classes_the_wrong_way_round_are_refused(
