@@ -50,9 +50,11 @@ def read_site(
     planes = np.array([PLANES[image.plane] for image in shown.images])
     standard = [i for i, plane in enumerate(planes) if plane != OTHER]
     if len(standard) < len(kept):  # the hygroma head is fitted on these alone
-        check_folds(
-            replace(shown, images=[shown.images[i] for i in standard]), [own[i] for i in standard], folds[standard]
-        )
+        judged = replace(shown, images=[shown.images[i] for i in standard])
+        try:
+            check_folds(judged, [own[i] for i in standard], folds[standard])
+        except InputError as error:
+            raise InputError(f"of the images that are not labelled as other planes: {error}") from None
     return Site(shown, shown.labels, planes, own, folds, crops.model[kept], dict(others))
 
 

@@ -91,6 +91,10 @@ def _told(found: dict[str, Any], start: str) -> str:
             cells = [figures["all folds"][name] for name in FIGURES]
             text = [f"{c['value']:.3f} ({c['low']:.3f}-{c['high']:.3f})" if c else "-" for c in cells]
             lines.append(f"{step:<11}" + "".join(f"{cell:<22}" for cell in text))
-    lines.append(f"\ngate of INT8: {found['gate']}")
+    lines.append("")
+    for row in found["exams"]:
+        interval = "" if row["low"] is None else f" ({row['low']:.3f}-{row['high']:.3f})"
+        lines.append(f"phantom exams: {row['metric']} {row['value']:.3f}{interval}, n = {row['n']}")
+    lines.append(f"gate of INT8: {found['gate']}")
     lines.append(f"bundle (sign it: `hygroma bundle sign`): {found['bundle']}\nreport: {found['report']}")
     return "\n".join(lines)

@@ -16,19 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from calibration.dataset import Dataset
+from calibration.dataset import Dataset, some
 from calibration.site import Site, read_site, why_frozen
+from calibration.stills import FOLDS
 from edge.bundle import Bundle
 from edge.bundle.manifest import ModelInfo
 from edge.bundle.schema import Decoder, encode
 from edge.engines.selftest import sigmoid
-from edge.errors import BundleError, ConfigError, GateError
-from export.atomic import appearing
+from edge.errors import BundleError, ConfigError, GateError, InputError
+from export import metrics
+from export.atomic import appearing, writable
 from export.evidence import CHOOSE, cross_fitted
 from export.gate import gate
-from export.phantoms import Progress, phantom_bank
+from export.phantoms import EXAMS, Progress, phantom_bank
 from export.shown import HYGROMA, PLANE
-from export.site_bundle import Adapted, assemble, assessable_table, kept_tables, site_provenance
+from export.site_bundle import SITE_IMAGES, WRITTEN, Adapted, assemble, assessable_table, kept_tables, site_provenance
 from export.site_heads import Head, Opened, fit_head
 from export.validate import EvaluationSet, Step, evidence_tables, validation_report, write_report
 
@@ -36,7 +38,7 @@ PHANTOMS = 600  # frames, four a patient: as many as a recipe trains on unless i
 LEAST_EXAMS = 4
 NAMES = {HYGROMA: "hygroma", PLANE: "plane"}
 TASKS = {HYGROMA: "hygroma, as the site's folders say", PLANE: "standard plane, as the site's CSV says"}
-COLUMNS = ("path", "label", "plane", "group", "fold", "assessable", "before", "adapted", "int8", "threshold")
+COLUMNS = ("id", "path", "label", "plane", "group", "fold", "assessable", "before", "adapted", "int8", "threshold")
 
 
 @dataclass(frozen=True)
@@ -66,21 +68,25 @@ def adapt(
 
     InputError for images or folds that do not fit, GateError when INT8 loses too much of the adapted head."""
     model = _check(start, data, out, settings)
+    writable(out)
+    opened = Opened.of(start, settings.threads)
     site = read_site(data, start.manifest.preprocessing.size, settings.seed, partial(progress, "site: images"))
     phantoms = phantom_bank(settings.phantoms, progress)
-    opened, frozen = Opened.of(start, settings.threads), why_frozen(site)
+    frozen = why_frozen(site)
     progress("hygroma head", 0, 1)
     heads = {HYGROMA: fit_head(HYGROMA, opened, site, phantoms, settings.seed)}
     if not frozen:
         progress("plane head", 0, 1)
         heads[PLANE] = fit_head(PLANE, opened, site, phantoms, settings.seed)
     hygroma, plane = heads[HYGROMA], heads.get(PLANE)
+    _check_way_round(hygroma, start, data)
 
     sets = {name: _evaluation(name, head, site, start) for name, head in heads.items()}
     thresholds = {name: CHOOSE[NAMES[name]](head.labels, sigmoid(head.adapted)) for name, head in heads.items()}
-    assessable = _assessable(opened, site, plane, thresholds.get(PLANE))
+    assessable = _assessable(opened, site, plane, sets.get(PLANE))
     provenance = site_provenance(start, site, hygroma, plane, frozen)
-    report = validation_report(list(sets.values())) | {"provenance": asdict(provenance)}
+    report = validation_report(list(sets.values()))
+    report |= {"site": True, "lean": {"refit": hygroma.raised}, "provenance": asdict(provenance)}
     write_report(report, out / "report")
     _write_predictions(out / "predictions.csv", site, hygroma, sets[HYGROMA], assessable)
     _, before, after = sets[HYGROMA].steps
@@ -105,7 +111,7 @@ def adapt(
         tables,
         result,
     )
-    assemble(opened, adapted, out, settings.exams, settings.threads, progress)
+    exams = assemble(opened, adapted, out, settings.exams, settings.threads, progress)
     return {
         "bundle": str(out / "bundle"),
         "report": str(out / "report" / "validation.html"),
@@ -114,6 +120,7 @@ def adapt(
         "patients known": data.table is not None,
         "called assessable": int(assessable.sum()),
         "plane head": f"kept as it was: {frozen}" if frozen else "fitted on the site's planes",
+        "exams": [asdict(row) for table in exams if table.name == EXAMS for row in table.rows],
         "gate": "passed" if result.passed else f"FAILED, accepted: {'; '.join(result.reasons)}",
         "sets": [
             {"name": s["name"], "n": s["n"], "positives": s["positives"], "steps": s["steps"]} for s in report["sets"]
@@ -123,12 +130,22 @@ def adapt(
 
 def _check(start: Bundle, data: Dataset, out: Path, settings: Settings) -> ModelInfo:
     """What can be said before an image is read."""
-    if out.resolve().is_relative_to(data.folder.resolve()):
+    own, images = out.resolve(), data.folder.resolve()
+    if own.is_relative_to(images):
         raise ConfigError(f"--out {out}: lies inside the data folder, where it would be taken for a class; give another")
+    if images.is_relative_to(own):
+        raise ConfigError(f"--out {out}: holds the data folder; give another")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; give a folder")
     if (out / "bundle").exists():
         raise ConfigError(f"{out / 'bundle'}: there already; give another --out, or delete it")
+    if out.is_dir() and (strange := sorted(p.name for p in out.iterdir() if not p.name.startswith((".", *WRITTEN)))):
+        raise ConfigError(f"--out {out}: holds something else ({some(strange)}); give an empty or a new folder")
+    if any(source.name == SITE_IMAGES for source in start.manifest.provenance.data):
+        raise ConfigError(
+            f"{start.label}: adapted already, and held-out images may be among those that it was fitted on; start from the "
+            "bundle that it was made from"
+        )
     if settings.exams < LEAST_EXAMS:
         raise ConfigError(f"--exams: found {settings.exams}; give at least {LEAST_EXAMS}, half of them with a hygroma")
     for name, value in (("--seed", settings.seed), ("--threads", settings.threads - 1)):
@@ -141,17 +158,29 @@ def _check(start: Bundle, data: Dataset, out: Path, settings: Settings) -> Model
         raise ConfigError(str(error)) from None
 
 
+def _check_way_round(hygroma: Head, start: Bundle, data: Dataset) -> None:
+    """InputError when the bundle as it was surely ranks the classes the other way: the fit would follow, and flag the healthy."""
+    area = metrics.auc(hygroma.labels, hygroma.before)
+    if area.high < 0.5:
+        negative, positive = data.classes
+        raise InputError(
+            f"{data.folder}: {start.label} ranks {negative!r} above {positive!r} (ROC-AUC {area.value:.3f}, {area.low:.3f} to "
+            f"{area.high:.3f}): they seem the wrong way round; correct the folders, or name the positive one with --positive"
+        )
+
+
 def _evaluation(name: str, head: Head, site: Site, start: Bundle) -> EvaluationSet:
     """What `validation_report` judges; each fold at the threshold that the others give."""
     kind, point = NAMES[name], start.manifest.operating_point
     own = sigmoid(head.adapted)
+    whose = "grouped by patient" if site.data.table else "nobody said whose they are: each counts as a patient's only one"
     crossed = cross_fitted(head.labels, own, site.folds[head.keep], CHOOSE[kind])
     return EvaluationSet(
         f"site's {kind}s",
         "real",
         TASKS[name],
-        f"The site's own images, held out of the fit fold by fold, grouped by patient; as it was: {start.label}, in INT8, at its "
-        "own threshold.",
+        f"The site's own images, held out of the fit fold by fold, {whose}; as it was: {start.label}, in INT8, at its own "
+        "threshold.",
         [f"site:{i:04d}" for i in head.keep],  # never a file's name: it may hold a patient's
         head.labels,
         [f"fold {fold}" for fold in site.folds[head.keep]],
@@ -162,18 +191,22 @@ def _evaluation(name: str, head: Head, site: Site, start: Bundle) -> EvaluationS
         ],
         "adapted",
         screening=name == HYGROMA,
+        groups=[site.groups[i] for i in head.keep],
     )
 
 
-def _assessable(start: Opened, site: Site, plane: Head | None, threshold: float | None) -> np.ndarray:
-    """bool [N]: the site's images that the device would call assessable, by a plane head that was held out where it was
-    fitted."""
+def _assessable(start: Opened, site: Site, plane: Head | None, judged: EvaluationSet | None) -> np.ndarray:
+    """bool [N]: the site's images that the device would call assessable; where a plane head was fitted, by one that they were
+    held out of, at the threshold that the other folds give."""
     features, rounding = start.shown(PLANE, list(site.crops))
     int8, manifest = features + rounding, start.bundle.manifest
     distance = start.bundle.ood().distance(int8[:, -manifest.heads.embedding :])
     passes = sigmoid(start.said(PLANE, int8)) >= manifest.operating_point.plane_threshold
-    if plane is not None:
-        passes[plane.keep] = sigmoid(plane.int8) >= threshold
+    if plane is not None and judged is not None:
+        limits = np.asarray(judged.steps[-1].threshold)
+        for fold in range(FOLDS):
+            own = site.folds == fold
+            passes[own] = sigmoid(plane.every[own]) >= limits[own[plane.keep]][0]
     return np.asarray(passes & (distance <= manifest.ood.threshold))
 
 
@@ -182,13 +215,16 @@ def _write_predictions(
 ) -> None:
     """A row an image that the hygroma head was judged on, out of fold; probabilities."""
     thresholds = np.broadcast_to(judged.steps[1].threshold, hygroma.keep.shape)
-    with appearing(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
+    with (
+        appearing(path) as unfinished,
+        unfinished.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,  # a name need not be UTF-8
+    ):
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for row, i in enumerate(hygroma.keep):
             image = site.data.images[i]
             said = [f"{step.probability[row]:.6g}" for step in judged.steps]
             writer.writerow(
-                [image.name, site.data.classes[image.label], image.plane, site.groups[i], site.folds[i], int(assessable[i]),
-                 *said, f"{thresholds[row]:.6g}"]
+                [judged.ids[row], image.name, site.data.classes[image.label], image.plane, site.groups[i], site.folds[i],
+                 int(assessable[i]), *said, f"{thresholds[row]:.6g}"]
             )  # fmt: skip

@@ -17,8 +17,8 @@ _KIND_TITLES = {
 }
 
 
-def model_card(manifest: Manifest) -> str:
-    """Manifest (its `files` may still be empty) -> Markdown."""
+def model_card(manifest: Manifest, reference: str = "PyTorch FP32") -> str:
+    """Manifest (its `files` may still be empty) -> Markdown. reference: what the gate held the INT8 graph against."""
     m, point = manifest, manifest.operating_point
     parts = [
         f"# {m.model.id} {m.model.version}\n",
@@ -38,7 +38,7 @@ def model_card(manifest: Manifest) -> str:
         ),
         f"- Quantisation: {m.provenance.quantisation}\n",
         "## What the INT8 conversion lost\n",
-        _gate(m.gate),
+        _gate(m.gate, reference),
         "## Evidence\n",
         (
             "Kinds of evidence are never mixed in one table, and only figures on real hygromas may be set beside a "
@@ -79,10 +79,10 @@ def model_card(manifest: Manifest) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _gate(gate: GateResult) -> str:
+def _gate(gate: GateResult, reference: str) -> str:
     verdict = "passed its gate" if gate.passed else "FAILED its gate, and was shipped all the same by explicit choice"
     text = (
-        f"On {gate.n} held-out images ({gate.positives} positive) the conversion from PyTorch FP32 {verdict}: "
+        f"On {gate.n} held-out images ({gate.positives} positive) the conversion from {reference} {verdict}: "
         f"{gate.positives_lost} positives lost, {gate.flips} decisions flipped, ROC-AUC down by {gate.auc_drop:.4f}, "
         f"largest change of a probability {gate.max_dp:.3f}, 99th percentile {gate.p99_dp:.3f}.\n"
     )

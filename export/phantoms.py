@@ -25,6 +25,7 @@ PHANTOM_MIX = {"normal": 0.35, "hygroma": 0.4, "other": 0.25}  # of the training
 PER_PATIENT = 4  # training frames: patients differ more than frames do; at 16, what was missed was missed a whole exam
 PHANTOM_SEEDS = {"train": 10_000, "fit": 20_000, "measure": 30_000, "typical": 40_000}  # never shared between uses
 
+EXAMS = "phantom exams"  # the table of what the decision does
 Progress = Callable[[str, int, int], None]  # (what, done, total)
 
 
@@ -148,4 +149,4 @@ def exam_table(result: Outcome) -> EvidenceTable:
             )
         )
     text = "Simulated cine exams (phantom) of seeds neither trained nor fitted on, through screen, INT8 model and decision."
-    return EvidenceTable("phantom exams", "phantom", text, tuple(rows))
+    return EvidenceTable(EXAMS, "phantom", text, tuple(rows))

@@ -29,6 +29,7 @@ SECTIONS = {
     "provenance": "Where it comes from",
     "checklist": "Reporting checklist",
 }
+OF_PUBLIC_DATA = ("looked", "honesty", "checklist")  # sections that speak of the images that this project trains on
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#17202a;--dim:#56636f;--line:#dde3e9;--ground:#fff;--band:#f4f6f9;
@@ -63,7 +64,7 @@ border:1px solid currentColor}.pass{color:var(--good)}.fail{color:var(--bad)}.op
 def render(report: Mapping[str, Any]) -> str:
     """The dict that `export.validate.validation_report` makes -> a complete HTML page. Kinds of evidence get parts of their
     own. Keys that a report may have besides: thickness, increased, framing, unfamiliar, localisation, lean, honesty,
-    provenance."""
+    provenance; site: true where the images are a site's own, so that what is said of the public ones is left out."""
     bodies = {
         "summary": _summary(report),
         "limits": _limits(report),
@@ -75,10 +76,10 @@ def render(report: Mapping[str, Any]) -> str:
         "provenance": _provenance(report.get("provenance")),
         "checklist": _checklist(),
     }
-    links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title in SECTIONS.items())
+    shown = {key: title for key, title in SECTIONS.items() if not (report.get("site") and key in OF_PUBLIC_DATA)}
+    links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title in shown.items())
     sections = "".join(
-        f'<section id="{key}"><h2>{escape(title)}</h2>{"".join(bodies[key])}</section>'
-        for key, title in SECTIONS.items()
+        f'<section id="{key}"><h2>{escape(title)}</h2>{"".join(bodies[key])}</section>' for key, title in shown.items()
     )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
@@ -100,22 +101,28 @@ def _summary(report: Mapping[str, Any]) -> list[str]:
                 f"<b>{figure['value']:.3f}</b><span>area under the ROC curve of {escape(step)}, 95 % interval "
                 f"{figure['low']:.3f} to {figure['high']:.3f}{_unusual(figure)}, {figure['n']} images</span></div>"
             )
-    limits = report["limits"]
+    limits, own = report["limits"], report.get("site")
+    design = (
+        "a site's own images, held out fold by fold"
+        if own
+        else "on images that others collected for other ends and on simulations; nobody was examined for it"
+    )
+    against = "the same graph without rounding, whose weights are the INT8 ones" if own else "PyTorch FP32"
     return [
         "<p>Intended use: decision support for whoever scans. A flag means refer; it is no diagnosis, and no flag does not rule "
-        "anything out. Design: retrospective, on images that others collected for other ends and on simulations; nobody was "
-        "examined for it.</p>",
+        f"anything out. Design: retrospective, {design}.</p>",
         *(
             f'<h3>{escape(KIND_TITLES[kind])}</h3><div class="tiles">{"".join(tiles[kind])}</div>'
             for kind in KIND_TITLES
             if kind in tiles
         ),
-        f"<p>{_verdict(report['passed'])} Gate on every conversion, against PyTorch FP32 on identical held-out images: at most "
-        f"{limits['positives_lost']} positives lost at the operating point, {limits['flips']:.1%} of decisions flipped, ROC-AUC "
-        f"down by {limits['auc_drop']}.</p>",
+        f"<p>{_verdict(report['passed'])} Gate on every conversion, against {against}, on identical held-out images: at "
+        f"most {limits['positives_lost']} positives lost at the operating point, {limits['flips']:.1%} of decisions flipped, "
+        f"ROC-AUC down by {limits['auc_drop']}.</p>",
         '<p class="dim">Brackets are 95 % intervals, exact for shares and DeLong\'s for areas where they do not say otherwise. '
-        "The kinds of evidence answer different questions: their figures must not be compared with each other, nor with figures "
-        "from hospitals' own images.</p>",
+        "The kinds of evidence answer different questions: their figures must not be compared with each other"
+        + ("" if own else ", nor with figures from hospitals' own images")
+        + ".</p>",
     ]
 
 
@@ -123,13 +130,15 @@ _GENERAL_LIMITS = (
     "A figure holds for images like those it was measured on. Another scanner, another population or another way of scanning "
     "may give worse ones.",
     "An interval covers chance in the choice of images. It does not cover a bias in how they were collected, made or labelled.",
-    "Simulated lesions are drawn into real images. They cannot show how the model does on patients.",
 )
+_LESION_LIMIT = "Simulated lesions are drawn into real images. They cannot show how the model does on patients."
 
 
 def _limits(report: Mapping[str, Any]) -> list[str]:
-    own = (report.get("provenance") or {}).get("limits", ())
-    return ["<ul>", *(f"<li>{escape(text)}</li>" for text in (*own, *_GENERAL_LIMITS)), "</ul>"]
+    texts = [*(report.get("provenance") or {}).get("limits", ()), *_GENERAL_LIMITS]
+    if not report.get("site"):
+        texts.append(_LESION_LIMIT)
+    return ["<ul>", *(f"<li>{escape(text)}</li>" for text in texts), "</ul>"]
 
 
 def _evidence(report: Mapping[str, Any]) -> list[str]:
@@ -140,7 +149,7 @@ def _evidence(report: Mapping[str, Any]) -> list[str]:
             out.append(f"<h3>{escape(title)}</h3>")
         for part in sets:
             out.extend(_set(part))
-        if kind == "real":
+        if kind == "real" and not report.get("site"):
             out.extend(_thickness(report))
             out.extend(_framing(report.get("framing")))
             out.extend(_unfamiliar(report.get("unfamiliar")))

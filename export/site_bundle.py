@@ -39,10 +39,13 @@ from export.ort_graph import run_graph
 from export.phantoms import Progress, decide_on_exams
 from export.recipe import PhantomRecipe
 from export.site_heads import Head, Opened
-from export.sources import LESION_LIMIT, NO_HYGROMA_LIMIT
+from export.sources import CUT_LIMIT, LESION_LIMIT, NO_HYGROMA_LIMIT
 
 # Of the bundle it starts from: tables that judge the plane head and the trunk alone, true as long as both are kept.
 PLANE_TABLES = ("plane, folds", "plane, validation", "other anatomy", "planes, however they are cut")
+SITE_IMAGES = "a site's own images"  # among the data of an adapted bundle
+WRITTEN = ("bundle", "exams-", "predictions", "report")  # how the names of all that lies in `out` begin
+REFERENCE = "the same graph without rounding (weights as INT8 has them)"  # a bundle holds no other weights
 MOST_CHARACTERS = 4000  # of a text in the manifest (edge/bundle/manifest.py)
 
 
@@ -59,9 +62,11 @@ class Adapted:
     gate: GateResult
 
 
-def assemble(start: Opened, adapted: Adapted, out: Path, exams: int, threads: int, progress: Progress) -> None:
+def assemble(
+    start: Opened, adapted: Adapted, out: Path, exams: int, threads: int, progress: Progress
+) -> list[EvidenceTable]:
     """A draft runs phantom exams, `exams` of them to fit the decision; `out`/bundle, which appears whole, is the draft with the
-    decision fitted. Exams go on where a kill cut them off."""
+    decision fitted. Exams go on where a kill cut them off. Returns what they measured."""
     old, raised = start.bundle.manifest, adapted.hygroma.raised
     model = _grafted(start.graph, adapted, old.calibration, raised)
     upright = _grafted(start.upright, adapted, old.calibration, 0.0)
@@ -89,9 +94,9 @@ def assemble(start: Opened, adapted: Adapted, out: Path, exams: int, threads: in
         **start.bundle.files,
         MODEL_FILE: model.SerializeToString(deterministic=True),
         GOLDEN_FILE: pack_golden(golden),
-        CARD_FILE: model_card(manifest).encode(),
+        CARD_FILE: model_card(manifest, REFERENCE).encode(),
     }
-    draft, made = out / "draft", out / "bundle.made"
+    draft, made = out / "bundle.draft", out / "bundle.made"
     for unfinished in (draft, made):
         remove(unfinished)
     write_bundle(draft, manifest, files)
@@ -105,9 +110,10 @@ def assemble(start: Opened, adapted: Adapted, out: Path, exams: int, threads: in
         progress,
     )
     manifest = replace(manifest, decision=params.to_manifest(), evidence=(*manifest.evidence, *tables))
-    write_bundle(made, manifest, {**files, CARD_FILE: model_card(manifest).encode()})
+    write_bundle(made, manifest, {**files, CARD_FILE: model_card(manifest, REFERENCE).encode()})
     made.rename(out / "bundle")
     remove(draft)
+    return tables
 
 
 def _grafted(base: onnx.ModelProto, adapted: Adapted, cooled: Calibration, raised: float) -> onnx.ModelProto:
@@ -149,11 +155,14 @@ def site_provenance(start: Bundle, site: Site, hygroma: Head, plane: Head | None
     """`frozen`: why the plane head was kept."""
     old = start.manifest.provenance
     n, positives = len(hygroma.keep), int(site.labels[hygroma.keep].sum())
-    patients = len(set(site.groups)) if site.data.table else 0
+    patients = len({site.groups[i] for i in hygroma.keep}) if site.data.table else 0
+    sites = len({site.data.images[i].site for i in hygroma.keep})
     heads = "hygroma head" if plane is None else "both heads"
-    limits = [text for text in old.limits if text not in (NO_HYGROMA_LIMIT, LESION_LIMIT)]
+    untrue = (NO_HYGROMA_LIMIT, LESION_LIMIT) if plane is None else (NO_HYGROMA_LIMIT, LESION_LIMIT, CUT_LIMIT)
+    limits = [text for text in old.limits if text not in untrue]
     own = [
-        f"The hygroma head was fitted on {n} images of one site, {positives} of them in its positive folder"
+        f"The hygroma head was fitted on {n} images of {'one site' if sites == 1 else f'{sites} sites'}, {positives} of them in "
+        "the positive folder"
         + (f", {patients} patients" if patients else "; nobody said whose they are, so one patient may be in two folds")
         + ". Whether the folders are right nobody here has checked.",
         f"The plane head was fitted on the site's {len(plane.keep)} planes; what it does on other anatomy was not measured again."
@@ -168,7 +177,7 @@ def site_provenance(start: Bundle, site: Site, hygroma: Head, plane: Head | None
         data=(
             *old.data,
             DataSource(
-                "a site's own images",
+                SITE_IMAGES,
                 heads,
                 len(site.labels),
                 "the site's own; none travels with the bundle",

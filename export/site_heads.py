@@ -50,14 +50,15 @@ class Opened:
 @dataclass(frozen=True)
 class Head:
     """A head before and after. keep [N]: indices of the site's images that it is judged on, labels {0,1} [N]; before, adapted,
-    int8 [N]: log-odds on them, held out: of the bundle's head in INT8, of the adapted one without rounding and in INT8; fitted,
-    raised: the head to ship, and how far it leans (export/lean.py)."""
+    int8 [N]: log-odds on them, held out: of the bundle's head in INT8, of the adapted one without rounding and in INT8; every:
+    as int8, of all of the site's images; fitted, raised: the head to ship, and how far it leans (export/lean.py)."""
 
     keep: np.ndarray
     labels: np.ndarray
     before: np.ndarray
     adapted: np.ndarray
     int8: np.ndarray
+    every: np.ndarray
     fitted: Anchored
     raised: float
 
@@ -72,21 +73,22 @@ def fit_head(head: str, start: Opened, site: Site, phantoms: Bank, seed: int) ->
         rendered = np.array([e.hygroma for e in phantoms.entries])
     telling = np.flatnonzero(rendered != UNKNOWN)
     spec = start.bundle.manifest.preprocessing
-    crops = [*site.crops[keep], *(letterbox(phantoms.crops[i], spec) for i in telling)]
+    crops = [*site.crops, *(letterbox(phantoms.crops[i], spec) for i in telling)]
     features, rounding = start.shown(head, crops)
     before, before_int8 = start.said(head, features), start.said(head, features + rounding)
     # the whole picture's mean, which the hygroma head sees last, it leaves alone (export/heads.py)
     reach = features.shape[1] - (0 if head == PLANE else start.bundle.manifest.heads.embedding)
-    n = len(keep)
+    n = len(site.labels)
     samples = Samples(
         before,
         features[:, :reach].astype(np.float64),
         rounding[:, :reach].astype(np.float64),
-        np.concatenate([labels[keep], rendered[telling]]).astype(np.float64),
-        np.concatenate([np.ones(n), np.full(len(telling), PHANTOM_SHARE * n / max(1, len(telling)))]),
-        [*(site.groups[i] for i in keep), *(f"phantom {i // PER_PATIENT}" for i in telling)],
+        np.concatenate([labels, rendered[telling]]).astype(np.float64),
+        np.concatenate([np.ones(n), np.full(len(telling), PHANTOM_SHARE * len(keep) / max(1, len(telling)))]),
+        [*site.groups, *(f"phantom {i // PER_PATIENT}" for i in telling)],
     )
     rounded = samples.features + samples.rounding
+    learned = np.concatenate([keep, np.arange(n, len(before))])  # of the others no label is known
 
     def leaning(fitted: Anchored, part: np.ndarray) -> float:
         """Of the hygroma head alone: a plane that is lost the next frame brings again."""
@@ -94,12 +96,14 @@ def fit_head(head: str, start: Opened, site: Site, phantoms: Bank, seed: int) ->
             return 0.0
         return fall_made_up(fitted(before[part], samples.features[part]), fitted(before_int8[part], rounded[part]))
 
-    adapted, int8, every = np.empty(n), np.empty(n), np.arange(len(before))
+    adapted, int8 = np.empty(n), np.empty(n)
     for fold in range(FOLDS):
-        held = np.flatnonzero(site.folds[keep] == fold)
-        rest = np.setdiff1d(every, held)
+        held = np.flatnonzero(site.folds == fold)
+        rest = np.setdiff1d(learned, held)
         fitted = fit_anchored(samples.part(rest), seed)
         adapted[held] = fitted(before[held], samples.features[held])
         int8[held] = fitted(before_int8[held], rounded[held]) + leaning(fitted, rest)
-    fitted = fit_anchored(samples, seed)
-    return Head(keep, labels[keep], before_int8[:n], adapted, int8, fitted, leaning(fitted, every))
+    fitted = fit_anchored(samples.part(learned), seed)
+    return Head(
+        keep, labels[keep], before_int8[keep], adapted[keep], int8[keep], int8, fitted, leaning(fitted, learned)
+    )

@@ -29,6 +29,11 @@ LESION_LIMIT = (
     "Figures on simulated lesions flatter: the edit may leave traces that no patient has, and only the "
     "thicknesses we drew are in them."
 )
+CUT_LIMIT = (
+    "Those stills were cut out of their screens, standard planes otherwise than others: their aspect alone tells them "
+    "apart to some degree. The plane head was fitted on stills cut anew too; how it ranks those is in the table "
+    '"planes, however they are cut".'
+)
 # What must be said of any model trained on the public images alone.
 PROTOTYPE_LIMITS = (
     (
@@ -40,11 +45,7 @@ PROTOTYPE_LIMITS = (
         "The real nuchal views come from one hospital and its branch, most from one or two scanner makers, at 11 to "
         "14 weeks. Other makes, presets and populations are untested."
     ),
-    (
-        "Those stills were cut out of their screens, standard planes otherwise than others: their aspect alone tells them "
-        "apart to some degree. The plane head was fitted on stills cut anew too; how it ranks those is in the table "
-        '"planes, however they are cut".'
-    ),
+    CUT_LIMIT,
     LESION_LIMIT,
     (
         "It measures nothing in millimetres, and is no substitute for a nuchal translucency measurement by a trained "

@@ -16,6 +16,8 @@ from edge.errors import InputError
 from export import metrics
 from export.atomic import appearing
 from export.curves import confusion, reliability, roc_points
+from export.figures import METRICS
+from export.figures import figures as by_patient
 from export.gate import DEFAULT_LIMITS, GateLimits, gate
 from export.report_html import render
 
@@ -41,7 +43,8 @@ class EvaluationSet:
 
     ids [n]; labels {0,1} [n]; splits [n]: name of the part in which each image was held out ("fold 0", "validation").
     reference: name of the PyTorch FP32 step that the steps after it were converted from. task: what a positive is, in
-    words. `screening` says whether predictive values make sense.
+    words. `screening` says whether predictive values make sense. groups [n]: each image's patient, where one may have several:
+    intervals are then drawn over patients (export/figures.py); empty: each image is its patient's only one.
     """
 
     name: str
@@ -54,6 +57,7 @@ class EvaluationSet:
     steps: Sequence[Step]
     reference: str
     screening: bool = True
+    groups: Sequence[str] = ()
 
 
 def evaluate(data: EvaluationSet, limits: GateLimits = DEFAULT_LIMITS) -> dict[str, Any]:
@@ -77,7 +81,11 @@ def evaluate(data: EvaluationSet, limits: GateLimits = DEFAULT_LIMITS) -> dict[s
         "n": len(labels),
         "positives": int(labels.sum()),
         "steps": {
-            s.name: {part: _figures(labels[keep], *_cut(s, keep)) for part, keep in parts.items()} for s in data.steps
+            s.name: {
+                part: _figures(labels[keep], *_cut(s, keep), np.asarray(data.groups)[keep] if data.groups else ())
+                for part, keep in parts.items()
+            }
+            for s in data.steps
         },
         "curves": {
             s.name: {
@@ -147,7 +155,8 @@ def _check(data: EvaluationSet) -> None:
         )
     if data.reference not in [s.name for s in data.steps]:
         raise InputError(f"evaluation set {data.name}: reference: found {data.reference!r}; expected one of its steps")
-    lengths = {"ids": len(data.ids), "splits": len(data.splits)} | {s.name: len(s.probability) for s in data.steps}
+    lengths = {"ids": len(data.ids), "splits": len(data.splits), "groups": len(data.groups) or n}
+    lengths |= {s.name: len(s.probability) for s in data.steps}
     for name, length in lengths.items():
         if length != n:
             raise InputError(f"evaluation set {data.name}: {name}: found {length} entries; there are {n} labels")
@@ -159,10 +168,11 @@ def _cut(step: Step, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(step.probability)[keep], np.broadcast_to(step.threshold, keep.shape)[keep]
 
 
-def _figures(labels: np.ndarray, probability: np.ndarray, threshold: np.ndarray) -> dict[str, Any]:
+def _figures(
+    labels: np.ndarray, probability: np.ndarray, threshold: np.ndarray, groups: Sequence[str]
+) -> dict[str, Any]:
     """None stands for a figure that this part cannot give: a fold may hold one class only."""
     decisions = probability >= threshold
-
     def figure(
         compute: Callable[[np.ndarray, np.ndarray], metrics.Figure], values: np.ndarray
     ) -> dict[str, Any] | None:
@@ -171,12 +181,17 @@ def _figures(labels: np.ndarray, probability: np.ndarray, threshold: np.ndarray)
         except InputError:
             return None
 
-    return {
+    found = {
         "accuracy": figure(metrics.accuracy, decisions),
         "sensitivity": figure(metrics.sensitivity, decisions),
         "specificity": figure(metrics.specificity, decisions),
         "ROC-AUC": figure(metrics.auc, probability),
     }
+    if len(set(groups)) < len(groups):
+        for name, own in zip(found, METRICS, strict=True):
+            if found[name] is not None:
+                found[name] = by_patient(labels, decisions, probability, groups, [own])[own]
+    return found
 
 
 def _losses(labels: np.ndarray, reference: np.ndarray, threshold: np.ndarray, converted: np.ndarray) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -15,8 +17,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from calibration.dataset import load_dataset
+from calibration.bank import Bank
+from calibration.dataset import Dataset, LabelledImage, load_dataset
 from calibration.phantom import render_stills
+from calibration.site import UNLABELLED, Site
 from edge.bundle import Bundle, load_bundle
 from edge.bundle.manifest import GOLDEN_FILE, MODEL_FILE, OOD_FILE
 from edge.bundle.trust import ANYONE, SHIPPED_BUNDLE
@@ -27,11 +31,13 @@ from edge.errors import ConfigError, GateError, InputError
 from export import adapt as adapting
 from export import site_bundle
 from export.adapt import Settings, adapt
-from export.anchored import STRENGTHS, Samples, fit_anchored
+from export.anchored import STRENGTHS, Anchored, Samples, fit_anchored
 from export.head_graph import hygroma_said, plane_said, with_hygroma, with_plane
 from export.heads import Reading
 from export.ort_graph import run_graph
 from export.shown import HYGROMA, PLANE, Shown
+from export.site_heads import Head, fit_head
+from export.validate import Step
 
 SETTINGS = Settings("own", "1.0.0", exams=4, phantoms=40)
 
@@ -169,6 +175,7 @@ def test_a_site_without_planes_keeps_the_plane_head_and_the_card_says_so(
     assert {row["label"] for row in rows} == {"normal", "hygroma"} and len(rows) == told["images"]
     html = (tmp_path / "out" / "report" / "validation.html").read_text()
     assert "as it was" in html and "frozen" in html and "mrs-smith" not in html
+    assert {row["metric"] for row in told["exams"]} >= {"exam sensitivity", "exam specificity"}
     picture = str(next((site / "data" / "hygroma").glob("*.png")))
     assert main(["score", picture, "--bundle", told["bundle"], "--allow-unsigned", "--json"]) == 0
     assert 0 <= json.loads(capsys.readouterr().out.splitlines()[0])["hygroma"] <= 1
@@ -189,7 +196,14 @@ def test_planes_that_are_labelled_fit_the_plane_head_too(site: Path, tmp_path: P
     np.testing.assert_array_equal(golden.inputs, was.inputs)
     assert not np.allclose(golden.qdq.plane, was.qdq.plane)
     np.testing.assert_allclose(golden.qdq.hygroma, run_graph(onnx.load_from_string(made.model), golden.inputs).hygroma)
+    report = json.loads((tmp_path / "out" / "report" / "validation.json").read_text())
+    html = (tmp_path / "out" / "report" / "validation.html").read_text()
+    for text in (made.files["MODEL_CARD.md"].decode(), html):  # what is true of the public images alone
+        assert "without rounding" in text and "PyTorch FP32" not in text
+        assert "simulated, and said to be" not in text and "however they are cut" not in text
+    assert report["sets"][0]["steps"]["INT8"]["all folds"]["ROC-AUC"]["n"] == hygroma["n"]
     rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
+    assert {row["id"] for row in rows} >= set(made.manifest.gate.flipped) and rows[0]["id"].startswith("site:")
     assert len(rows) == hygroma["n"] and {row["plane"] for row in rows} == {"standard"}
 
 
@@ -219,6 +233,96 @@ def test_the_shipped_head_is_fitted_on_all_and_the_figures_are_not(
     assert not np.array_equal(one.fitted.reading.weight, other.fitted.reading.weight)
 
 
+HELD = 3  # of FOLDS folds, the one that the next tests hold out
+
+
+def made_up(n: int = 40, seed: int = 0) -> tuple[Site, Any]:
+    """A site of n images, every fifth without a plane label, and a bundle that shows a head 6 features and the picture's mean."""
+    rng = np.random.default_rng(seed)
+    labels, planes = np.arange(n) // 4 % 2, np.arange(n) // 8 % 2
+    planes[::5] = UNLABELLED
+    features = rng.normal(0, 1, (n, 8)) + labels[:, None]
+    manifest = SimpleNamespace(
+        preprocessing=None,
+        heads=SimpleNamespace(embedding=2),
+        ood=SimpleNamespace(threshold=1.0),
+        operating_point=SimpleNamespace(plane_threshold=0.5),
+    )
+    near = SimpleNamespace(distance=lambda embedding: np.zeros(len(embedding)))
+    opened = SimpleNamespace(
+        bundle=SimpleNamespace(manifest=manifest, ood=lambda: near),
+        shown=lambda head, crops: (features, 0.01 * features[::-1]),
+        said=lambda head, shown: shown[:, 0],
+    )
+    data = Dataset(Path("."), ("normal", "hygroma"), [], Path("patients.csv"))
+    groups = [f"patient {i // 2}" for i in range(n)]
+    folds = np.arange(n) % 2 * 2 + np.arange(n) // 2 % 2
+    return Site(data, labels, planes, groups, folds, np.zeros((n, 2, 2), np.uint8), {}), opened
+
+
+def test_an_image_without_a_plane_label_is_told_by_a_head_that_its_fold_was_held_out_of() -> None:
+    site, opened = made_up()
+    own = site.folds == HELD
+    turned = replace(site, planes=np.where(own & (site.planes != UNLABELLED), 1 - site.planes, site.planes))
+    one, other = (fit_head(PLANE, opened, s, Bank(np.zeros((0, 2, 2), np.uint8), []), 0) for s in (site, turned))
+    assert UNLABELLED in site.planes[own]
+    np.testing.assert_array_equal(one.every[own], other.every[own])
+    assert (one.every[~own] != other.every[~own]).all()
+    np.testing.assert_array_equal(one.every[one.keep], one.int8)
+
+
+def test_assessable_is_judged_by_the_new_plane_head_at_the_other_folds_threshold() -> None:
+    site, opened = made_up()
+    keep = np.flatnonzero(site.planes != UNLABELLED)
+    said = np.where(site.folds == HELD, 2.0, 1.0)  # log-odds, all beyond the old head's threshold
+    nothing = Anchored(1.0, Reading(np.zeros(8), 0.0), 1.0)
+    plane = Head(keep, site.planes[keep], said[keep], said[keep], said[keep], said, nothing, 0.0)
+    limits = np.where(site.folds[keep] == HELD, sigmoid(1.5), sigmoid(1.2))
+    judged = SimpleNamespace(steps=[Step("INT8", said[keep], limits)])
+    np.testing.assert_array_equal(adapting._assessable(opened, site, plane, judged), site.folds == HELD)  # type: ignore[arg-type]
+
+
+def test_what_the_card_says_of_a_site_counts_whom_the_head_was_fitted_on(start: Bundle) -> None:
+    site, _ = made_up()
+    images = [LabelledImage(Path(), str(i), 0, "", site="A" if i < 20 else "B") for i in range(40)]
+    site, fitted = replace(site, data=replace(site.data, images=images)), Anchored(1.0, Reading(np.zeros(1), 0.0), 1.0)
+    head = Head(np.arange(30), site.labels[:30], *[np.zeros(30)] * 4, fitted, 0.0)
+    kept, both = (site_bundle.site_provenance(start, site, head, plane, "why") for plane in (None, head))
+    assert any("30 images of 2 sites" in text and "15 patients" in text for text in kept.limits)
+    table = "planes, however they are cut"  # an adapted plane head is not what it judges
+    assert any(table in text for text in kept.limits) and not any(table in text for text in both.limits)
+
+
+def test_a_file_name_that_is_no_utf_8_is_written_as_it_is(tmp_path: Path) -> None:
+    site, _ = made_up()
+    name = os.fsdecode(b"normal/M\xfcller.png")
+    site = replace(site, data=replace(site.data, images=[LabelledImage(Path(name), name, 0, "")] * 40))
+    judged = SimpleNamespace(ids=["site:0000"], steps=[Step("INT8", np.zeros(1), np.full(1, 0.5))] * 3)
+    one = SimpleNamespace(keep=np.zeros(1, int))
+    adapting._write_predictions(tmp_path / "p.csv", site, one, judged, np.ones(40, bool))  # type: ignore[arg-type]
+    assert b"\r\nsite:0000,normal/M\xfcller.png,normal," in (tmp_path / "p.csv").read_bytes()
+
+
+def test_classes_the_wrong_way_round_are_refused(
+    site: Path, tmp_path: Path, start: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = load_dataset(site / "data", site / "plain.csv", positive="normal")
+    labels = np.arange(40) % 2
+    swapped = Head(np.arange(40), labels, np.linspace(-1, 1, 40) - 2 * labels, *[np.zeros(40)] * 3, None, 0.0)  # type: ignore[arg-type]
+    monkeypatch.setattr(adapting, "fit_head", lambda *rest: swapped)
+    monkeypatch.setattr(adapting, "phantom_bank", lambda *rest: None)
+    with pytest.raises(InputError, match="ranks 'hygroma' above 'normal'.*--positive"):
+        adapt(start, data, tmp_path / "out", SETTINGS)
+    assert not (tmp_path / "out" / "report").exists()
+
+
+def test_a_class_that_shows_other_planes_alone_is_refused_and_told_why(site: Path, start: Bundle) -> None:
+    data = load_dataset(site / "data", site / "plain.csv")
+    images = [replace(image, plane="other" if image.label else "standard") for image in data.images]
+    with pytest.raises(InputError, match="not labelled as other planes.*no image of 'hygroma'"):
+        adapting.read_site(replace(data, images=images), start.manifest.preprocessing.size, 0)
+
+
 def test_a_gate_that_fails_writes_no_bundle_and_leaves_the_report(
     site: Path, tmp_path: Path, start: Bundle, no_exams: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,17 +341,46 @@ def test_a_gate_that_fails_writes_no_bundle_and_leaves_the_report(
 
 def test_what_does_not_fit_is_said_before_anything_is_rendered(site: Path, tmp_path: Path, start: Bundle) -> None:
     data = load_dataset(site / "data", site / "plain.csv")
+    (tmp_path / "holds" / "draft").mkdir(parents=True)
     for settings, out, words in (
         (SETTINGS, site / "data" / "out", "inside the data folder"),
+        (SETTINGS, site, "holds the data folder"),
+        (SETTINGS, tmp_path / "holds", r"holds something else \(draft\)"),
         (SETTINGS, site / "plain.csv", "is a file"),
-        (replace(SETTINGS, name="Own Model"), tmp_path, "Own Model.*lower-case"),
-        (replace(SETTINGS, version="one"), tmp_path, "semantic version"),
-        (replace(SETTINGS, exams=3), tmp_path, "--exams: found 3"),
-        (replace(SETTINGS, seed=-1), tmp_path, "--seed: found -1"),
-        (replace(SETTINGS, threads=0), tmp_path, "--threads: found 0"),
+        (replace(SETTINGS, name="Own Model"), tmp_path / "out", "Own Model.*lower-case"),
+        (replace(SETTINGS, version="one"), tmp_path / "out", "semantic version"),
+        (replace(SETTINGS, exams=3), tmp_path / "out", "--exams: found 3"),
+        (replace(SETTINGS, seed=-1), tmp_path / "out", "--seed: found -1"),
+        (replace(SETTINGS, threads=0), tmp_path / "out", "--threads: found 0"),
     ):
         with pytest.raises(ConfigError, match=words):
             adapt(start, data, out, settings)
+
+
+def test_an_adapted_bundle_is_no_start(site: Path, tmp_path: Path, start: Bundle) -> None:
+    """Its head may have seen the very images that would be held out."""
+    old = start.manifest.provenance
+    seen = replace(old, data=(*old.data, replace(old.data[0], name=site_bundle.SITE_IMAGES)))
+    adapted = replace(start, manifest=replace(start.manifest, provenance=seen))
+    with pytest.raises(ConfigError, match="adapted already.*start from the bundle that it was made from"):
+        adapt(adapted, load_dataset(site / "data", site / "plain.csv"), tmp_path / "out", SETTINGS)
+
+
+def test_a_folder_that_cannot_be_written_or_a_head_without_room_is_said_before_an_image_is_read(
+    site: Path, tmp_path: Path, start: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = load_dataset(site / "data", site / "plain.csv")
+    monkeypatch.setattr(adapting, "read_site", lambda *rest: pytest.fail("images were read"))
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file/out: cannot be written"):
+        adapt(start, data, tmp_path / "file" / "out", SETTINGS)
+    full, reading = onnx.load_from_string(start.model), Reading(np.full(4, 0.1), 0.0)
+    with pytest.raises(InputError, match="hidden units are idle"):
+        while True:
+            full = with_hygroma(full, 1.0, reading)
+    files = {**start.files, MODEL_FILE: full.SerializeToString()}
+    with pytest.raises(InputError, match="hidden units are idle"):
+        adapt(replace(start, files=files), data, tmp_path / "out", SETTINGS)
 
 
 def test_images_that_the_device_would_not_score_are_counted_or_refused(tmp_path: Path, start: Bundle) -> None:

@@ -25,6 +25,7 @@ from export.validate import EvaluationSet, Step, evidence_tables, validation_rep
 N = 400
 LABELS = np.tile([0, 1], N // 2)
 CLEAN = np.where(LABELS == 1, 0.9, 0.1) + np.linspace(-0.05, 0.05, N)
+NOISE = np.tile(np.random.default_rng(0).normal(0, 0.4, 40), N // 40)  # a patient's own, of 40
 IDS = [f"image-{i}" for i in range(N)]
 
 
@@ -72,6 +73,17 @@ def test_what_is_no_number_is_no_verdict(odd: float) -> None:
         gate(LABELS, CLEAN, changed(n0=odd), 0.5, IDS)  # a negative: it would stay one
     with pytest.raises(InputError, match="1 of 400 reference"):
         gate(LABELS, changed(n0=odd), CLEAN, 0.5, IDS)
+
+
+def test_intervals_are_drawn_over_patients_where_one_has_several_images() -> None:
+    alone = EvaluationSet("own", "real", "t", "d", IDS, LABELS, ["v"] * N, [Step("as it was", CLEAN + NOISE, 0.5)], "as it was")
+    ten = dataclasses.replace(alone, groups=[f"patient {i % 40}" for i in range(N)])
+    one, many = (validation_report([data])["sets"][0]["steps"]["as it was"]["v"] for data in (alone, ten))
+    assert list(one) == list(many)
+    for name, figure in many.items():
+        assert figure["value"] == pytest.approx(one[name]["value"]) and figure["n"] == one[name]["n"]
+        assert figure["interval"] == "bootstrap over patients" != one[name]["interval"]
+        assert figure["high"] - figure["low"] > 1.3 * (one[name]["high"] - one[name]["low"])
 
 
 def test_thresholds_may_differ_per_image() -> None:
