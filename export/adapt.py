@@ -25,7 +25,7 @@ from edge.bundle.schema import Decoder, encode
 from edge.engines.selftest import sigmoid
 from edge.errors import BundleError, ConfigError, GateError, InputError
 from export import metrics
-from export.atomic import appearing, writable
+from export.atomic import LOCK, alone, appearing, writable
 from export.evidence import CHOOSE, cross_fitted
 from export.gate import gate
 from export.phantoms import EXAMS, Progress, phantom_bank
@@ -68,7 +68,19 @@ def adapt(
 
     InputError for images or folds that do not fit, GateError when INT8 loses too much of the adapted head."""
     model = _check(start, data, out, settings)
-    writable(out)
+    with alone(writable(out), "an adaptation"):
+        return _adapt(start, model, data, out, settings, accept_failing_gate, progress)
+
+
+def _adapt(
+    start: Bundle,
+    model: ModelInfo,
+    data: Dataset,
+    out: Path,
+    settings: Settings,
+    accept_failing_gate: bool,
+    progress: Progress,
+) -> dict[str, Any]:
     opened = Opened.of(start, settings.threads)
     site = read_site(data, start.manifest.preprocessing.size, settings.seed, partial(progress, "site: images"))
     phantoms = phantom_bank(settings.phantoms, progress)
@@ -139,7 +151,7 @@ def _check(start: Bundle, data: Dataset, out: Path, settings: Settings) -> Model
         raise ConfigError(f"--out {out}: is a file; give a folder")
     if (out / "bundle").exists():
         raise ConfigError(f"{out / 'bundle'}: there already; give another --out, or delete it")
-    if out.is_dir() and (strange := sorted(p.name for p in out.iterdir() if not p.name.startswith((".", *WRITTEN)))):
+    if out.is_dir() and (strange := sorted(p.name for p in out.iterdir() if not p.name.startswith((".", LOCK, *WRITTEN)))):
         raise ConfigError(f"--out {out}: holds something else ({some(strange)}); give an empty or a new folder")
     if any(source.name == SITE_IMAGES for source in start.manifest.provenance.data):
         raise ConfigError(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edge.errors import HygromaError, InputError
+from edge.errors import ConfigError, HygromaError, InputError
+from edge.lock import open_lock, take
 
+LOCK = "lock"  # in an --out, held by the process that writes there
 PARTIAL = ".partial"  # in the name of everything that is still being written
 
 
@@ -60,3 +63,30 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(out: Path, doing: str) -> Iterator[None]:
+    """While this process writes to `out`, no other that asks does. ConfigError when one already does. doing: what, in words."""
+    path = out / LOCK
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        fd = open_lock(path)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from None
+    try:
+        try:
+            take(fd)
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")  # for whoever finds it held
+        except BlockingIOError:
+            holder = path.read_text().strip() or "another process"
+            raise ConfigError(
+                f"{path}: held by {holder}, {doing} with the same --out; wait for its end, or give another --out"
+            ) from None
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: cannot be locked ({error.strerror}); give an --out where files can be"
+            ) from None
+        yield
+    finally:
+        os.close(fd)

@@ -16,11 +16,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
-import socket
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -35,22 +32,20 @@ from calibration.leakage import assign_folds, inner_split, patient_groups, same_
 from calibration.stills import FOLDS
 from edge.engines.selftest import sigmoid
 from edge.errors import ConfigError, InputError
-from edge.lock import open_lock, take
-from export.atomic import appearing, intact, remove
+from export.atomic import LOCK, alone, appearing, intact, remove
 from export.figures import METRICS, figures
 from export.finetune import Examples, best_weights, fine_tune, logits, open_device
 from export.jobs import load_ray, run_jobs
 from export.systems import System, build
 
 CODE = 1  # raise when the same settings would give other predictions: what the older code made is refused then
-RUN, IMAGES, CROPS, PREDICTIONS, FOLD, REPORT, LOCK = (
+RUN, IMAGES, CROPS, PREDICTIONS, FOLD, REPORT = (
     "run.json",
     "images.csv",
     "crops.npz",
     "predictions.csv",
     "fold.json",
     "report.json",
-    "lock",
 )
 COLUMNS = ("path", "label", "patient", "group", "site", "plane", "signal", "fold")
 PREDICTED = ("path", "label", "group", "fold", "probability", "threshold", "decision")
@@ -115,7 +110,7 @@ def cross_validate(
         load_ray()
     _check_out(out, folder)
     prepared = prepare(load_dataset(folder, table, positive), system, settings, progress)
-    with _alone(out):
+    with alone(out, "a cross-validation"):
         prepared.store(out)
         del prepared  # the folds read the crops from `out`
         return _run_folds(system, settings, out, device, ray_address, progress)
@@ -330,33 +325,6 @@ def _check_out(out: Path, data: Path) -> None:
         raise ConfigError(f"--out {out}: is a file; give a folder")
     if out.is_dir() and not (out / RUN).is_file() and any(path.name != LOCK for path in out.iterdir()):
         raise ConfigError(f"--out {out}: holds something else; give an empty or a new folder")
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """While this process writes to `out`, no other does. ConfigError when one already does."""
-    path = out / LOCK
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        fd = open_lock(path)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from None
-    try:
-        try:
-            take(fd)
-            path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")  # for whoever finds it held
-        except BlockingIOError:
-            holder = path.read_text().strip() or "another process"
-            raise ConfigError(
-                f"{path}: held by {holder}, a cross-validation with the same --out; wait for its end, or give another --out"
-            ) from None
-        except OSError as error:
-            raise ConfigError(
-                f"{path}: cannot be locked ({error.strerror}); give an --out where files can be"
-            ) from None
-        yield
-    finally:
-        os.close(fd)
 
 
 def _claim(out: Path, found: dict[str, Any]) -> None:

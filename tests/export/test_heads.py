@@ -106,6 +106,24 @@ def test_heads_mind_what_rounding_changes(stripes: Bank) -> None:
     assert calm.weight[0] == pytest.approx(calm.weight[1], rel=0.3)
 
 
+def test_the_plane_head_minds_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same stills, with a rounding that is all in the features which tell most: the head leans on those less."""
+    rng = np.random.default_rng(6)
+    entries = [Entry(i, "real", 0, float(i % 2), UNKNOWN, UNKNOWN, None) for i in range(60)]
+    bank = Bank(np.zeros((60, BANK_SIZE, BANK_SIZE), np.uint8), entries)
+    features = rng.normal(0, 1, (60, 64)).astype(np.float32)
+    features[:, :2] += 2 * (np.arange(60) % 2)[:, None]
+    rounding = 1e-3 * rng.normal(0, 1, (60, 64)).astype(np.float32)
+    rounding[:, 0] = 0.5 * rng.normal(0, 1, 60)
+    weights = []
+    for moved in (rounding, 0 * rounding):
+        m = model()
+        probe_plane_head(m, bank, np.arange(60), seed=0, shown=lambda head, crops, moved=moved: (features, moved))  # type: ignore[arg-type, misc]
+        weights.append(m.plane_head.weight[0].detach().numpy())
+    minding, not_minding = (abs(w[0]) / abs(w[1]) for w in weights)
+    assert minding < 0.5 * not_minding
+
+
 def test_pictures_of_one_label_leave_the_head_alone(stripes: Bank) -> None:
     m, thin = model(), stripes.where(lambda e: e.hygroma == 0)
     before = m.hygroma_head[0].weight.clone()
