@@ -126,6 +126,8 @@ def evaluation_sets(folds: HeldOut, validation: HeldOut) -> list[EvaluationSet]:
                     ],
                     "student",
                     screening=head == "hygroma",
+                    # a still and what was made of it are one patient's: 1,368 stills of the data are 1,366 patients'
+                    groups=[f"still {e.still}" for e, k in zip(data.entries, keep, strict=True) if k],
                 )
             )
     return sets

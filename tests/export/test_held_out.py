@@ -8,7 +8,8 @@ import pytest
 pytest.importorskip("scipy")
 
 from calibration.bank import UNKNOWN, Entry  # noqa: E402
-from export.evidence import HeldOut, increased_rows, thickness_rows  # noqa: E402
+from export.evidence import FORMS, HEADS, HeldOut, evaluation_sets, increased_rows, thickness_rows  # noqa: E402
+from export.validate import evaluate  # noqa: E402
 
 EACH, FOLDS = 60, 3
 N = EACH * FOLDS
@@ -46,3 +47,29 @@ def test_one_fold_is_its_plain_rank_correlation() -> None:
     data = folds(said, mm, np.zeros(N, bool))
     alone = HeldOut("validation", data.entries, data.ids, np.full(N, "validation"), data.probability, {})
     assert thickness_rows([alone])[0]["rho"] == pytest.approx(float(spearmanr(mm, said)[0]), abs=1e-9)
+
+
+@pytest.mark.parametrize("copies", [1, 4])
+def test_edits_of_a_still_are_one_patients_and_narrow_no_interval(copies: int) -> None:
+    """As many lesions and shams again, each a copy: nothing more is known, and no interval says so."""
+    rng, stills = np.random.default_rng(2), 60
+    said = rng.uniform(0, 1, (3, stills))
+    entries, probability = [], []
+    for i in range(stills):
+        entries.append(Entry(i, "real", i % 2, float(i % 3 > 0), UNKNOWN, UNKNOWN, None))
+        probability.append(said[0, i])
+        for source, label, p in (("lesion", 1.0, 0.3 + 0.7 * said[1, i]), ("sham", 0.0, 0.7 * said[2, i])):
+            entries += [Entry(i, source, i % 2, 1.0, label, 3.0, None)] * copies
+            probability += [p] * copies
+    n = len(entries)
+    shown = {f"{form}_{head}": np.array(probability) for form in FORMS for head in HEADS}
+    sets = []
+    for name in ("folds", "validation"):
+        parts = np.array([f"fold {e.fold}" if name == "folds" else name for e in entries])
+        sets.append(HeldOut(name, entries, [str(i) for i in range(n)], parts, shown, {}))
+    report = {data.name: evaluate(data) for data in evaluation_sets(*sets)}
+    area = report["hygroma, validation"]["steps"]["INT8"]["validation"]["ROC-AUC"]
+    assert area["n"] == 2 * stills * copies and area["patients"] == stills
+    assert area["value"] == pytest.approx(0.796, abs=1e-3)
+    assert (area["low"], area["high"]) == pytest.approx((0.72, 0.86), abs=0.03)  # of 60, whatever the copies
+    assert "patients" not in report["plane, validation"]["steps"]["INT8"]["validation"]["ROC-AUC"]
