@@ -70,6 +70,6 @@ def test_edits_of_a_still_are_one_patients_and_narrow_no_interval(copies: int) -
     report = {data.name: evaluate(data) for data in evaluation_sets(*sets)}
     area = report["hygroma, validation"]["steps"]["INT8"]["validation"]["ROC-AUC"]
     assert area["n"] == 2 * stills * copies and area["patients"] == stills
-    assert area["value"] == pytest.approx(0.796, abs=1e-3)
-    assert (area["low"], area["high"]) == pytest.approx((0.72, 0.86), abs=0.03)  # of 60, whatever the copies
+    assert area["value"] == pytest.approx(0.778, abs=1e-3)
+    assert (area["low"], area["high"]) == pytest.approx((0.70, 0.85), abs=0.02)  # of 60, whatever the copies
     assert "patients" not in report["plane, validation"]["steps"]["INT8"]["validation"]["ROC-AUC"]
