@@ -327,7 +327,7 @@ def test_what_is_missing_is_said(capsys: pytest.CaptureFixture[str], tmp_path: P
     for change, message in (
         ({"labels": None}, "labels missing"),
         ({"crops": arrays["crops"].astype(np.float32)}, "crops: found float32"),
-        ({"ids": arrays["ids"][:3]}, "expected equal"),
+        ({"ids": arrays["ids"][:3]}, "expected as many of each"),
         ({"labels": arrays["labels"] + 1}, "labels: found [1, 2]"),
         ({"fp32_plane": np.full(64, np.nan, np.float32)}, "fp32_plane: expected finite float32"),
     ):
