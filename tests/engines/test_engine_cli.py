@@ -329,7 +329,7 @@ def test_what_is_missing_is_said(capsys: pytest.CaptureFixture[str], tmp_path: P
         ({"crops": arrays["crops"].astype(np.float32)}, "crops: found float32"),
         ({"ids": arrays["ids"][:3]}, "expected as many of each"),
         ({"labels": arrays["labels"] + 1}, "labels: found [1, 2]"),
-        ({"fp32_plane": np.full(64, np.nan, np.float32)}, "fp32_plane: expected finite float32"),
+        ({"fp32_plane": np.full(64, np.nan, np.float32)}, "fp32_plane: found 64 values that are no numbers"),
     ):
         path = tmp_path / "bad.npz"
         np.savez(path, **{k: v for k, v in {**arrays, **change}.items() if v is not None})
