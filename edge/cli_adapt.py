@@ -76,6 +76,7 @@ def add_adapt(
     adapt.set_defaults(handler=run)
     allow_unsigned(adapt)
 
+
 def _told(found: dict[str, Any], start: str) -> str:
     whose = "" if found["patients known"] else " (no CSV: every image counts as a patient of its own)"
     lines = [f"{found['images']} images{whose}"]

@@ -25,7 +25,7 @@ from edge.bundle.schema import Decoder, encode
 from edge.engines.selftest import sigmoid
 from edge.errors import BundleError, ConfigError, GateError, InputError
 from export import metrics
-from export.atomic import LOCK, alone, appearing, writable
+from export.atomic import LOCK, alone, appearing, require_beside, writable
 from export.evidence import CHOOSE, cross_fitted
 from export.gate import gate
 from export.phantoms import EXAMS, Progress, phantom_bank
@@ -142,13 +142,9 @@ def _adapt(
 
 def _check(start: Bundle, data: Dataset, out: Path, settings: Settings) -> ModelInfo:
     """What can be said before an image is read."""
-    own, images = out.resolve(), data.folder.resolve()
-    if own.is_relative_to(images):
-        raise ConfigError(f"--out {out}: lies inside the data folder, where it would be taken for a class; give another")
-    if images.is_relative_to(own):
+    require_beside(out, data.folder)
+    if data.folder.resolve().is_relative_to(out.resolve()):
         raise ConfigError(f"--out {out}: holds the data folder; give another")
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out}: is a file; give a folder")
     if (out / "bundle").exists():
         raise ConfigError(f"{out / 'bundle'}: there already; give another --out, or delete it")
     if out.is_dir() and (strange := sorted(p.name for p in out.iterdir() if not p.name.startswith((".", LOCK, *WRITTEN)))):

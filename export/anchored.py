@@ -13,14 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from calibration.leakage import grouped_folds
-from export.heads import Reading, blown_up, either_way
+from export.heads import HYGROMA_ROUNDING, Reading, blown_up, either_way
 
 # L2 strengths a picture that are tried on the standardised features, from "nothing new" to about what pictures alone would
 # give (export/heads.py's ridges have .025 and .07).
 STRENGTHS = (np.inf, 3.0, 1.0, 0.3, 0.1, 0.03)
 GAIN_STRENGTH = 0.01  # L2 a picture on gain - 1 and on the bias: finite where the pictures are told apart without an error
 PARTS = 4  # of the training patients, each set aside once to choose the strength
-ROUNDING = 0.7  # as HYGROMA_ROUNDING of export/heads.py: the features are the same sort
 STEPS = 300  # of L-BFGS at most: from the strength before, a few dozen are enough
 LEAST_SPREAD = 1e-4  # of a feature: one that never varies is left alone
 
@@ -91,7 +90,7 @@ def _path(samples: Samples, strengths: Sequence[float]) -> list[Anchored]:
     middle, alive = samples.features.mean(0), spread > LEAST_SPREAD
     scale = np.where(alive, 1 / np.where(alive, spread, 1.0), 0.0)
     moved = np.zeros_like(samples.rounding)
-    moved[:, alive] = blown_up(samples.rounding[:, alive], samples.features[:, alive], ROUNDING)
+    moved[:, alive] = blown_up(samples.rounding[:, alive], samples.features[:, alive], HYGROMA_ROUNDING)
     x = (either_way(samples.features, moved) - middle) * scale
     before, labels = np.tile(samples.before, 2), np.tile(samples.labels, 2)
     weights = np.tile(samples.weights, 2) / (2 * samples.weights.sum())

@@ -65,6 +65,16 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def require_beside(out: Path, data: Path) -> None:
+    """ConfigError when a user's --out is a file, or lies in the folder that holds a folder per class."""
+    if out.resolve().is_relative_to(data.resolve()):
+        raise ConfigError(
+            f"--out {out}: lies inside the data folder, where it would be taken for a class; give another"
+        )
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: is a file; give a folder")
+
+
 @contextmanager
 def alone(out: Path, doing: str) -> Iterator[None]:
     """While this process writes to `out`, no other that asks does. ConfigError when one already does. doing: what, in words."""

@@ -136,10 +136,6 @@ def assemble_bundle(
             )
         progress("golden vectors")
         golden = GoldenVectors(i.golden, infer_all(reference, i.golden), run_graph(model, i.golden, threads))
-    against_fp32 = tolerance_of(difference(golden.qdq, golden.fp32, i.temperatures))
-    # The lean is no error of a runner's: held to the graph that leans too, one may differ by what rounding did alone.
-    upright = replace(golden.qdq, hygroma=golden.qdq.hygroma - choice.raised)
-    against_qdq = tolerance_of(difference(upright, golden.fp32, i.temperatures))
 
     progress("embedding statistics")
     ood = fit_ood(run_graph(model, i.assessable, threads).embedding)
@@ -160,7 +156,7 @@ def assemble_bundle(
         calibration=i.temperatures,
         decision=dict(i.decision),
         ood=Ood(farthest),
-        golden=Golden(len(i.golden), fp32=against_fp32, qdq=against_qdq),
+        golden=golden_tolerances(golden, i.temperatures, choice.raised),
         provenance=replace(i.provenance, quantisation=quantisation),
         evidence=tuple(i.evidence),
         gate=replace(result, accepted_failing=not result.passed),
@@ -228,7 +224,18 @@ def _fallback(converted: Converted) -> str:
     return ""
 
 
-def tolerance_of(measured: Tolerance) -> Tolerance:
+def golden_tolerances(golden: GoldenVectors, temperatures: Calibration, raised: float) -> Golden:
+    """What the self-test allows beside these vectors. raised: how far the INT8 graph leans (export/lean.py)."""
+    # The lean is no error of a runner's: held to the graph that leans too, one may differ by what rounding did alone.
+    upright = replace(golden.qdq, hygroma=golden.qdq.hygroma - raised)
+    return Golden(
+        len(golden.inputs),
+        fp32=_tolerance(difference(golden.qdq, golden.fp32, temperatures)),
+        qdq=_tolerance(difference(upright, golden.fp32, temperatures)),
+    )
+
+
+def _tolerance(measured: Tolerance) -> Tolerance:
     def widen(name: str, top: float) -> float:
         widened: float = TOLERANCE_FACTOR * getattr(measured, name) + getattr(TOLERANCE_FLOOR, name)
         return min(top, widened)

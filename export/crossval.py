@@ -32,7 +32,7 @@ from calibration.leakage import assign_folds, inner_split, patient_groups, same_
 from calibration.stills import FOLDS
 from edge.engines.selftest import sigmoid
 from edge.errors import ConfigError, InputError
-from export.atomic import LOCK, alone, appearing, intact, remove
+from export.atomic import LOCK, alone, appearing, intact, remove, require_beside
 from export.figures import METRICS, figures
 from export.finetune import Examples, best_weights, fine_tune, logits, open_device
 from export.jobs import load_ray, run_jobs
@@ -317,12 +317,7 @@ def _run(folder: Path, report: dict[str, Any], rows: list[dict[str, str]]) -> Ru
 
 
 def _check_out(out: Path, data: Path) -> None:
-    if out.resolve().is_relative_to(data.resolve()):
-        raise ConfigError(
-            f"--out {out}: lies inside the data folder, where it would be taken for a class; give another"
-        )
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out}: is a file; give a folder")
+    require_beside(out, data)
     if out.is_dir() and not (out / RUN).is_file() and any(path.name != LOCK for path in out.iterdir()):
         raise ConfigError(f"--out {out}: holds something else; give an empty or a new folder")
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper
 
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner, open_session, session_options
 from edge.engines.runner import RawOutputs
@@ -50,6 +53,15 @@ def optimised_graph(model: onnx.ModelProto) -> OptimisedGraph:
         int8_linears=len(quantised),
         float_linears=tuple(n.input[1] for n in products if n.op_type in FLOAT_PRODUCTS),
     )
+
+
+def probing_session(model: onnx.ModelProto, tensors: Sequence[str], threads: int = 1) -> ort.InferenceSession:
+    """A session that gives the float tensors named besides the graph's outputs."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    probe.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors)
+    options = session_options(threads, False)
+    return ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def run_graph(model: onnx.ModelProto, crops: np.ndarray, threads: int = 1) -> RawOutputs:

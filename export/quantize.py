@@ -13,16 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from edge.engines.onnxruntime_runner import session_options
 from edge.engines.runner import RawOutputs
 from edge.engines.selftest import sigmoid
 from edge.errors import InputError
 from export.onnx_graph import OPSET, build_float_graph
-from export.ort_graph import run_graph
+from export.ort_graph import probing_session, run_graph
 from export.smooth import State, input_peaks, smooth
 from export.vit import ViTConfig
 
@@ -150,12 +148,7 @@ def collect_histograms(model: onnx.ModelProto, crops: np.ndarray, threads: int =
     """
     _require_crops(crops)
     tensors = sorted({n.input[0] for n in block_linears(model)})
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    probe.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors)
-    session = ort.InferenceSession(
-        probe.SerializeToString(), session_options(threads, False), providers=["CPUExecutionProvider"]
-    )
+    session = probing_session(model, tensors, threads)
     batches = [crops[i : i + BATCH] for i in range(0, len(crops), BATCH)]
     tops = dict.fromkeys(tensors, 0.0)
     for batch in batches:

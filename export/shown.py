@@ -11,12 +11,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-import onnxruntime as ort
-from onnx import TensorProto, helper
 from torch import Tensor
 
-from edge.engines.onnxruntime_runner import session_options
 from export.onnx_graph import build_float_graph
+from export.ort_graph import probing_session
 from export.quantize import BATCH, collect_histograms, quantize
 from export.smooth import input_peaks, smooth
 from export.vit import ViTConfig
@@ -32,7 +30,9 @@ class Shown:
 
     def __init__(self, float_graph: onnx.ModelProto, int8_graph: onnx.ModelProto, threads: int = 1):
         self._inputs = {head: _input_of(float_graph, head) for head in (PLANE, HYGROMA)}
-        self._float, self._int8 = (self._session(graph, threads) for graph in (float_graph, int8_graph))
+        self._float, self._int8 = (
+            probing_session(graph, list(self._inputs.values()), threads) for graph in (float_graph, int8_graph)
+        )
 
     @classmethod
     def by_student(
@@ -53,15 +53,6 @@ class Shown:
             for session in (self._float, self._int8)
         )
         return features, rounded - features
-
-    def _session(self, graph: onnx.ModelProto, threads: int) -> ort.InferenceSession:
-        probe = onnx.ModelProto()
-        probe.CopyFrom(graph)
-        probe.graph.output.extend(
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in self._inputs.values()
-        )
-        options = session_options(threads, False)
-        return ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _input_of(graph: onnx.ModelProto, head: str) -> str:

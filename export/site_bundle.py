@@ -23,16 +23,14 @@ from edge.bundle.manifest import (
     EvidenceRow,
     EvidenceTable,
     GateResult,
-    Golden,
     ModelInfo,
     OperatingPoint,
     Provenance,
 )
 from edge.decision.params import DecisionParams
-from edge.engines.selftest import difference
 from export import metrics
 from export.atomic import remove
-from export.bundle import tolerance_of
+from export.bundle import golden_tolerances
 from export.head_graph import with_hygroma, with_plane
 from export.model_card import model_card
 from export.ort_graph import run_graph
@@ -73,18 +71,13 @@ def assemble(
     crops = start.bundle.golden().inputs
     golden = GoldenVectors(crops, run_graph(upright, crops, threads), run_graph(model, crops, threads))
     temperatures = Calibration(old.calibration.plane_temperature if adapted.plane is None else 1.0, 1.0)
-    level = replace(golden.qdq, hygroma=golden.qdq.hygroma - raised)  # as `assemble_bundle` judges one that leans
     manifest = replace(
         old,
         model=adapted.model,
         operating_point=adapted.operating_point,
         calibration=temperatures,
         decision=DecisionParams().to_manifest(),
-        golden=Golden(
-            len(crops),
-            fp32=tolerance_of(difference(golden.qdq, golden.fp32, temperatures)),
-            qdq=tolerance_of(difference(level, golden.fp32, temperatures)),
-        ),
+        golden=golden_tolerances(golden, temperatures, raised),
         provenance=adapted.provenance,
         evidence=tuple(adapted.evidence),
         gate=replace(adapted.gate, accepted_failing=not adapted.gate.passed),

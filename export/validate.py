@@ -16,7 +16,6 @@ from edge.errors import InputError
 from export import metrics
 from export.atomic import appearing
 from export.curves import confusion, reliability, roc_points
-from export.figures import METRICS
 from export.figures import figures as by_patient
 from export.gate import DEFAULT_LIMITS, GateLimits, gate
 from export.report_html import render
@@ -173,25 +172,24 @@ def _figures(
 ) -> dict[str, Any]:
     """None stands for a figure that this part cannot give: a fold may hold one class only."""
     decisions = probability >= threshold
+    several = len(set(groups)) < len(groups)
+
     def figure(
-        compute: Callable[[np.ndarray, np.ndarray], metrics.Figure], values: np.ndarray
+        name: str, compute: Callable[[np.ndarray, np.ndarray], metrics.Figure], values: np.ndarray
     ) -> dict[str, Any] | None:
         try:
+            if several:
+                return by_patient(labels, decisions, probability, groups, [name])[name]
             return asdict(compute(labels, values))
         except InputError:
             return None
 
-    found = {
-        "accuracy": figure(metrics.accuracy, decisions),
-        "sensitivity": figure(metrics.sensitivity, decisions),
-        "specificity": figure(metrics.specificity, decisions),
-        "ROC-AUC": figure(metrics.auc, probability),
+    return {
+        "accuracy": figure("accuracy", metrics.accuracy, decisions),
+        "sensitivity": figure("sensitivity", metrics.sensitivity, decisions),
+        "specificity": figure("specificity", metrics.specificity, decisions),
+        "ROC-AUC": figure("roc_auc", metrics.auc, probability),
     }
-    if len(set(groups)) < len(groups):
-        for name, own in zip(found, METRICS, strict=True):
-            if found[name] is not None:
-                found[name] = by_patient(labels, decisions, probability, groups, [own])[own]
-    return found
 
 
 def _losses(labels: np.ndarray, reference: np.ndarray, threshold: np.ndarray, converted: np.ndarray) -> dict[str, Any]:
