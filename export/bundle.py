@@ -70,9 +70,10 @@ class Ingredients:
     """Everything a bundle is made of. All crops are uint8 [N,1,S,S], made by `edge.screen.preprocess`.
 
     calibration: 32-500 training images, for INT8 ranges. selection: other training images, on which the range method is
-    chosen. assessable: training images that are assessable planes, for the embedding statistics. typical: held-out
-    images of the same sort, an array a source; the distance that `ood_quantile` of every source stay under becomes the
-    threshold. gate: held-out, labelled, for the gate. golden: at least 64 held-out images of every sort, for the self-test.
+    chosen. judged: training images that the hygroma head judges, for the lean (export/lean.py). assessable: training images
+    that are assessable planes, for the embedding statistics. typical: held-out images of the same sort, an array a source; the
+    distance that `ood_quantile` of every source stay under becomes the threshold. gate: held-out, labelled, for the gate.
+    golden: at least 64 held-out images of every sort, for the self-test.
     finetune: quantisation-aware fine-tuning, None for none; done where nothing else passes the gate, or always.
     """
 
@@ -87,6 +88,7 @@ class Ingredients:
     evidence: Sequence[EvidenceTable]
     calibration: np.ndarray
     selection: np.ndarray
+    judged: np.ndarray
     assessable: np.ndarray
     typical: Sequence[np.ndarray]
     gate: LabelledCrops
@@ -116,7 +118,7 @@ def assemble_bundle(
     if len(i.golden) < MIN_GOLDEN:
         raise InputError(f"golden crops: found {len(i.golden)}; give at least {MIN_GOLDEN} held-out images")
     progress("INT8 graph")
-    choice = quantize_leaning(i.state, i.config, i.calibration, i.selection, threads)
+    choice = quantize_leaning(i.state, i.config, i.calibration, i.selection, i.judged, threads)
     fallback = i.finetune
     if i.finetune is not None and i.finetune_always:
         progress("quantisation-aware fine-tuning")

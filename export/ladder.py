@@ -163,7 +163,7 @@ def judge(job: RungJob, pipeline: Pipeline) -> tuple[dict[str, Any], onnx.ModelP
     before = sigmoid(predict(student, gated.crops[:, 0])["hygroma"])
     calibration, selection = pipeline.calibration_crops(fold)
     state = student.state_dict()
-    choice = quantize_leaning(state, config, calibration, selection, threads)
+    choice = quantize_leaning(state, config, calibration, selection, pipeline.judged_crops(fold), threads)
     converted = convert(
         choice,
         state,

@@ -51,7 +51,7 @@ from export.evidence import (
 from export.features import backbone_features
 from export.framing import ASPECT, CUT, aspects, cut_stills, framing_rows, framing_table
 from export.heads import CUTS, probe_plane_head, refit_hygroma_head
-from export.lean import quantize_leaning, read_leans
+from export.lean import SAMPLE, quantize_leaning, read_leans
 from export.looked import CAM_STILLS, boxed, cams_of, evenly, looked, panel, panel_stills
 from export.mixed import convert
 from export.model_card import model_card
@@ -82,6 +82,7 @@ STAGES = {  # stage -> its folders under `work` that go on from one call to the 
     "validate": ("predictions",),
     "bundle": ("exams",),
 }
+SCORED = ("real", "sham", "borderline", "lesion")  # sources whose standard planes the hygroma head scores
 CALIBRATION_CROPS = 128  # DESIGN section 3: 32-500 suffice
 GOLDEN_CROPS = 64
 PLANES = "standard planes"
@@ -296,7 +297,7 @@ class Pipeline:
         calibration, selection = self.calibration_crops(run)
         state = self.student(run).state_dict()
         config, threads = self.recipe.student_config, self.recipe.threads
-        found = quantize_leaning(state, config, calibration, selection, threads)
+        found = quantize_leaning(state, config, calibration, selection, self.judged_crops(run), threads)
         return self._finetuned(run, found) if self.recipe.qat.when == "always" else found
 
     def _finetuned(self, run: int, choice: Choice) -> Choice:
@@ -320,7 +321,8 @@ class Pipeline:
         teacher, threads = self.teacher(REFIT), self.recipe.threads
         spec, state = Preprocessing(size=teacher.config.image), teacher.state_dict()
         calibration, selection = self.calibration_crops(REFIT, spec)
-        choice = quantize_leaning(state, teacher.config, calibration, selection, threads)
+        judged = self.judged_crops(REFIT, spec)
+        choice = quantize_leaning(state, teacher.config, calibration, selection, judged, threads)
         threshold = shipped_threshold(self._folds(), "teacher", "hygroma")
         with TorchRunner(state, teacher.config) as reference:
             judge = gate_of(reference, self.labelled(REFIT, spec=spec), threshold, threads=threads)
@@ -338,6 +340,12 @@ class Pipeline:
         crops = self.crops(keep, spec)[:, None]
         half = len(crops) // 2
         return crops[:half], crops[half:]
+
+    def judged_crops(self, run: int, spec: Preprocessing | None = None) -> np.ndarray:
+        """Training crops that the hygroma head judges, real pixels of standard planes, uint8 [N,1,S,S]: for the lean."""
+        bank, rng = self.bank(), np.random.default_rng([self.recipe.seed, run, 8])
+        real = [i for i in self.training(run) if bank.entries[i].plane == 1 and bank.entries[i].source in SCORED]
+        return self.crops(rng.permutation(real)[:SAMPLE], spec)[:, None]
 
     # -- evidence
 
@@ -591,6 +599,7 @@ class Pipeline:
             evidence=[table for table in tables if table is not None],
             calibration=calibration,
             selection=selection,
+            judged=self.judged_crops(REFIT),
             assessable=assessable,
             typical=typical,
             gate=self.gate_crops(),

@@ -114,7 +114,7 @@ class Choice:
         tried = ", ".join(f"alpha {a:g} {m} {e:.5f}" for a, (e, m) in best.items())
         trained = f", then weights fine-tuned with rounding, {self.finetuned}" if self.finetuned else ""
         why = (
-            "the 95th centile of the falls that rounding made" if self.raised else "since rounding made hardly any fall"
+            "the 97.5th centile of the falls that rounding made" if self.raised else "since rounding made hardly any fall"
         )
         leaning = f"; the log-odds of a hygroma raised by {self.raised:.3f}, {why} on training crops near even odds"
         return (

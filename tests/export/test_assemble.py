@@ -53,6 +53,7 @@ def ingredients(tiny_student: Any, pictures: Callable[..., np.ndarray]) -> Ingre
         evidence=(),
         calibration=pictures(16, 48, seed=1),
         selection=pictures(16, 48, seed=2),
+        judged=pictures(16, 48, seed=2),
         assessable=pictures(80, 48, seed=3),
         typical=[pictures(40, 48, seed=4), pictures(20, 48, seed=5)],
         gate=LabelledCrops(crops, (p >= middle).astype(int), [f"picture-{i}" for i in range(64)]),

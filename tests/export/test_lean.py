@@ -40,8 +40,13 @@ def test_on_the_crops_it_was_fitted_on_hardly_any_near_falls(
     _, after = logits(*tiny_student, leaning, crops)
     near = np.abs(before) < NEAR
     assert near.sum() >= 16 and (plain < before)[near].any()  # or there was nothing to make up for
-    assert (plain < before)[near].mean() > 0.2 and (after < before - 1e-4)[near].mean() <= 0.05
+    assert (plain < before)[near].mean() > 0.2 and (after < before - 1e-4)[near].mean() <= 0.035  # 2 of 64
     assert after == pytest.approx(plain + leaning.raised, abs=1e-4)
+
+
+def test_no_crop_to_measure_it_on_is_told(choice: Choice, tiny_student: Any, pictures: Pictures) -> None:
+    with pytest.raises(InputError, match="crops for the lean: found none; give training images"):
+        lean(choice, *tiny_student, pictures(1, 48, seed=3)[:0])
 
 
 def test_it_moves_one_bias_and_says_so(choice: Choice, tiny_student: Any, pictures: Pictures) -> None:

@@ -678,6 +678,11 @@ def test_ranges_and_their_choice_come_from_training_images_alone(
     assert judged_on and not judged_on & set(taken) and set(taken) <= set(pipeline.training(run).tolist())
     entries = pipeline.bank().entries
     assert {entries[i].still for i in judged_on}.isdisjoint(entries[i].still for i in taken if entries[i].fold >= 0)
+    asked.clear()
+    lean_on = pipeline.judged_crops(run)
+    (taken,) = asked
+    assert len(lean_on) == len(taken) == len(set(taken)) > 0 and set(taken) <= set(pipeline.training(run).tolist())
+    assert {entries[i].plane for i in taken} == {1} and not {entries[i].source for i in taken} & {"phantom", "cleaned", "hc18"}
 
 
 def test_sensitivity_of_a_fold_is_measured_on_that_fold(
