@@ -34,6 +34,7 @@ from export.train import CPU, Schedule, distillation_loss, fit, predict
 from export.vit import HygromaViT
 from export.weights import _OURS
 
+COMMANDS = ("train", "distill", "quantize", "validate", "bundle", "export")
 KEEP = np.arange(24)
 CROPS = np.random.default_rng(0).integers(0, 255, (5, 48, 48)).astype(np.uint8)
 
@@ -196,10 +197,12 @@ def test_cuda_that_is_not_there_is_refused_before_anything_is_made(
         run_recipe(begun(finished, tmp_path), "train", device="cuda")
     recipe = tmp_path / "r.yaml"
     recipe.write_text("data: d\nwork: w\nname: n\nversion: 1.0.0\nteacher: {init: t.pt}\n")
-    for command in ("train", "distill", "quantize", "validate", "bundle", "export"):
-        assert main([command, str(recipe), "--device", "cuda"]) == 78
+    rungs = tmp_path / "l.yaml"
+    rungs.write_text("rungs: [{name: a, student: {}}]\n")
+    for words in (*([command] for command in COMMANDS), ["ladder", "--rungs", str(rungs)]):
+        assert main([words[0], str(recipe), *words[1:], "--device", "cuda"]) == 78
         assert "--device cuda: torch" in capsys.readouterr().err
-    assert [p.name for p in tmp_path.iterdir()] == ["r.yaml"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["l.yaml", "r.yaml"]
 
 
 def test_on_a_cluster_the_runs_are_jobs_and_leave_the_same(
@@ -267,7 +270,7 @@ def test_a_cluster_that_is_not_there_is_said_in_the_command_line(
     recipe = tmp_path / "r.yaml"
     recipe.write_text("data: d\nwork: w\nname: n\nversion: 1.0.0\nteacher: {init: t.pt}\n")
     monkeypatch.setitem(sys.modules, "ray", None)
-    for command in ("train", "distill", "quantize", "validate", "bundle", "export"):
+    for command in COMMANDS:
         assert main([command, str(recipe), "--ray", "auto"]) == 78
         assert "pip install 'hygroma-edge[ray]'" in capsys.readouterr().err
 
