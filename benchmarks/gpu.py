@@ -191,12 +191,13 @@ def graph_times(torch: Any, work: Callable[[], Any]) -> np.ndarray:
 
 
 def train(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
-    """Runs the recipe to its bundle; goes on where it stopped. A dry run makes its two models and shows them a picture."""
+    """Runs the recipe to its bundle, training on the GPU; goes on where it stopped. A dry run makes its two models and shows them
+    a picture."""
     if args.recipe is None:
         return {"error": "needs --recipe RECIPE.yaml"}
-    if args.dry_run:
-        import torch
+    import torch
 
+    if args.dry_run:
         from export.recipe import load_recipe
         from export.vit import HygromaViT
 
@@ -207,9 +208,10 @@ def train(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
                 HygromaViT(config).eval()(torch.zeros(1, 3, config.image, config.image))
         return {"dry": True, "recipe": recipe.name, "shapes": {name: asdict(c) for name, c in configs.items()}}
     start = time.monotonic()
-    command = [sys.executable, "-m", "edge.cli", "export", str(args.recipe.resolve())]
+    command = [sys.executable, "-m", "edge.cli", "export", "--device", "cuda", str(args.recipe.resolve())]
     subprocess.run(command, cwd=ROOT, check=True)
-    return {"recipe": str(args.recipe), "took_s": round(time.monotonic() - start, 1)}
+    took = round(time.monotonic() - start, 1)
+    return {"recipe": str(args.recipe), "device": f"cuda: {torch.cuda.get_device_name()}", "took_s": took}
 
 
 def write_report(out: Path, dry: bool) -> int:
@@ -243,7 +245,9 @@ def write_report(out: Path, dry: bool) -> int:
         p = engine["platform"]
         lines += ["", f"{p['gpu']}, TensorRT {p['tensorrt']}, CUDA {p['cuda']}; compared on {engine['compared_on']}."]
     if "took_s" in parts.get("train", {}):
-        lines += ["", f"Trained {parts['train']['recipe']} in {parts['train']['took_s'] / 60:.0f} minutes."]
+        t = parts["train"]
+        lines += ["", f"Trained {t['recipe']} on {t['device']} in {t['took_s'] / 60:.0f} minutes."]
+        print(lines[-1])
     for name, e in ((name, part["environment"]) for name, part in parts.items() if "environment" in part):
         versions = ", ".join(f"{package} {version}" for package, version in e["versions"].items())
         lines += ["", f"{name}: {e['bundle']['label']}, git {e['git']}; {e['board']}; {e['cpu']['model']}; GPU {e['gpu']}; "

@@ -154,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
         optional = "?" if stage == "validate" else None  # `validate --engine` needs none
         command.add_argument("recipe", type=Path, metavar="RECIPE.yaml", nargs=optional)
         command.add_argument("--json", action="store_true", help="print the result as one JSON object")
+        _add_where(command)
         if stage == "validate":
             add_engine_validation(command)
         if stage == "quantize":
@@ -169,11 +170,20 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--accept-failing-gate", action="store_true", help="write the bundle all the same; recorded and shown"
     )
+    _add_where(export)
     export.set_defaults(handler=_stage, stage="bundle")
     _add_crossval(commands)
     add_adapt(commands, _config, _Progress, _toolchain_missing)
     add_models(commands, _Progress, _toolchain_missing)
     return parser
+
+
+def _add_where(command: argparse.ArgumentParser) -> None:
+    """Where a recipe's stages train."""
+    command.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="bf16 on both (default: cpu)")
+    command.add_argument(
+        "--ray", metavar="ADDRESS", help="folds and refit as tasks of a Ray cluster: auto, host:port, or local"
+    )
 
 
 def _add_crossval(commands: Any) -> None:
@@ -672,13 +682,12 @@ def _stage(args: argparse.Namespace) -> int:
     if args.recipe is None:
         raise ConfigError("validate: needs RECIPE.yaml, or --engine with --crops FILE.npz")
     try:
-        from export.pipeline import Pipeline
         from export.recipe import load_recipe
+        from export.runs import run_recipe
     except ImportError as error:
         raise _toolchain_missing(error) from None
-    progress = _Progress()
-    pipeline = Pipeline(load_recipe(args.recipe), progress)
-    pipeline.run(until=args.stage, accept_failing_gate=getattr(args, "accept_failing_gate", False))
+    progress, accepted = _Progress(), getattr(args, "accept_failing_gate", False)
+    pipeline = run_recipe(load_recipe(args.recipe), args.stage, accepted, args.device, args.ray, progress)
     if crops := getattr(args, "crops", None):
         pipeline.save_gate_crops(crops)
     path, gate = pipeline.quantize_teacher() if getattr(args, "teacher", False) else (None, None)

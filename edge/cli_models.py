@@ -198,6 +198,7 @@ def _add_ladder(
     ladder.add_argument(
         "--rungs", type=Path, metavar="FILE", help="the students to compare with (default: export/recipes/ladder.yaml)"
     )
+    ladder.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="bf16 on both (default: cpu)")
     ladder.add_argument("--ray", metavar="ADDRESS", help="rungs as tasks of a Ray cluster: auto, host:port, or local")
     which = ladder.add_mutually_exclusive_group()
     which.add_argument("--only", nargs="+", default=[], metavar="NAME", help="make these rungs alone")
@@ -224,7 +225,7 @@ def _add_ladder(
                 measure(graphs(recipe, rungs, Path(made)), folder, progress, untrained=unfinished(recipe, rungs))
             table = write_table(recipe, rungs)
         else:
-            table = climb(recipe, rungs, args.only, args.ray, progress)
+            table = climb(recipe, rungs, args.only, args.ray, progress, args.device)
         page = write_page(table, folder)
         progress.clear()
         print(json.dumps(table) if args.json else page.read_text(), end="\n" if args.json else "")

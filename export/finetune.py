@@ -55,6 +55,7 @@ def open_device(name: str) -> torch.device:
             )
         torch.backends.cudnn.benchmark = False  # it would choose other kernels from run to run
         torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = False  # float32 is what it says, in convolutions too
     elif name != "cpu":
         raise ConfigError(f"--device: found {name!r}; expected cpu or cuda")
     return torch.device(name)

@@ -61,6 +61,7 @@ class RungJob:
     base: Recipe
     recipe: Recipe
     fold: int
+    device: str = "cpu"
 
 
 def climb(
@@ -69,16 +70,17 @@ def climb(
     only: Sequence[str] = (),
     ray_address: str | None = None,
     progress: Progress = lambda what, done, total: None,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Train, convert and judge the rungs (those named in `only`; none: all), and return the table of all rungs finished
     until now, also in `ladder.json`. Rungs finished before are left as they are."""
     if ray_address is not None:
         load_ray()
-    jobs = rung_jobs(recipe, ladder)
+    jobs = rung_jobs(recipe, ladder, device)
     unknown = set(only) - {job.name for job in jobs}
     if unknown:
         raise ConfigError(f"--only: no rung {sorted(unknown)[0]!r}; there are {', '.join(job.name for job in jobs)}")
-    base = Pipeline(recipe, progress)
+    base = Pipeline(recipe, progress, device)
     for stage in (*SHARED, *STUDENT, "predictions"):
         base.stamps.check(stage)
     base.predictions(ladder.fold)  # the teacher's; makes teacher and student where they are missing
@@ -90,17 +92,22 @@ def climb(
         [job for job in jobs if not only or job.name in only],
         ray_address,
         cpus=recipe.threads,
+        gpus=int(device == "cuda"),
         on_done=lambda done, total: progress("rungs", done, total),
     )
     return write_table(recipe, ladder)
 
 
-def rung_jobs(recipe: Recipe, ladder: Ladder) -> list[RungJob]:
+def rung_jobs(recipe: Recipe, ladder: Ladder, device: str = "cpu") -> list[RungJob]:
     """The recipe's own student first, under the recipe's name."""
     students = {recipe.name: recipe.student} | {rung.name: rung.student for rung in ladder.rungs}
     return [
         RungJob(
-            name, recipe, replace(recipe, student=student, work=str(Path(recipe.work) / LADDER / name)), ladder.fold
+            name,
+            recipe,
+            replace(recipe, student=student, work=str(Path(recipe.work) / LADDER / name)),
+            ladder.fold,
+            device,
         )
         for name, student in students.items()
     ]
@@ -130,7 +137,7 @@ def row_of(job: RungJob) -> Path:
 
 def run_rung(job: RungJob, progress: Progress = lambda what, done, total: None) -> None:
     """A rung's student, INT8 graph and row, unless they are there."""
-    pipeline = Pipeline(job.recipe, lambda what, done, total: progress(f"{job.name}: {what}", done, total))
+    pipeline = Pipeline(job.recipe, lambda what, done, total: progress(f"{job.name}: {what}", done, total), job.device)
     folder = pipeline.stamps.claim(STAGE)
     if row_of(job).is_file():
         return

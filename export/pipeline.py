@@ -49,6 +49,7 @@ from export.evidence import (
     thickness_table,
 )
 from export.features import backbone_features
+from export.finetune import open_device
 from export.framing import ASPECT, CUT, aspects, cut_stills, framing_rows, framing_table
 from export.heads import CUTS, probe_plane_head, refit_hygroma_head
 from export.lean import SAMPLE, quantize_leaning, read_leans
@@ -98,9 +99,11 @@ def run_name(run: int) -> str:
 class Pipeline:
     """All stages of one recipe. A stage asks the one before it for what it needs, so that any can be run first.
 
-    ConfigError from a stage that finds outputs which other settings made; only the bundle is made again unasked."""
+    ConfigError from a stage that finds outputs which other settings made; only the bundle is made again unasked. device: cpu or
+    cuda, where teacher and students train and are asked; heads, INT8 graphs and fine-tuning with rounding are the CPU's."""
 
-    def __init__(self, recipe: Recipe, progress: Progress = lambda what, done, total: None):
+    def __init__(self, recipe: Recipe, progress: Progress = lambda what, done, total: None, device: str = "cpu"):
+        self.device = open_device(device)
         self.recipe, self.progress = recipe, progress
         self.work, self.stamps = Path(recipe.work), Stamps(recipe)
         self.spec = Preprocessing(size=recipe.student_config.image)
@@ -110,6 +113,14 @@ class Pipeline:
 
     def run(self, until: str = "bundle", accept_failing_gate: bool = False) -> None:
         """Every stage up to and including `until`. What other settings made is refused before the first begins."""
+        for stage in self.check(until):
+            if stage == "bundle":
+                self.bundle(accept_failing_gate)
+            else:
+                getattr(self, stage)()
+
+    def check(self, until: str) -> list[str]:
+        """The stages up to and including `until`, in order; ConfigError or InputError where one of them cannot work."""
         writable(self.work)
         self.stamps.keys("teacher")  # the data and the checkpoint to start from are there
         with torch.random.fork_rng(devices=[]):  # and the checkpoint fits: said now, not after minutes of edits
@@ -120,11 +131,7 @@ class Pipeline:
                 self.stamps.check(folder)
         if until == "bundle":
             self.stamps.differences("bundle")  # refuses one without a stamp
-        for stage in stages:
-            if stage == "bundle":
-                self.bundle(accept_failing_gate)
-            else:
-                getattr(self, stage)()
+        return stages
 
     # -- data
 
@@ -222,6 +229,7 @@ class Pipeline:
             schedule,
             checkpoint,
             on_epoch=lambda epoch, loss: self.progress(name, epoch, schedule.epochs),
+            device=self.device,
         )
         path = checkpoint.with_suffix(".plane.pt")
         if not path.is_file():
@@ -269,8 +277,9 @@ class Pipeline:
             self.training(run),
             schedule,
             checkpoint,
-            distillation_loss(at_image(teacher, model.config.image)),
+            distillation_loss(at_image(teacher, model.config.image).to(self.device)),
             on_epoch=lambda epoch, loss: self.progress(name, epoch, schedule.epochs),
+            device=self.device,
         )
         return model
 
@@ -358,8 +367,8 @@ class Pipeline:
             crops, teacher = self.crops(keep), self.teacher(run)
             taught = self.crops(keep, Preprocessing(size=teacher.config.image)) if self.recipe.student.image else crops
             out: dict[str, np.ndarray] = {"index": keep}
-            out |= probabilities("teacher", predict(teacher, taught))
-            out |= probabilities("student", predict(self.student(run), crops))
+            out |= probabilities("teacher", predict(teacher, taught, device=self.device))
+            out |= probabilities("student", predict(self.student(run), crops, device=self.device))
             out |= probabilities("qdq", asdict(run_graph(self.qdq(run), crops[:, None], self.recipe.threads)))
             out |= self._framing(run, keep)
             with appearing(path) as unfinished:

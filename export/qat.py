@@ -52,7 +52,8 @@ def finetune(
     """The float student `state` and its post-training choice -> a choice with the same ranges and fine-tuned weights.
 
     keep: the bank's entries that the student was trained on; held-out ones must not be among them. Goes on from `checkpoint`,
-    which is written after every epoch and is this choice's only. Deterministic from the schedule's seed."""
+    which is written after every epoch and is this choice's only. Deterministic from the schedule's seed. On the CPU: an epoch
+    or two, in float32."""
     reference = HygromaViT(config).eval()
     reference.load_state_dict(dict(state))
     model = rounded_model(choice.state, config, linear_limits(build_float_graph(choice.state, config), choice.limits))

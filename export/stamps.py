@@ -127,9 +127,16 @@ class Stamps:
     def claim(self, stage: str) -> Path:
         """The checked folder of `stage`, made and stamped where it holds nothing yet."""
         self.check(stage)
-        if self.differences(stage) is None:
+        if self.differences(stage) is None and not self._stamped(stage):
             self.write(stage, self.path(stage))
         return self.folder(stage)
+
+    def _stamped(self, stage: str) -> bool:
+        """Jobs that run at the same time (export/runs.py) must not write again what was claimed for all of them."""
+        try:
+            return bool(json.loads(self.path(stage).read_text()) == self.keys(stage))
+        except (FileNotFoundError, ValueError):
+            return False
 
     def write(self, stage: str, path: Path) -> None:
         """Stamp `path` with the keys of `stage`."""

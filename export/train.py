@@ -7,8 +7,9 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from export.augment import augment, map_target
 from export.vit import HygromaViT, ViTOutputs, normalise
 
 log = logging.getLogger("hygroma.train")
+
+CPU = torch.device("cpu")
 
 EPOCH_SHARES = {  # crops of an epoch, as a share of the number of training stills, by stratum (see `stratum`)
     "real, standard": 0.30,
@@ -82,6 +85,9 @@ class Batch:
     log_odds: Tensor
     nuchal_map: Tensor
     has_map: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def stratum(entry: Entry) -> str:
@@ -249,14 +255,17 @@ def fit(
     loss: Loss = lambda out, batch, _: label_loss(out, batch),
     on_epoch: Callable[[int, float], None] = lambda epoch, value: None,
     autocast: bool = True,
+    device: torch.device = CPU,
 ) -> None:
     """Train `model` in place on the bank's entries `keep`. A checkpoint after every epoch; a rerun goes on from it. autocast:
-    products in bfloat16."""
+    products in bfloat16. device: where it trains; a teacher that `loss` asks must be there. The model comes back to the CPU,
+    and a checkpoint's tensors are on it, so that any device goes on from any other's."""
+    model.to(device)
     optimiser = torch.optim.AdamW(parameter_groups(model, schedule), lr=schedule.lr)  # type: ignore[arg-type]
     epoch = 0
     if checkpoint.is_file():
         with intact(checkpoint):
-            saved = torch.load(checkpoint, weights_only=True)
+            saved = torch.load(checkpoint, map_location=CPU, weights_only=True)
             model.load_state_dict(saved["model"])
             optimiser.load_state_dict(saved["optimiser"])
             epoch = saved["epoch"]
@@ -269,8 +278,9 @@ def fit(
             factor = rate_factor((epoch * steps + number) / (schedule.epochs * steps), schedule.warmup)
             for group in optimiser.param_groups:
                 group["lr"] = schedule.lr * group["scale"] * factor
+            batch = batch.to(device)
             x = normalise(batch.crops)
-            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 out = model(x, batch.nuchal_map)
                 value = loss(out, batch, x)
             optimiser.zero_grad(set_to_none=True)
@@ -288,16 +298,27 @@ def fit(
             time.monotonic() - started,
         )
         partial = checkpoint.with_suffix(".partial")
-        torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch}, partial)
+        state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch}
+        torch.save(_on_cpu(state), partial)
         partial.replace(checkpoint)
         on_epoch(epoch, total / steps)
-    model.eval()
+    model.to(CPU).eval()
+
+
+def _on_cpu(state: Any) -> Any:
+    """A nest of dicts and lists with every tensor in it on the CPU."""
+    if isinstance(state, dict):
+        return {key: _on_cpu(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_on_cpu(value) for value in state]
+    return state.cpu() if isinstance(state, Tensor) else state
 
 
 def distillation_loss(teacher: HygromaViT) -> Loss:
     """Labels, plus the teacher's soft logits, map and token directions on the same augmented crop (real pixels only: the
     teacher of this recipe has not seen phantoms, whose batches carry labels alone). Of a student of another width, the
-    tokens' relations take the place of their directions. The teacher must take the student's input size (`at_image`)."""
+    tokens' relations take the place of their directions. The teacher must take the student's input size (`at_image`), and be
+    on the device that trains."""
     teacher.eval()
 
     def loss(out: ViTOutputs, batch: Batch, x: Tensor) -> Tensor:
@@ -330,12 +351,16 @@ def _token_distance(found: Tensor, aim: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def predict(model: HygromaViT, crops: np.ndarray, batch: int = 64) -> dict[str, np.ndarray]:
-    """FP32 outputs for uint8 crops [N,S,S]: logits "plane", "hygroma" [N], "embedding" [N,W], "nuchal_map" [N,G,G]."""
-    model.eval()
+def predict(
+    model: HygromaViT, crops: np.ndarray, batch: int = 64, device: torch.device = CPU
+) -> dict[str, np.ndarray]:
+    """FP32 outputs for uint8 crops [N,S,S]: logits "plane", "hygroma" [N], "embedding" [N,W], "nuchal_map" [N,G,G]. device:
+    where they are computed; the model comes back to the CPU."""
+    model.to(device).eval()
     parts: list[ViTOutputs] = []
     for start in range(0, len(crops), batch):
-        out = model(normalise(torch.from_numpy(crops[start : start + batch])[:, None]))
+        out = model(normalise(torch.from_numpy(crops[start : start + batch])[:, None].to(device)))
         parts.append(replace(out, tokens=out.tokens[:, :0]))
     names = ("plane", "hygroma", "embedding", "nuchal_map")
-    return {name: torch.cat([getattr(part, name) for part in parts]).numpy() for name in names}
+    model.to(CPU)
+    return {name: torch.cat([getattr(part, name) for part in parts]).cpu().numpy() for name in names}

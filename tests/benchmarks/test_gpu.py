@@ -75,7 +75,7 @@ def test_the_table_shows_what_was_measured(tmp_path: Path) -> None:
                "platform": {"gpu": "G", "tensorrt": "10.3", "cuda": "12.6"}}  # fmt: skip
     (tmp_path / "gpu-engines.json").write_text(json.dumps(engines))
     (tmp_path / "gpu-torch.json").write_text(json.dumps({"batch": 1, "ms": {"student fp32": {"p50": 1.0, "p99": 2.0}}}))
-    train = {"recipe": "r.yaml", "took_s": 7200.0}
+    train = {"recipe": "r.yaml", "device": "cuda: G", "took_s": 7200.0}
     (tmp_path / "gpu-train.json").write_text(json.dumps(train))
     assert gpu.write_report(tmp_path, dry=False) == 0
     text = (tmp_path / "gpu.md").read_text()
@@ -86,7 +86,7 @@ def test_the_table_shows_what_was_measured(tmp_path: Path) -> None:
     )
     assert "| TensorRT teacher int8 | 1 | 2.000 | 3.000 | 50 layers |" in text
     assert "| TensorRT teacher fp16 | 1 | - | - | tensorrt: no |" in text
-    assert "dry run" not in text and "Trained r.yaml in 120 minutes." in text
+    assert "dry run" not in text and "Trained r.yaml on cuda: G in 120 minutes." in text
 
 
 RECIPE = (
@@ -119,9 +119,24 @@ def test_training_finds_a_recipe_beside_the_caller_and_its_failure_is_kept(
     monkeypatch.setattr(gpu.subprocess, "run", fails)
     monkeypatch.setattr(gpu, "fingerprint", lambda *_, **__: {})
     assert gpu.main(["--part", "train", "--recipe", "r.yaml", "--out", "out"]) == 1
-    assert asked[0][-1] == str(tmp_path / "r.yaml")  # the training runs in another folder
+    assert asked[0][-3:] == ["--device", "cuda", str(tmp_path / "r.yaml")]  # the training runs in another folder
     assert "status 66" in json.loads((tmp_path / "out" / "gpu-train.json").read_text())["error"]
     assert "status 66" in capsys.readouterr().err
+
+
+def test_training_says_on_what_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    monkeypatch.setattr(gpu.subprocess, "run", lambda command, **_: None)
+    monkeypatch.setattr(gpu, "fingerprint", lambda *_, **__: {"bundle": {"label": "b"}, "git": "g", "board": "", "gpu": "G",
+                                                            "cpu": {"model": "c"}, "versions": {}})  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "made-up GPU")
+    words = ["--recipe", str(tmp_path / "r.yaml"), "--out", str(tmp_path)]
+    assert gpu.main(["--part", "train", *words]) == 0 and gpu.main(["--part", "report", *words]) == 0
+    assert f"Trained {tmp_path / 'r.yaml'} on cuda: made-up GPU in 0 minutes." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("word", ["--teacher", "--crops"])

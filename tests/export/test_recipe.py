@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
+from fakes.labelled import usf_mae_state
+
 from edge.errors import ConfigError
-from export.recipe import load_recipe
+from export.recipe import RECIPES, load_recipe
+from export.vit import HygromaViT
+from export.weights import _DROPPED, _OURS, student_from_teacher
 
 GOOD = "data: d\nwork: w\nname: n\nversion: 1.0.0\nteacher: {init: t.pt}\n"
 
@@ -30,6 +35,17 @@ def test_the_shipped_recipe_loads_and_paths_are_relative_to_it() -> None:
     recipe = load_recipe(path)
     assert Path(recipe.data).is_absolute()
     assert recipe.student_config.depth == len(recipe.student.blocks)
+
+
+def test_the_full_size_recipe_has_usf_maes_shape_and_its_student_can_be_started() -> None:
+    recipe = load_recipe(RECIPES / "usf-mae.yaml")
+    shipped = load_recipe(RECIPES / "shipped.yaml").student_config
+    assert recipe.student_config == replace(shipped, layer_scale=False)
+    with torch.device("meta"):  # made and started, not filled: 86 million weights
+        teacher, student = HygromaViT(recipe.teacher_config), HygromaViT(recipe.student_config)
+        student_from_teacher(student, teacher, tuple(recipe.student.blocks))
+    encoder = {k: v.shape for k, v in usf_mae_state().items() if not k.startswith(_DROPPED)}
+    assert {k: v.shape for k, v in teacher.state_dict().items() if not k.startswith(_OURS)} == encoder
 
 
 def test_defaults_fill_what_is_not_given(tmp_path: Path) -> None:
