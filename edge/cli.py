@@ -35,7 +35,7 @@ STAGE_HELP = {
     "train": "fine-tune the teachers, one a fold and one on everything",
     "distill": "distil a student from each teacher",
     "quantize": "INT8 graphs of the students",
-    "validate": "held-out figures of every form, as JSON and HTML",
+    "validate": "held-out figures of every form, as JSON and HTML, and the gate's verdicts",
     "bundle": "the bundle, unless its conversion fails the gate",
 }
 

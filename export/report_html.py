@@ -274,8 +274,8 @@ def _unfamiliar(found: Mapping[str, Any] | None) -> list[str]:
 def _conversions(report: Mapping[str, Any]) -> list[str]:
     out = [
         "<p>Every decision of the float model against the converted one, on the same images at the same threshold. A step from "
-        "one model to another, each at its own threshold, comes before it and is no conversion. Zero losses do not mean a loss of "
-        "zero: the bound says what rate the images still allow. The INT8 form's log-odds of a hygroma lean "
+        "one model to another, each at its own threshold, comes before it and is no conversion. Zero losses do not mean a loss "
+        "of zero: the bound says what rate the images still allow. The INT8 form's log-odds of a hygroma lean "
         "by what rounding took from them on training crops: what rounding costs is specificity. "
         f"{_leans(report.get('lean') or {})}</p>"
     ]
