@@ -35,7 +35,7 @@ STAGE_HELP = {
     "train": "fine-tune the teachers, one a fold and one on everything",
     "distill": "distil a student from each teacher",
     "quantize": "INT8 graphs of the students",
-    "validate": "held-out figures of every form, as JSON and HTML",
+    "validate": "held-out figures of every form, as JSON and HTML, and the gate's verdicts",
     "bundle": "the bundle, unless its conversion fails the gate",
 }
 
@@ -684,6 +684,7 @@ def _stage(args: argparse.Namespace) -> int:
     try:
         from export.recipe import load_recipe
         from export.runs import run_recipe
+        from export.validate import read_verdicts
     except ImportError as error:
         raise _toolchain_missing(error) from None
     progress, accepted = _Progress(), getattr(args, "accept_failing_gate", False)
@@ -692,19 +693,28 @@ def _stage(args: argparse.Namespace) -> int:
         pipeline.save_gate_crops(crops)
     path, gate = pipeline.quantize_teacher() if getattr(args, "teacher", False) else (None, None)
     progress.clear()
-    result = {
+    code = 0
+    result: dict[str, Any] = {
         "stage": args.stage,
         "work": str(pipeline.work),
         "report": str(pipeline.work / "report" / "validation.html"),
     }
     if args.stage == "bundle":
         result["bundle"] = str(pipeline.work / "bundle")
-    elif args.stage != "validate":
+    elif args.stage == "validate":
+        passed, result["gate"] = read_verdicts(pipeline.work / "report")
+        code = 0 if passed else GateError.exit_code
+    else:
         del result["report"]
     if gate is not None:
+        code = 0 if gate.passed else GateError.exit_code
         result |= {"teacher": str(path), "teacher's gate": "passed" if gate.passed else "; ".join(gate.reasons)}
-    print(json.dumps(result) if args.json else "\n".join(f"{key}: {value}" for key, value in result.items()))
-    return 0 if gate is None or gate.passed else GateError.exit_code
+    if args.json:
+        print(json.dumps(result))
+    else:
+        gates = {f"gate, {name}": said for name, said in result.pop("gate", {}).items()}
+        print("\n".join(f"{key}: {value}" for key, value in (result | gates).items()))
+    return code
 
 
 def _crossval(args: argparse.Namespace) -> int:

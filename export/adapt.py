@@ -27,7 +27,7 @@ from edge.errors import BundleError, ConfigError, GateError, InputError
 from export import metrics
 from export.atomic import LOCK, alone, appearing, require_beside, writable
 from export.evidence import CHOOSE, cross_fitted
-from export.gate import gate
+from export.gate import REPORTED, TOGETHER, gate
 from export.phantoms import EXAMS, Progress, phantom_bank
 from export.shown import HYGROMA, PLANE
 from export.site_bundle import SITE_IMAGES, WRITTEN, Adapted, assemble, assessable_table, kept_tables, site_provenance
@@ -200,6 +200,7 @@ def _evaluation(name: str, head: Head, site: Site, start: Bundle) -> EvaluationS
         "adapted",
         screening=name == HYGROMA,
         groups=[site.groups[i] for i in head.keep],
+        gated=TOGETHER if name == HYGROMA else REPORTED,  # a site's fold is too small: of fewer than 143 images none may flip
     )
 
 

@@ -3,7 +3,7 @@ manifest."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -129,7 +129,7 @@ def assemble_bundle(
         judge = gate_of(reference, i.gate, threshold, temperature, limits, threads)
         converted = convert(choice, i.state, i.config, i.calibration, i.selection, judge, threads, fallback)
         model, result = converted.model, converted.gate
-        require_canonical(converted, i.config)
+        require_canonical(MODEL_FILE, model, i.config, converted.spared)
         if not result.passed and not accept_failing_gate:
             raise GateError(
                 f"the INT8 conversion failed its gate: {'; '.join(result.reasons)}. Flipped: "
@@ -197,15 +197,18 @@ def gate_of(
     return judge
 
 
-def require_canonical(converted: Converted, config: ViTConfig) -> None:
-    """BundleError when the graph is not the form TensorRT takes, or ONNX Runtime does not run it as meant."""
-    problems = lint_qdq(converted.model, converted.spared)
-    wanted = 4 * config.depth - len(converted.spared)  # qkv, proj, fc1, fc2
-    found = optimised_graph(converted.model).int8_linears
+def require_canonical(
+    name: str | Path, model: onnx.ModelProto, config: ViTConfig, spared: Collection[str] = ()
+) -> None:
+    """BundleError when the graph, which messages call `name`, is not the form TensorRT takes, or ONNX Runtime does not run it as
+    meant. spared: the block linears meant to be float."""
+    problems = lint_qdq(model, spared)
+    wanted = 4 * config.depth - len(spared)  # qkv, proj, fc1, fc2
+    found = optimised_graph(model).int8_linears
     if found != wanted:
         problems.append(f"ONNX Runtime runs {found} of {wanted} block products in INT8")
     if problems:
-        raise BundleError(f"{MODEL_FILE}: not a canonical graph: {'; '.join(problems)}")
+        raise BundleError(f"{name}: not a canonical graph: {'; '.join(problems)}")
 
 
 def _fallback(converted: Converted) -> str:

@@ -13,6 +13,7 @@ from calibration.bank import UNKNOWN, Bank, Entry
 from edge.bundle.manifest import EvidenceRow, EvidenceTable, OperatingPoint
 from edge.errors import InputError
 from export import metrics
+from export.gate import EVERY_PART, REPORTED
 from export.validate import EvaluationSet, Step
 
 SPECIFICITY = 0.98  # a frame's, at the operating point: the evidence over an exam does the rest
@@ -25,10 +26,12 @@ TASKS = {
     "hygroma": "nuchal collection of 3.2-12 mm-equivalents, simulated",
     "plane": "standard mid-sagittal nuchal view",
 }
+GATED = {"hygroma": EVERY_PART, "plane": REPORTED}  # a plane that is lost the next frame brings again
 IMAGES = {
     "hygroma": "real mid-sagittal stills with a simulated lesion, against shams and untouched stills",
     "plane": "untouched real stills, standard against non-standard planes",
 }
+OUT_OF_FOLD = "hygroma, folds"  # the evaluation set that refuses a bundle
 HELD_OUT = {
     "folds": "held out of training fold by fold",
     "validation": "the validation split, never trained on",
@@ -128,6 +131,7 @@ def evaluation_sets(folds: HeldOut, validation: HeldOut) -> list[EvaluationSet]:
                     screening=head == "hygroma",
                     # a still and what was made of it are one patient's: 1,368 stills of the data are 1,366 patients'
                     groups=[f"still {e.still}" for e, k in zip(data.entries, keep, strict=True) if k],
+                    gated=GATED[head],
                 )
             )
     return sets

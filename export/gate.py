@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,9 @@ class GateLimits:
 
 
 DEFAULT_LIMITS = GateLimits()
+
+# What of a set of images a conversion must pass on: every part and all together; all together; or nothing, it is reported only.
+EVERY_PART, TOGETHER, REPORTED = "every part", "together", "reported"
 
 
 def gate(
@@ -83,3 +87,17 @@ def gate(
         reasons=tuple(reasons),
         flipped=tuple(str(name) for name, f in zip(ids, flipped, strict=True) if f),
     )
+
+
+def failing(conversion: Mapping[str, Any], gated: str) -> dict[str, Any]:
+    """Part -> its verdict, of the parts in which a conversion's report fails; all images together come first in it. With
+    `gated` TOGETHER they alone count."""
+    counted = list(conversion.items())[: 1 if gated == TOGETHER else None]
+    return {part: losses["gate"] for part, losses in counted if not losses["gate"]["passed"]}
+
+
+def also_failing(result: GateResult, reasons: Sequence[str]) -> GateResult:
+    """`result` of a conversion that a person accepted although it fails elsewhere too, for `reasons`; as it is without any."""
+    if not reasons:
+        return result
+    return replace(result, passed=False, accepted_failing=True, reasons=(*result.reasons, *reasons))

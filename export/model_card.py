@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge.bundle.manifest import EvidenceTable, GateResult, Manifest
-from export.metrics import predictive_value
+from export.metrics import predictive_value, upper_bound
 from export.validate import ONE_IN
 
 # Exam-level pairs (sensitivity, specificity) whose predictive value is shown beside the bundle's own figures (DESIGN
@@ -83,10 +83,22 @@ def _gate(gate: GateResult, reference: str) -> str:
     verdict = "passed its gate" if gate.passed else "FAILED its gate, and was shipped all the same by explicit choice"
     text = (
         f"On {gate.n} held-out images ({gate.positives} positive) the conversion from {reference} {verdict}: "
-        f"{gate.positives_lost} positives lost, {gate.flips} decisions flipped, ROC-AUC down by {gate.auc_drop:.4f}, "
-        f"largest change of a probability {gate.max_dp:.3f}, 99th percentile {gate.p99_dp:.3f}.\n"
+        f"{gate.positives_lost} positives lost{_bound(gate)}, {gate.flips} decisions flipped (exact McNemar p {_mcnemar(gate)}), "
+        f"ROC-AUC down by {gate.auc_drop:.4f}, largest change of a probability {gate.max_dp:.3f}, 99th percentile "
+        f"{gate.p99_dp:.3f}.\n"
     )
     return text if gate.passed else text + "\nReasons: " + "; ".join(gate.reasons) + ".\n"
+
+
+def _bound(gate: GateResult) -> str:
+    return f" (95 % bound {upper_bound(gate.positives_lost, gate.positives):.1%})" if gate.positives else ""
+
+
+def _mcnemar(gate: GateResult) -> str:
+    """A manifest does not say which way the flips went unless all are lost positives: else the least p that so many allow."""
+    p = min(1.0, 2 * 0.5**gate.flips)
+    known = gate.flips in (gate.positives_lost, 1)
+    return f"{p:.2g}" if known else f"at least {p:.2g}, whichever way each went"
 
 
 def _evidence(table: EvidenceTable) -> str:

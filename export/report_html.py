@@ -8,6 +8,7 @@ from typing import Any
 
 from export import report_svg
 from export.checklist import TOPICS
+from export.gate import EVERY_PART, REPORTED, TOGETHER, failing
 from export.metrics import DELONG, EXACT
 from export.unfamiliar import MET, MISSED, UNSHOWN, aim_in_words
 
@@ -116,9 +117,9 @@ def _summary(report: Mapping[str, Any]) -> list[str]:
             for kind in KIND_TITLES
             if kind in tiles
         ),
-        f"<p>{_verdict(report['passed'])} Gate on every conversion, against {against}, on identical held-out images: at "
-        f"most {limits['positives_lost']} positives lost at the operating point, {limits['flips']:.1%} of decisions flipped, "
-        f"ROC-AUC down by {limits['auc_drop']}.</p>",
+        f"<p>{_verdict(report['passed'])} Gate on every conversion, {'all folds together' if own else 'per fold and pooled'}, "
+        f"against {against}, on identical held-out images: at most {limits['positives_lost']} positives lost at the operating "
+        f"point, {limits['flips']:.1%} of decisions flipped, ROC-AUC down by {limits['auc_drop']}.{_reported(report)}</p>",
         '<p class="dim">Brackets are 95 % intervals, exact for shares and DeLong\'s for areas where they do not say otherwise. '
         "The kinds of evidence answer different questions: their figures must not be compared with each other"
         + ("" if own else ", nor with figures from hospitals' own images")
@@ -126,6 +127,18 @@ def _summary(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _reported(report: Mapping[str, Any]) -> str:
+    """What the gate's verdict leaves out, with what the same limits say of it."""
+    found = [part for part in report["sets"] if part["gated"] == REPORTED and part["conversions"]]
+    each = ", ".join(f"{escape(part['name'])} ({'passed' if part['passed'] else 'failed'})" for part in found)
+    return f" Held to the same limits, but reported only: {each}. {_GATED[REPORTED]}" if found else ""
+
+
+_GATED = {
+    EVERY_PART: "Every row must pass.",
+    TOGETHER: "All folds together must pass; a fold's own verdict is shown only.",
+    REPORTED: "No bundle is refused for it: a plane that is lost the next frame brings again.",
+}
 _GENERAL_LIMITS = (
     "A figure holds for images like those it was measured on. Another scanner, another population or another way of scanning "
     "may give worse ones.",
@@ -260,21 +273,27 @@ def _unfamiliar(found: Mapping[str, Any] | None) -> list[str]:
 
 def _conversions(report: Mapping[str, Any]) -> list[str]:
     out = [
-        "<p>Every decision of the float model against the converted one, on the same images at the same threshold. Zero losses "
-        "do not mean a loss of zero: the bound says what rate the images still allow. The INT8 form's log-odds of a hygroma lean "
+        "<p>Every decision of the float model against the converted one, on the same images at the same threshold. A step from "
+        "one model to another, each at its own threshold, comes before it and is no conversion. Zero losses do not mean a loss "
+        "of zero: the bound says what rate the images still allow. The INT8 form's log-odds of a hygroma lean "
         "by what rounding took from them on training crops: what rounding costs is specificity. "
         f"{_leans(report.get('lean') or {})}</p>"
     ]
     for part in report["sets"]:
+        name, reference = escape(part["name"]), escape(part["reference"])
+        for step, losses in part["earlier"].items():
+            badge = _badge("not a conversion: not gated", "open")
+            out.append(f"<h3>{name}: {escape(step)} &rarr; {reference} {badge}</h3>")
+            out.append(_table(_LOSS_HEAD, [_loss_row(s, x) for s, x in losses.items()], pooled=0))
         for step, losses in part["conversions"].items():
-            gate = losses["gate"]
-            out.append(
-                f"<h3>{escape(part['name'])}: {escape(part['reference'])} &rarr; {escape(step)} {_verdict(gate['passed'])}</h3>"
-            )
-            if gate["reasons"]:
+            failed = failing(losses, part["gated"])
+            out.append(f"<h3>{name}: {reference} &rarr; {escape(step)} {_verdict(not failed)}</h3>")
+            out.append(f"<p>{_GATED[part['gated']]}</p>")
+            for split, gate in failed.items():
                 flipped = ", ".join(gate["flipped"]) or "none"
-                out.append(f"<p>{escape('; '.join(gate['reasons']))}. Flipped: {escape(flipped)}.</p>")
-            out.append(_table(_LOSS_HEAD, [_loss_row(s, x) for s, x in losses.items() if s != "gate"], pooled=0))
+                out.append(f"<p>{escape(split)}: {escape('; '.join(gate['reasons']))}. Flipped: {escape(flipped)}.</p>")
+            rows = [[*_loss_row(s, x), *_gate_cells(x["gate"])] for s, x in losses.items()]
+            out.append(_table((*_LOSS_HEAD, "ROC-AUC down by", "Gate"), rows, pooled=0))
     return out
 
 
@@ -379,7 +398,7 @@ _LOSS_HEAD = (
     "Loss below (95 %)",
     "max / p99 |dp|",
     "Kappa",
-    "McNemar p",
+    "McNemar p, exact",
     "Wilcoxon p",
 )
 
@@ -396,6 +415,11 @@ def _loss_row(split: str, x: Mapping[str, Any]) -> list[str]:
         f"{x['mcnemar_p']:.3g}",
         f"{x['wilcoxon_p']:.2g}",
     ]
+
+
+def _gate_cells(gate: Mapping[str, Any]) -> list[str]:
+    both = 0 < gate["positives"] < gate["n"]  # else there is no area
+    return [f"{gate['auc_drop']:.4f}" if both else "-", "passed" if gate["passed"] else "failed"]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], pooled: int | None = None, text: bool = False) -> str:

@@ -34,7 +34,7 @@ VERSIONS = {
     "predictions": 4,
     "exams": 1,
     "rung": 4,
-    "bundle": 13,
+    "bundle": 14,
 }
 NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys too
     "bank": (),

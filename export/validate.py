@@ -17,7 +17,7 @@ from export import metrics
 from export.atomic import appearing
 from export.curves import confusion, reliability, roc_points
 from export.figures import figures as by_patient
-from export.gate import DEFAULT_LIMITS, GateLimits, gate
+from export.gate import DEFAULT_LIMITS, EVERY_PART, REPORTED, GateLimits, failing, gate
 from export.report_html import render
 
 POOLED = "all folds"
@@ -43,7 +43,8 @@ class EvaluationSet:
     ids [n]; labels {0,1} [n]; splits [n]: name of the part in which each image was held out ("fold 0", "validation").
     reference: name of the PyTorch FP32 step that the steps after it were converted from. task: what a positive is, in
     words. `screening` says whether predictive values make sense. groups [n]: each image's patient, where one may have several:
-    intervals are then drawn over patients (export/figures.py); empty: each image is its patient's only one.
+    intervals are then drawn over patients (export/figures.py); empty: each image is its patient's only one. gated: on what of
+    it a conversion must pass the gate (export/gate.py).
     """
 
     name: str
@@ -57,11 +58,12 @@ class EvaluationSet:
     reference: str
     screening: bool = True
     groups: Sequence[str] = ()
+    gated: str = EVERY_PART
 
 
 def evaluate(data: EvaluationSet, limits: GateLimits = DEFAULT_LIMITS) -> dict[str, Any]:
     """The report on one set, as JSON values: figures per step, pooled and per part (once, where there is one part only);
-    losses and gate per conversion.
+    losses and gate per conversion, pooled and per part; losses, without a gate, from each step before the reference to it.
     InputError when lengths differ, the kind or reference is unknown, or a class is missing altogether."""
     _check(data)
     labels = np.asarray(data.labels).astype(bool)
@@ -71,7 +73,8 @@ def evaluate(data: EvaluationSet, limits: GateLimits = DEFAULT_LIMITS) -> dict[s
     parts = {pooled: np.ones(len(labels), bool)} | parts
     names = [step.name for step in data.steps]
     reference = data.steps[names.index(data.reference)]
-    conversions = data.steps[names.index(data.reference) + 1 :]
+    earlier, conversions = data.steps[: names.index(data.reference)], data.steps[names.index(data.reference) + 1 :]
+    ids = np.asarray(data.ids)
     report: dict[str, Any] = {
         "name": data.name,
         "kind": data.kind,
@@ -95,29 +98,57 @@ def evaluate(data: EvaluationSet, limits: GateLimits = DEFAULT_LIMITS) -> dict[s
             for s in data.steps
         },
         "reference": data.reference,
+        "earlier": {
+            step.name: {part: _losses(labels[keep], _cut(step, keep), _cut(reference, keep)) for part, keep in parts.items()}
+            for step in earlier
+        },
         "conversions": {},
+        "gated": data.gated,
         "predictive_values": [],
     }
     for step in conversions:
-        report["conversions"][step.name] = {
-            part: _losses(labels[keep], *_cut(reference, keep), step.probability[keep]) for part, keep in parts.items()
-        } | {
-            "gate": asdict(gate(labels, reference.probability, step.probability, reference.threshold, data.ids, limits))
-        }
+        report["conversions"][step.name] = {}
+        for part, keep in parts.items():
+            (before, threshold), after = _cut(reference, keep), np.asarray(step.probability)[keep]
+            report["conversions"][step.name][part] = _losses(labels[keep], (before, threshold), (after, threshold)) | {
+                "gate": asdict(gate(labels[keep], before, after, threshold, ids[keep], limits))
+            }
     if data.screening:
         last = report["steps"][names[-1]][pooled]
         sens, spec = last["sensitivity"]["value"], last["specificity"]["value"]
         report["predictive_values"] = [
             {"one_in": k, "ppv": metrics.predictive_value(sens, spec, 1 / k), "step": names[-1]} for k in ONE_IN
         ]
-    report["passed"] = all(c["gate"]["passed"] for c in report["conversions"].values())
+    report["passed"] = not any(failing(c, data.gated) for c in report["conversions"].values())
     return report
 
 
 def validation_report(sets: Sequence[EvaluationSet], limits: GateLimits = DEFAULT_LIMITS) -> dict[str, Any]:
-    """All sets' reports, the limits, and whether every conversion passed on every set."""
+    """All sets' reports, the limits, and whether every conversion passed on every set that is gated."""
     reports = [evaluate(data, limits) for data in sets]
-    return {"limits": asdict(limits), "passed": all(r["passed"] for r in reports), "sets": reports}
+    passed = all(r["passed"] for r in reports if r["gated"] != REPORTED)
+    return {"limits": asdict(limits), "passed": passed, "sets": reports}
+
+
+def failures(part: Mapping[str, Any], flipped: bool = False) -> list[str]:
+    """Why the conversions in a set's report fail, in words: set, step, part and reasons, with the images that flipped where
+    they are asked for. Empty when they pass."""
+    return [
+        f"{part['name']}, {step}, {split}: {'; '.join(verdict['reasons'])}"
+        + (f" (flipped: {', '.join(verdict['flipped']) or 'none'})" if flipped else "")
+        for step, conversion in part["conversions"].items()
+        for split, verdict in failing(conversion, part["gated"]).items()
+    ]
+
+
+def read_verdicts(folder: str | Path) -> tuple[bool, dict[str, str]]:
+    """Of the report in `folder`: whether the gate passed, and name of each set -> "passed", or why its conversions fail."""
+    report = json.loads((Path(folder) / "validation.json").read_text(encoding="utf-8"))
+    said = {}
+    for part in report["sets"]:
+        words = "; ".join(failures(part)) or "passed"
+        said[part["name"]] = f"{words} (reported only)" if part["gated"] == REPORTED else words
+    return report["passed"], said
 
 
 def write_report(report: Mapping[str, Any], folder: str | Path) -> tuple[Path, Path]:
@@ -192,9 +223,12 @@ def _figures(
     }
 
 
-def _losses(labels: np.ndarray, reference: np.ndarray, threshold: np.ndarray, converted: np.ndarray) -> dict[str, Any]:
-    before, after = reference >= threshold, converted >= threshold
-    dp = np.abs(reference.astype(np.float64) - converted)
+def _losses(
+    labels: np.ndarray, old: tuple[np.ndarray, np.ndarray], new: tuple[np.ndarray, np.ndarray]
+) -> dict[str, Any]:
+    """old, new: probability and threshold of two forms [n]."""
+    before, after = old[0] >= old[1], new[0] >= new[1]
+    dp = np.abs(old[0].astype(np.float64) - new[0])
     positives = int(labels.sum())
     lost = int((labels & before & ~after).sum())
     return {
@@ -208,5 +242,5 @@ def _losses(labels: np.ndarray, reference: np.ndarray, threshold: np.ndarray, co
         "p99_dp": float(np.percentile(dp, 99)),
         "kappa": metrics.kappa(before, after),
         "mcnemar_p": metrics.mcnemar(labels, before, after),
-        "wilcoxon_p": metrics.wilcoxon_losses(labels, reference, converted),
+        "wilcoxon_p": metrics.wilcoxon_losses(labels, old[0], new[0]),
     }

@@ -13,14 +13,16 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from edge.bundle import write_bundle  # noqa: E402
+from edge.bundle import load_bundle, write_bundle  # noqa: E402
 from edge.bundle.manifest import Calibration, ModelInfo, OperatingPoint, Provenance  # noqa: E402
+from edge.bundle.trust import SHIPPED_BUNDLE  # noqa: E402
 from edge.engines.scorer import Scorer  # noqa: E402
 from edge.engines.selftest import infer_all, sigmoid  # noqa: E402
 from edge.errors import BundleError, EngineError, GateError, InputError  # noqa: E402
 from edge.screen.preprocess import Preprocessing  # noqa: E402
 from export.bundle import Ingredients, LabelledCrops, assemble_bundle  # noqa: E402
 from export.gate import GateLimits  # noqa: E402
+from export.model_card import model_card  # noqa: E402
 from export.ood import fit_ood  # noqa: E402
 from export.sources import DINOV2_INITIALISATION, PROTOTYPE_LIMITS, fetus_framework, hc18  # noqa: E402
 from export.torch_runner import TorchRunner  # noqa: E402
@@ -112,6 +114,23 @@ def test_a_failing_gate_refuses_names_the_images_and_can_be_accepted(ingredients
     bundle = assemble_bundle(tmp_path / "b", ingredients, accept_failing_gate=True, limits=impossible)
     assert not bundle.manifest.gate.passed and bundle.manifest.gate.accepted_failing
     assert "FAILED its gate" in bundle.files["MODEL_CARD.md"].decode()
+
+
+@pytest.mark.parametrize(
+    ("lost", "flips", "words"),
+    [
+        (0, 0, "0 positives lost (95 % bound 1.1%), 0 decisions flipped (exact McNemar p 1), "),
+        (0, 1, "1 decisions flipped (exact McNemar p 1), "),
+        (2, 2, "2 positives lost (95 % bound 2.4%), 2 decisions flipped (exact McNemar p 0.5), "),
+        (0, 3, "3 decisions flipped (exact McNemar p at least 0.25, whichever way each went), "),
+    ],
+)
+def test_the_card_says_what_the_gates_counts_allow(lost: int, flips: int, words: str) -> None:
+    shipped = load_bundle(SHIPPED_BUNDLE).manifest
+    gate = dataclasses.replace(shipped.gate, positives=260, positives_lost=lost, flips=flips)
+    assert words in model_card(dataclasses.replace(shipped, gate=gate))
+    none = dataclasses.replace(gate, positives=0, positives_lost=0)
+    assert "0 positives lost, " in model_card(dataclasses.replace(shipped, gate=none))  # no bound on a share of nothing
 
 
 def test_too_few_golden_images_and_too_large_a_bundle_are_refused(ingredients: Ingredients, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import pytest
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
+from edge.bundle import load_bundle  # noqa: E402
+from edge.bundle.trust import SHIPPED_BUNDLE  # noqa: E402
 from edge.engines.runner import RawOutputs  # noqa: E402
 from edge.engines.selftest import infer_all, sigmoid  # noqa: E402
 from edge.errors import InputError  # noqa: E402
@@ -315,6 +317,13 @@ def test_lint_sees_what_is_not_canonical(tiny_int8_graph: Any, edit: Callable[[A
     assert lint_qdq(tiny_int8_graph) == []
     found = lint_qdq(edited(tiny_int8_graph, edit))
     assert any(problem in text for text in found), found
+
+
+def test_the_shipped_graph_is_canonical() -> None:
+    shipped = load_bundle(SHIPPED_BUNDLE)
+    model = onnx.load_from_string(shipped.model)
+    assert lint_qdq(model) == []
+    assert shipped.manifest.provenance.quantisation.startswith(f"INT8 on {len(block_linears(model))} matrix products")
 
 
 @pytest.mark.parametrize("opsets", [[("", 20)], [("", 17), ("com.microsoft", 1)], []])

@@ -11,6 +11,7 @@ import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -26,15 +27,18 @@ from edge.bundle import ANYONE, load_bundle
 from edge.bundle.manifest import EvidenceRow, EvidenceTable
 from edge.cli import main
 from edge.engines.selftest import sigmoid
-from edge.errors import ConfigError, InputError
+from edge.errors import BundleError, ConfigError, GateError, InputError
+from export import bundle as assembling
 from export import pipeline as stages
 from export.atomic import remove
+from export.gate import gate
 from export.ort_graph import run_graph
 from export.pipeline import REFIT, Pipeline
 from export.quantize import lint_qdq
 from export.recipe import PhantomRecipe, QatRecipe, Recipe, StudentRecipe, TeacherRecipe
 from export.stamps import STAMP, VERSIONS
 from export.train import predict
+from export.validate import EvaluationSet, validation_report
 from export.vit import HygromaViT
 from export.weights import _OURS  # noqa: E402
 
@@ -408,6 +412,123 @@ def test_folds_are_added_without_touching_the_others(finished: Path, work: Path,
     manifest = load_bundle(path, ANYONE).manifest
     assert "[0, 1, 2] of 4" in manifest.provenance.recipe
     assert "fold 2" in {row.split for table in manifest.evidence for row in table.rows}
+
+
+# -- the gate
+
+
+def as_the_student(data: EvaluationSet, *lost: int) -> EvaluationSet:
+    """The set with an INT8 form that says what the student does, but of the entries `lost`: those turn positive to negative."""
+    taught, student, int8 = data.steps
+    before, after = student.probability.copy(), student.probability.copy()
+    before[list(lost)], after[list(lost)] = 1, 0
+    steps = [taught, dataclasses.replace(student, probability=before), dataclasses.replace(int8, probability=after)]
+    return dataclasses.replace(data, steps=steps)
+
+
+def losing(monkeypatch: pytest.MonkeyPatch, *names: str) -> dict[str, str]:
+    """In the sets of these names one positive of fold 1, or of the validation split, is lost; in all others nothing changes.
+    Returns the lost entries' names, once they are."""
+    lost: dict[str, str] = {}
+    whole = Pipeline.evaluation_sets
+
+    def sets(self: Pipeline) -> list[EvaluationSet]:
+        out = []
+        for data in whole(self):
+            wanted = (i for i, s in enumerate(data.splits) if s != "fold 0" and np.asarray(data.labels)[i] == 1)
+            if data.name in names:
+                entry = next(wanted)
+                lost[data.name] = data.ids[entry]
+                out.append(as_the_student(data, entry))
+            else:
+                out.append(as_the_student(data))
+        return out
+
+    monkeypatch.setattr(Pipeline, "evaluation_sets", sets)
+    return lost
+
+
+def test_a_bundle_that_loses_a_positive_out_of_fold_is_refused_and_can_be_accepted(
+    finished: Path, work: Path, no_exams: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = losing(monkeypatch, "hygroma, folds")
+    recipe = tiny(finished, work=str(work), name="renamed")
+    with pytest.raises(GateError) as error:
+        Pipeline(recipe).bundle()
+    (name,) = lost.values()
+    for part in ("all folds", "fold 1"):
+        assert f"hygroma, folds, {part}: 1 positives lost at the operating point" in str(error.value)
+    assert "fold 0" not in str(error.value) and str(error.value).count(f"(flipped: {name})") == 2
+    assert "--accept-failing-gate" in str(error.value)
+    assert load_bundle(work / "bundle", ANYONE).manifest.model.id == "tiny" and not (work / "draft").exists()
+    made = load_bundle(Pipeline(recipe).bundle(accept_failing_gate=True), ANYONE)
+    verdict, card = made.manifest.gate, made.files["MODEL_CARD.md"].decode()
+    assert verdict.accepted_failing and not verdict.passed
+    assert verdict.reasons[-1].startswith("hygroma, folds, fold 1: 1 positives lost")
+    assert "FAILED its gate" in card and verdict.reasons[-1] in card
+
+
+def test_a_lost_plane_refuses_no_bundle_and_fails_no_validation(
+    finished: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = losing(monkeypatch, "plane, folds", "plane, validation")
+    recipe = tiny(finished, work=str(work))
+    assert stages.out_of_fold(validation_report(Pipeline(recipe).evaluation_sets()), False) == [] and len(lost) == 2
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(dataclasses.asdict(recipe)))
+    assert main(["validate", str(tmp_path / "recipe.yaml")]) == 0
+    said = capsys.readouterr().out
+    assert "gate, hygroma, folds: passed\n" in said and "gate, plane, folds: plane, folds, INT8, all folds: 1 positives" in said
+    assert said.count("(reported only)") == 2
+
+
+@pytest.mark.parametrize("name", ["hygroma, folds", "hygroma, validation"])
+def test_validate_says_what_the_gate_says_and_exits_with_it(
+    finished: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    losing(monkeypatch, name)
+    recipe = tiny(finished, work=str(work))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(dataclasses.asdict(recipe)))
+    (work / "report/validation.json").unlink()
+    assert main(["validate", str(tmp_path / "recipe.yaml"), "--json"]) == GateError.exit_code
+    said = json.loads(capsys.readouterr().out)["gate"]
+    assert "1 positives lost at the operating point; at most 0 allowed" in said.pop(name)
+    assert said == {
+        other: "passed (reported only)" if "plane" in other else "passed"
+        for other in ("hygroma, folds", "plane, folds", "hygroma, validation", "plane, validation")
+        if other != name
+    }
+    assert json.loads((work / "report/validation.json").read_text())["passed"] is False
+
+
+def test_a_graph_that_is_not_canonical_is_never_saved(
+    finished: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, path = tiny(finished, work=str(work)), work / "qdq/fold0.onnx"
+    model = onnx.load(str(path))
+    scale = next(t for t in model.graph.initializer if t.name.endswith(".scale") and len(t.dims) == 0)
+    scale.CopyFrom(onnx.numpy_helper.from_array(np.array(0, np.float32), scale.name))
+    path.unlink()
+    choice = SimpleNamespace(model=model, described=lambda: "made to fail")
+    monkeypatch.setattr(Pipeline, "choice", lambda self, run: choice)
+    with pytest.raises(BundleError, match=rf"{path}: not a canonical graph: .*every scale must be finite and above 0"):
+        Pipeline(recipe).qdq(0)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("misses", [0, 1])
+def test_a_bundle_says_so_when_its_graph_is_not_the_one_that_the_evidence_is_of(
+    finished: Path, work: Path, no_exams: None, monkeypatch: pytest.MonkeyPatch, misses: int
+) -> None:
+    passing = gate(np.array([0, 1]), np.array([0.1, 0.9]), np.array([0.1, 0.9]), 0.5, ["a", "b"])
+    verdicts = iter([dataclasses.replace(passing, passed=False)] * misses + [passing])
+    monkeypatch.setattr(assembling, "gate_of", lambda *_: lambda model: next(verdicts))
+    losing(monkeypatch)
+    made = load_bundle(Pipeline(tiny(finished, work=str(work), name="renamed")).bundle(), ANYONE)
+    same = onnx.load_from_string(made.model) == onnx.load(str(work / "qdq/refit.onnx"))
+    text, card = made.manifest.provenance.quantisation, made.files["MODEL_CARD.md"].decode()
+    assert same == (misses == 0) and ("the biases after each branch were corrected" in text) == (misses == 1)
+    assert (stages.ANOTHER_GRAPH in text) == (stages.ANOTHER_GRAPH in card) == (misses == 1)
+    assert made.manifest.gate.passed and made.manifest.gate.reasons == ()
 
 
 # -- kills
