@@ -35,6 +35,7 @@ from edge.screen.preprocess import Preprocessing, letterbox
 from edge.screen.still import read_still
 from export.atomic import appearing, intact, remove, writable
 from export.bundle import Ingredients, LabelledCrops, assemble_bundle, gate_of, require_canonical
+from export.controls import control_rows, controls_table
 from export.engine_gate import StoredCrops, save_crops
 from export.evidence import (
     HEADS,
@@ -500,6 +501,7 @@ class Pipeline:
         self.progress("validate", 0, 1)
         report = validation_report(self.evaluation_sets())
         folds, validation = self._folds(), self._validation()
+        report["controls"] = control_rows(folds, validation)
         report["thickness"] = thickness_rows((folds, validation))
         report["increased"] = increased_rows((folds, validation))
         report["framing"] = framing_rows((folds, validation))
@@ -610,6 +612,7 @@ class Pipeline:
         assessable, typical = self._familiar(bank)
         tables = (
             *evidence_tables(report),
+            controls_table(report["controls"]),
             thickness_table(report["thickness"], report["increased"]),
             unfamiliar_table(report["unfamiliar"]),
             framing_table(report["framing"]),

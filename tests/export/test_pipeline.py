@@ -206,6 +206,19 @@ def test_the_validation_split_is_called_so_in_report_and_card(finished: Path) ->
     assert "| validation | ROC-AUC |" in card and "fold 4" not in card
 
 
+def test_what_the_lesions_are_told_from_is_in_report_and_bundle(finished: Path) -> None:
+    found = json.loads((finished / "work/report/validation.json").read_text())["controls"]
+    kinds = ["shams only", "untouched stills only", "calipers painted out"]
+    assert [(r["split"], r["negatives"]) for r in found] == [(split, kind) for split in ("folds", "validation") for kind in kinds]
+    tables = {t.name: t for t in load_bundle(finished / "work/bundle", ANYONE).manifest.evidence}
+    table = tables["simulated lesions, by what they are told from"]
+    assert [r.value for r in table.rows if r.metric == "ROC-AUC"] == [r["roc_auc"]["value"] for r in found]
+    counted = {r["negatives"]: r["specificity"]["n"] for r in found if r["split"] == "folds"}
+    main = {(r.split, r.metric): r.n for r in tables["hygroma, folds"].rows}
+    assert counted["shams only"] + counted["untouched stills only"] == main["all folds", "specificity"]
+    assert "**simulated lesions, by what they are told from.**" in (finished / "work/bundle/MODEL_CARD.md").read_text()
+
+
 def test_other_anatomy_is_in_report_and_bundle(finished: Path) -> None:
     found = json.loads((finished / "work/report/validation.json").read_text())["unfamiliar"]
     assert [(row["n"], row["patients"]) for row in found["rows"]] == [(6, 6)] and found["planes"] == 6
