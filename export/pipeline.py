@@ -427,7 +427,7 @@ class Pipeline:
         """Whether the edits give themselves away: the checks of calibration/honesty.py, as `hygroma lesions` makes them. Empty
         where the data holds too few stills to tell."""
         path = self.stamps.claim("predictions") / "lesions.json"
-        if not path.is_file():
+        if not path.is_file() or '"verdict"' not in path.read_text():  # older checks, judged by the point alone
             stills, seed, init = load_stills(Path(self.recipe.data)), self.recipe.seed, Path(self.recipe.teacher.init)
             count = min(CHECKED_STILLS, len(editable(stills)))
             if count < 2 * MIN_EACH:
