@@ -33,7 +33,7 @@ from calibration.lesion import (
     paint_out_calipers,
     traced_box,
 )
-from calibration.stills import FOLDS, Still, read_grey
+from calibration.stills import FOLDS, Still, editable, read_grey
 from edge.errors import InputError
 from edge.screen.preprocess import Preprocessing, letterbox
 
@@ -89,11 +89,6 @@ class Specimens:
     untouched: list[Specimen]  # calipers painted out
     sham: list[Specimen]  # set to another still's thickness: as a group as thick as the untouched ones
     lesion: list[Specimen]
-
-
-def editable(stills: Sequence[Still]) -> list[Still]:
-    """Standard planes with an annotated translucency that does not look thickened."""
-    return [s for s in stills if s.plane and s.anatomy is not None and not s.by_eye_increased]
 
 
 def make_specimens(

@@ -24,8 +24,8 @@ import onnx
 import torch
 
 from calibration.bank import UNKNOWN, Bank, build_bank, load_bank, save_bank
-from calibration.honesty import MIN_EACH, check_lesions, editable, make_specimens, write_checks
-from calibration.stills import FOLDS, assign_folds, load_stills, read_grey
+from calibration.honesty import MIN_EACH, check_lesions, make_specimens, write_checks
+from calibration.stills import FOLDS, assign_folds, check_data, editable, load_stills, read_grey
 from edge.bundle import write_bundle
 from edge.bundle.manifest import CARD_FILE, Calibration, GateResult, ModelInfo
 from edge.decision.params import DecisionParams
@@ -66,7 +66,7 @@ from export.sources import provenance
 from export.stamps import STAMP, Stamps
 from export.torch_runner import TorchRunner
 from export.train import distillation_loss, draw_epoch, fit, predict
-from export.unfamiliar import Judged, read_pictures, read_sources, unfamiliar, unfamiliar_table
+from export.unfamiliar import SOURCES, Judged, read_pictures, read_sources, unfamiliar, unfamiliar_table
 from export.validate import EvaluationSet, evidence_tables, validation_report, write_report
 from export.vit import HygromaViT
 from export.weights import at_image, load_backbone, student_from_teacher
@@ -112,6 +112,7 @@ class Pipeline:
         """Every stage up to and including `until`. What other settings made is refused before the first begins."""
         writable(self.work)
         self.stamps.keys("teacher")  # the data and the checkpoint to start from are there
+        check_data(Path(self.recipe.data), SOURCES)
         with torch.random.fork_rng(devices=[]):  # and the checkpoint fits: said now, not after minutes of edits
             load_backbone(HygromaViT(self.recipe.teacher_config), Path(self.recipe.teacher.init))
         stages = list(STAGES)[: list(STAGES).index(until) + 1]
