@@ -1,7 +1,7 @@
 """Does the edit give itself away? Checks that a simulated lesion teaches anatomy and not the traces of its making.
 
 A discriminator is a logistic regression, cross-validated by patient, that tries to tell edited stills from untouched ones
-(shams that are as thick as a group), or lesions from shams by what has nothing to do with the
+(shams that are as thick as a group), or lesions of some patients from shams of others by what has nothing to do with the
 anatomy. All of them should sit near an AUC of .5. The untouched stills have their calipers painted out as the edited ones
 have: training draws calipers into every class.
 """
@@ -22,21 +22,26 @@ import numpy as np
 from calibration.bank import MAX_SEPTA
 from calibration.intervals import patient_interval
 from calibration.lesion import (
+    CALIPERED,
+    LESION_MM,
     NORMAL_NT_MM,
     NuchalAnatomy,
+    add_calipers,
     draw_lesion_mm,
     measured_mm,
     operate,
     paint_out_calipers,
     traced_box,
 )
-from calibration.stills import FOLDS, Still, read_grey
+from calibration.stills import FOLDS, Still, editable, read_grey
 from edge.errors import InputError
 from edge.screen.preprocess import Preprocessing, letterbox
 
 NEAR = (
     0.60  # AUC up to which a discriminator counts as near .5: d' = .36, an overlap of 86 % of two normal distributions
 )
+NEAR_HALF, UNSHOWN, TOLD, TIED = "near .5", "near .5 in point but not shown", "tells them apart", "all scores tied"
+VERDICTS = (NEAR_HALF, UNSHOWN, TOLD, TIED)  # from the best to the worst
 MODEL_SIZE = 192  # pixels: the still as a model sees it; a trace that does not survive it teaches nothing
 CLOSE_UP = 1.3  # side of the close-up in widths of the annotated box: the box, its ends and as much below
 PROBE_C = 0.03  # inverse L2 strength on standardised features; .003 to .3 differ by .02 in AUC (texture, 240 stills)
@@ -48,19 +53,19 @@ Features = Callable[[np.ndarray], np.ndarray]  # uint8 [N,S,S] -> float [N,D]
 
 @dataclass(frozen=True)
 class Specimen:
-    """One picture of a check, uint8 grey [H,W]; its nuchal box in pixels; `away`: the rows on the fetus's side of the neck, an
-    eighth of the picture from it."""
+    """One picture of a check, uint8 grey [H,W]; its nuchal box in pixels; `neck`: the box in pixels that holds all that an edit
+    of this still can change, whatever its thickness."""
 
     grey: np.ndarray
     box: Box
-    away: tuple[int, int]
+    neck: tuple[int, int, int, int]
     group: str
     thickness_mm: float
 
 
 @dataclass(frozen=True)
 class Check:
-    """A discriminator's out-of-fold AUC with its 95 % interval over patients; `honest` when it is at most NEAR."""
+    """A discriminator's out-of-fold AUC with its 95 % interval over patients, and one of VERDICTS."""
 
     question: str
     features: str
@@ -69,7 +74,12 @@ class Check:
     auc: float
     low: float
     high: float
-    honest: bool
+    verdict: str
+
+    @property
+    def honest(self) -> bool:
+        """Nothing was told apart, as far as this check can say."""
+        return self.verdict in (NEAR_HALF, UNSHOWN)
 
 
 @dataclass(frozen=True)
@@ -79,11 +89,6 @@ class Specimens:
     untouched: list[Specimen]  # calipers painted out
     sham: list[Specimen]  # set to another still's thickness: as a group as thick as the untouched ones
     lesion: list[Specimen]
-
-
-def editable(stills: Sequence[Still]) -> list[Still]:
-    """Standard planes with an annotated translucency that does not look thickened."""
-    return [s for s in stills if s.plane and s.anatomy is not None and not s.by_eye_increased]
 
 
 def make_specimens(
@@ -106,7 +111,7 @@ def make_specimens(
         on_step(number, len(chosen))
         grey, own, anatomy = read_grey(still.path), natural[number], _anatomy(still)
         clean = paint_out_calipers(grey, anatomy.nt)
-        out.untouched.append(Specimen(clean, traced_box(clean, anatomy), _away(clean, anatomy), still.group, own))
+        out.untouched.append(Specimen(clean, traced_box(clean, anatomy), _neck(clean, anatomy), still.group, own))
         septa = int(rng.integers(0, MAX_SEPTA + 1))
         out.sham.append(_edited(still, grey, own, others[number], [seed, number, 0]))
         out.lesion.append(_edited(still, grey, own, draw_lesion_mm(rng), [seed, number, 1], septa))
@@ -127,14 +132,18 @@ def _edited(still: Still, grey: np.ndarray, own: float, mm: float, seed: list[in
     box = (x0, y0, x1, max(y0 + 6, y1 + grown)) if anatomy.posterior_down else (x0, min(y1 - 6, y0 - grown), x1, y1)
     if done.thickness_mm <= NORMAL_NT_MM[1]:  # borders are traced as far as a normal translucency reaches
         box = traced_box(image, dataclasses.replace(anatomy, nt=box))
-    return Specimen(image, box, _away(grey, anatomy), still.group, done.thickness_mm)
+    return Specimen(image, box, _neck(grey, anatomy), still.group, done.thickness_mm)
 
 
-def _away(grey: np.ndarray, anatomy: NuchalAnatomy) -> tuple[int, int]:
-    height, (_, top, _, bottom) = len(grey), anatomy.nt
+def _neck(grey: np.ndarray, anatomy: NuchalAnatomy) -> tuple[int, int, int, int]:
+    """The columns of the annotated box and half its width and 16 px on either side; the rows from an eighth of the picture in front of it
+    to the picture's edge behind it, up to which an edit pushes the tissue."""
+    (height, width), (x0, top, x1, bottom) = grey.shape, anatomy.nt
+    reach = (x1 - x0) / 2 + 16  # an edit's ends reach .35 of the width and are softened over 16 px
+    left, right = max(0, int(x0 - reach)), min(width, int(x1 + reach) + 1)
     if anatomy.posterior_down:
-        return 0, max(8, int(top) - height // 8)
-    return min(height - 8, int(bottom) + height // 8), height
+        return left, max(8, int(top) - height // 8), right, height
+    return left, 0, right, min(height - 8, int(bottom) + height // 8)
 
 
 # -- features -------------------------------------------------------------------------------------------------------------
@@ -200,25 +209,47 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def nuisance(specimen: Specimen) -> np.ndarray:
-    """float [10]: what says nothing about the anatomy: size, brightness away from the neck, black borders, overlay marks."""
-    grey = specimen.grey
+    """float [10]: what says nothing about the anatomy: size, brightness and black borders outside the neck, brightness of the
+    rows in front of it, overlay marks outside it."""
+    grey, (x0, y0, x1, y1) = specimen.grey, specimen.neck
     height, width = grey.shape
-    lit = grey > 8  # above a screen's black
+    seen = np.ones(grey.shape, bool)
+    seen[y0:y1, x0:x1] = False
+    lit = (grey > 8) & seen  # above a screen's black
     rows, columns = np.flatnonzero(lit.any(1)), np.flatnonzero(lit.any(0))
     border = (
         [rows[0] / height, 1 - rows[-1] / height, columns[0] / width, 1 - columns[-1] / width]
         if len(rows)
         else [1.0] * 4
     )
+    outside = np.where(seen, grey, 0).astype(np.uint8)  # a mark's neighbourhood must not reach into the neck either
     hat = np.minimum(
-        cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, np.ones((1, 13), np.uint8)),
-        cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, np.ones((13, 1), np.uint8)),
+        cv2.morphologyEx(outside, cv2.MORPH_TOPHAT, np.ones((1, 13), np.uint8)),
+        cv2.morphologyEx(outside, cv2.MORPH_TOPHAT, np.ones((13, 1), np.uint8)),
     )
     marks = cv2.connectedComponents((hat > 60).astype(np.uint8))[0] - 1
-    away = grey[slice(*specimen.away)].astype(np.float32)
+    front = np.concatenate([grey[:y0], grey[y1:]]).astype(np.float32)
     return np.array([
-        height, width, np.log1p(grey.mean()), np.log1p(away.mean()), np.log1p(away.std()), np.log1p(marks), *border,
+        height, width, np.log1p(grey[seen].mean()), np.log1p(front.mean()), np.log1p(front.std()), np.log1p(marks), *border,
     ])  # fmt: skip
+
+
+def unlike_patients(specimens: Specimens, seed: int = 0) -> tuple[list[Specimen], list[Specimen]]:
+    """Shams of half of the patients, drawn at random, and lesions of the others, with calipers drawn in at random as training
+    does: of one patient both, size and screen would be the same in either class. Lesions are those that training calls so:
+    where the picture ends close behind the neck an edit stays thinner."""
+    rng = np.random.default_rng(seed)
+    patients = sorted({s.group for s in specimens.sham})
+    shams_of = {patients[i] for i in rng.permutation(len(patients))[: len(patients) // 2]}
+    sham = [s for s in specimens.sham if s.group in shams_of]
+    lesion = [s for s in specimens.lesion if s.group not in shams_of and s.thickness_mm >= LESION_MM[0]]
+    return _calipered(sham, rng), _calipered(lesion, rng)
+
+
+def _calipered(many: Sequence[Specimen], rng: np.random.Generator) -> list[Specimen]:
+    return [
+        dataclasses.replace(s, grey=add_calipers(s.grey, s.box, rng)) if rng.random() < CALIPERED else s for s in many
+    ]
 
 
 # -- discriminators -------------------------------------------------------------------------------------------------------
@@ -249,7 +280,15 @@ def discriminate(a: np.ndarray, b: np.ndarray, groups: Sequence[str], question: 
 
     value = area(np.arange(len(y)))
     low, high = patient_interval(area, groups)
-    return Check(question, name, len(y), len(set(groups)), value, low, high, value <= NEAR)
+    tied = len(np.unique(scores)) <= FOLDS  # a constant a fold: features that are the same in every picture ask nothing
+    return Check(question, name, len(y), len(set(groups)), value, low, high, TIED if tied else _verdict(value, high))
+
+
+def _verdict(value: float, high: float) -> str:
+    """What an area and the upper end of its interval say of NEAR: shown only where the whole interval keeps to it."""
+    if not value <= NEAR:  # NaN too
+        return TOLD
+    return NEAR_HALF if high <= NEAR else UNSHOWN
 
 
 def check_lesions(
@@ -258,7 +297,8 @@ def check_lesions(
     size: int = 224,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Check]:
-    """Every check. `backbone`: frozen features of crops [N,size,size]; without it texture and nuisance speak alone."""
+    """Every check that has MIN_EACH images of either class. `backbone`: frozen features of crops [N,size,size]; without it
+    texture and nuisance speak alone."""
     descriptors: dict[str, Callable[[list[Specimen]], np.ndarray]] = {
         "texture": lambda many: np.stack([texture(s) for s in many]),
         "texture at the model's size": lambda many: np.stack([texture(as_seen(s)) for s in many]),
@@ -281,12 +321,13 @@ def check_lesions(
                 known[key] = descriptors[name](many)
             features.append(known[key])
         checks.append(discriminate(features[0], features[1], [s.group for s in (*a, *b)], question, name))
-    sham, lesion = ([*map(nuisance, many)] for many in (specimens.sham, specimens.lesion))
-    groups = [s.group for s in (*specimens.sham, *specimens.lesion)]
-    checks.append(discriminate(np.stack(sham), np.stack(lesion), groups, "lesion against sham", "nuisance only"))
-    return sorted(
-        checks, key=lambda c: list(questions).index(c.question) if c.question in questions else len(questions)
-    )
+    sham, lesion = unlike_patients(specimens)
+    if min(len(sham), len(lesion)) < MIN_EACH:  # half of the patients each: few stills answer the other questions only
+        return checks
+    vectors = [np.array([nuisance(s) for s in many]) for many in (sham, lesion)]
+    groups = [s.group for s in (*sham, *lesion)]
+    checks.append(discriminate(vectors[0], vectors[1], groups, "lesion against sham", "nuisance only"))
+    return checks
 
 
 def write_checks(checks: Sequence[Check], specimens: Specimens, seed: int, backbone: Path | None, path: Path) -> str:
@@ -298,7 +339,7 @@ def write_checks(checks: Sequence[Check], specimens: Specimens, seed: int, backb
             "seed": seed,
             "backbone": backbone.name if backbone else None,
             "near": NEAR,
-            "honest": all(check.honest for check in checks),
+            "verdict": max((check.verdict for check in checks), key=VERDICTS.index),
             "checks": [dataclasses.asdict(check) for check in checks],
         },
         indent=1,

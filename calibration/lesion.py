@@ -31,6 +31,7 @@ WALL_PX = 6  # of the posterior border that stay in the picture
 DECAY_PX, SPREAD = 45.0, 3.5  # what is pushed away settles over this, or so many gaps: tissue shrinks by at most 22 %
 SKIN_PX = 14  # the skin line and its neighbour keep their thickness; compression starts behind them
 SMOOTH_TRACE_PX = 9.0  # the spine-side border is smooth over about a vertebra
+CALIPERED = 0.3  # share of the pictures that get caliper marks, in every class
 HAZE_MM = 0.5  # over which the fluid darkens from its border inwards: the walls' side lobes reach about that far
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from edge.errors import InputError
 
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
 MANIFEST = ("path", "source", "kind", "label", "proposed_split", "patient_or_video_id", "sha256")
+SHOWN = 3  # of what is wrong that a message names
 FOLDS = 4  # the paper's protocol (arXiv 2512.22730)
 
 
@@ -107,6 +109,58 @@ def other_anatomy(data: Path, source: str, split: str) -> list[tuple[Path, str]]
         for row in _rows(data / "manifest.csv")
         if row["source"] == source and row["kind"] == "still" and row["proposed_split"] == split
     ]
+
+
+def editable(stills: Iterable[Still]) -> list[Still]:
+    """Standard planes with an annotated translucency that does not look thickened."""
+    return [s for s in stills if s.plane and s.anatomy is not None and not s.by_eye_increased]
+
+
+def check_data(data: Path, others: Iterable[tuple[str, str]]) -> None:
+    """What training and validation will ask of `data`, asked before either: both classes of planes to train on, a validation
+    split, no patient or file in both, every file there. `others`: sources and splits of other anatomy that are read too. No
+    picture is decoded. InputError names the file, what was found and the fix."""
+    manifest, stills = data / "manifest.csv", load_stills(data)
+    train, validation = ([s for s in stills if s.split == split] for split in ("train", "validation"))
+    standard = sum(s.plane for s in train)
+    if standard in (0, len(train)):
+        raise InputError(
+            f"{manifest}: found {standard} standard planes among {len(train)} training stills; the plane head needs both "
+            "classes: add rows with label `standard plane`, and with another"
+        )
+    for split, part in (("train", train), ("validation", validation)):
+        if not editable(part):
+            raise InputError(
+                f"{manifest}: found {len(part)} stills with proposed_split `{split}`, {sum(s.plane for s in part)} of them standard "
+                "planes, none with boxes of NT and thalami that does not look thickened, so none to draw lesions into; add some, "
+                f"with their boxes in {data / 'ultrasound/nt_structures.csv'}"
+            )
+    rows = [row for row in _rows(manifest, *MANIFEST) if row["kind"] == "still"]
+    ours = [r for r in rows if r["source"] == "fetus_framework" and r["proposed_split"] in ("train", "validation")]
+    for column, what in (("patient_or_video_id", "patients"), ("sha256", "identical files")):
+        if shared := _in_both(ours, column):
+            raise InputError(
+                f"{manifest}: {what} in both train and validation: {_some(shared)}; give all stills of one the same "
+                "proposed_split, or remove the copy"
+            )
+    read = {("hc18", "train"), *others}
+    ours += [row for row in rows if (row["source"], row["proposed_split"]) in read]
+    if gone := [row["path"] for row in ours if not (data / row["path"]).is_file()]:
+        raise InputError(f"{manifest}: names files that are not in {data}: {_some(gone)}; restore them or remove their rows")
+
+
+def _in_both(rows: Iterable[dict[str, str]], column: str) -> list[str]:
+    """Each value of `column` that stands in rows of two splits, with the first path in either."""
+    first: dict[str, dict[str, str]] = defaultdict(dict)
+    for row in rows:
+        if row[column]:
+            first[row[column]].setdefault(row["proposed_split"], row["path"])
+    return [f"{value} ({', '.join(sorted(paths.values()))})" for value, paths in first.items() if len(paths) > 1]
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def assign_folds(stills: list[Still], seed: int) -> np.ndarray:

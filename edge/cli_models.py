@@ -132,7 +132,7 @@ def _add_lesions(
         "lesions",
         help="workstation: do the simulated lesions give themselves away?",
         description="Discriminators that try to tell edited stills from untouched ones, cross-validated by patient (an AUC of .5 "
-        "is a coin), and a contact sheet of fifty stills. Exit code 1 when one of them tells them apart.",
+        "is a coin), and a contact sheet of fifty stills. Exit code 1 when one of them tells them apart, or could ask nothing.",
         epilog="docs/simulated-lesions.md says what was found on the stills that the shipped model was trained on.",
     )
     command.add_argument("data", type=Path, metavar="DATA", help="a folder laid out as ../shared/data")
@@ -176,7 +176,7 @@ def _add_lesions(
             for c in checks:
                 print(
                     f"{c.question}; {c.features}: ROC-AUC {c.auc:.3f} ({c.low:.3f}-{c.high:.3f}), {c.images} images of "
-                    f"{c.patients} patients: {'near .5' if c.honest else 'TELLS THEM APART'}"
+                    f"{c.patients} patients: {c.verdict if c.honest else c.verdict.upper()}"
                 )
             print(f"contact sheet: {pages[0]}")
         return 0 if all(c.honest for c in checks) else 1

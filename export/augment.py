@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from calibration.lesion import add_calipers
+from calibration.lesion import CALIPERED, add_calipers
 from edge.screen.preprocess import Preprocessing, letterbox
 
 Box = tuple[float, float, float, float]
@@ -18,7 +18,7 @@ ASPECTS, KEPT = (0.8, 1.9), (0.85, 1.0)
 def augment(crop: np.ndarray, box: Box | None, size: int, rng: np.random.Generator) -> tuple[np.ndarray, Box | None]:
     """uint8 [B,B] bank crop -> (uint8 [size,size], box in fractions after the same transform)."""
     side = crop.shape[0]
-    if rng.random() < 0.3:
+    if rng.random() < CALIPERED:
         pixels = tuple(v * side for v in box) if box else (0.3 * side, 0.3 * side, 0.7 * side, 0.7 * side)
         crop = add_calipers(crop, pixels, rng)  # type: ignore[arg-type]
     crop, box = _geometry(crop, box, size, rng)

@@ -24,8 +24,8 @@ import onnx
 import torch
 
 from calibration.bank import UNKNOWN, Bank, build_bank, load_bank, save_bank
-from calibration.honesty import MIN_EACH, check_lesions, editable, make_specimens, write_checks
-from calibration.stills import FOLDS, assign_folds, load_stills, read_grey
+from calibration.honesty import MIN_EACH, check_lesions, make_specimens, write_checks
+from calibration.stills import FOLDS, assign_folds, check_data, editable, load_stills, read_grey
 from edge.bundle import Bundle, write_bundle
 from edge.bundle.manifest import CARD_FILE, Calibration, GateResult, ModelInfo, Provenance
 from edge.decision.params import DecisionParams
@@ -70,7 +70,7 @@ from export.sources import provenance
 from export.stamps import STAMP, Stamps
 from export.torch_runner import TorchRunner
 from export.train import distillation_loss, draw_epoch, fit, predict
-from export.unfamiliar import Judged, read_pictures, read_sources, unfamiliar, unfamiliar_table
+from export.unfamiliar import SOURCES, Judged, read_pictures, read_sources, unfamiliar, unfamiliar_table
 from export.validate import EvaluationSet, evidence_tables, failures, validation_report, write_report
 from export.vit import HygromaViT
 from export.weights import at_image, load_backbone, student_from_teacher
@@ -130,6 +130,7 @@ class Pipeline:
         """The stages up to and including `until`, in order; ConfigError or InputError where one of them cannot work."""
         writable(self.work)
         self.stamps.keys("teacher")  # the data and the checkpoint to start from are there
+        check_data(Path(self.recipe.data), SOURCES)
         with torch.random.fork_rng(devices=[]):  # and the checkpoint fits: said now, not after minutes of edits
             load_backbone(HygromaViT(self.recipe.teacher_config), Path(self.recipe.teacher.init))
         stages = list(STAGES)[: list(STAGES).index(until) + 1]
@@ -444,7 +445,7 @@ class Pipeline:
         """Whether the edits give themselves away: the checks of calibration/honesty.py, as `hygroma lesions` makes them. Empty
         where the data holds too few stills to tell."""
         path = self.stamps.claim("predictions") / "lesions.json"
-        if not path.is_file():
+        if not path.is_file() or '"verdict"' not in path.read_text():  # older checks, judged by the point alone
             stills, seed, init = load_stills(Path(self.recipe.data)), self.recipe.seed, Path(self.recipe.teacher.init)
             count = min(CHECKED_STILLS, len(editable(stills)))
             if count < 2 * MIN_EACH:

@@ -374,12 +374,12 @@ def _honesty(checks: Sequence[Mapping[str, Any]] | None) -> list[str]:
         return ["<p>Not measured in this run: the figures on simulated lesions may rest on traces of the edit.</p>"]
     rows = [
         [c["question"], c["features"], str(c["images"]), str(c["patients"]), f"{c['auc']:.3f} [{c['low']:.3f}, {c['high']:.3f}]",
-         "near .5" if c["honest"] else "tells them apart"]
+         c["verdict"]]
         for c in checks
     ]  # fmt: skip
     return [
         "<p>A discriminator, cross-validated by patient, that tries to tell edited stills from untouched ones. An area of .5 is "
-        "a coin: the edit tells nothing.</p>",
+        "a coin: the edit tells nothing. It is near .5 where the whole interval is at most .6.</p>",
         _table(["Question", "Features", "Images", "Patients", "ROC-AUC", ""], rows),
     ]
 

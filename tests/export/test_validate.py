@@ -324,7 +324,7 @@ def test_every_section_shows_what_it_is_given_and_says_what_is_missing() -> None
     }
     agreed = {"n": 9, "same_peak": figure, "max_change": 0.1, "mean_change": 0.01, "median_rho": 1.0}
     check = {"question": "sham against untouched", "features": "texture", "images": 80, "patients": 40, "auc": 0.55, "low": 0.5,
-             "high": 0.6, "honest": True}  # fmt: skip
+             "high": 0.62, "verdict": "near .5 in point but not shown"}  # fmt: skip
     data = {"name": "D", "use": "u", "images": 3, "licence": "CC", "citation": "c", "changes": "none"}
     planes, others = (Judged([str(i) for i in range(4)], np.ones(4, bool), p * np.ones(4), np.ones(4)) for p in (0.9, 0.2))
     html = render(report | {
@@ -341,7 +341,7 @@ def test_every_section_shows_what_it_is_given_and_says_what_is_missing() -> None
         "0.610 [0.500",
         "2 thick by eye",
         "data:image/jpeg;base64,AAAA",
-        "near .5",
+        "near .5 in point but not shown",
         "0.550",
         "sham &lt;1&gt;",
     ):
