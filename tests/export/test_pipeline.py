@@ -457,14 +457,14 @@ def test_a_bundle_that_loses_a_positive_out_of_fold_is_refused_and_can_be_accept
         Pipeline(recipe).bundle()
     (name,) = lost.values()
     for part in ("all folds", "fold 1"):
-        assert f"hygroma, folds, {part}: 1 positives lost at the operating point" in str(error.value)
+        assert f"hygroma, folds, INT8, {part}: 1 positives lost at the operating point" in str(error.value)
     assert "fold 0" not in str(error.value) and str(error.value).count(f"(flipped: {name})") == 2
     assert "--accept-failing-gate" in str(error.value)
     assert load_bundle(work / "bundle", ANYONE).manifest.model.id == "tiny" and not (work / "draft").exists()
     made = load_bundle(Pipeline(recipe).bundle(accept_failing_gate=True), ANYONE)
     verdict, card = made.manifest.gate, made.files["MODEL_CARD.md"].decode()
     assert verdict.accepted_failing and not verdict.passed
-    assert verdict.reasons[-1].startswith("hygroma, folds, fold 1: 1 positives lost")
+    assert verdict.reasons[-1].startswith("hygroma, folds, INT8, fold 1: 1 positives lost")
     assert "FAILED its gate" in card and verdict.reasons[-1] in card
 
 
