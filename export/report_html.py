@@ -8,6 +8,7 @@ from typing import Any
 
 from export import report_svg
 from export.checklist import TOPICS
+from export.localise import MORE, mass_in_words, mass_verdict
 from export.metrics import DELONG, EXACT
 from export.unfamiliar import MET, MISSED, UNSHOWN, aim_in_words
 
@@ -319,6 +320,7 @@ def _looked(found: Mapping[str, Any] | None) -> list[str]:
         "<p>Real, untouched standard planes with an annotated nuchal box. Pointing: the map's highest cell touches the box. "
         "Mass: the share of the map that lies inside it.</p>",
         _table(["Map", "n", "Pointing", "by chance", "Mass inside", "by chance"], rows),
+        f"<p>{escape(_told_from_chance(found['rows']))}</p>",
     ]
     if cost := found.get("cost"):
         out.append(
@@ -336,6 +338,12 @@ def _looked(found: Mapping[str, Any] | None) -> list[str]:
         for p in found.get("panels", ())
     )
     return [*out, f'<div class="figures">{panels}</div>'] if panels else out
+
+
+def _told_from_chance(rows: Sequence[Mapping[str, Any]]) -> str:
+    said = "By its 95 % interval every map has more of its mass inside the box than chance gives"
+    odd = [mass_in_words(r) for r in rows if mass_verdict(r) != MORE]
+    return f"{said}, but for these. {'. '.join(odd)}." if odd else f"{said}."
 
 
 def _prevalence(report: Mapping[str, Any]) -> list[str]:

@@ -266,12 +266,24 @@ def test_every_section_shows_what_it_is_given_and_says_what_is_missing() -> None
         "data:image/jpeg;base64,AAAA",
         "near .5",
         "0.550",
+        "more of its mass inside the box than chance gives.",
         "sham &lt;1&gt;",
     ):
         assert words in html
     tags = Tags()
     tags.feed(html)
     assert tags.open == []
+
+
+def test_the_report_says_which_map_is_not_told_from_chance() -> None:
+    share = {"value": 0.5, "low": 0.25, "high": 0.75}
+    row = {"method": "Nuchal map", "n": 24, "pointing": share, "pointing_chance": 0.1, "mass": share, "mass_chance": 0.02}
+    cam = row | {"method": "Score-CAM", "mass": {"value": 0.025, "low": 0.008, "high": 0.046}}
+    html = render(validation_report([evaluation()]) | {"localisation": {"rows": [row, cam]}})
+    assert (
+        "than chance gives, but for these. Score-CAM: the mass inside the box is not told from chance "
+        "(0.025 [0.008, 0.046] against 0.020, n 24).</p>"
+    ) in html
 
 
 def test_a_form_keeps_its_colour_in_the_diagram_beside_the_curves() -> None:
