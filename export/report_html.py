@@ -64,8 +64,8 @@ border:1px solid currentColor}.pass{color:var(--good)}.fail{color:var(--bad)}.op
 
 def render(report: Mapping[str, Any]) -> str:
     """The dict that `export.validate.validation_report` makes -> a complete HTML page. Kinds of evidence get parts of their
-    own. Keys that a report may have besides: controls, thickness, increased, framing, unfamiliar, localisation, lean, honesty,
-    provenance; site: true where the images are a site's own, so that what is said of the public ones is left out."""
+    own. Keys that a report may have besides: design, controls, thickness, increased, framing, unfamiliar, localisation, lean,
+    honesty, provenance; site: true where the images are a site's own, so that what is said of the public ones is left out."""
     bodies = {
         "summary": _summary(report),
         "limits": _limits(report),
@@ -74,7 +74,7 @@ def render(report: Mapping[str, Any]) -> str:
         "looked": _looked(report.get("localisation")),
         "prevalence": _prevalence(report),
         "honesty": _honesty(report.get("honesty")),
-        "provenance": _provenance(report.get("provenance")),
+        "provenance": _provenance(report.get("provenance"), report.get("design")),
         "checklist": _checklist(),
     }
     shown = {key: title for key, title in SECTIONS.items() if not (report.get("site") and key in OF_PUBLIC_DATA)}
@@ -143,7 +143,8 @@ def _limits(report: Mapping[str, Any]) -> list[str]:
 
 
 def _evidence(report: Mapping[str, Any]) -> list[str]:
-    out = []
+    design = report.get("design") or {}
+    out = [f"<p>{escape(design[key])}</p>" for key in ("partition", "thresholds") if key in design]
     for kind, title in KIND_TITLES.items():
         sets = [part for part in report["sets"] if part["kind"] == kind]
         if sets:
@@ -273,7 +274,7 @@ def _unfamiliar(found: Mapping[str, Any] | None) -> list[str]:
         "planes from the source.</p>",
         _table(head, rows),
         f"<p>{_badge(found['verdict'], _TONES[found['verdict']])} {escape(aim_in_words(found))} "
-        f"{escape(found['site_shift'])}</p>",
+        f"{escape(' '.join(filter(None, (found['grouping'], found['site_shift']))))}</p>",
     ]
 
 
@@ -373,14 +374,19 @@ def _honesty(checks: Sequence[Mapping[str, Any]] | None) -> list[str]:
     ]
 
 
-def _provenance(found: Mapping[str, Any] | None) -> list[str]:
+def _provenance(found: Mapping[str, Any] | None, design: Mapping[str, Any] | None) -> list[str]:
     if not found:
         return ["<p>Not recorded in this run.</p>"]
     rows = [["Initialisation", found["initialisation"]], ["Teacher", found["teacher"]], ["Recipe", found["recipe"]]]
     rows += [["Seeds", ", ".join(map(str, found["seeds"]))]]
+    settings: list[str] = []
+    if design:
+        rows += [["Model", design["model"]], ["Code", design["code"]]]
+        keys = [[key, str(value)] for key, value in design["settings"].items()]
+        settings = ["<h4>Settings of the training</h4>", _table(["Key of the recipe", "Value"], keys, text=True)]
     data = [[d["name"], d["use"], str(d["images"]), d["licence"], d["citation"], d["changes"]] for d in found["data"]]
     head = ["Data set", "Used for", "Images", "Licence", "Citation", "Changes made"]
-    return [_table(["", ""], rows, text=True), "<h4>Data</h4>", _table(head, data, text=True)]
+    return [_table(["", ""], rows, text=True), "<h4>Data</h4>", _table(head, data, text=True), *settings]
 
 
 def _checklist() -> list[str]:
