@@ -255,7 +255,14 @@ def _add_crossval(commands: Any) -> None:
     explain.add_argument("run", type=Path, metavar="RUN", help="the --out folder of `hygroma crossval`")
     explain.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the overlays go")
     explain.add_argument("--each", type=_positive, default=8, metavar="N", help="images of either class (default 8)")
-    explain.add_argument("--json", action="store_true", help="print one JSON array")
+    explain.add_argument(
+        "--boxes",
+        type=Path,
+        metavar="CSV",
+        help="path,x0,y0,x1,y1 in pixels: nuchal regions drawn by a reader; says how much of the maps lies inside (needs --data)",
+    )
+    explain.add_argument("--data", type=Path, metavar="DATA", help="the folder that was cross-validated, for --boxes")
+    explain.add_argument("--json", action="store_true", help="print one JSON array; with --boxes an object with both lists")
     explain.set_defaults(handler=_explain)
 
 
@@ -815,16 +822,22 @@ def _compare(args: argparse.Namespace) -> int:
 def _explain(args: argparse.Namespace) -> int:
     try:
         from export.explain import explain
+        from export.localise import mass_in_words
     except ImportError as error:
         raise _toolchain_missing(error) from None
+    if (args.boxes is None) != (args.data is None):
+        raise ConfigError("--boxes and --data: found one without the other; give both, or neither")
     progress = _Progress()
-    rows = explain(args.run, args.out, args.each, lambda done, total: progress("Score-CAM", done, total))
+    boxes = None if args.boxes is None else (args.boxes, args.data)
+    rows, located = explain(args.run, args.out, args.each, boxes, lambda done, total: progress("Score-CAM", done, total))
     progress.clear()
     if args.json:
-        print(json.dumps(rows))
+        print(json.dumps(rows if boxes is None else {"overlays": rows, "localisation": located}))
         return 0
     for row in rows:
         print(f"{row['label']:<12}{row['probability']:.3f}  called {row['decision']:<12}{row['overlay']}")
+    for row in located:
+        print(mass_in_words(row))
     return 0
 
 

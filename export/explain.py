@@ -1,4 +1,5 @@
-"""Score-CAM overlays of a finished cross-validation: each image explained by the fold's model that never saw it."""
+"""Score-CAM overlays of a finished cross-validation: each image explained by the fold's model that never saw it; and, where a
+reader drew boxes, how much of each class's maps lies inside them."""
 
 from __future__ import annotations
 
@@ -14,7 +15,10 @@ from edge.errors import ConfigError, InputError
 from edge.events.disk import why_unwritable
 from edge.events.evidence import heat_overlay
 from export.atomic import appearing, intact
+from export.augment import Box
+from export.boxes import read_boxes
 from export.crossval import CROPS, load_run
+from export.localise import localisation_row
 from export.score_cam import score_cam
 from export.systems import RANDOM, Classifier, System, build
 from export.vit import ViTConfig
@@ -23,19 +27,27 @@ SIDE = 384  # pixels of either half of an overlay: cells of a 14 x 14 map stay v
 
 
 def explain(
-    folder: Path, out: Path, each: int, on_step: Callable[[int, int], None] = lambda done, total: None
-) -> list[dict[str, Any]]:
+    folder: Path,
+    out: Path,
+    each: int,
+    boxes: tuple[Path, Path] | None = None,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Write `each` overlays a class to `out`, PNG: the crop, and the map over it. A row an overlay: path, label, probability,
     decision, fold, overlay. Taken evenly over the class in the order of their probability, so that wrong ones are
-    among them. InputError when `folder` is no cross-validation, ConfigError when `out` cannot be written."""
+    among them. boxes: a table and the folder that its paths are under (export/boxes.py); a class with boxes then has only
+    images with one explained, and a row of `localisation_row` of its own, the second list; it is empty without boxes.
+    InputError when `folder` is no cross-validation or the boxes are wrong, ConfigError when `out` cannot be written."""
     run = load_run(folder)
     if problem := why_unwritable(out):
         raise ConfigError(f"--out: {problem}; name a folder that this user may write")
     with intact(folder / CROPS), np.load(folder / CROPS) as saved:
         crops = saved["model"]
-    chosen = np.concatenate([_spread(run.probability, np.flatnonzero(run.labels == kind), each) for kind in (0, 1)])
+    drawn = read_boxes(*boxes, run.paths, crops) if boxes else {}
+    chosen = np.concatenate([_spread(run.probability, _pool(run.labels == kind, drawn), each) for kind in (0, 1)])
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
+    cams: dict[int, np.ndarray] = {}
     models: dict[int, Classifier] = {}
     for number, i in enumerate(chosen):
         on_step(number, len(chosen))
@@ -44,12 +56,25 @@ def explain(
             models[fold] = _trained(folder, run.report, fold)
         label = run.report["classes"][int(run.labels[i])]
         path = out / f"{number:03d}-{label}-{Path(run.paths[i]).stem}.png"
-        _write(path, crops[i], score_cam(models[fold], crops[i]))
+        cams[int(i)] = score_cam(models[fold], crops[i])
+        _write(path, crops[i], cams[int(i)])
         rows.append({
             "path": run.paths[i], "label": label, "probability": float(run.probability[i]), "fold": fold,
             "decision": run.report["classes"][int(run.decisions[i])], "overlay": str(path),
         })  # fmt: skip
-    return rows
+    located = []
+    for kind, name in enumerate(run.report["classes"]):
+        if own := [i for i in cams if i in drawn and run.labels[i] == kind]:
+            maps = np.stack([cams[i] for i in own])
+            groups = [run.groups[i] for i in own]
+            located.append(localisation_row(f"Score-CAM, {name}", maps, [drawn[i] for i in own], groups))
+    return rows, located
+
+
+def _pool(of_class: np.ndarray, drawn: dict[int, Box]) -> np.ndarray:
+    """Indices of a class's images with a box; of all of them where none has."""
+    own = np.flatnonzero(of_class)
+    return own[np.isin(own, list(drawn))] if np.isin(own, list(drawn)).any() else own
 
 
 def _spread(probability: np.ndarray, indices: np.ndarray, count: int) -> np.ndarray:

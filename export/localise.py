@@ -15,6 +15,7 @@ from edge.errors import InputError
 from export import metrics
 from export.augment import Box, map_target
 
+MORE = "is more than chance gives"
 
 def localisation_row(method: str, maps: np.ndarray, boxes: Sequence[Box], groups: Sequence[str]) -> dict[str, Any]:
     """maps [N,G,G], not negative; boxes in fractions of the picture; groups [N]: patients, for the intervals.
@@ -43,6 +44,23 @@ def localisation_row(method: str, maps: np.ndarray, boxes: Sequence[Box], groups
         "mass": {"value": float(mass.mean()), "low": low, "high": high},
         "mass_chance": float(inside.mean()),
     }
+
+
+def mass_verdict(row: Mapping[str, Any]) -> str:
+    """Whether the 95 % interval of a row's mass tells it from chance, and which way, in words."""
+    low, high, chance = row["mass"]["low"], row["mass"]["high"], row["mass_chance"]
+    if not low < high:
+        return "has no interval to tell it from chance by"
+    if low > chance:
+        return MORE
+    return "is less than chance gives" if high < chance else "is not told from chance"
+
+
+def mass_in_words(row: Mapping[str, Any]) -> str:
+    """What a row of `localisation_row` says of its mass, without the full stop."""
+    mass = row["mass"]
+    figure = f"{mass['value']:.3f} [{mass['low']:.3f}, {mass['high']:.3f}] against {row['mass_chance']:.3f}"
+    return f"{row['method']}: the mass inside the box {mass_verdict(row)} ({figure}, n {row['n']})"
 
 
 def agreement(reference: np.ndarray, converted: np.ndarray) -> dict[str, Any]:

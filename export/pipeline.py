@@ -36,6 +36,7 @@ from edge.screen.still import read_still
 from export.atomic import appearing, intact, remove, writable
 from export.bundle import Ingredients, LabelledCrops, assemble_bundle, gate_of, require_canonical
 from export.controls import control_rows, controls_table
+from export.design import design
 from export.engine_gate import StoredCrops, save_crops
 from export.evidence import (
     HEADS,
@@ -502,6 +503,7 @@ class Pipeline:
         self.progress("validate", 0, 1)
         report = validation_report(self.evaluation_sets())
         folds, validation = self._folds(), self._validation()
+        report["design"] = design(self.recipe, operating_point(folds))
         report["controls"] = control_rows(folds, validation)
         report["thickness"] = thickness_rows((folds, validation))
         report["increased"] = increased_rows((folds, validation))

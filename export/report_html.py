@@ -9,6 +9,7 @@ from typing import Any
 from export import report_svg
 from export.checklist import TOPICS
 from export.gate import EVERY_PART, REPORTED, TOGETHER, failing
+from export.localise import MORE, mass_in_words, mass_verdict
 from export.metrics import DELONG, EXACT
 from export.unfamiliar import MET, MISSED, UNSHOWN, aim_in_words
 
@@ -64,8 +65,8 @@ border:1px solid currentColor}.pass{color:var(--good)}.fail{color:var(--bad)}.op
 
 def render(report: Mapping[str, Any]) -> str:
     """The dict that `export.validate.validation_report` makes -> a complete HTML page. Kinds of evidence get parts of their
-    own. Keys that a report may have besides: controls, thickness, increased, framing, unfamiliar, localisation, lean, honesty,
-    provenance; site: true where the images are a site's own, so that what is said of the public ones is left out."""
+    own. Keys that a report may have besides: design, controls, thickness, increased, framing, unfamiliar, localisation, lean,
+    honesty, provenance; site: true where the images are a site's own, so that what is said of the public ones is left out."""
     bodies = {
         "summary": _summary(report),
         "limits": _limits(report),
@@ -74,7 +75,7 @@ def render(report: Mapping[str, Any]) -> str:
         "looked": _looked(report.get("localisation")),
         "prevalence": _prevalence(report),
         "honesty": _honesty(report.get("honesty")),
-        "provenance": _provenance(report.get("provenance")),
+        "provenance": _provenance(report.get("provenance"), report.get("design")),
         "checklist": _checklist(),
     }
     shown = {key: title for key, title in SECTIONS.items() if not (report.get("site") and key in OF_PUBLIC_DATA)}
@@ -155,7 +156,8 @@ def _limits(report: Mapping[str, Any]) -> list[str]:
 
 
 def _evidence(report: Mapping[str, Any]) -> list[str]:
-    out = []
+    design = report.get("design") or {}
+    out = [f"<p>{escape(design[key])}</p>" for key in ("partition", "thresholds") if key in design]
     for kind, title in KIND_TITLES.items():
         sets = [part for part in report["sets"] if part["kind"] == kind]
         if sets:
@@ -285,7 +287,7 @@ def _unfamiliar(found: Mapping[str, Any] | None) -> list[str]:
         "planes from the source.</p>",
         _table(head, rows),
         f"<p>{_badge(found['verdict'], _TONES[found['verdict']])} {escape(aim_in_words(found))} "
-        f"{escape(found['site_shift'])}</p>",
+        f"{escape(' '.join(filter(None, (found['grouping'], found['site_shift']))))}</p>",
     ]
 
 
@@ -338,6 +340,7 @@ def _looked(found: Mapping[str, Any] | None) -> list[str]:
         "<p>Real, untouched standard planes with an annotated nuchal box. Pointing: the map's highest cell touches the box. "
         "Mass: the share of the map that lies inside it.</p>",
         _table(["Map", "n", "Pointing", "by chance", "Mass inside", "by chance"], rows),
+        f"<p>{escape(_told_from_chance(found['rows']))}</p>",
     ]
     if cost := found.get("cost"):
         out.append(
@@ -355,6 +358,12 @@ def _looked(found: Mapping[str, Any] | None) -> list[str]:
         for p in found.get("panels", ())
     )
     return [*out, f'<div class="figures">{panels}</div>'] if panels else out
+
+
+def _told_from_chance(rows: Sequence[Mapping[str, Any]]) -> str:
+    said = "By its 95 % interval every map has more of its mass inside the box than chance gives"
+    odd = [mass_in_words(r) for r in rows if mass_verdict(r) != MORE]
+    return f"{said}, but for these. {'. '.join(odd)}." if odd else f"{said}."
 
 
 def _prevalence(report: Mapping[str, Any]) -> list[str]:
@@ -384,14 +393,19 @@ def _honesty(checks: Sequence[Mapping[str, Any]] | None) -> list[str]:
     ]
 
 
-def _provenance(found: Mapping[str, Any] | None) -> list[str]:
+def _provenance(found: Mapping[str, Any] | None, design: Mapping[str, Any] | None) -> list[str]:
     if not found:
         return ["<p>Not recorded in this run.</p>"]
     rows = [["Initialisation", found["initialisation"]], ["Teacher", found["teacher"]], ["Recipe", found["recipe"]]]
     rows += [["Seeds", ", ".join(map(str, found["seeds"]))]]
+    settings: list[str] = []
+    if design:
+        rows += [["Model", design["model"]], ["Code", design["code"]]]
+        keys = [[key, str(value)] for key, value in design["settings"].items()]
+        settings = ["<h4>Settings of the training</h4>", _table(["Key of the recipe", "Value"], keys, text=True)]
     data = [[d["name"], d["use"], str(d["images"]), d["licence"], d["citation"], d["changes"]] for d in found["data"]]
     head = ["Data set", "Used for", "Images", "Licence", "Citation", "Changes made"]
-    return [_table(["", ""], rows, text=True), "<h4>Data</h4>", _table(head, data, text=True)]
+    return [_table(["", ""], rows, text=True), "<h4>Data</h4>", _table(head, data, text=True), *settings]
 
 
 def _checklist() -> list[str]:

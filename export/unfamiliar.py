@@ -30,6 +30,10 @@ AIM = 0.01  # share of other anatomy called assessable, at most (DESIGN)
 ROUNDING = 1e-9  # of 1 minus a share: 4 of 400 are 1 %, and no more
 MET, UNSHOWN, MISSED = "met", "met in point but not shown", "missed"
 KEPT = 0.95  # of the standard planes, at the point where the aim is judged
+HC18_GROUPS = (
+    "HC18's test images come without a reliable patient, so each counts as a patient of its own, and the intervals that count "
+    "them may be too narrow."
+)
 SITE_SHIFT = (
     "Site shift was not measured: every labelled nuchal plane at hand is of one hospital. The other sources are of other "
     "hospitals, but hold no nuchal plane."
@@ -125,6 +129,7 @@ def unfamiliar(
         "aim": AIM,
         "verdict": verdict(rows[-1]["matched"]),
         "rows": rows,
+        "grouping": HC18_GROUPS if any("HC18" in source for source in others) else "",
         "site_shift": SITE_SHIFT,
     }
 
@@ -167,6 +172,6 @@ def unfamiliar_table(found: Mapping[str, Any]) -> EvidenceTable | None:
     described = (
         "Images of other anatomy, called assessable at the shipped thresholds and at the plane threshold that keeps "
         f"{KEPT:.0%} of the validation split's standard planes; areas are against those planes. {aim_in_words(found)} It is "
-        f"{found['verdict']}. {SITE_SHIFT} Model form: INT8."
+        f"{found['verdict']}. {' '.join(filter(None, (found['grouping'], SITE_SHIFT)))} Model form: INT8."
     )
     return EvidenceTable("other anatomy", "real", described, tuple(rows))

@@ -229,6 +229,15 @@ def test_other_anatomy_is_in_report_and_bundle(finished: Path) -> None:
     assert "ovaries with cysts" in html and "Site shift was not measured" in html
 
 
+def test_the_report_says_the_shipped_thresholds_and_the_recipes_settings(finished: Path) -> None:
+    found = json.loads((finished / "work/report/validation.json").read_text())["design"]
+    point = load_bundle(finished / "work/bundle", ANYONE).manifest.operating_point
+    html = (finished / "work/report/validation.html").read_text()
+    for threshold in (point.hygroma_threshold, point.plane_threshold):
+        assert f"head: {threshold:.3f}, " in found["thresholds"]
+    assert "hygroma head: " in html and "folds 0, 1." in html and "<td>teacher.lr</td><td>0.0003</td>" in html
+
+
 def test_the_report_says_what_the_shipped_graph_and_the_folds_lean_by(finished: Path) -> None:
     found = json.loads((finished / "work/report/validation.json").read_text())["lean"]
     shipped = load_bundle(finished / "work/bundle", ANYONE).manifest.provenance.quantisation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("scipy")
 
 from edge.errors import InputError
-from export.localise import agreement, localisation_row, map_cost
+from export.localise import agreement, localisation_row, map_cost, mass_in_words
 from export.score_cam import score_cam, target_of
 from export.systems import System, ViTClassifier, build
 from export.vit import HygromaViT, ViTConfig
@@ -90,6 +91,20 @@ def test_localisation_by_hand() -> None:
     assert nothing["pointing"]["value"] == nothing["mass"]["value"] == 0
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.008, 0.046, "is not told from chance (0.025 [0.008, 0.046] against 0.020, n 24)"),
+        (0.021, 0.046, "is more than chance gives (0.025 [0.021, 0.046]"),
+        (0.001, 0.019, "is less than chance gives"),
+        (0.025, 0.025, "has no interval to tell it from chance by"),
+    ],
+)
+def test_a_mass_is_held_against_chance_in_words(low: float, high: float, words: str) -> None:
+    mass = {"value": 0.025, "low": low, "high": high}
+    assert words in mass_in_words({"method": "Score-CAM", "n": 24, "mass": mass, "mass_chance": 0.02})
+
+
 def test_cells_on_the_edge_count_by_their_part() -> None:
     maps = np.zeros((1, 4, 4))
     maps[0, 0, 0] = 1
@@ -120,25 +135,119 @@ def test_the_map_costs_next_to_nothing() -> None:
     assert map_cost(384, 12, 5)["added"] == 144 * 384 and map_cost(384, 12, 5)["share"] < 1e-4
 
 
-def test_explain_writes_overlays_of_a_cross_validation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(scope="module")
+def crossed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """data/ and run/, its cross-validation. Not to be written to."""
     pytest.importorskip("sklearn")
     from fakes.labelled import write_checkpoint, write_images
 
     from edge.cli import main
 
-    write_images(tmp_path / "data", patients=8)
-    write_checkpoint(tmp_path / "c.pt")
+    base = tmp_path_factory.mktemp("crossed")
+    write_images(base / "data", patients=8)
+    write_checkpoint(base / "c.pt")
     assert main([
-        "crossval", str(tmp_path / "data"), "--system", "usf-mae", "--init", str(tmp_path / "c.pt"), "--image", "64",
-        "--epochs", "1", "--batch", "8", "--threads", "1", "--out", str(tmp_path / "run"), "--json",
+        "crossval", str(base / "data"), "--system", "usf-mae", "--init", str(base / "c.pt"), "--image", "64",
+        "--epochs", "1", "--batch", "8", "--threads", "1", "--out", str(base / "run"), "--json",
     ]) == 0  # fmt: skip
+    return base
+
+
+def test_explain_writes_overlays_of_a_cross_validation(
+    crossed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edge.cli import main
+
     capsys.readouterr()
-    assert main(["explain", str(tmp_path / "run"), "--out", str(tmp_path / "maps"), "--each", "2", "--json"]) == 0
+    assert main(["explain", str(crossed / "run"), "--out", str(tmp_path / "maps"), "--each", "2", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert sorted(r["label"] for r in rows) == ["hygroma"] * 2 + ["normal"] * 2
     for row in rows:
         picture = cv2.imread(row["overlay"])
         assert picture.shape == (384, 768, 3) and 0 <= row["probability"] <= 1
         assert not np.array_equal(picture[:, :384], picture[:, 384:])  # the crop, and the map over it
-    assert main(["explain", str(tmp_path / "data"), "--out", str(tmp_path / "maps")]) == 66
+    assert main(["explain", str(crossed / "data"), "--out", str(tmp_path / "maps")]) == 66
     assert "no finished cross-validation" in capsys.readouterr().err
+
+
+def test_boxes_give_the_mass_inside_class_by_class(
+    crossed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An image is 150 x 120 pixels: in the letterboxed square its upper half is the share .4 of everything."""
+    from edge.cli import main
+
+    names = [f"hygroma/{i:02d}-0.png" for i in range(3)] + ["normal/00-0.png", "normal/01-0.png"]
+    table = tmp_path / "boxes.csv"
+    table.write_text("path,x0,y0,x1,y1\n" + "".join(f"{name},0,0,150,60\n" for name in names))
+    command = ["explain", str(crossed / "run"), "--out", str(tmp_path / "maps"), "--each", "8", "--data",
+               str(crossed / "data"), "--boxes", str(table)]  # fmt: skip
+    capsys.readouterr()
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert sorted(row["path"] for row in found["overlays"]) == sorted(names)  # only those with a box
+    normal, hygroma = found["localisation"]
+    assert (normal["method"], normal["n"]) == ("Score-CAM, normal", 2) and hygroma["n"] == 3
+    for row in (normal, hygroma):
+        assert row["mass_chance"] == pytest.approx(0.4) and 0 < row["mass"]["low"] < row["mass"]["high"] < 1
+    assert main(command) == 0
+    assert "Score-CAM, hygroma: the mass inside the box is" in capsys.readouterr().out
+
+
+def test_a_class_without_boxes_is_explained_without_a_figure(
+    crossed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edge.cli import main
+
+    (tmp_path / "boxes.csv").write_text("path;x0;y0;x1;y1\nhygroma/00-0.png;0;0;150;60\nhygroma/01-0.png;0;0;150;60\n")
+    capsys.readouterr()
+    assert main([
+        "explain", str(crossed / "run"), "--out", str(tmp_path / "maps"), "--each", "1", "--data", str(crossed / "data"),
+        "--boxes", str(tmp_path / "boxes.csv"), "--json",
+    ]) == 0  # fmt: skip
+    found = json.loads(capsys.readouterr().out)
+    assert [row["label"] for row in found["overlays"]] == ["normal", "hygroma"]
+    assert [row["method"] for row in found["localisation"]] == ["Score-CAM, hygroma"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("path,x0,y0,x1\n", "boxes.csv: found the columns path, x0, y0, x1; y1 missing; expected path,x0,y0,x1,y1"),
+        ("path,x0,y0,x1,y1\n", "boxes.csv: has no rows"),
+        ("path,x0,y0,x1,y1\nhygroma/00-0.pgn,0,0,9,9\n", "line 2: path: found 'hygroma/00-0.pgn', .*mean hygroma/00-0.png"),
+        ("path,x0,y0,x1,y1\nhygroma/00-0.png,0,0,151,9\n", "line 2: found the box 0, 0, 151, 9 outside .*, 150 x 120 pixels"),
+        ("path,x0,y0,x1,y1\nhygroma/00-0.png,0,-1,9,9\n", "line 2: found the box 0, -1, 9, 9 outside"),
+        ("path,x0,y0,x1,y1\nhygroma/00-0.png,0,a,9,9\n", "line 2: y0: found 'a'; expected a number of pixels"),
+        ("path,x0,y0,x1,y1\nhygroma/00-0.png,9,0,9,9\n", "line 2: found the box 9, 0, 9, 9; x0 must be less than x1"),
+        ("path,x0,y0,x1,y1\n" + "hygroma/00-0.png,0,0,9,9\n" * 2, "line 3: path: found a second box for hygroma/00-0.png"),
+    ],
+)
+def test_wrong_boxes_are_refused_before_any_map(
+    crossed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: str
+) -> None:
+    from export import explain
+
+    monkeypatch.setattr(explain, "score_cam", lambda *_: pytest.fail("a map was computed"))
+    (tmp_path / "boxes.csv").write_text(text)
+    with pytest.raises(InputError, match=words):
+        explain.explain(crossed / "run", tmp_path / "maps", 1, (tmp_path / "boxes.csv", crossed / "data"))
+    assert not (tmp_path / "maps").exists()
+
+
+def test_boxes_need_the_very_images_that_were_cross_validated(
+    crossed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edge.cli import main
+    from export.explain import explain
+
+    table = tmp_path / "boxes.csv"
+    table.write_text("path,x0,y0,x1,y1\nhygroma/00-0.png,0,0,9,9\n")
+    (tmp_path / "data/hygroma").mkdir(parents=True)
+    shutil.copyfile(crossed / "data/hygroma/01-0.png", tmp_path / "data/hygroma/00-0.png")
+    with pytest.raises(InputError, match="00-0.png: not the image that was cross-validated; .*--data"):
+        explain(crossed / "run", tmp_path / "maps", 1, (table, tmp_path / "data"))
+    with pytest.raises(InputError, match="nowhere: no such folder; .*--data"):
+        explain(crossed / "run", tmp_path / "maps", 1, (table, tmp_path / "nowhere"))
+    capsys.readouterr()
+    assert main(["explain", str(crossed / "run"), "--out", str(tmp_path / "maps"), "--boxes", str(table)]) == 78
+    assert "--boxes and --data" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("torch")
 
 from export.report_html import _unfamiliar
-from export.unfamiliar import MET, MISSED, UNSHOWN, Judged, unfamiliar, unfamiliar_table
+from export.unfamiliar import MET, MISSED, SOURCES, UNSHOWN, Judged, unfamiliar, unfamiliar_table
 
 
 def judged(plane: list[float], distance: list[float], name: str, patients: int = 0) -> Judged:
@@ -53,6 +53,15 @@ def test_the_table_and_the_page() -> None:
     assert "one hospital" in table.description
     page = "".join(_unfamiliar(found))
     assert "0.250" in page and "Site shift was not measured" in page
+
+
+def test_hc18s_patients_are_said_to_be_unknown_where_it_is_one_of_the_sources() -> None:
+    (name,) = [name for (source, _), name in SOURCES.items() if source == "hc18"]
+    for others, said in (({name: OVARIES, "lungs": LUNGS}, True), ({"lungs": LUNGS}, False)):
+        found = unfamiliar(PLANES, others, 0.5, 2.0)
+        table = unfamiliar_table(found)
+        assert table is not None and ("without a reliable patient" in table.description) == said
+        assert ("without a reliable patient" in "".join(_unfamiliar(found))) == said
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,19 @@ import numpy as np
 import pytest
 
 pytest.importorskip("scipy")
+pytest.importorskip("torch")
 
+import edge  # noqa: E402
+from calibration.bank import Bank  # noqa: E402
+from edge.bundle.manifest import OperatingPoint  # noqa: E402
 from edge.errors import InputError  # noqa: E402
-from export.checklist import TOPICS  # noqa: E402
+from export.checklist import TOPICS, Topic  # noqa: E402
 from export.curves import confusion, reliability, roc_points  # noqa: E402
+from export.design import design  # noqa: E402
 from export.gate import EVERY_PART, REPORTED, TOGETHER, also_failing, gate  # noqa: E402
+from export.recipe import RECIPES, load_recipe  # noqa: E402
 from export.report_html import SECTIONS, render  # noqa: E402
+from export.sources import provenance  # noqa: E402
 from export.unfamiliar import Judged, unfamiliar  # noqa: E402
 from export.validate import (  # noqa: E402
     EvaluationSet,
@@ -30,6 +38,7 @@ from export.validate import (  # noqa: E402
     write_report,
 )
 
+SHIPPED = RECIPES / "shipped.yaml"
 N = 400
 LABELS = np.tile([0, 1], N // 2)
 CLEAN = np.where(LABELS == 1, 0.9, 0.1) + np.linspace(-0.05, 0.05, N)
@@ -343,12 +352,24 @@ def test_every_section_shows_what_it_is_given_and_says_what_is_missing() -> None
         "data:image/jpeg;base64,AAAA",
         "near .5 in point but not shown",
         "0.550",
+        "more of its mass inside the box than chance gives.",
         "sham &lt;1&gt;",
     ):
         assert words in html
     tags = Tags()
     tags.feed(html)
     assert tags.open == []
+
+
+def test_the_report_says_which_map_is_not_told_from_chance() -> None:
+    share = {"value": 0.5, "low": 0.25, "high": 0.75}
+    row = {"method": "Nuchal map", "n": 24, "pointing": share, "pointing_chance": 0.1, "mass": share, "mass_chance": 0.02}
+    cam = row | {"method": "Score-CAM", "mass": {"value": 0.025, "low": 0.008, "high": 0.046}}
+    html = render(validation_report([evaluation()]) | {"localisation": {"rows": [row, cam]}})
+    assert (
+        "than chance gives, but for these. Score-CAM: the mass inside the box is not told from chance "
+        "(0.025 [0.008, 0.046] against 0.020, n 24).</p>"
+    ) in html
 
 
 def test_a_form_keeps_its_colour_in_the_diagram_beside_the_curves() -> None:
@@ -359,10 +380,36 @@ def test_a_form_keeps_its_colour_in_the_diagram_beside_the_curves() -> None:
     assert reliability.count('class="key ') == 1
 
 
-def test_the_summary_says_what_the_checklist_finds_there() -> None:
-    html = render(validation_report([evaluation()]))
-    summary = html.partition('<section id="summary">')[2].partition("</section>")[0]
-    assert "Intended use" in summary and "retrospective" in summary
+@pytest.mark.parametrize("topic", [t for t in TOPICS if t.section], ids=lambda t: t.asked)
+def test_a_section_says_what_the_checklist_finds_there(topic: Topic) -> None:
+    """The words are looked for in a report that has everything, of a conversion that fails its gate."""
+    failing = evaluation(steps=[Step("student FP32", CLEAN, 0.5), Step("INT8", changed(n3=0.4), 0.5)])
+    share = {"value": 0.5, "low": 0.25, "high": 0.75}
+    cam = {"method": "Score-CAM", "n": 9, "pointing": share, "pointing_chance": 0.1, "mass": share, "mass_chance": 0.02}
+    recipe = load_recipe(SHIPPED)
+    start = dataclasses.replace(recipe.teacher, init=str(SHIPPED))  # any file: what is said of it is not looked for
+    recipe = dataclasses.replace(recipe, teacher=start)
+    html = render(validation_report([failing]) | {
+        "design": design(recipe, OperatingPoint(0.25, 0.125)),
+        "localisation": {"rows": [cam]},
+        "provenance": dataclasses.asdict(provenance(recipe, Bank(np.zeros((0, 8, 8), np.uint8), []))),
+    })  # fmt: skip
+    section = html.partition(f'<section id="{topic.section}">')[2].partition("</section>")[0]
+    text = unescape(re.sub("<[^>]*>", " ", section))
+    assert topic.words and [w for w in topic.words if w not in text] == []
+
+
+def test_the_design_is_the_recipes() -> None:
+    recipe = load_recipe(SHIPPED)
+    found = design(dataclasses.replace(recipe, folds=[1, 3], batch=77), OperatingPoint(0.25, 0.125))
+    assert "hygroma head: 0.250, " in found["thresholds"] and "plane head: 0.125, " in found["thresholds"]
+    assert "98% of the held-out negatives" in found["thresholds"] and "folds 1, 3." in found["partition"]
+    settings = found["settings"]
+    assert (settings["batch"], settings["student.lr"]) == (77, recipe.student.lr)
+    assert settings["teacher.weight_decay"] == recipe.teacher_schedule(0).weight_decay
+    assert settings["teacher.init"] == Path(recipe.teacher.init).name and not {"data", "work"} & set(settings)
+    assert f"version {edge.__version__}" in found["code"] and f"{recipe.name} {recipe.version}" in found["code"]
+    json.dumps(found, allow_nan=False)
 
 
 def test_the_checklist_points_to_sections_that_exist() -> None:
