@@ -580,10 +580,10 @@ def interrupted(*_: Any) -> None:
 # -- data
 
 
-def test_a_file_that_only_validation_reads_is_missed_before_training(finished: Path, tmp_path: Path) -> None:
-    shutil.copytree(finished / "data", tmp_path / "data")
-    (tmp_path / "data/ultrasound/cyst3.png").unlink()
-    recipe = tiny(finished, data=str(tmp_path / "data"), work=str(tmp_path / "work"))
+def test_a_file_that_only_validation_reads_is_missed_before_training(tmp_path: Path) -> None:
+    (write_data(tmp_path / "data") / "ultrasound/cyst3.png").unlink()
+    (tmp_path / "init.pt").write_bytes(b"read later")
+    recipe = tiny(tmp_path)
     with pytest.raises(InputError, match="manifest.csv: names files that are not in .*: ultrasound/cyst3.png; restore"):
         Pipeline(recipe).run()
     assert not any((tmp_path / "work").glob("*"))
