@@ -109,7 +109,7 @@ class Pipeline:
         self._bank: Bank | None = None
 
     def run(self, until: str = "bundle", accept_failing_gate: bool = False) -> None:
-        """Every stage up to and including `until`. What other settings made, and data that a later stage could not use, is refused
+        """Every stage up to and including `until`. What other settings made, and data that a later one could not use, is refused
         before the first begins."""
         writable(self.work)
         self.stamps.keys("teacher")  # the data and the checkpoint to start from are there

@@ -22,6 +22,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("sklearn")
 
+from calibration.honesty import UNSHOWN, Check, Specimens
 from edge.bundle import ANYONE, load_bundle
 from edge.bundle.manifest import EvidenceRow, EvidenceTable
 from edge.cli import main
@@ -223,6 +224,22 @@ def test_the_report_says_whether_the_edits_give_themselves_away(finished: Path) 
     asked = {(c["question"], c["features"]) for c in checks}
     assert {("sham against untouched", "backbone, close-up"), ("lesion against sham", "nuisance only")} < asked
     assert "lesion against sham</td><td>nuisance only" in (finished / "work/report/validation.html").read_text()
+
+
+def test_lesion_checks_of_an_older_version_are_made_again_and_new_ones_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_data(tmp_path / "data")
+    (tmp_path / "init.pt").write_bytes(b"")
+    pipeline = Pipeline(tiny(tmp_path))
+    found = Check("sham against untouched", "texture", 60, 30, 0.55, 0.5, 0.62, UNSHOWN)
+    asked: list[int] = []
+    monkeypatch.setattr(stages, "make_specimens", lambda stills, count, *_: asked.append(count) or Specimens([], [], []))
+    monkeypatch.setattr(stages, "backbone_features", lambda _: None)
+    monkeypatch.setattr(stages, "check_lesions", lambda *_, **__: [found])
+    (pipeline.stamps.claim("predictions") / "lesions.json").write_text('{"checks": [{"honest": true}]}')
+    assert pipeline._honesty() == pipeline._honesty() == [dataclasses.asdict(found)]
+    assert asked == [30]
 
 
 def test_the_report_says_where_the_model_looked(finished: Path) -> None:
