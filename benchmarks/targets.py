@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from benchmarks.case import Record
 from benchmarks.limits import FLOOR, RATE_INT8, RATES, THREADS
 from benchmarks.limits import SUITE as LIMITS
+from benchmarks.models import SPINNING
 from benchmarks.peers import DYNAMIC, FLOAT, NNCF, OURS, OURS_OPENVINO, STATIC, TEACHER, TWO, ratios_name, with_threads
 from benchmarks.peers import RATIOS as COLUMNS
 from benchmarks.peers import SUITE as PEERS
@@ -100,6 +101,7 @@ def targets_markdown(run: Run) -> list[str]:
         '"missed": behind the known. Brackets: 95 % interval; its worse end decides.',
         "- Ratios of medians of one interleaved run (`peers`, below). Products: all of the student's, attention's too, "
         "at the INT8 rate of `limits`, which has no interval.",
+        f"- ONNX Runtime on two threads: {SPINNING}.",
         "",
         *figures_table(head, *rows),
         "",

@@ -136,8 +136,8 @@ def _edited(still: Still, grey: np.ndarray, own: float, mm: float, seed: list[in
 
 
 def _neck(grey: np.ndarray, anatomy: NuchalAnatomy) -> tuple[int, int, int, int]:
-    """The columns of the annotated box and half its width and 16 px on either side; the rows from an eighth of the picture in front of it
-    to the picture's edge behind it, up to which an edit pushes the tissue."""
+    """The columns of the annotated box, with half its width and 16 px on either side; the rows from an eighth of the picture in
+    front of it to the picture's edge behind it, up to which an edit pushes the tissue."""
     (height, width), (x0, top, x1, bottom) = grey.shape, anatomy.nt
     reach = (x1 - x0) / 2 + 16  # an edit's ends reach .35 of the width and are softened over 16 px
     left, right = max(0, int(x0 - reach)), min(width, int(x1 + reach) + 1)

@@ -131,8 +131,8 @@ def check_data(data: Path, others: Iterable[tuple[str, str]]) -> None:
     for split, part in (("train", train), ("validation", validation)):
         if not editable(part):
             raise InputError(
-                f"{manifest}: found {len(part)} stills with proposed_split `{split}`, {sum(s.plane for s in part)} of them standard "
-                "planes, none with boxes of NT and thalami that does not look thickened, so none to draw lesions into; add some, "
+                f"{manifest}: found {len(part)} stills with proposed_split `{split}`, {sum(s.plane for s in part)} of them "
+                "standard planes, none with boxes of NT and thalami that does not look thickened; add some to draw lesions into, "
                 f"with their boxes in {data / 'ultrasound/nt_structures.csv'}"
             )
     rows = [row for row in _rows(manifest, *MANIFEST) if row["kind"] == "still"]

@@ -120,7 +120,8 @@ class Pipeline:
         self._bank: Bank | None = None
 
     def run(self, until: str = "bundle", accept_failing_gate: bool = False) -> None:
-        """Every stage up to and including `until`. What other settings made is refused before the first begins."""
+        """Every stage up to and including `until`. What other settings made, and data that a later one could not use, is refused
+        before the first begins."""
         for stage in self.check(until):
             if stage == "bundle":
                 self.bundle(accept_failing_gate)

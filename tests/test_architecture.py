@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import hashlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,20 @@ def test_every_device_module_imports_without_the_toolchain() -> None:
     script = (
         f"import sys, importlib\nfor name in {sorted(HEAVY | {'openvino'})!r}: sys.modules[name] = None\n"
         f"for name in {modules!r}: importlib.import_module(name)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=120)
+
+
+def test_what_judges_an_engine_imports_with_the_tensorrt_extra_alone() -> None:
+    """`validate --engine` and `gpu.sh --crops` on a TensorRT host, which has no toolchain."""
+    extra = re.search(r"^tensorrt = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.S | re.M)
+    assert extra is not None
+    named = set(re.findall(r'^  "([\w-]+)', extra[1], re.M))
+    assert "onnx" in named
+    script = (  # refused as if absent: scipy looks torch up in sys.modules and takes what it finds there
+        "import sys\nclass Absent:\n    def find_spec(self, name, *_):\n"
+        f"        if name in {sorted(HEAVY - named)!r}: raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\nimport export.engine_gate\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=120)
 

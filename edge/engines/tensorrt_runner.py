@@ -1,4 +1,4 @@
-"""The GPU engine: TensorRT, one stream, one captured graph, every buffer allocated once."""
+"""The GPU engine: TensorRT, one stream, one captured graph; a frame makes no device or pinned allocation."""
 
 from __future__ import annotations
 

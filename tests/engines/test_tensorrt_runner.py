@@ -39,7 +39,7 @@ def test_it_computes_the_graph_on_every_version(
         np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), rtol=0, atol=1e-3)
 
 
-def test_a_frame_is_one_launch_and_one_wait_and_allocates_nothing(
+def test_a_frame_is_one_launch_and_one_wait_and_no_device_or_pinned_allocation(
     host: Host, world: World, tiny_bundle: Bundle
 ) -> None:
     with runner_for(host, tiny_bundle.model) as runner:

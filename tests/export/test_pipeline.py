@@ -23,6 +23,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("sklearn")
 
+from calibration.honesty import UNSHOWN, Check, Specimens
 from edge.bundle import ANYONE, load_bundle
 from edge.bundle.manifest import EvidenceRow, EvidenceTable
 from edge.cli import main
@@ -249,6 +250,22 @@ def test_the_report_says_whether_the_edits_give_themselves_away(finished: Path) 
     asked = {(c["question"], c["features"]) for c in checks}
     assert {("sham against untouched", "backbone, close-up"), ("lesion against sham", "nuisance only")} < asked
     assert "lesion against sham</td><td>nuisance only" in (finished / "work/report/validation.html").read_text()
+
+
+def test_lesion_checks_of_an_older_version_are_made_again_and_new_ones_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_data(tmp_path / "data")
+    (tmp_path / "init.pt").write_bytes(b"")
+    pipeline = Pipeline(tiny(tmp_path))
+    found = Check("sham against untouched", "texture", 60, 30, 0.55, 0.5, 0.62, UNSHOWN)
+    asked: list[int] = []
+    monkeypatch.setattr(stages, "make_specimens", lambda stills, count, *_: asked.append(count) or Specimens([], [], []))
+    monkeypatch.setattr(stages, "backbone_features", lambda _: None)
+    monkeypatch.setattr(stages, "check_lesions", lambda *_, **__: [found])
+    (pipeline.stamps.claim("predictions") / "lesions.json").write_text('{"checks": [{"honest": true}]}')
+    assert pipeline._honesty() == pipeline._honesty() == [dataclasses.asdict(found)]
+    assert asked == [30]
 
 
 def test_the_report_says_where_the_model_looked(finished: Path) -> None:
@@ -723,10 +740,10 @@ def interrupted(*_: Any) -> None:
 # -- data
 
 
-def test_a_file_that_only_validation_reads_is_missed_before_training(finished: Path, tmp_path: Path) -> None:
-    shutil.copytree(finished / "data", tmp_path / "data")
-    (tmp_path / "data/ultrasound/cyst3.png").unlink()
-    recipe = tiny(finished, data=str(tmp_path / "data"), work=str(tmp_path / "work"))
+def test_a_file_that_only_validation_reads_is_missed_before_training(tmp_path: Path) -> None:
+    (write_data(tmp_path / "data") / "ultrasound/cyst3.png").unlink()
+    (tmp_path / "init.pt").write_bytes(b"read later")
+    recipe = tiny(tmp_path)
     with pytest.raises(InputError, match="manifest.csv: names files that are not in .*: ultrasound/cyst3.png; restore"):
         Pipeline(recipe).run()
     assert not any((tmp_path / "work").glob("*"))

@@ -15,7 +15,8 @@ from fakes.labelled import usf_mae_state, write_checkpoint
 from edge.errors import ConfigError, InputError
 from export.finetune import logits
 from export.systems import ViTClassifier, build, choose_system, vit_shape
-from export.weights import read_checkpoint
+from export.vit import HygromaViT
+from export.weights import load_backbone, read_checkpoint
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s}, lambda s: {"state_dict": s, "epoch": 3}])
@@ -26,6 +27,11 @@ def test_a_checkpoint_of_usf_maes_very_form_loads(tmp_path: Path, wrap) -> None:
     assert (shape.patch, shape.width, shape.depth, shape.heads, shape.layer_scale) == (16, 768, 12, 12, False)
     assert shape.eps == 1e-6 and shape.tap == 0
     assert len(state) == 4 + 12 * 12 + 2 + 4 + 8 * 12 + 4  # 254 tensors, decoder included
+    model = HygromaViT(shape)
+    load_backbone(model, tmp_path / "usf.pt")
+    own = model.state_dict()
+    for key in ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.11.mlp.fc2.bias", "norm.weight"):
+        torch.testing.assert_close(own[key], state[key])
 
 
 def test_every_weight_of_the_encoder_is_used_and_the_decoder_is_not(tmp_path: Path) -> None:
