@@ -40,7 +40,9 @@ def optimised_graph(model: onnx.ModelProto) -> OptimisedGraph:
         options = session_options(threads=1, spinning=False)
         options.optimized_model_filepath = str(out)
         options.log_severity_level = 4  # ORT warns that such a file is for this machine only: that is what is wanted
-        open_session(model.SerializeToString(), options)
+        source = model.SerializeToString()
+        out.write_bytes(source)  # a full disk is said by the system; ONNX Runtime would only say that it could not
+        open_session(source, options)
         graph = onnx.load(str(out)).graph
     constants = {tensor.name for tensor in graph.initializer}
     products = [n for n in graph.node if len(n.input) > 1 and n.input[1] in constants]
