@@ -174,14 +174,17 @@ def _evidence(report: Mapping[str, Any]) -> list[str]:
 
 
 def _set(part: Mapping[str, Any]) -> list[str]:
+    every = [f for splits in part["steps"].values() for figures in splits.values() for f in figures.values() if f is not None]
+    same = len({_unusual(f) for f in every}) == 1  # said once then, not in every cell
+    said = f" Every interval: {every[0]['interval']}." if same and _unusual(every[0]) else ""
     rows = [
-        [step, split, *(_figure(f) for f in figures.values())]
+        [step, split, *(_figure(f, marked=not same) for f in figures.values())]
         for step, splits in part["steps"].items()
         for split, figures in splits.items()
     ]
     out = [
         f"<h4>{escape(part['name'])}</h4><p>{escape(part['description'])} Positive: {escape(part['task'])}. {part['n']} images, "
-        f"{part['positives']} positive.</p>",
+        f"{part['positives']} positive.{escape(said)}</p>",
         _table(["Step", "Split", "Accuracy", "Sensitivity", "Specificity", "ROC-AUC"], rows, pooled=1),
     ]
     if curves := part.get("curves"):
@@ -470,8 +473,11 @@ def _bracket(figure: Mapping[str, Any]) -> str:
     return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
 
 
-def _figure(figure: Mapping[str, Any] | None) -> str:
-    return "-" if figure is None else _bracket(figure) + _unusual(figure)
+def _figure(figure: Mapping[str, Any] | None, marked: bool = True) -> str:
+    """marked: with what its interval is, where that is unusual."""
+    if figure is None:
+        return "-"
+    return _bracket(figure) + (_unusual(figure) if marked else "")
 
 
 def _unusual(figure: Mapping[str, Any]) -> str:

@@ -101,6 +101,12 @@ def test_intervals_are_drawn_over_patients_where_one_has_several_images() -> Non
         assert figure["value"] == pytest.approx(one[name]["value"]) and figure["n"] == one[name]["n"]
         assert figure["interval"] == "bootstrap over patients" != one[name]["interval"]
         assert figure["high"] - figure["low"] > 1.3 * (one[name]["high"] - one[name]["low"])
+    report = validation_report([ten])
+    report["sets"] = [part | {"curves": {}} for part in report["sets"]]
+    evidence = render(report).split("<h2>Evidence")[1].split("<h2>")[0]
+    assert evidence.count("bootstrap over patients") == 1 and "Every interval: bootstrap over patients." in evidence
+    report["sets"][0]["steps"]["as it was"]["v"]["accuracy"]["interval"] = "Clopper-Pearson"
+    assert render(report).split("<h2>Evidence")[1].split("<h2>")[0].count("(bootstrap over patients)") == 3
 
 
 def test_thresholds_may_differ_per_image() -> None:
