@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibration.dataset import NAMED, Dataset, read_image
+from calibration.dataset import Dataset, read_image
 from calibration.leakage import perceptual_hash
+from calibration.naming import NAMED
 from edge.errors import InputError
 from edge.screen.geometry import full_fan
 from edge.screen.preprocess import Preprocessing, prepare, to_grey

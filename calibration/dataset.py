@@ -12,13 +12,13 @@ import csv
 import difflib
 import io
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from calibration.naming import some
 from calibration.stills import FOLDS
 from edge.capture.dicom import read_dicom
 from edge.errors import InputError
@@ -31,7 +31,6 @@ PLANES = ("", "standard", "other")
 UNASSIGNED = -1
 IMAGES = f"{', '.join(sorted(STILLS | DICOMS))}, and DICOM by content"
 TEXTS = frozenset({".txt", ".csv", ".json", ".xml", ".md", ".db", ".ini"})  # notes, annotations, what Windows leaves
-NAMED = 5  # files or pairs that a message names before it counts
 
 
 @dataclass(frozen=True)
@@ -110,13 +109,6 @@ def read_image(path: Path) -> np.ndarray:
     if image is None:
         raise InputError(f"{path}: not an image that can be decoded; export it again, or remove it from the data set")
     return image
-
-
-def some(names: Iterable[object]) -> str:
-    """The first few, and how many more there are."""
-    items = [str(name) for name in names]
-    rest = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
-    return ", ".join(items[:NAMED]) + rest
 
 
 def _looks_like_dicom(path: Path) -> bool:
@@ -207,12 +199,13 @@ def _fold(text: str, table: Path, line: int) -> int:
     return int(text)
 
 
-def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """Line numbers and stripped cells. Excel's byte-order mark and semicolons are understood."""
+def open_table(table: Path, option: str) -> tuple[csv.DictReader[str], list[str]]:
+    """A user's CSV and its stripped columns. Excel's byte-order mark and semicolons are understood. option: what gave it.
+    InputError when it cannot be read."""
     try:
         text = table.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"{table}: no such file; leave --csv out if there is none") from None
+        raise InputError(f"{table}: no such file; leave {option} out if there is none") from None
     except OSError as error:
         raise InputError(f"{table}: not readable ({error.strerror}); give a CSV file that this user may read") from None
     except UnicodeDecodeError as error:
@@ -223,6 +216,12 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     )
     columns = [column.strip() for column in reader.fieldnames or ()]
     reader.fieldnames = columns
+    return reader, columns
+
+
+def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """Line numbers and stripped cells."""
+    reader, columns = open_table(table, "--csv")
     wrong = [column for column in NEEDED if column not in columns]
     if wrong:
         raise InputError(

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from calibration.dataset import UNASSIGNED, Dataset, LabelledImage, some
+from calibration.dataset import UNASSIGNED, Dataset, LabelledImage
+from calibration.naming import some
 from calibration.stills import FOLDS
 from edge.errors import InputError
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from calibration.lesion import THALAMI_MM, NuchalAnatomy
+from calibration.naming import some
 from edge.errors import InputError
 
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
@@ -140,13 +141,15 @@ def check_data(data: Path, others: Iterable[tuple[str, str]]) -> None:
     for column, what in (("patient_or_video_id", "patients"), ("sha256", "identical files")):
         if shared := _in_both(ours, column):
             raise InputError(
-                f"{manifest}: {what} in both train and validation: {_some(shared)}; give all stills of one the same "
+                f"{manifest}: {what} in both train and validation: {some(shared, SHOWN)}; give all stills of one the same "
                 "proposed_split, or remove the copy"
             )
     read = {("hc18", "train"), *others}
     ours += [row for row in rows if (row["source"], row["proposed_split"]) in read]
     if gone := [row["path"] for row in ours if not (data / row["path"]).is_file()]:
-        raise InputError(f"{manifest}: names files that are not in {data}: {_some(gone)}; restore them or remove their rows")
+        raise InputError(
+            f"{manifest}: names files that are not in {data}: {some(gone, SHOWN)}; restore them or remove their rows"
+        )
 
 
 def _in_both(rows: Iterable[dict[str, str]], column: str) -> list[str]:
@@ -156,11 +159,6 @@ def _in_both(rows: Iterable[dict[str, str]], column: str) -> list[str]:
         if row[column]:
             first[row[column]].setdefault(row["proposed_split"], row["path"])
     return [f"{value} ({', '.join(sorted(paths.values()))})" for value, paths in first.items() if len(paths) > 1]
-
-
-def _some(names: list[str]) -> str:
-    rest = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def assign_folds(stills: list[Still], seed: int) -> np.ndarray:

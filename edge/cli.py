@@ -22,7 +22,7 @@ from edge import __version__
 from edge.cli_adapt import add_adapt
 from edge.cli_bundles import add_commands, allow_unsigned, recipe_means_build
 from edge.cli_engine import add_engine, add_engine_validation, validate_engine
-from edge.cli_models import add_models
+from edge.cli_models import add_device, add_models, add_ray
 from edge.errors import ConfigError, GateError, HygromaError, StoreError
 
 if TYPE_CHECKING:
@@ -180,10 +180,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_where(command: argparse.ArgumentParser) -> None:
     """Where a recipe's stages train."""
-    command.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="bf16 on both (default: cpu)")
-    command.add_argument(
-        "--ray", metavar="ADDRESS", help="folds and refit as tasks of a Ray cluster: auto, host:port, or local"
-    )
+    add_device(command)
+    add_ray(command, "folds and refit")
 
 
 def _add_crossval(commands: Any) -> None:
@@ -213,8 +211,8 @@ def _add_crossval(commands: Any) -> None:
     crossval.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="results, weights and crops of the images"
     )
-    crossval.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="bf16 on both (default: cpu)")
-    crossval.add_argument("--ray", metavar="ADDRESS", help="folds as tasks of a Ray cluster: auto, host:port, or local")
+    add_device(crossval)
+    add_ray(crossval, "folds")
     for name, default, text in (
         ("image", 224, "input side, pixels"),
         ("epochs", 50, "at most"),

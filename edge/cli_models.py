@@ -13,6 +13,18 @@ from edge.errors import ConfigError
 from edge.events.disk import why_unwritable
 
 
+def add_device(command: argparse.ArgumentParser) -> None:
+    """Where it trains."""
+    command.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="bf16 on both (default: cpu)")
+
+
+def add_ray(command: argparse.ArgumentParser, tasks: str) -> None:
+    """tasks: what is one."""
+    command.add_argument(
+        "--ray", metavar="ADDRESS", help=f"{tasks} as tasks of a Ray cluster: auto, host:port, or local"
+    )
+
+
 def add_models(
     commands: Any, new_progress: Callable[[], Any], toolchain_missing: Callable[[ImportError], ConfigError]
 ) -> None:
@@ -33,7 +45,7 @@ def add_models(
     pretrain.add_argument(
         "--output", type=Path, required=True, metavar="FILE", help="the checkpoint to write; FILE.work while it runs"
     )
-    pretrain.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="bf16 on both (default: cpu)")
+    add_device(pretrain)
     for name, kind, default, text in (
         ("image", int, 224, "input side, pixels"),
         ("epochs", int, 50, "how often every frame is seen"),
@@ -198,8 +210,8 @@ def _add_ladder(
     ladder.add_argument(
         "--rungs", type=Path, metavar="FILE", help="the students to compare with (default: export/recipes/ladder.yaml)"
     )
-    ladder.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="bf16 on both (default: cpu)")
-    ladder.add_argument("--ray", metavar="ADDRESS", help="rungs as tasks of a Ray cluster: auto, host:port, or local")
+    add_device(ladder)
+    add_ray(ladder, "rungs")
     which = ladder.add_mutually_exclusive_group()
     which.add_argument("--only", nargs="+", default=[], metavar="NAME", help="make these rungs alone")
     which.add_argument(

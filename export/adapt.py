@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from calibration.dataset import Dataset, some
+from calibration.dataset import Dataset
+from calibration.naming import some
 from calibration.site import Site, read_site, why_frozen
 from calibration.stills import FOLDS
 from edge.bundle import Bundle

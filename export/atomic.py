@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import socket
@@ -55,6 +56,15 @@ def writable(folder: Path) -> Path:
             f"{folder}: cannot be written ({error.strerror}); name a folder that this user may write"
         ) from None
     return folder
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file, read a piece at a time: a checkpoint may be larger than what is to spare."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def remove(path: Path) -> None:

@@ -3,16 +3,14 @@ lies in the data folder, left, top, right, bottom; paths relative to that folder
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
 import math
 from pathlib import Path
 
 import numpy as np
 
 from calibration.bank import box_in_crop
-from calibration.dataset import read_image
+from calibration.dataset import open_table, read_image
 from edge.errors import InputError
 from edge.screen.geometry import full_fan
 from edge.screen.preprocess import Preprocessing, prepare
@@ -87,19 +85,10 @@ def _shown(box: Box | list[float]) -> str:
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     """Line numbers and stripped cells."""
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{table}: no such file; leave --boxes out if there is none") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{table}: not readable as UTF-8 text ({error}); save it as CSV UTF-8") from None
-    delimiter = ";" if text.partition("\n")[0].count(";") >= len(SIDES) else ","  # Excel's, in half of Europe
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    columns = [column.strip() for column in reader.fieldnames or ()]
+    reader, columns = open_table(table, "--boxes")
     if missing := [column for column in COLUMNS if column not in columns]:
         raise InputError(
             f"{table}: found the columns {', '.join(columns) or 'none'}; {', '.join(missing)} missing; expected "
             f"{','.join(COLUMNS)}"
         )
-    reader.fieldnames = columns
     return [(reader.line_num, {column: (row[column] or "").strip() for column in COLUMNS}) for row in reader]

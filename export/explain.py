@@ -74,7 +74,8 @@ def explain(
 def _pool(of_class: np.ndarray, drawn: dict[int, Box]) -> np.ndarray:
     """Indices of a class's images with a box; of all of them where none has."""
     own = np.flatnonzero(of_class)
-    return own[np.isin(own, list(drawn))] if np.isin(own, list(drawn)).any() else own
+    boxed = own[np.isin(own, list(drawn))]
+    return boxed if len(boxed) else own
 
 
 def _spread(probability: np.ndarray, indices: np.ndarray, count: int) -> np.ndarray:

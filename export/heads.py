@@ -78,7 +78,6 @@ def probe_plane_head(
     from being distorted (arXiv 2202.10054). shown: of the model's trunk; without it rounding is left out of account."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits
 
     told = [int(i) for i in keep if bank.entries[i].source in PROBE_WEIGHTS]
     stills = [i for i in told if bank.entries[i].source == "real"]
@@ -99,8 +98,7 @@ def probe_plane_head(
     weights = [weight * len(read) / len(samples) for weight in weights]
     scaler = StandardScaler().fit(read)
     probe = LogisticRegression(C=ROUNDED_C if shown else PROBE_C, max_iter=3000, class_weight="balanced")
-    with threadpool_limits(torch.get_num_threads(), "blas"):  # as many as the recipe's: other sums on another machine
-        probe.fit(scaler.transform(samples), [e.plane for e in entries], weights)
+    probe.fit(scaler.transform(samples), [e.plane for e in entries], weights)
     reading = Reading.folded(probe.coef_[0], float(probe.intercept_[0]), scaler.mean_, scaler.scale_)
     model.plane_head.weight.copy_(torch.from_numpy(reading.weight)[None])
     model.plane_head.bias.fill_(reading.bias)
@@ -167,13 +165,12 @@ class Reading:
 def _ridge(nuchal: np.ndarray, moved: np.ndarray, mm: np.ndarray, weights: np.ndarray, strength: float) -> Reading:
     """The reading of log thickness, mm-equivalents, that minds `moved` least. nuchal, moved [N,D]; mm and weights [N]."""
     from sklearn.linear_model import Ridge
-    from threadpoolctl import threadpool_limits
 
     middle, spread = nuchal.mean(0), nuchal.std(0).clip(min=1e-4)
     aim = np.tile(np.log(mm.clip(max=MOST_MM)), 2)
-    samples = (either_way(nuchal, moved) - middle) / spread
-    with threadpool_limits(torch.get_num_threads(), "blas"):
-        fitted = Ridge(alpha=strength * len(aim)).fit(samples, aim, np.tile(weights, 2))
+    fitted = Ridge(alpha=strength * len(aim)).fit(
+        (either_way(nuchal, moved) - middle) / spread, aim, np.tile(weights, 2)
+    )
     return Reading.folded(fitted.coef_, float(fitted.intercept_), middle, spread)
 
 

@@ -17,6 +17,7 @@ from export.augment import Box, map_target
 
 MORE = "is more than chance gives"
 
+
 def localisation_row(method: str, maps: np.ndarray, boxes: Sequence[Box], groups: Sequence[str]) -> dict[str, Any]:
     """maps [N,G,G], not negative; boxes in fractions of the picture; groups [N]: patients, for the intervals.
 

@@ -104,7 +104,11 @@ def mcnemar(labels: np.ndarray, reference: np.ndarray, other: np.ndarray) -> flo
     """Exact two-sided McNemar p: do two sets of decisions on the same images err equally often? 1.0 when they never
     disagree."""
     right_a, right_b = reference.astype(bool) == labels.astype(bool), other.astype(bool) == labels.astype(bool)
-    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    return mcnemar_of(int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum()))
+
+
+def mcnemar_of(only_a: int, only_b: int) -> float:
+    """`mcnemar` of the images that only one of them has right."""
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge.bundle.manifest import EvidenceTable, GateResult, Manifest
-from export.metrics import predictive_value, upper_bound
+from export.metrics import mcnemar_of, predictive_value, upper_bound
 from export.validate import ONE_IN
 
 # Exam-level pairs (sensitivity, specificity) whose predictive value is shown beside the bundle's own figures (DESIGN
@@ -96,7 +96,7 @@ def _bound(gate: GateResult) -> str:
 
 def _mcnemar(gate: GateResult) -> str:
     """A manifest does not say which way the flips went unless all are lost positives: else the least p that so many allow."""
-    p = min(1.0, 2 * 0.5**gate.flips)
+    p = mcnemar_of(gate.flips, 0)
     known = gate.flips in (gate.positives_lost, 1)
     return f"{p:.2g}" if known else f"at least {p:.2g}, whichever way each went"
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from threadpoolctl import threadpool_limits
 
 from calibration.bank import UNKNOWN, Bank, build_bank, load_bank, save_bank
 from calibration.honesty import MIN_EACH, check_lesions, make_specimens, write_checks
@@ -116,6 +117,7 @@ class Pipeline:
         self.work, self.stamps = Path(recipe.work), Stamps(recipe)
         self.spec = Preprocessing(size=recipe.student_config.image)
         torch.set_num_threads(recipe.threads)
+        threadpool_limits(recipe.threads, "blas")  # the heads' fits too: other threads sum in another order
         self.runs = (REFIT, *recipe.folds)  # the refit first: should time run out, there is a model
         self._bank: Bank | None = None
 

@@ -25,13 +25,14 @@ import torch
 from torch import Tensor
 
 from calibration.crops import TRAINING_SCALE
-from calibration.dataset import IMAGES, NAMED, find_images, read_image, some
+from calibration.dataset import IMAGES, find_images, read_image
+from calibration.naming import NAMED, some
 from edge.errors import ConfigError, HygromaError, InputError
 from edge.events.disk import why_unwritable
 from edge.screen.geometry import full_fan
 from edge.screen.preprocess import Preprocessing, prepare
 from edge.screen.still import read_still
-from export.atomic import appearing, remove
+from export.atomic import appearing, remove, sha256_of
 from export.augment import augment_unlabelled
 from export.finetune import MAX_GRADIENT, open_device
 from export.mae import MASK_RATIO, MaskedAutoencoder, load_autoencoder, masked_loss
@@ -142,7 +143,7 @@ def _described(paths: list[Path], folder: Path, init: Path, settings: Settings) 
             raise InputError(f"{path}: not readable ({error.strerror}); correct its rights, or remove it") from None
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + hashlib.sha256(content).digest())
     out = {k: v for k, v in dataclasses.asdict(settings).items() if k != "threads"} | {"lr": settings.rate}
-    return out | {"frames": digest.hexdigest(), "init": hashlib.sha256(init.read_bytes()).hexdigest()}
+    return out | {"frames": digest.hexdigest(), "init": sha256_of(init)}
 
 
 def _resume(work: Path, made_by: dict[str, Any], output: Path) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from export.checklist import TOPICS
 from export.gate import EVERY_PART, REPORTED, TOGETHER, failing
 from export.localise import MORE, mass_in_words, mass_verdict
 from export.metrics import DELONG, EXACT
-from export.unfamiliar import MET, MISSED, UNSHOWN, aim_in_words
+from export.unfamiliar import MET, MISSED, UNSHOWN, aim_in_words, caveats
 
 KIND_TITLES = {
     "phantom": "Phantom: simulated exams",
@@ -290,7 +290,7 @@ def _unfamiliar(found: Mapping[str, Any] | None) -> list[str]:
         "planes from the source.</p>",
         _table(head, rows),
         f"<p>{_badge(found['verdict'], _TONES[found['verdict']])} {escape(aim_in_words(found))} "
-        f"{escape(' '.join(filter(None, (found['grouping'], found['site_shift']))))}</p>",
+        f"{escape(caveats(found))}</p>",
     ]
 
 

@@ -6,13 +6,13 @@ own.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import edge
 from calibration.bank import Bank
 from calibration.stills import FOLDS
 from edge.bundle.manifest import DataSource, Provenance
+from export.atomic import sha256_of
 from export.recipe import Recipe, TeacherRecipe
 
 # vit_small_patch14_dinov2_224_fp16.safetensors: what is said below holds of this file alone, whatever its name
@@ -128,7 +128,7 @@ def provenance(recipe: Recipe, bank: Bank) -> Provenance:
 def _initialisation(teacher: TeacherRecipe) -> str:
     """What the teacher starts from. Of a file that is not known, what can be read off it, and no more."""
     init = Path(teacher.init)
-    digest = hashlib.sha256(init.read_bytes()).hexdigest()
+    digest = sha256_of(init)
     if digest == DINOV2_SHA256:
         return f"{init.name}. {DINOV2_INITIALISATION}"
     return (

@@ -17,7 +17,7 @@ from typing import Any
 
 import edge
 from edge.errors import ConfigError, InputError
-from export.atomic import PARTIAL, appearing
+from export.atomic import PARTIAL, appearing, sha256_of
 from export.recipe import Recipe
 
 STAMP = "recipe.json"
@@ -194,13 +194,10 @@ class Stamps:
 
     @cached_property
     def _init(self) -> str:
-        path, digest = Path(self.recipe.teacher.init), hashlib.sha256()
+        path = Path(self.recipe.teacher.init)
         if not path.is_file():
             raise InputError(f"{path}: no such checkpoint; set `teacher.init` in the recipe")
-        with path.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-        return f"SHA-256 {digest.hexdigest()[:DIGITS]}"
+        return f"SHA-256 {sha256_of(path)[:DIGITS]}"
 
 
 def _says(key: str) -> str:

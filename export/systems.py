@@ -9,7 +9,6 @@ A classifier takes float [N,3,S,S], ImageNet-normalised, and gives logits [N].
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from edge.errors import ConfigError, InputError
+from export.atomic import sha256_of
 from export.train import Schedule, vit_layer
 from export.vit import HygromaViT, ViTConfig
 from export.weights import fill, load_backbone, read_checkpoint
@@ -50,8 +50,7 @@ class System:
         """ "random", or the checkpoint's name and hash."""
         if not self.pretrained:
             return RANDOM
-        digest = hashlib.sha256(Path(self.start).read_bytes()).hexdigest()
-        return f"{Path(self.start).name} (SHA-256 {digest[:DIGITS]})"
+        return f"{Path(self.start).name} (SHA-256 {sha256_of(Path(self.start))[:DIGITS]})"
 
     def schedule(self, epochs: int, batch: int, seed: int, lr: float | None = None) -> Schedule:
         """How it is trained. A random start has nothing near the input worth keeping: no layer-wise decay, and a CNN then

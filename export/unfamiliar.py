@@ -151,6 +151,11 @@ def aim_in_words(found: Mapping[str, Any]) -> str:
     )
 
 
+def caveats(found: Mapping[str, Any]) -> str:
+    """What `unfamiliar` found, but could not tell, in words."""
+    return " ".join(filter(None, (found["grouping"], found["site_shift"])))
+
+
 def unfamiliar_table(found: Mapping[str, Any]) -> EvidenceTable | None:
     """The bundle's evidence table; None where nothing was measured."""
     if not found:
@@ -172,6 +177,6 @@ def unfamiliar_table(found: Mapping[str, Any]) -> EvidenceTable | None:
     described = (
         "Images of other anatomy, called assessable at the shipped thresholds and at the plane threshold that keeps "
         f"{KEPT:.0%} of the validation split's standard planes; areas are against those planes. {aim_in_words(found)} It is "
-        f"{found['verdict']}. {' '.join(filter(None, (found['grouping'], SITE_SHIFT)))} Model form: INT8."
+        f"{found['verdict']}. {caveats(found)} Model form: INT8."
     )
     return EvidenceTable("other anatomy", "real", described, tuple(rows))

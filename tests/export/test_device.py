@@ -19,7 +19,7 @@ pytest.importorskip("sklearn")
 
 from fakes.far_device import FAR, far_device
 from test_crossval import FakeRay
-from test_pipeline import inodes, tiny, write_data
+from test_pipeline import inodes, prepared, tiny
 from test_training import TINY, bank
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -32,7 +32,6 @@ from export.recipe import Recipe
 from export.runs import RunJob, make_run, run_recipe
 from export.train import CPU, Schedule, distillation_loss, fit, predict
 from export.vit import HygromaViT
-from export.weights import _OURS
 
 COMMANDS = ("train", "distill", "quantize", "validate", "bundle", "export")
 KEEP = np.arange(24)
@@ -136,12 +135,7 @@ def test_on_the_cpu_nothing_changes_and_products_are_in_bfloat16(
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data and a `work` whose students are quantised, run after run. Not to be written to."""
     base = tmp_path_factory.mktemp("runs")
-    write_data(base / "data")
-    recipe = tiny(base)
-    torch.manual_seed(0)
-    state = HygromaViT(recipe.teacher_config).state_dict()
-    torch.save({k: v for k, v in state.items() if not k.startswith(_OURS)}, base / "init.pt")
-    run_recipe(recipe, "quantize")
+    run_recipe(prepared(base), "quantize")
     return base
 
 

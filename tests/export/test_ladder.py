@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("sklearn")
 
-from test_pipeline import inodes, tiny, write_data
+from test_pipeline import inodes, prepared, tiny
 
 from benchmarks import ladder as costs
 from edge.cli import main
@@ -25,7 +25,7 @@ from export.ort_graph import optimised_graph
 from export.recipe import Ladder, Recipe, Rung, StudentRecipe, load_ladder, load_recipe, shipped_ladder
 from export.train import _token_distance, distillation_loss, make_batch
 from export.vit import HygromaViT, ViTConfig, normalise
-from export.weights import _OURS, at_image, student_from_teacher
+from export.weights import at_image, student_from_teacher
 
 WIDE = ViTConfig(image=48, width=64, depth=3, heads=4, tap=1)
 THIN = dataclasses.replace(WIDE, image=32, width=32, depth=2, heads=2)
@@ -40,12 +40,7 @@ def ladder_recipe(base: Path) -> Recipe:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data and a `work` in which a ladder of two rungs has been climbed."""
     base = tmp_path_factory.mktemp("ladder")
-    write_data(base / "data")
-    recipe = ladder_recipe(base)
-    torch.manual_seed(0)
-    state = HygromaViT(recipe.teacher_config).state_dict()
-    torch.save({k: v for k, v in state.items() if not k.startswith(_OURS)}, base / "init.pt")
-    climb(recipe, Ladder([RUNG]))
+    climb(prepared(base), Ladder([RUNG]))
     return base
 
 

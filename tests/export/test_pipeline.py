@@ -128,17 +128,21 @@ def tiny(base: Path, **changes: Any) -> Recipe:
     return dataclasses.replace(recipe, **changes)
 
 
+def prepared(base: Path) -> Recipe:
+    """The tiny recipe, with data and a checkpoint to start from."""
+    write_data(base / "data")
+    recipe = tiny(base)
+    torch.manual_seed(0)
+    state = HygromaViT(recipe.teacher_config).state_dict()
+    torch.save({k: v for k, v in state.items() if not k.startswith(_OURS)}, base / "init.pt")
+    return recipe
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data, a checkpoint to start from and a `work` in which every stage has run. Not to be written to."""
     base = tmp_path_factory.mktemp("pipeline")
-    write_data(base / "data")
-    recipe = tiny(base)
-    torch.manual_seed(0)
-    torch.save(
-        {k: v for k, v in HygromaViT(recipe.teacher_config).state_dict().items() if not k.startswith(_OURS)},
-        base / "init.pt",
-    )
+    recipe = prepared(base)
     Pipeline(recipe).run(accept_failing_gate=True)  # untrained weights may lose anything
     return base
 
