@@ -1,9 +1,10 @@
 """What the GPU costs: engines against PyTorch, one command, no network. Run it through `benchmarks/gpu.sh`.
 
 Two parts, since a host's TensorRT and its PyTorch may live in different Pythons: `engines` races INT8, FP16 and mixed and
-compares them with PyTorch's recorded outputs; `torch` times teacher and student in FP32, BF16 and compiled. Times are CUDA
-events around captured graphs. The student is the bundle's own; the teacher's shape is a ViT-B/16 with random weights, unless
-`--teacher` gives the INT8 graph that `hygroma quantize RECIPE --teacher` wrote: its engines are timed beside the student's.
+compares them with PyTorch's recorded outputs; `torch` times student, teacher and the paper's size of model in FP32, BF16 and
+compiled. Times are CUDA events around captured graphs. The student is the bundle's own; the teacher is the INT8 graph that
+`hygroma quantize RECIPE --teacher` wrote, given with `--teacher`: its engines are timed and held against the same graph in ONNX
+Runtime. The paper's size is a ViT-B/16 of random weights.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ from edge.errors import EngineError, HygromaError  # noqa: E402
 
 DRY = "dry run: nothing was run on a GPU; no figure here is a measurement"
 CALLS, WARM_UP = 500, 50  # timed and untimed calls a form
+NOISE = 16  # pictures
 FORMS = ("fp32", "bf16", "bf16 compiled")
+PAPERS = "ViT-B/16"
+NOTES = {"student": "the bundle's", "teacher": "of --teacher", PAPERS: "the paper's size, random weights"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -112,42 +116,53 @@ def engines(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
 
 
 def teacher_engines(host: Any, graph: bytes, options: Any) -> list[dict[str, Any]]:
-    """INT8 and FP16 engines of another graph: built and timed, held against nothing."""
+    """INT8 and FP16 engines of another graph: built, timed, and held against the graph in ONNX Runtime, on pictures of noise: the
+    largest difference of a probability."""
+    from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
+    from edge.engines.selftest import infer_all, sigmoid
     from edge.engines.tensorrt_build import build_engine
     from edge.engines.tensorrt_runner import TensorRTRunner
 
+    with OnnxRuntimeRunner(graph) as canonical:
+        side = canonical.input_size
+        noise = np.random.default_rng(0).integers(0, 256, (NOISE, 1, side, side), np.uint8)
+        wanted = infer_all(canonical, noise)
     rows: list[dict[str, Any]] = []
     for precision in ("int8", "fp16"):
         try:
             built = build_engine(host.api, graph, replace(options, precision=precision))
             with TensorRTRunner(built.plan, precision, host.api, host.cuda) as runner:
+                found = infer_all(runner, noise)
                 runner.device_times(WARM_UP)
                 times = runner.device_times(CALLS)
         except EngineError as error:
             rows.append({"precision": precision, "error": str(error)})
             continue
+        apart = [np.abs(sigmoid(getattr(found, h)) - sigmoid(getattr(wanted, h))).max() for h in ("plane", "hygroma")]
         ms = {f"p{q}": round(float(np.percentile(times, q)), 4) for q in (50, 99)}
         rows.append(
-            {"precision": precision, "layers": str(built.summary or ""), "took_s": round(built.took_s, 1), **ms}
-        )
+            {"precision": precision, "layers": str(built.summary or ""), "took_s": round(built.took_s, 1),
+             "largest_dp_on_noise": round(float(max(apart)), 5), **ms}
+        )  # fmt: skip
     return rows
 
 
 def pytorch(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
-    """Milliseconds of teacher (ViT-B/16) and student (the bundle's) in each of FORMS."""
+    """Milliseconds of the bundle's student, of the given teacher and of the paper's size of model in each of FORMS."""
     import torch
 
-    from benchmarks.torch_student import torch_student
+    from benchmarks.torch_student import torch_model, torch_student
     from export.vit import HygromaViT, ViTConfig
 
     if not (args.dry_run or torch.cuda.is_available()):
         raise RuntimeError(f"torch {torch.__version__} sees no GPU; install a CUDA build, or use --dry-run")
     config = ViTConfig(image=224, patch=16, width=768, depth=12, heads=12, layer_scale=False)
     student = torch_student(bundle)
-    models: dict[str, tuple[Any, ViTConfig, int]] = {  # with their input's channels
-        "student": (student, student.model.config, 1),
-        "teacher": (HygromaViT(config).eval(), config, 3),
-    }
+    models: dict[str, tuple[Any, ViTConfig, int]] = {"student": (student, student.model.config, 1)}  # input's channels
+    if args.teacher:
+        teacher = torch_model(args.teacher.read_bytes(), args.teacher)
+        models["teacher"] = (teacher, teacher.model.config, 1)
+    models[PAPERS] = (HygromaViT(config).eval(), config, 3)
     found: dict[str, Any] = {"torch": torch.__version__, "batch": args.batch, "shapes": {}, "ms": {}}
     for name, (model, shape, channels) in models.items():
         found["shapes"][name] = asdict(shape)
@@ -224,7 +239,7 @@ def write_report(out: Path, dry: bool) -> int:
     lines = ["# GPU", ""] + ([f"**{DRY}**", ""] if dry else [])
     lines += ["| form | batch | p50 ms | p99 ms | note |", "|---|---:|---:|---:|---|"]
     for name, ms in parts.get("torch", {}).get("ms", {}).items():
-        note = "ViT-B/16, random weights" if name.startswith("teacher") else "the bundle's"
+        note = NOTES[name.rsplit(" compiled", 1)[0].rsplit(" ", 1)[0]]
         lines.append(f"| PyTorch {name} | {parts['torch']['batch']} | {ms['p50']:.3f} | {ms['p99']:.3f} | {note} |")
     engine = parts.get("engines", {})
     for c in engine.get("candidates", []):
@@ -233,7 +248,10 @@ def write_report(out: Path, dry: bool) -> int:
         lines.append(f"| TensorRT {c['precision']} | {engine['batch']} | {times} | {note} |")
     for row in engine.get("teacher", []):
         times = (
-            f"- | - | {row['error']}" if "error" in row else f"{row['p50']:.3f} | {row['p99']:.3f} | {row['layers']}"
+            f"- | - | {row['error']}"
+            if "error" in row
+            else f"{row['p50']:.3f} | {row['p99']:.3f} | max dp {row['largest_dp_on_noise']:.4f} from ONNX Runtime on noise; "
+            f"{row['layers']}"
         )
         lines.append(f"| TensorRT teacher {row['precision']} | {engine['batch']} | {times} |")
     for gated in engine.get("gates", []):

@@ -1,4 +1,4 @@
-"""The shipped student as a PyTorch module, from the bundle's own graph: what PyTorch would take for the same numbers.
+"""A canonical graph as a PyTorch module, the shipped student's or a teacher's: what PyTorch would take for the same numbers.
 
 The training checkpoint is not in a bundle. The weights are those of the float form of the graph (int8 weights dequantised),
 with what export folded put back where PyTorch computes it itself; a test holds the outputs against that form's.
@@ -6,6 +6,8 @@ with what export folded put back where PyTorch computes it itself; a test holds 
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,28 +34,33 @@ class GreyStudent(nn.Module):
 
 
 def torch_student(bundle: Bundle) -> GreyStudent:
-    """BundleError when the graph is not one that `export.onnx_graph` wrote."""
-    graph = onnx.load_from_string(strip_quantisers(bundle.model)).graph
+    return torch_model(bundle.model, bundle.path)
+
+
+def torch_model(model_bytes: bytes, name: str | Path) -> GreyStudent:
+    """Of a graph that messages call `name`. BundleError when it is not one that `export.onnx_graph` wrote."""
+    graph = onnx.load_from_string(strip_quantisers(model_bytes)).graph
     arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     nodes = {node.name: node for node in graph.node}
     try:
-        model = HygromaViT(_config(arrays, nodes, bundle.manifest.input.size))
+        model = HygromaViT(_config(arrays, nodes))
         conv = arrays["patch_embed.proj.weight"]
         model.patch_embed.proj = nn.Conv2d(1, conv.shape[0], conv.shape[2], conv.shape[2])
         state = {name: torch.from_numpy(_unfold(name, arrays, nodes, model.config)) for name in model.state_dict()}
         model.load_state_dict(state)
     except (KeyError, IndexError, StopIteration, RuntimeError) as error:
-        raise BundleError(f"{bundle.path}: its graph is not one of `hygroma export` ({error!r})") from error
+        raise BundleError(f"{name}: its graph is not one of `hygroma export` ({error!r})") from error
     return GreyStudent(model).eval()
 
 
-def _config(arrays: dict[str, np.ndarray], nodes: dict[str, Any], image: int) -> ViTConfig:
+def _config(arrays: dict[str, np.ndarray], nodes: dict[str, Any]) -> ViTConfig:
     conv = arrays["patch_embed.proj.weight"]
     depth = sum(name.endswith(".attn.qkv") for name in nodes)
     heads = int(arrays[nodes["blocks.0.attn.q.split"].input[1]][2])
     tap = 0
     if "tap_norm" in nodes:
         tap = 1 + int(nodes["tap_norm"].input[0].split(".")[1])  # the sum that ends a block: blocks.<i>.add2.out
+    image = math.isqrt(arrays["pos_embed"].size // conv.shape[0] - 1) * conv.shape[2]  # one position is the class token's
     return ViTConfig(image, conv.shape[2], conv.shape[0], depth, heads, layer_scale=False, tap=tap)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edge.config import Config
     from edge.engines.engine_cache import EngineCache
     from edge.engines.race import Candidate
+    from edge.engines.runner import Runner
 
 Configure = Callable[[argparse.Namespace], "Config"]
 
@@ -73,7 +74,10 @@ def add_engine_validation(validate: argparse.ArgumentParser) -> None:
 
 def validate_engine(args: argparse.Namespace, configure: Configure) -> int:
     """`validate --engine`: 0 when the engine passes the gate, 3 when not."""
-    from edge.engines.choice import choose, open_engine
+    from edge.engines.choice import choose, this_engine
+    from edge.engines.engine_cache import EngineCache
+    from edge.engines.engine_key import sha256
+    from edge.engines.validated import keep_record
 
     if not args.crops:
         raise ConfigError("--engine: needs --crops FILE.npz, which `hygroma validate RECIPE --crops FILE.npz` writes")
@@ -86,11 +90,17 @@ def validate_engine(args: argparse.Namespace, configure: Configure) -> int:
     config = configure(args)
     data, bundle = load_crops(args.crops), _bundle(config)
     runtime = args.runtime or (config.engine.runtime if config.engine.runtime != "auto" else "tensorrt")
-    cache, threads = args.cache or config.engine.cache, config.engine.threads
-    engine = open_engine(bundle, cache) if runtime == "tensorrt" else choose(bundle, runtime, threads).runner
-    report = engine_report(bundle, engine, data)
+    cache = EngineCache(args.cache or config.engine.cache or None)
+    cache.require_writable()  # for the record
+    engine: Runner
+    if runtime == "tensorrt":
+        engine, ran = this_engine(bundle, cache)
+    else:
+        engine, ran = choose(bundle, runtime, config.engine.threads).runner, bundle.model
+    report = engine_report(bundle, engine, data) | {"crops_sha256": sha256(args.crops.read_bytes())}
+    path = keep_record(cache, sha256(ran), report)
     if args.json:
-        print(json.dumps(report))
+        print(json.dumps(report | {"file": str(path)}))
     else:
         print(f"{report['bundle']} on {report['engine']}: {report['n']} crops, {report['positives']} positives")
         for name, step in report["steps"].items():
@@ -99,6 +109,12 @@ def validate_engine(args: argparse.Namespace, configure: Configure) -> int:
                 f"  {name}: {verdict}; {step['flips']} flips, {step['positives_lost']} positives lost, AUC drop "
                 f"{step['auc_drop']:.4f}, |dp| max {step['max_dp']:.4f}, p99 {step['p99_dp']:.4f}{_bounds(step)}"
             )
+            plane = step["plane"]
+            print(
+                f"    planes, not gated: {plane['lost']} of {plane['assessable']} assessable ones lost, {plane['gained']} "
+                f"gained, |dp| max {plane['max_dp']:.4f}, p99 {plane['p99_dp']:.4f}"
+            )
+        print(f"written to {path}; `hygroma doctor` shows it")
     return 0 if report["passed"] else 3
 
 

@@ -37,7 +37,7 @@ from edge.engines.selftest import difference, infer_all, sigmoid
 from edge.errors import BundleError, GateError, InputError
 from edge.screen.preprocess import Preprocessing
 from export.gate import DEFAULT_LIMITS, GateLimits, gate
-from export.lean import quantize_leaning
+from export.lean import Falls, quantize_leaning
 from export.mixed import Converted, convert
 from export.model_card import model_card
 from export.ood import KEPT, distance_limit, fit_ood
@@ -118,7 +118,8 @@ def assemble_bundle(
     if len(i.golden) < MIN_GOLDEN:
         raise InputError(f"golden crops: found {len(i.golden)}; give at least {MIN_GOLDEN} held-out images")
     progress("INT8 graph")
-    choice = quantize_leaning(i.state, i.config, i.calibration, i.selection, i.judged, threads)
+    falls = Falls.near(i.state, i.config, i.judged, threads)
+    choice = quantize_leaning(i.state, i.config, i.calibration, i.selection, falls, threads)
     fallback = i.finetune
     if i.finetune is not None and i.finetune_always:
         progress("quantisation-aware fine-tuning")
@@ -127,7 +128,7 @@ def assemble_bundle(
         progress("gate")
         temperature, threshold = i.temperatures.hygroma_temperature, i.operating_point.hygroma_threshold
         judge = gate_of(reference, i.gate, threshold, temperature, limits, threads)
-        converted = convert(choice, i.state, i.config, i.calibration, i.selection, judge, threads, fallback)
+        converted = convert(choice, i.state, i.config, i.calibration, i.selection, falls, judge, threads, fallback)
         model, result = converted.model, converted.gate
         require_canonical(MODEL_FILE, model, i.config, converted.spared)
         if not result.passed and not accept_failing_gate:
@@ -145,8 +146,8 @@ def assemble_bundle(
 
     quantisation = (
         f"INT8 on {4 * i.config.depth - len(converted.spared)} matrix products: weights signed per channel, inputs signed "
-        f"per tensor, everything else float. {_fallback(converted)}{choice.described()}; {len(i.calibration)} training crops "
-        f"for the ranges, {len(i.selection)} others for the choice."
+        f"per tensor, everything else float. {_fallback(converted)}{converted.choice.described()}; {len(i.calibration)} "
+        f"training crops for the ranges, {len(i.selection)} others for the choice."
     )
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -158,7 +159,7 @@ def assemble_bundle(
         calibration=i.temperatures,
         decision=dict(i.decision),
         ood=Ood(farthest),
-        golden=golden_tolerances(golden, i.temperatures, choice.raised),
+        golden=golden_tolerances(golden, i.temperatures, converted.choice.raised),
         provenance=replace(i.provenance, quantisation=quantisation),
         evidence=tuple(i.evidence),
         gate=replace(result, accepted_failing=not result.passed),

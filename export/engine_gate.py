@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from edge.bundle import Bundle
+from edge.bundle.manifest import Manifest
 from edge.engines.onnxruntime_runner import OUTPUT_NAMES, OnnxRuntimeRunner
 from edge.engines.runner import RawOutputs, Runner
 from edge.engines.selftest import difference, infer_all, sigmoid
@@ -109,8 +110,9 @@ def require_size(bundle: Bundle, data: StoredCrops) -> None:
 def engine_report(
     bundle: Bundle, engine: Runner, data: StoredCrops, limits: GateLimits = DEFAULT_LIMITS, threads: int = 1
 ) -> dict[str, Any]:
-    """Each conversion step's GateResult, the 95 % bound of the positives it loses, McNemar's exact p and largest differences, as
-    JSON values: PyTorch -> canonical graph (ONNX Runtime, here), PyTorch -> engine, canonical graph -> engine.
+    """Each conversion step's GateResult, the 95 % bound of the positives it loses, McNemar's exact p, largest differences and
+    what it does to the plane head's decisions, which are reported and not gated, as JSON values: PyTorch -> canonical graph (ONNX
+    Runtime, here), PyTorch -> engine, canonical graph -> engine.
     `passed`: whether the engine passed against PyTorch.
 
     InputError when the crops are not of the bundle's size.
@@ -143,6 +145,7 @@ def engine_report(
             else None,
             "mcnemar_p": metrics.mcnemar(data.labels.astype(bool), before >= threshold, after >= threshold),
             "largest": asdict(difference(converted, reference, manifest.calibration)),
+            "plane": _planes(reference, converted, manifest),
         }
     return {
         "bundle": bundle.label,
@@ -152,3 +155,15 @@ def engine_report(
         "steps": steps,
         "passed": bool(steps[f"pytorch-fp32 -> {engine.name}"]["passed"]),
     }
+
+
+def _planes(reference: RawOutputs, converted: RawOutputs, manifest: Manifest) -> dict[str, Any]:
+    """The plane head's decisions: how many crops are assessable to the reference, how many of those no longer are, how many have
+    become so, and how far a probability moved."""
+    before, after = (sigmoid(o.plane / manifest.calibration.plane_temperature) for o in (reference, converted))
+    was, now = (p >= manifest.operating_point.plane_threshold for p in (before, after))
+    dp = np.abs(before.astype(np.float64) - after)
+    return {
+        "assessable": int(was.sum()), "lost": int((was & ~now).sum()), "gained": int((now & ~was).sum()),
+        "max_dp": float(dp.max()), "p99_dp": float(np.percentile(dp, 99)),
+    }  # fmt: skip

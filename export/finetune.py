@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from edge.errors import ConfigError, HygromaError
 from export.atomic import appearing, intact, remove
 from export.augment import augment
 from export.systems import Classifier
-from export.train import LABEL_SMOOTHING, Schedule, layered_groups, rate_factor
+from export.train import LABEL_SMOOTHING, Schedule, ahead, layered_groups, rate_factor
 from export.vit import normalise
 
 log = logging.getLogger("hygroma.finetune")
@@ -173,10 +172,4 @@ def _batches(
         crops = np.stack([augment(examples.training[i], None, size, rng)[0] for i in chunks[number]])
         return torch.from_numpy(crops)[:, None], torch.from_numpy(examples.labels[chunks[number]]).float()
 
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(make, 0)
-        for number in range(steps):
-            batch = coming.result()
-            if number + 1 < steps:
-                coming = pool.submit(make, number + 1)
-            yield batch
+    return ahead(make, steps)

@@ -170,13 +170,15 @@ def judge(job: RungJob, pipeline: Pipeline) -> tuple[dict[str, Any], onnx.ModelP
     before = sigmoid(predict(student, gated.crops[:, 0])["hygroma"])
     calibration, selection = pipeline.calibration_crops(fold)
     state = student.state_dict()
-    choice = quantize_leaning(state, config, calibration, selection, pipeline.judged_crops(fold), threads)
+    falls = pipeline.falls(fold)
+    choice = quantize_leaning(state, config, calibration, selection, falls, threads)
     converted = convert(
         choice,
         state,
         config,
         calibration,
         selection,
+        falls,
         lambda model: gate(
             gated.labels, before, sigmoid(run_graph(model, gated.crops, threads).hygroma), threshold, gated.ids
         ),
@@ -194,7 +196,7 @@ def judge(job: RungJob, pipeline: Pipeline) -> tuple[dict[str, Any], onnx.ModelP
         "fp32": evidence(data, "student"),
         "evidence": evidence(data, "qdq"),
         "agreement": {head: agreement(data, head) for head in HEADS},
-        "conversion": _conversion(converted, choice.described()),
+        "conversion": _conversion(converted),
     }
     return row, converted.model
 
@@ -237,9 +239,9 @@ def _log_odds(probability: np.ndarray) -> np.ndarray:
     return np.asarray(np.log(p / (1 - p)))
 
 
-def _conversion(converted: Converted, choice: str) -> dict[str, Any]:
+def _conversion(converted: Converted) -> dict[str, Any]:
     return {
-        "choice": choice,
+        "choice": converted.choice.described(),
         "corrected": converted.corrected,
         "spared": list(converted.spared),
         "gate": asdict(converted.gate),

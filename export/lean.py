@@ -7,8 +7,8 @@ without a lean 6 of 2,002 were lost out of fold (bundle 0.4.0, simulated lesions
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,37 +35,56 @@ LEAST = 16  # crops near it for a centile of their falls to mean something; with
 SAMPLE = 1800
 
 
+@dataclass(frozen=True)
+class Falls:
+    """Where a lean is measured: crops uint8 [N,1,S,S] near even odds, and what the float student says of them, log-odds [N]."""
+
+    crops: np.ndarray
+    before: np.ndarray
+
+    @classmethod
+    def near(cls, state: Mapping[str, Tensor], config: ViTConfig, crops: np.ndarray, threads: int = 1) -> Falls:
+        """Those near even odds among `crops`, uint8 [N,1,S,S] of training images that the hygroma head judges. state: of the
+        float student. InputError when there is no crop."""
+        if len(crops) == 0:
+            raise InputError("crops for the lean: found none; give training images of assessable planes")
+        before = run_graph(build_float_graph(state, config), crops, threads).hygroma
+        telling = near_even(before)
+        return cls(crops[telling], before[telling])
+
+    def made_up(self, model: onnx.ModelProto, threads: int = 1) -> float:
+        """What the hygroma log-odds of an upright INT8 graph are to be raised by."""
+        return fall_made_up(self.before, run_graph(model, self.crops, threads).hygroma)
+
+
 def quantize_leaning(
     state: Mapping[str, Tensor],
     config: ViTConfig,
     calibration: np.ndarray,
     selection: np.ndarray,
-    judged: np.ndarray,
+    falls: Falls,
     threads: int = 1,
 ) -> Choice:
     """What `quantize_best` chooses, leaning: how every graph is made that is shipped or judged. calibration, selection: as there;
-    judged: as `lean` takes them."""
-    choice = quantize_best(state, config, calibration, selection, threads=threads)
-    return lean(choice, state, config, judged, threads)
+    falls: of the same float student."""
+    return lean(quantize_best(state, config, calibration, selection, threads=threads), config, falls, threads=threads)
 
 
-def lean(choice: Choice, state: Mapping[str, Tensor], config: ViTConfig, crops: np.ndarray, threads: int = 1) -> Choice:
-    """The choice with its hygroma log-odds raised by what all but a few falls that rounding made on `crops` stay under, uint8
-    [N,1,S,S] of training images that the hygroma head judges; never lowered. state: of the float student that the choice was made
-    of. InputError when there is no crop."""
-    if len(crops) == 0:
-        raise InputError("crops for the lean: found none; give training images of assessable planes")
-    before = run_graph(build_float_graph(state, config), crops, threads).hygroma
-    telling = near_even(before)
-    after = run_graph(choice.model, crops[telling], threads).hygroma
-    raised = fall_made_up(before[telling], after)
-    leaning = {**choice.state, HEAD_BIAS: choice.state[HEAD_BIAS] + raised}
-    model = quantize(build_float_graph(leaning, config), choice.limits)
+def lean(
+    choice: Choice, config: ViTConfig, falls: Falls, spared: Collection[str] = (), threads: int = 1
+) -> Choice:
+    """The choice with the block linears `spared` left float, and its hygroma log-odds raised by what all but a few falls that
+    this rounding made stay under; never lowered. However far the given choice leans: it is measured anew."""
+    bias = choice.state[HEAD_BIAS] - choice.raised
+    plain = quantize(build_float_graph({**choice.state, HEAD_BIAS: bias}, config), choice.limits, spared)
+    raised = falls.made_up(plain, threads)
+    leaning = {**choice.state, HEAD_BIAS: bias + raised}
+    model = quantize(build_float_graph(leaning, config), choice.limits, spared)
     return replace(choice, model=model, state=leaning, raised=raised)
 
 
 def fall_made_up(before: np.ndarray, after: np.ndarray) -> float:
-    """What hygroma log-odds [N] of an INT8 graph, `after`, are raised by, given PyTorch's: 0 or more."""
+    """What hygroma log-odds [N] of an upright INT8 graph, `after`, are raised by, given PyTorch's: 0 or more."""
     return max(0.0, float(np.percentile((before - after)[near_even(before)], CENTILE)))
 
 

@@ -4,7 +4,7 @@ block linears stay float, one more at a time; if that does not do and the recipe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from edge.bundle.manifest import GateResult
 from export.bias import correct_biases
+from export.lean import Falls, lean
 from export.onnx_graph import build_float_graph
 from export.ort_graph import run_graph
 from export.quantize import Choice, agreement_error, block_linears, linear_limits, quantize
@@ -24,14 +25,18 @@ MAX_SPARED = 4
 
 @dataclass(frozen=True)
 class Converted:
-    """The INT8 graph, the names of the block linears it leaves float, what its gate said, and whether its biases were
-    corrected, or its weights fine-tuned."""
+    """How the student is quantised, the names of the block linears left float, what the graph's gate said, and whether its biases
+    were corrected, or its weights fine-tuned."""
 
-    model: onnx.ModelProto
+    choice: Choice
     spared: tuple[str, ...]
     gate: GateResult
     corrected: bool = False
     finetuned: bool = False
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        return self.choice.model
 
 
 def ranked_linears(choice: Choice, config: ViTConfig, crops: np.ndarray, threads: int = 1) -> list[str]:
@@ -53,34 +58,36 @@ def convert(
     config: ViTConfig,
     calibration: np.ndarray,
     selection: np.ndarray,
+    falls: Falls,
     judge: Callable[[onnx.ModelProto], GateResult],
     threads: int = 1,
     finetune: Callable[[Choice], Choice] | None = None,
 ) -> Converted:
     """The first graph that `judge` lets pass: every linear in INT8; the same with corrected biases; one to MAX_SPARED linears
-    spared; every linear in INT8 after `finetune` (see export/qat.py). When none passes, the first with its verdict.
+    spared; every linear in INT8 after `finetune` (see export/qat.py). When none passes, the first with its verdict. Each leans by
+    what its own rounding makes fall; fine-tuned weights by what they were trained to.
 
     state: of the float student that `choice` was made of. calibration, selection: training images, uint8 [N,1,S,S], for the
     corrections and for ranking the linears. Every look at the gate's images is one of at most 3 + MAX_SPARED."""
-    plain = Converted(choice.model, (), judge(choice.model))
+    plain = Converted(choice, (), judge(choice.model))
     if plain.gate.passed:
         return plain
     graph = build_float_graph(choice.state, config)
-    corrected = correct_biases(state, choice.state, config, linear_limits(graph, choice.limits), calibration)
-    model = quantize(build_float_graph(corrected, config), choice.limits)
-    verdict = judge(model)
+    mended = correct_biases(state, choice.state, config, linear_limits(graph, choice.limits), calibration)
+    found = lean(replace(choice, state=mended), config, falls, threads=threads)
+    verdict = judge(found.model)
     if verdict.passed:
-        return Converted(model, (), verdict, corrected=True)
+        return Converted(found, (), verdict, corrected=True)
     ranked = ranked_linears(choice, config, selection, threads)
     for count in range(1, min(MAX_SPARED, len(ranked)) + 1):
         spared = tuple(ranked[:count])
-        model = quantize(graph, choice.limits, spared)
-        verdict = judge(model)
+        found = lean(choice, config, falls, spared, threads)
+        verdict = judge(found.model)
         if verdict.passed:
-            return Converted(model, spared, verdict)
+            return Converted(found, spared, verdict)
     if finetune is not None:
-        model = finetune(choice).model
-        verdict = judge(model)
+        found = finetune(choice)
+        verdict = judge(found.model)
         if verdict.passed:
-            return Converted(model, (), verdict, finetuned=True)
+            return Converted(found, (), verdict, finetuned=True)
     return plain

@@ -57,7 +57,7 @@ from export.finetune import open_device
 from export.framing import ASPECT, CUT, aspects, cut_stills, framing_rows, framing_table
 from export.gate import also_failing
 from export.heads import CUTS, probe_plane_head, refit_hygroma_head
-from export.lean import SAMPLE, quantize_leaning, read_leans
+from export.lean import SAMPLE, Falls, quantize_leaning, read_leans
 from export.looked import CAM_STILLS, boxed, cams_of, evenly, looked, panel, panel_stills
 from export.mixed import convert
 from export.model_card import model_card
@@ -319,7 +319,7 @@ class Pipeline:
         calibration, selection = self.calibration_crops(run)
         state = self.student(run).state_dict()
         config, threads = self.recipe.student_config, self.recipe.threads
-        found = quantize_leaning(state, config, calibration, selection, self.judged_crops(run), threads)
+        found = quantize_leaning(state, config, calibration, selection, self.falls(run), threads)
         return self._finetuned(run, found) if self.recipe.qat.when == "always" else found
 
     def _finetuned(self, run: int, choice: Choice) -> Choice:
@@ -343,12 +343,12 @@ class Pipeline:
         teacher, threads = self.teacher(REFIT), self.recipe.threads
         spec, state = Preprocessing(size=teacher.config.image), teacher.state_dict()
         calibration, selection = self.calibration_crops(REFIT, spec)
-        judged = self.judged_crops(REFIT, spec)
-        choice = quantize_leaning(state, teacher.config, calibration, selection, judged, threads)
+        falls = Falls.near(state, teacher.config, self.judged_crops(REFIT, spec), threads)
+        choice = quantize_leaning(state, teacher.config, calibration, selection, falls, threads)
         threshold = shipped_threshold(self._folds(), "teacher", "hygroma")
         with TorchRunner(state, teacher.config) as reference:
             judge = gate_of(reference, self.labelled(REFIT, spec=spec), threshold, threads=threads)
-            converted = convert(choice, state, teacher.config, calibration, selection, judge, threads)
+            converted = convert(choice, state, teacher.config, calibration, selection, falls, judge, threads)
         require_canonical(path, converted.model, teacher.config, converted.spared)
         with appearing(path) as unfinished:
             onnx.save(converted.model, str(unfinished))
@@ -368,6 +368,11 @@ class Pipeline:
         bank, rng = self.bank(), np.random.default_rng([self.recipe.seed, run, 8])
         real = [i for i in self.training(run) if bank.entries[i].plane == 1 and bank.entries[i].source in SCORED]
         return self.crops(rng.permutation(real)[:SAMPLE], spec)[:, None]
+
+    def falls(self, run: int) -> Falls:
+        """Where the lean of a run's student is measured."""
+        state = self.student(run).state_dict()
+        return Falls.near(state, self.recipe.student_config, self.judged_crops(run), self.recipe.threads)
 
     # -- evidence
 

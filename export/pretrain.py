@@ -15,7 +15,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from export.augment import augment_unlabelled
 from export.finetune import MAX_GRADIENT, open_device
 from export.mae import MASK_RATIO, MaskedAutoencoder, load_autoencoder, masked_loss
 from export.systems import vit_shape
-from export.train import rate_factor
+from export.train import ahead, rate_factor
 from export.vit import normalise
 
 log = logging.getLogger("hygroma.pretrain")
@@ -266,10 +265,4 @@ def _batches(
         noise = rng.random((len(crops), model.config.grid**2), np.float32)
         return torch.from_numpy(crops)[:, None], torch.from_numpy(noise)
 
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(make, 0)
-        for number in range(steps):
-            batch = coming.result()
-            if number + 1 < steps:
-                coming = pool.submit(make, number + 1)
-            yield batch
+    return ahead(make, steps)

@@ -1,8 +1,8 @@
 """What INT8 costs, layer by layer: quantising one block linear alone, and sparing one alone, against the float graph.
 
 Then mixed precision: the costliest linears are spared, one more at a time, until the gate passes. A linear's cost is measured
-against the float graph of the same weights, lean (export/lean.py) included, so that the lean cancels; the gate is the bundle's,
-against the float student, which does not lean.
+against the float graph of the same weights, lean (export/lean.py) included, so that the lean cancels. In the search each graph
+leans by what its own rounding makes fall, and the gate is the bundle's, against the float student, which does not lean.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from edge.errors import InputError
 from export import metrics
 from export.atomic import appearing
 from export.gate import DEFAULT_LIMITS, GateLimits, gate
+from export.lean import lean
 from export.onnx_graph import build_float_graph
 from export.ort_graph import run_graph
 from export.quantize import block_linears, quantize
@@ -97,10 +98,12 @@ def sensitivity(
     threads: int = 1,
     progress: Report = lambda what, done, total: None,
     student: onnx.ModelProto | None = None,
+    candidate: Callable[[tuple[str, ...]], onnx.ModelProto] | None = None,
 ) -> Sensitivity:
     """Float graph + the largest |x| of each block linear's input -> the cost of every linear, and the search.
 
     student: the float graph that the gate holds every step against, where it is another than `graph`, which may lean.
+    candidate: the search's graph with these linears left float; without it `graph` quantised so.
     InputError when the labels do not match the crops or hold one class only: no area, no gate.
     """
     positive = np.asarray(data.labels).astype(bool)
@@ -112,11 +115,12 @@ def sensitivity(
     names = [n.name for n in block_linears(graph)]
     reference = run_graph(graph, data.crops, threads)
 
-    def outputs(spared: Collection[str]) -> RawOutputs:
-        return run_graph(quantize(graph, limits, spared), data.crops, threads)
+    def quantised(spared: Collection[str]) -> onnx.ModelProto:
+        return quantize(graph, limits, spared)
 
     def measured(spared: Collection[str]) -> Cost:
-        return cost(reference, outputs(spared), positive, data.threshold)
+        found = run_graph(quantised(spared), data.crops, threads)
+        return cost(reference, found, positive, data.threshold)
 
     layers = []
     for done, name in enumerate(names):
@@ -128,7 +132,7 @@ def sensitivity(
     before = sigmoid((reference if student is None else run_graph(student, data.crops, threads)).hygroma)
     for count in range(len(ranked) + 1):
         spared = tuple(ranked[:count])
-        found = sigmoid(outputs(spared).hygroma)
+        found = sigmoid(run_graph((candidate or quantised)(spared), data.crops, threads).hygroma)
         step = gate(data.labels, before, found, data.threshold, ids, gate_limits)
         steps.append(Step(spared, step))
         if step.passed:
@@ -160,8 +164,15 @@ def study(pipeline: Pipeline, run: int, name: str, crops: int) -> Study:
     measured = Measured(data.crops, data.labels, pipeline.threshold())
     graph = build_float_graph(choice.state, recipe.student_config)
     student = build_float_graph(pipeline.student(run).state_dict(), recipe.student_config)
+    falls = pipeline.falls(run)
     result = sensitivity(
-        graph, choice.limits, measured, threads=recipe.threads, progress=pipeline.progress, student=student
+        graph,
+        choice.limits,
+        measured,
+        threads=recipe.threads,
+        progress=pipeline.progress,
+        student=student,
+        candidate=lambda spared: lean(choice, recipe.student_config, falls, spared, recipe.threads).model,
     )
     return Study(
         f"{recipe.name} {recipe.version}, {name}",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from export.augment import augment, map_target
 from export.vit import HygromaViT, ViTOutputs, normalise
 
 log = logging.getLogger("hygroma.train")
+
+T = TypeVar("T")
+B = TypeVar("B", "Batch", Tensor)  # what a step trains on: labelled crops, or crops alone
 
 CPU = torch.device("cpu")
 
@@ -159,13 +162,18 @@ def batches(bank: Bank, order: np.ndarray, model: HygromaViT, schedule: Schedule
         rng = np.random.default_rng([schedule.seed, epoch, number])
         return make_batch(bank, chunks[number], model.config.image, model.config.grid, rng)
 
+    return ahead(build, len(chunks))
+
+
+def ahead(make: Callable[[int], T], count: int) -> Iterator[T]:
+    """make(0) to make(count - 1), the next one made while the present one is used."""
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(build, 0)
-        for number in range(len(chunks)):
-            batch = coming.result()
-            if number + 1 < len(chunks):
-                coming = pool.submit(build, number + 1)
-            yield batch
+        coming = pool.submit(make, 0)
+        for number in range(count):
+            made = coming.result()
+            if number + 1 < count:
+                coming = pool.submit(make, number + 1)
+            yield made
 
 
 def label_loss(out: ViTOutputs, batch: Batch) -> Tensor:
@@ -257,9 +265,35 @@ def fit(
     autocast: bool = True,
     device: torch.device = CPU,
 ) -> None:
-    """Train `model` in place on the bank's entries `keep`. A checkpoint after every epoch; a rerun goes on from it. autocast:
-    products in bfloat16. device: where it trains; a teacher that `loss` asks must be there. The model comes back to the CPU,
-    and a checkpoint's tensors are on it, so that any device goes on from any other's."""
+    """Train `model` in place on the bank's entries `keep` and their labels, as `fit_batches` does. A teacher that `loss` asks
+    must be on `device`."""
+
+    def epoch_of(epoch: int) -> Iterator[Batch]:
+        order = draw_epoch(bank, keep, np.random.default_rng([schedule.seed, epoch]))
+        return batches(bank, order, model, schedule, epoch)
+
+    def value_of(batch: Batch) -> Tensor:
+        x = normalise(batch.crops)
+        return loss(model(x, batch.nuchal_map), batch, x)
+
+    steps = len(draw_epoch(bank, keep, np.random.default_rng(0))) // schedule.batch
+    fit_batches(model, steps, epoch_of, value_of, schedule, checkpoint, on_epoch, autocast, device)
+
+
+def fit_batches(
+    model: HygromaViT,
+    steps: int,
+    epoch_of: Callable[[int], Iterator[B]],
+    value_of: Callable[[B], Tensor],
+    schedule: Schedule,
+    checkpoint: Path,
+    on_epoch: Callable[[int, float], None] = lambda epoch, value: None,
+    autocast: bool = True,
+    device: torch.device = CPU,
+) -> None:
+    """Train `model` in place on the batches of `epoch_of(epoch)`, `steps` of them, so that `value_of(batch)` becomes small. A
+    checkpoint after every epoch; a rerun goes on from it. autocast: products in bfloat16. device: where it trains. The model
+    comes back to the CPU, and a checkpoint's tensors are on it, so that any device goes on from any other's."""
     model.to(device)
     optimiser = torch.optim.AdamW(parameter_groups(model, schedule), lr=schedule.lr)  # type: ignore[arg-type]
     epoch = 0
@@ -269,20 +303,15 @@ def fit(
             model.load_state_dict(saved["model"])
             optimiser.load_state_dict(saved["optimiser"])
             epoch = saved["epoch"]
-    steps = len(draw_epoch(bank, keep, np.random.default_rng(0))) // schedule.batch
     model.train()
     while epoch < schedule.epochs:
-        order = draw_epoch(bank, keep, np.random.default_rng([schedule.seed, epoch]))
         started, total = time.monotonic(), 0.0
-        for number, batch in enumerate(batches(bank, order, model, schedule, epoch)):
+        for number, batch in enumerate(epoch_of(epoch)):
             factor = rate_factor((epoch * steps + number) / (schedule.epochs * steps), schedule.warmup)
             for group in optimiser.param_groups:
                 group["lr"] = schedule.lr * group["scale"] * factor
-            batch = batch.to(device)
-            x = normalise(batch.crops)
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-                out = model(x, batch.nuchal_map)
-                value = loss(out, batch, x)
+                value = value_of(batch.to(device))
             optimiser.zero_grad(set_to_none=True)
             value.backward()
             torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], 1.0)
@@ -328,7 +357,7 @@ def distillation_loss(teacher: HygromaViT) -> Loss:
         judged = batch.plane == 1  # the hygroma head answers for assessable planes only
         gap = F.binary_cross_entropy_with_logits(out.hygroma.float(), aim.hygroma.float().sigmoid(), reduction="none")
         maps = F.binary_cross_entropy_with_logits(out.nuchal_map.float(), aim.nuchal_map.float().sigmoid())
-        tokens = _token_distance(out.tokens.float(), aim.tokens.float())
+        tokens = token_distance(out.tokens.float(), aim.tokens.float())
         return (
             label_loss(out, batch)
             + SOFT_PLANE_WEIGHT * (plane + MAP_WEIGHT * maps)
@@ -339,7 +368,7 @@ def distillation_loss(teacher: HygromaViT) -> Loss:
     return loss
 
 
-def _token_distance(found: Tensor, aim: Tensor) -> Tensor:
+def token_distance(found: Tensor, aim: Tensor) -> Tensor:
     """Of tokens [N,T,W] from the teacher's [N,T,V]: the mean angle's cosine from 1 where W = V; else the divergence of how
     alike the tokens of an image are to each other, which needs no projection (after TinyMIM, arXiv 2301.01296)."""
     if found.shape == aim.shape:

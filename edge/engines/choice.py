@@ -7,6 +7,7 @@ engine is ONNX Runtime too, said in the log and counted: see `Choice.fallback`. 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from edge.engines.engine_cache import EngineCache, Stored
 from edge.engines.engine_key import sha256
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.engines.openvino_runner import INSTALL, OpenVinoRunner, has_openvino
-from edge.engines.race import result_name
+from edge.engines.race import by_speed, result_name
 from edge.engines.runner import Runner
 from edge.engines.selftest import run_selftest
-from edge.engines.tensorrt_runner import TensorRTRunner
+from edge.engines.tensorrt_runner import TensorRTRunner, engine_name
+from edge.engines.validated import failed, read_record
 from edge.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -61,7 +63,7 @@ def choose(
     if runtime == "onnxruntime" or (runtime == "auto" and not installed()):
         return Choice(portable)
     try:
-        runner = _engine_runner(bundle, EngineCache(cache_folder or None), find_host())
+        runner, _ = _engine_runner(bundle, EngineCache(cache_folder or None), find_host())
         if runtime == "auto":
             with runner:
                 run_selftest(runner, bundle.golden(), bundle.manifest.golden, bundle.manifest.calibration)
@@ -75,7 +77,8 @@ def choose(
 
 def find_engine(bundle: Bundle, cache: EngineCache, host: Host) -> Stored | None:
     """The race's winner for this bundle and machine; without a race, or where nobody won it, the newest engine that did not run
-    in it. Verified, and of batch 1."""
+    in it. Verified, and of batch 1. One that failed on held-out images (edge/engines/validated.py) is passed over, and then the
+    race's next fastest is taken."""
     onnx = sha256(bundle.model)
     fitting = [
         entry
@@ -83,23 +86,38 @@ def find_engine(bundle: Bundle, cache: EngineCache, host: Host) -> Stored | None
         if entry.key.onnx_sha256 == onnx and entry.key.platform == host.platform and entry.key.daemons
     ]
     raced = cache.read_json(result_name(onnx, host.platform))
-    if raced is not None and raced.get("winner"):
-        fitting = [entry for entry in fitting if entry.key.digest == raced["winner"]]
+    if order := by_speed(raced or {}):
+        there = {entry.key.digest: entry for entry in fitting}
+        # ends at one that is damaged or gone: another race is due then, not another engine
+        fitting = [there[digest] for digest in itertools.takewhile(there.__contains__, order)]
     elif raced is not None:
         out = {c.get("digest") for c in raced.get("candidates", []) if isinstance(c, dict)}
         fitting = [entry for entry in fitting if entry.key.digest not in out]
-    return next((stored for entry in fitting if (stored := cache.get(entry.key)) is not None), None)
+    for entry in fitting:
+        stored, precision = cache.get(entry.key), entry.key.precision
+        if stored is None:
+            continue
+        if failed(read_record(cache, sha256(stored.plan), engine_name(precision))):
+            log.warning("engine %s %s failed on held-out images: passed over", precision, entry.key.digest)
+            continue
+        return stored
+    return None
 
 
 def open_engine(bundle: Bundle, cache_folder: str = "") -> TensorRTRunner:
     """This machine's engine for the bundle, not entered. EngineError when there is none."""
-    return _engine_runner(bundle, EngineCache(cache_folder or None), this_host())
+    return this_engine(bundle, EngineCache(cache_folder or None))[0]
 
 
-def _engine_runner(bundle: Bundle, cache: EngineCache, host: Host) -> TensorRTRunner:
+def this_engine(bundle: Bundle, cache: EngineCache) -> tuple[TensorRTRunner, bytes]:
+    """The same, and its plan."""
+    return _engine_runner(bundle, cache, this_host())
+
+
+def _engine_runner(bundle: Bundle, cache: EngineCache, host: Host) -> tuple[TensorRTRunner, bytes]:
     stored = find_engine(bundle, cache, host)
     if stored is None:
         raise EngineError(
             f"{cache.root}: no verified engine for this bundle on {host.platform}; build one with `hygroma engine race`"
         )
-    return TensorRTRunner(stored.plan, stored.entry.key.precision, host.api, host.cuda)
+    return TensorRTRunner(stored.plan, stored.entry.key.precision, host.api, host.cuda), stored.plan

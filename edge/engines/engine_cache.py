@@ -162,9 +162,9 @@ class EngineCache:
 
     def prune(self, platform: Platform, onnx_sha256: str) -> Pruned:
         """Keep the newest engine of each precision that the daemon may take on this machine for this graph, and the latest race's
-        winner; remove every other engine, race result, timing cache, leftover and quarantined entry. EngineError for what cannot
-        be removed."""
-        keep: set[str] = set()
+        winner, with what was validated of them and of the graph; remove every other engine, race result, validation, timing
+        cache, leftover and quarantined entry. EngineError for what cannot be removed."""
+        keep: set[str] = {record_name(onnx_sha256)}
         seen: set[str] = set()
         timing = f"timing-{platform_digest(platform)}"
         for entry in self.entries():
@@ -175,6 +175,8 @@ class EngineCache:
             newest = entry.key.daemons and entry.key.precision not in seen
             if newest or won:
                 keep |= {entry.key.digest, f"race-{entry.key.scope}.json", timing}
+                if stored := self.get(entry.key):
+                    keep.add(record_name(sha256(stored.plan)))
             if newest:
                 seen.add(entry.key.precision)
         removed, kept, freed = [], [], 0
@@ -267,6 +269,11 @@ class EngineCache:
             log.error("engine cache: %s; set aside as %s: build it again with `hygroma engine race`", why, aside)
         except OSError as error:  # the daemon may only read here
             log.error("engine cache: %s; not used (and not set aside: %s)", why, error.strerror)
+
+
+def record_name(sha256: str) -> str:
+    """The file that holds what was validated (edge/engines/validated.py) of the plan or graph with this SHA-256."""
+    return f"validated-{sha256[:24]}.json"
 
 
 def platform_digest(platform: Platform) -> str:

@@ -1,4 +1,5 @@
-"""What `hygroma doctor` says about engines: which runtime, and how the last race on this machine ended."""
+"""What `hygroma doctor` says about engines: which runtime, how the last race on this machine ended, and what was found on
+held-out images."""
 
 from __future__ import annotations
 
@@ -11,13 +12,21 @@ from edge.engines.choice import find_engine, has_tensorrt
 from edge.engines.engine_build import Host, this_host
 from edge.engines.engine_cache import EngineCache
 from edge.engines.engine_key import sha256
+from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.engines.openvino_runner import INSTALL as INSTALL_OPENVINO
-from edge.engines.openvino_runner import has_openvino
+from edge.engines.openvino_runner import OpenVinoRunner, has_openvino
 from edge.engines.race import result_name
 from edge.engines.tensorrt_api import INSTALL
+from edge.engines.tensorrt_runner import engine_name
+from edge.engines.validated import failed, read_record, told
 from edge.errors import EngineError
 
 RACE = "run `hygroma engine race` (minutes), with the same --config and --bundle"
+VALIDATED = "read what `hygroma validate --engine` said; another runtime or bundle, or a build with --force and validated again"
+PORTABLE = {
+    "onnxruntime": ("ONNX Runtime", OnnxRuntimeRunner.name),
+    "openvino": ("OpenVINO", OpenVinoRunner.name),
+}
 
 
 def engine_state(
@@ -28,15 +37,16 @@ def engine_state(
     installed: Callable[[], bool] = has_tensorrt,
 ) -> tuple[str, str, str]:
     """(level, found, fix) as a doctor's Finding has them."""
-    if runtime == "onnxruntime":
-        return "ok", "ONNX Runtime, as configured", ""
-    if runtime == "openvino":
-        return (
-            ("ok", "OpenVINO, as configured", "") if has_openvino() else ("fail", "no OpenVINO here", INSTALL_OPENVINO)
-        )
+    if runtime == "openvino" and not has_openvino():
+        return "fail", "no OpenVINO here", INSTALL_OPENVINO
+    if runtime in PORTABLE:
+        name, engine = PORTABLE[runtime]
+        return _portable(f"{name}, as configured", engine, bundle, cache_folder)
     must = runtime == "tensorrt"
     if not installed():
-        return ("fail", "no TensorRT here", INSTALL) if must else ("ok", "ONNX Runtime; no TensorRT here", "")
+        if must:
+            return "fail", "no TensorRT here", INSTALL
+        return _portable("ONNX Runtime; no TensorRT here", OnnxRuntimeRunner.name, bundle, cache_folder)
     level = "fail" if must else "warn"
     try:
         host = find_host()
@@ -45,22 +55,50 @@ def engine_state(
         return level, f"TensorRT cannot be used: {error}", "repair that, or set engine.runtime: onnxruntime"
     raced = cache.read_json(result_name(sha256(bundle.model), host.platform))
     stored = find_engine(bundle, cache, host)
+    beside = _passed_over(bundle, cache, host)
     if stored is None:
         what = "no verified engine" if raced is None else f"the race left no engine that can be used: {_told(raced)}"
-        return level, f"{what} for {host.platform} in {cache.root}", RACE
+        return level, f"{what} for {host.platform} in {cache.root}{beside}", RACE
+    precision = stored.entry.key.precision
+    said = told(read_record(cache, sha256(stored.plan), engine_name(precision)))
     if raced is None or not raced.get("winner"):  # one built after a race that nobody won was not in it
-        return "warn", f"{stored.entry.key.precision} for {host.platform}, never raced", RACE
-    return "ok", f"{_told(raced)}; {host.platform}", ""
+        return "warn", f"{precision} for {host.platform}, never raced; {said}{beside}", RACE
+    found = f"{_told(raced, stored.entry.key.digest)}; {host.platform}; {precision} {said}{beside}"
+    return ("warn", found, VALIDATED) if beside else ("ok", found, "")
 
 
-def _told(raced: dict[str, Any]) -> str:
-    """A race's JSON in words; of a file that someone changed, as much as can be told."""
+def _portable(found: str, engine: str, bundle: Bundle, cache_folder: str) -> tuple[str, str, str]:
+    """`found` and what was validated of this bundle's graph on this runtime, if anything was."""
+    try:
+        record = read_record(EngineCache(cache_folder or None), sha256(bundle.model), engine)
+    except EngineError:  # a folder that holds engines for nobody
+        record = None
+    if record is None:
+        return "ok", found, ""
+    return ("fail" if failed(record) else "ok"), f"{found}; {told(record)}", VALIDATED if failed(record) else ""
+
+
+def _passed_over(bundle: Bundle, cache: EngineCache, host: Host) -> str:
+    """The engines of this bundle and machine that failed on held-out images, in words."""
+    found = []
+    for entry in cache.entries():
+        key = entry.key
+        if key.onnx_sha256 == sha256(bundle.model) and key.platform == host.platform:
+            stored = cache.get(key)
+            record = read_record(cache, sha256(stored.plan), engine_name(key.precision)) if stored else None
+            if failed(record):
+                found.append(f"; {key.precision} not taken: it {told(record)}")
+    return "".join(found)
+
+
+def _told(raced: dict[str, Any], used: str = "") -> str:
+    """A race's JSON in words; of a file that someone changed, as much as can be told. used: digest of the engine in use."""
     parts = []
     for candidate in raced.get("candidates", []):
         if not isinstance(candidate, dict):
             continue
         name, ms = candidate.get("precision"), candidate.get("device_p50_ms")
-        won = " (in use)" if candidate.get("digest") and candidate.get("digest") == raced.get("winner") else ""
+        won = " (in use)" if used and candidate.get("digest") == used else ""
         passed = candidate.get("passed") and isinstance(ms, (int, float))
         parts.append(f"{name} {ms:.3f} ms{won}" if passed else f"{name} out ({str(candidate.get('reason'))[:80]})")
     when = raced.get("raced_s")

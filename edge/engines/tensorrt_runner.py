@@ -22,6 +22,11 @@ log = logging.getLogger(__name__)
 ALIGN = 256  # bytes; what cudaMalloc itself aligns to
 
 
+def engine_name(precision: str) -> str:
+    """What a runner of an engine of this precision is called."""
+    return f"tensorrt-{precision}"
+
+
 class TensorRTRunner:
     """Runner over a verified engine that this project's builder made for this machine.
 
@@ -32,7 +37,7 @@ class TensorRTRunner:
     """
 
     def __init__(self, plan: bytes, precision: str, api: Api | None = None, cuda: Cuda | None = None):
-        self.name = f"tensorrt-{precision}"
+        self.name = engine_name(precision)
         self.input_size = 0  # this and the next two are known once activated
         self.batch = 0
         self.captured = False

@@ -33,7 +33,7 @@ def test_a_dry_run_goes_through_and_claims_nothing(tmp_path: Path) -> None:
     assert "nothing was run on a GPU" in done.stdout
     report = json.loads((tmp_path / "gpu.json").read_text())
     assert report["dry"] and report["torch"]["ms"] == {} and report["engines"]["candidates"] == []
-    assert report["torch"]["shapes"]["teacher"]["width"] == 768
+    assert report["torch"]["shapes"]["ViT-B/16"]["width"] == 768
     student = report["torch"]["shapes"]["student"]
     assert (student["width"], student["depth"], student["tap"]) == (384, 5, 3)  # the shipped one, all of it
     assert "nothing was run on a GPU" in (tmp_path / "gpu.md").read_text()
@@ -64,17 +64,29 @@ def test_another_graph_than_one_is_refused_in_a_dry_run_too(tmp_path: Path) -> N
     assert "graph: cannot be read" in json.loads((tmp_path / "gpu.json").read_text())["engines"]["error"]
 
 
+def test_a_teacher_is_timed_as_itself(tmp_path: Path) -> None:
+    """Any graph of this toolchain may be given; here the shipped student's."""
+    from edge.bundle.trust import SHIPPED_BUNDLE
+
+    done = run(tmp_path, "--dry-run", "--teacher", str(SHIPPED_BUNDLE / "model.qdq.onnx"))
+    assert done.returncode == 0, done.stderr
+    shapes = json.loads((tmp_path / "gpu.json").read_text())["torch"]["shapes"]
+    assert shapes["teacher"] == shapes["student"] and shapes["teacher"]["image"] == 192
+
+
 def test_the_table_shows_what_was_measured(tmp_path: Path) -> None:
     tolerance = {"probability": 0.01, "embedding": 0.1, "map": 0.1}
     candidate = {"precision": "int8", "passed": True, "reason": "", "device_p50_ms": 0.5, "device_p99_ms": 0.75,
                  "fp32": tolerance, "layers": "9 layers"}  # fmt: skip
     out = candidate | {"precision": "fp16", "passed": False, "reason": "self-test", "device_p50_ms": None}
     engines = {"batch": 1, "candidates": [candidate, out], "compared_on": "64 golden images",
-               "teacher": [{"precision": "int8", "p50": 2.0, "p99": 3.0, "layers": "50 layers"},
+               "teacher": [{"precision": "int8", "p50": 2.0, "p99": 3.0, "layers": "50 layers",
+                            "largest_dp_on_noise": 0.0123},
                            {"precision": "fp16", "error": "tensorrt: no"}],
                "platform": {"gpu": "G", "tensorrt": "10.3", "cuda": "12.6"}}  # fmt: skip
     (tmp_path / "gpu-engines.json").write_text(json.dumps(engines))
-    (tmp_path / "gpu-torch.json").write_text(json.dumps({"batch": 1, "ms": {"student fp32": {"p50": 1.0, "p99": 2.0}}}))
+    ms = {name: {"p50": 1.0, "p99": 2.0} for name in ("student fp32", "teacher bf16 compiled", "ViT-B/16 bf16")}
+    (tmp_path / "gpu-torch.json").write_text(json.dumps({"batch": 1, "ms": ms}))
     train = {"recipe": "r.yaml", "device": "cuda: G", "took_s": 7200.0}
     (tmp_path / "gpu-train.json").write_text(json.dumps(train))
     assert gpu.write_report(tmp_path, dry=False) == 0
@@ -82,9 +94,11 @@ def test_the_table_shows_what_was_measured(tmp_path: Path) -> None:
     assert "| TensorRT int8 | 1 | 0.500 | 0.750 | max dp 0.0100; 9 layers |" in text
     assert (
         "| TensorRT fp16 | 1 | - | - | out: self-test |" in text
-        and "| PyTorch student fp32 | 1 | 1.000 | 2.000 |" in text
+        and "| PyTorch student fp32 | 1 | 1.000 | 2.000 | the bundle's |" in text
     )
-    assert "| TensorRT teacher int8 | 1 | 2.000 | 3.000 | 50 layers |" in text
+    assert "| PyTorch teacher bf16 compiled | 1 | 1.000 | 2.000 | of --teacher |" in text
+    assert "| PyTorch ViT-B/16 bf16 | 1 | 1.000 | 2.000 | the paper's size, random weights |" in text
+    assert "| TensorRT teacher int8 | 1 | 2.000 | 3.000 | max dp 0.0123 from ONNX Runtime on noise; 50 layers |" in text
     assert "| TensorRT teacher fp16 | 1 | - | - | tensorrt: no |" in text
     assert "dry run" not in text and "Trained r.yaml on cuda: G in 120 minutes." in text
 

@@ -17,11 +17,15 @@ pytest.importorskip("onnx")
 from fakes.tensorrt_fake import World
 
 from edge.bundle import Bundle
+from edge.bundle.manifest import GateResult
 from edge.cli import main
 from edge.engines import choice, engine_build, race, tensorrt_api
 from edge.engines.engine_build import Host
 from edge.engines.graph_forms import SAME_GRAPH_TOLERANCE
+from edge.engines.health import engine_state
 from edge.engines.openvino_runner import has_openvino
+
+GATE = GateResult(True, False, 64, 32, 0, 1, 0.0, 0.01, 0.01, (), ("secret-name.png",))
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +134,61 @@ def test_an_engine_is_held_against_pytorch_and_the_graph(
     assert (
         code == (0 if report["passed"] else 3) and report["passed"] == report["steps"]["pytorch-fp32 -> qdq"]["passed"]
     )
+
+
+def test_what_was_validated_is_kept_beside_the_engine_and_one_that_failed_is_not_taken(
+    capsys: pytest.CaptureFixture[str],
+    given: tuple[str, ...],
+    crops: Path,
+    tiny_bundle: Bundle,
+    host: Host,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from export import engine_gate
+
+    def judged(passed: bool) -> None:
+        verdict = dataclasses.replace(GATE, passed=passed)
+        monkeypatch.setattr(engine_gate, "gate", lambda *given: verdict)
+
+    def doctor() -> tuple[str, str, str]:
+        return engine_state(tiny_bundle, "auto", given[-1], lambda: host, lambda: True)
+
+    assert main(["engine", "race", *given]) == 0
+    assert "mixed never validated on held-out images" in doctor()[1] and doctor()[0] == "ok"
+    judged(True)
+    capsys.readouterr()
+    code, report = run(capsys, "validate", "--engine", "--crops", str(crops), *given)
+    assert code == 0
+    kept = Path(report["file"]).read_text()
+    assert "secret-name.png" not in kept and "secret-name.png" in json.dumps(report)
+    level, found, _ = doctor()
+    assert level == "ok" and "mixed passed the gate on held-out images on 20" in found
+    assert "0 of 32 positives lost, 1 of 64 decisions flipped" in found
+    judged(False)
+    assert main(["validate", "--engine", "--crops", str(crops), *given]) == 3
+    level, found, fix = doctor()
+    assert level == "warn" and "mixed not taken: it FAILED the gate" in found and "int8 0.400 ms (in use)" in found and fix
+    assert choice.open_engine(tiny_bundle, given[-1]).name == "tensorrt-int8"  # the next fastest
+    assert main(["engine", "build", "--precision", "mixed", "--force", *given]) == 0
+    assert main(["engine", "prune", *given]) == 0
+    assert Path(report["file"]).is_file() and "mixed not taken" in doctor()[1]  # the fake builds the same bytes again
+
+
+def test_what_was_validated_on_the_processor_is_shown_too(
+    capsys: pytest.CaptureFixture[str], given: tuple[str, ...], crops: Path, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    words = ("validate", "--engine", "--runtime", "onnxruntime", "--crops", str(crops), *given)
+    code, report = run(capsys, *words)
+    level, found, fix = engine_state(tiny_bundle, "onnxruntime", given[-1])
+    assert (level, bool(fix)) == (("fail", True) if code else ("ok", False))
+    assert found.startswith("ONNX Runtime, as configured; ") and "on held-out images on 20" in found
+    plane = report["steps"]["pytorch-fp32 -> onnxruntime-cpu"]["plane"]
+    assert plane["assessable"] > 0 and 0 <= plane["lost"] <= plane["assessable"] and plane["max_dp"] >= plane["p99_dp"]
+    assert main([*words]) == code
+    assert f"planes, not gated: {plane['lost']} of {plane['assessable']} assessable ones lost" in capsys.readouterr().out
+    for text in ("[]", "not json", '{"sha256": 3}', Path(report["file"]).read_text().replace('"n": 64', '"n": []')):
+        Path(report["file"]).write_text(text)
+        assert engine_state(tiny_bundle, "onnxruntime", given[-1])[0] in ("ok", "fail")
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])

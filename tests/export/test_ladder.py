@@ -23,7 +23,7 @@ from edge.errors import ConfigError, InputError
 from export.ladder import climb, graph_of, graphs, link, macs, rung_jobs, shapes, untrained
 from export.ort_graph import optimised_graph
 from export.recipe import Ladder, Recipe, Rung, StudentRecipe, load_ladder, load_recipe, shipped_ladder
-from export.train import _token_distance, distillation_loss, make_batch
+from export.train import distillation_loss, make_batch, token_distance
 from export.vit import HygromaViT, ViTConfig, normalise
 from export.weights import at_image, student_from_teacher
 
@@ -217,8 +217,8 @@ def test_token_relations_of_unlike_widths_agree_only_where_the_tokens_do() -> No
     torch.manual_seed(0)
     tokens = torch.randn(2, 5, 8)
     rotated = torch.cat([tokens, torch.zeros(2, 5, 4)], 2) @ torch.linalg.qr(torch.randn(12, 12)).Q  # the same angles
-    assert _token_distance(rotated, tokens).item() == pytest.approx(0, abs=1e-4)
-    assert _token_distance(torch.randn(2, 5, 12), tokens).item() > 0.1
+    assert token_distance(rotated, tokens).item() == pytest.approx(0, abs=1e-4)
+    assert token_distance(torch.randn(2, 5, 12), tokens).item() > 0.1
 
 
 def test_distillation_reaches_every_weight_of_a_thinner_student() -> None:
