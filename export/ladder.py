@@ -45,8 +45,8 @@ from export.vit import HygromaViT, ViTConfig
 log = logging.getLogger("hygroma.ladder")
 
 LADDER, STAGE, TABLE = "ladder", "rung", "ladder.json"
-SHARED = ("bank", "bank_phantom", "teacher")  # stages that no student decides
-STUDENT = ("student", "heads")  # those that make one: the recipe's own is not made twice
+SHARED = ("bank", "bank_phantom", "frames", "teacher")  # stages that no student decides
+STUDENT = ("unlabelled", "student", "heads")  # those that make one: the recipe's own is not made twice
 SMOOTHED = 0.5  # SmoothQuant's strength in an untrained graph: any above 0 adds the products that a trained one has
 SPREAD = 0.02  # standard deviation added to every weight of it: ONNX Runtime drops the addition of a bias of zeros
 NOISE = 4  # crops that an untrained graph's ranges come from
@@ -122,7 +122,7 @@ def link(job: RungJob) -> None:
         if (work / stage).is_symlink() and not own:  # it was the recipe's own before
             (work / stage).unlink()
     for stage in (*SHARED, *STUDENT) if own else SHARED:
-        if not (work / stage).exists():
+        if not (work / stage).exists() and (work / "../.." / stage).exists():
             remove(work / stage)  # a link to nothing
             (work / stage).symlink_to(Path("../..") / stage, target_is_directory=True)
 

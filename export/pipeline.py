@@ -3,7 +3,8 @@ decide them (export/stamps.py), and is skipped when they are there.
 
 bank      crops with labels: real stills, shams, simulated lesions, other anatomy, phantom frames
 train     one teacher a fold, and one on everything
-distill   one student from each teacher: the teacher of a fold has never seen that fold
+distill   one student from each teacher: the teacher of a fold has never seen that fold. First, where the recipe asks for it, on
+          frames without labels, then on labels and what the teacher says
 quantize  float graph -> INT8 graph, a fold and a refit each
 validate  held-out predictions of every form, the report
 bundle    the refit, gated on the `validation` split, with decision parameters fitted on phantom exams
@@ -24,7 +25,7 @@ import onnx
 import torch
 from threadpoolctl import threadpool_limits
 
-from calibration.bank import UNKNOWN, Bank, build_bank, load_bank, save_bank
+from calibration.bank import BANK_SIZE, UNKNOWN, Bank, build_bank, load_bank, save_bank
 from calibration.honesty import MIN_EACH, check_lesions, make_specimens, write_checks
 from calibration.stills import FOLDS, assign_folds, check_data, editable, load_stills, read_grey
 from edge.bundle import Bundle, write_bundle
@@ -55,6 +56,7 @@ from export.evidence import (
 from export.features import backbone_features
 from export.finetune import open_device
 from export.framing import ASPECT, CUT, aspects, cut_stills, framing_rows, framing_table
+from export.frames import decode_frames, find_frames, require_unseen
 from export.gate import also_failing
 from export.heads import CUTS, probe_plane_head, refit_hygroma_head
 from export.lean import SAMPLE, Falls, quantize_leaning, read_leans
@@ -73,6 +75,7 @@ from export.stamps import STAMP, Stamps
 from export.torch_runner import TorchRunner
 from export.train import distillation_loss, draw_epoch, fit, predict
 from export.unfamiliar import SOURCES, Judged, read_pictures, read_sources, unfamiliar, unfamiliar_table
+from export.unlabelled import distil_unlabelled
 from export.validate import EvaluationSet, evidence_tables, failures, validation_report, write_report
 from export.vit import HygromaViT
 from export.weights import at_image, load_backbone, student_from_teacher
@@ -81,14 +84,15 @@ log = logging.getLogger("hygroma.export")
 
 REFIT = FOLDS  # the run that trains on every training still; the shipped weights
 STAGES = {  # stage -> its folders under `work` that go on from one call to the next
-    "bank": ("bank", "bank_phantom"),
+    "bank": ("bank", "bank_phantom", "frames"),
     "train": ("teacher",),
-    "distill": ("student", "heads"),
+    "distill": ("unlabelled", "student", "heads"),
     "quantize": ("qat", "qdq", "qdq_teacher"),
     "validate": ("predictions",),
     "bundle": ("exams",),
 }
 SCORED = ("real", "sham", "borderline", "lesion")  # sources whose standard planes the hygroma head scores
+UNEDITED = ("real", "cleaned", "hc18")  # sources that are shown without labels: pictures as they were recorded
 CALIBRATION_CROPS = 128  # DESIGN section 3: 32-500 suffice
 GOLDEN_CROPS = 64
 PLANES = "standard planes"
@@ -135,6 +139,8 @@ class Pipeline:
         writable(self.work)
         self.stamps.keys("teacher")  # the data and the checkpoint to start from are there
         check_data(Path(self.recipe.data), SOURCES)
+        if self.recipe.unlabelled.frames:
+            find_frames(Path(self.recipe.unlabelled.frames))
         with torch.random.fork_rng(devices=[]):  # and the checkpoint fits: said now, not after minutes of edits
             load_backbone(HygromaViT(self.recipe.teacher_config), Path(self.recipe.teacher.init))
         stages = list(STAGES)[: list(STAGES).index(until) + 1]
@@ -156,6 +162,7 @@ class Pipeline:
             )
             bank = real.extended(extra.crops, extra.entries)
             self._check_size(bank)
+            self.frames()
             self._bank = bank
         return self._bank
 
@@ -176,6 +183,18 @@ class Pipeline:
         data, seed = Path(self.recipe.data), self.recipe.seed
         stills = load_stills(data)
         return build_bank(data, stills, assign_folds(stills, seed), seed, partial(self.progress, "bank: stills"))
+
+    def frames(self) -> np.ndarray:
+        """The site's unlabelled frames, uint8 [N,BANK_SIZE,BANK_SIZE]; none where the recipe names no folder."""
+        if not self.recipe.unlabelled.frames:
+            return np.empty((0, BANK_SIZE, BANK_SIZE), np.uint8)
+        path = self.stamps.claim("frames") / "frames.npy"
+        if not path.is_file():
+            found = find_frames(Path(self.recipe.unlabelled.frames))
+            require_unseen(found, [s.path for s in load_stills(Path(self.recipe.data))], self.progress)
+            decode_frames(found, BANK_SIZE, path, self.progress)
+        with intact(path):
+            return np.asarray(np.load(path, mmap_mode="r"))
 
     def _check_size(self, bank: Bank) -> None:
         """A teacher's epoch is the smallest: a student's has the phantoms besides."""
@@ -280,6 +299,9 @@ class Pipeline:
         torch.manual_seed(schedule.seed)
         model = HygromaViT(self.recipe.student_config)
         student_from_teacher(model, teacher, tuple(self.recipe.student.blocks))
+        teacher = at_image(teacher, model.config.image).to(self.device)
+        if self.recipe.unlabelled.epochs and not checkpoint.is_file():
+            self._shown_unlabelled(run, model, teacher)
         if not checkpoint.is_file():
             probe_plane_head(model, self.bank(), _taught(self.bank(), run), schedule.seed)
         name = f"student {run_name(run)}"
@@ -289,11 +311,26 @@ class Pipeline:
             self.training(run),
             schedule,
             checkpoint,
-            distillation_loss(at_image(teacher, model.config.image).to(self.device)),
+            distillation_loss(teacher),
             on_epoch=lambda epoch, loss: self.progress(name, epoch, schedule.epochs),
             device=self.device,
         )
         return model
+
+    def _shown_unlabelled(self, run: int, model: HygromaViT, teacher: HygromaViT) -> None:
+        """The student's blocks drawn towards its teacher's last tokens, in place, if that was not done yet."""
+        bank, schedule = self.bank(), self.recipe.unlabelled_schedule(run)
+        own = [i for i in _taught(bank, run) if bank.entries[i].source in UNEDITED]
+        name = f"unlabelled {run_name(run)}"
+        distil_unlabelled(
+            model,
+            teacher,
+            [*(bank.crops[i] for i in own), *self.frames()],
+            schedule,
+            self.stamps.claim("unlabelled") / f"{run_name(run)}.pt",
+            on_epoch=lambda epoch, loss: self.progress(name, epoch, schedule.epochs),
+            device=self.device,
+        )
 
     # -- INT8
 

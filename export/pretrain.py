@@ -9,12 +9,11 @@ Leakage: a frame of a test patient must not be in the folder, labelled or not. N
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,12 @@ import torch
 from torch import Tensor
 
 from calibration.crops import TRAINING_SCALE
-from calibration.dataset import IMAGES, find_images, read_image
-from calibration.naming import NAMED, some
-from edge.errors import ConfigError, HygromaError, InputError
+from edge.errors import ConfigError, HygromaError
 from edge.events.disk import why_unwritable
-from edge.screen.geometry import full_fan
-from edge.screen.preprocess import Preprocessing, prepare
-from edge.screen.still import read_still
 from export.atomic import appearing, remove, sha256_of
 from export.augment import augment_unlabelled
 from export.finetune import MAX_GRADIENT, open_device
+from export.frames import Progress, contents_of, decode_frames, find_frames
 from export.mae import MASK_RATIO, MaskedAutoencoder, load_autoencoder, masked_loss
 from export.systems import vit_shape
 from export.train import ahead, rate_factor
@@ -45,8 +40,6 @@ BASE_RATE, BASE_BATCH = 1.5e-4, 256  # MAE's rate a 256 images; scaled with the 
 BETAS, WEIGHT_DECAY = (0.9, 0.95), 0.05  # MAE's
 WARMUP = 0.05  # share of the steps: MAE's 40 of 800 epochs
 PARTS = {"frames": "frames.npy", "state": "state.pt"}
-
-Progress = Callable[[str, int, int], None]  # (what, done, total)
 
 
 @dataclass(frozen=True)
@@ -120,29 +113,10 @@ def _check(settings: Settings, patch: int) -> None:
             raise ConfigError(f"--{name}: found {found}; expected {right}")
 
 
-def find_frames(folder: Path) -> list[Path]:
-    """Every picture under `folder`, by name; what else lies there is logged. InputError when there is none."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give one that holds the unlabelled frames")
-    found, others = find_images(folder)
-    if not found:
-        raise InputError(f"{folder}: holds no picture ({IMAGES}), in no folder below it either")
-    if others:
-        log.warning("%s: left out, no pictures: %s", folder, some(p.relative_to(folder).as_posix() for p in others))
-    return found
-
-
 def _described(paths: list[Path], folder: Path, init: Path, settings: Settings) -> dict[str, Any]:
     """What decides the weights: settings, contents of the frames, checkpoint."""
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{path}: not readable ({error.strerror}); correct its rights, or remove it") from None
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + hashlib.sha256(content).digest())
     out = {k: v for k, v in dataclasses.asdict(settings).items() if k != "threads"} | {"lr": settings.rate}
-    return out | {"frames": digest.hexdigest(), "init": sha256_of(init)}
+    return out | {"frames": contents_of(paths, folder), "init": sha256_of(init)}
 
 
 def _resume(work: Path, made_by: dict[str, Any], output: Path) -> dict[str, Any] | None:
@@ -175,24 +149,8 @@ def _frames(paths: list[Path], work: Path, size: int, digest: str, progress: Pro
     target, made_of = work / PARTS["frames"], work / "frames.json"
     if target.is_file() and made_of.is_file() and json.loads(made_of.read_text()) == [digest, size]:
         return np.asarray(np.load(target, mmap_mode="r"))
-    large = Preprocessing(size=round(size * TRAINING_SCALE))
-    bad: list[str] = []
-    with appearing(target) as partial:
-        crops = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(paths), large.size, large.size))
-        for number, path in enumerate(paths):
-            progress("frames", number, len(paths))
-            try:
-                picture = read_image(path)
-            except InputError as error:
-                bad.append(str(error))
-                continue
-            fan = read_still(picture, large).fan or full_fan(picture.shape)
-            crops[number] = prepare(picture, fan, large)
-        if bad:
-            more = f"\nand {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-            raise InputError("\n".join(bad[:NAMED]) + more)
-        crops.flush()
-        remove(made_of)
+    remove(made_of)
+    decode_frames(paths, round(size * TRAINING_SCALE), target, progress)
     with appearing(made_of) as partial:
         partial.write_text(json.dumps([digest, size]))
     return np.asarray(np.load(target, mmap_mode="r"))

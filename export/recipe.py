@@ -57,6 +57,16 @@ class StudentRecipe:
 
 
 @dataclass(frozen=True)
+class UnlabelledRecipe:
+    """Distillation on frames without labels, before the student is shown any (export/unlabelled.py). epochs: 0 for none. frames: a
+    folder of frames besides the run's own training pictures, in every run; left out: none."""
+
+    epochs: int = 0
+    lr: float = 4e-4
+    frames: str = ""
+
+
+@dataclass(frozen=True)
 class QatRecipe:
     """Quantisation-aware fine-tuning of the student (export/qat.py). when: never; fallback, where plain INT8, corrected biases
     and spared products all miss the gate; always, in every fold too."""
@@ -111,6 +121,7 @@ class Recipe:
     batch: int = 32
     threads: int = 2
     folds: list[int] = field(default_factory=lambda: [0, 1, 2, 3])
+    unlabelled: UnlabelledRecipe = field(default_factory=UnlabelledRecipe)
     student: StudentRecipe = field(default_factory=StudentRecipe)
     qat: QatRecipe = field(default_factory=QatRecipe)
     phantom: PhantomRecipe = field(default_factory=PhantomRecipe)
@@ -145,6 +156,13 @@ class Recipe:
             s.epochs, self.batch, s.lr, s.layer_decay, frozen_blocks=s.frozen_blocks, seed=self.seed + 100 + fold
         )
 
+    def unlabelled_schedule(self, fold: int) -> Schedule:
+        """Of the blocks that the student trains; its heads are not asked."""
+        u, s = self.unlabelled, self.student
+        return Schedule(
+            u.epochs, self.batch, u.lr, s.layer_decay, frozen_blocks=s.frozen_blocks, seed=self.seed + 300 + fold
+        )
+
     def qat_schedule(self, fold: int) -> Schedule:
         """One rate for every layer, no decay; the heads, which stay float, are not trained."""
         return Schedule(
@@ -169,6 +187,9 @@ def load_recipe(path: Path) -> Recipe:
         data=str((base / recipe.data).resolve()),
         work=str((base / recipe.work).resolve()),
         teacher=dataclasses.replace(recipe.teacher, init=str((base / recipe.teacher.init).resolve())),
+        unlabelled=dataclasses.replace(
+            recipe.unlabelled, frames=recipe.unlabelled.frames and str((base / recipe.unlabelled.frames).resolve())
+        ),
     )
 
 
@@ -243,6 +264,10 @@ def _problems(recipe: Recipe) -> Problems:
     yield from _student_problems(recipe)
     if recipe.qat.when not in QAT_WHEN:
         yield "qat.when", recipe.qat.when, f"expected one of {', '.join(QAT_WHEN)}"
+    if not math.isfinite(recipe.unlabelled.lr):
+        yield "unlabelled.lr", recipe.unlabelled.lr, "give a finite learning rate, such as 4.0e-4"
+    if recipe.unlabelled.frames and not recipe.unlabelled.epochs:
+        yield "unlabelled.epochs", 0, "give 1 or more to use unlabelled.frames, or leave the folder out"
     if not math.isfinite(recipe.qat.lr):
         yield "qat.lr", recipe.qat.lr, "give a finite learning rate, such as 3.0e-6"
     if phantom.fitting_exams < 2:

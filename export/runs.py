@@ -71,6 +71,8 @@ def _shared(recipe: Recipe, until: str) -> list[str]:
     made = list(MADE_BY)[: list(MADE_BY).index(until) + 1]
     folders = [folder for stage in made if stage != "bundle" for folder in STAGES[stage]]
     unused = {"qdq_teacher"} if recipe.qat.when == "always" else {"qdq_teacher", "qat"}
+    if not recipe.unlabelled.epochs:
+        unused |= {"unlabelled"}
     return [folder for folder in folders if folder not in unused]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import edge
 from edge.errors import ConfigError, InputError
 from export.atomic import PARTIAL, appearing, sha256_of
+from export.frames import contents_of, find_frames
 from export.recipe import Recipe
 
 STAMP = "recipe.json"
@@ -25,7 +26,9 @@ STAMP = "recipe.json"
 VERSIONS = {
     "bank": 4,
     "bank_phantom": 4,
+    "frames": 1,
     "teacher": 5,
+    "unlabelled": 1,
     "student": 4,
     "heads": 4,
     "qat": 3,  # raise it with "qdq" too: it starts from what that stage chooses
@@ -39,8 +42,10 @@ VERSIONS = {
 NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys too
     "bank": (),
     "bank_phantom": (),
+    "frames": (),
     "teacher": ("bank",),
-    "student": ("teacher", "bank_phantom"),
+    "unlabelled": ("teacher", "frames"),
+    "student": ("teacher", "bank_phantom", "unlabelled"),
     "heads": ("student",),
     "qat": ("heads",),
     "qdq": ("heads",),
@@ -55,7 +60,10 @@ NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys 
 KEYS: dict[str, tuple[str, ...]] = {
     "bank": ("data", "seed"),
     "bank_phantom": ("phantom.training_frames",),
+    "frames": ("unlabelled.frames",),
     "teacher": ("image", "batch", "tap", "teacher."),
+    "unlabelled": ("student.blocks", "student.image", "student.width", "student.heads", "student.layer_decay",
+                   "student.frozen_blocks", "unlabelled.epochs", "unlabelled.lr"),
     "student": ("student.",),
     "heads": (),
     "qat": ("qat.epochs", "qat.lr"),
@@ -90,7 +98,8 @@ class Stamps:
         data or the checkpoint to start from is not there."""
         out: dict[str, Any] = {}
         for needed in NEEDS[stage]:
-            out |= self.keys(needed)
+            if needed != "unlabelled" or self.recipe.unlabelled.epochs:  # a student may start without it
+                out |= self.keys(needed)
         for key in KEYS[stage]:
             out |= self._values(key)
         return out | {f"{CODE}{stage}": VERSIONS[stage]}
@@ -169,6 +178,8 @@ class Stamps:
             return {k: v for k, v in values.items() if v or k not in AS_THE_TEACHERS}
         if key == "teacher.init":
             return {key: self._init}
+        if key == "unlabelled.frames":
+            return {key: self._frames}
         value: Any = self.recipe
         for name in key.split("."):
             value = getattr(value, name)
@@ -198,6 +209,14 @@ class Stamps:
         if not path.is_file():
             raise InputError(f"{path}: no such checkpoint; set `teacher.init` in the recipe")
         return f"SHA-256 {sha256_of(path)[:DIGITS]}"
+
+    @cached_property
+    def _frames(self) -> str:
+        """What the folder of unlabelled frames holds."""
+        if not self.recipe.unlabelled.frames:
+            return "none"
+        folder = Path(self.recipe.unlabelled.frames)
+        return f"SHA-256 {contents_of(find_frames(folder), folder)[:DIGITS]}"
 
 
 def _says(key: str) -> str:

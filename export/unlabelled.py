@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edge.errors import InputError
 from export.augment import augment_unlabelled, reframe
 from export.train import CPU, Schedule, ahead, fit_batches, token_distance
 from export.vit import HygromaViT, normalise
@@ -34,10 +35,16 @@ def distil_unlabelled(
     on_epoch: Callable[[int, float], None] = lambda epoch, value: None,
     device: torch.device = CPU,
 ) -> None:
-    """Train `student`'s blocks in place towards `teacher`'s last tokens on frames uint8 [B,B], at least one batch of them. The
-    teacher takes the student's input size (`at_image`) and is on `device`. Resumable, deterministic from the schedule's seed."""
+    """Train `student`'s blocks in place towards `teacher`'s last tokens on frames uint8 [B,B]. The teacher takes the student's
+    input size (`at_image`) and is on `device`. Resumable, deterministic from the schedule's seed. InputError for fewer frames than
+    a batch."""
     teacher.eval()
     size, steps = student.config.image, len(frames) // schedule.batch
+    if not steps:
+        raise InputError(
+            f"unlabelled frames: found {len(frames)}, fewer than one batch ({schedule.batch}); add some to `unlabelled.frames`, or "
+            "lower `batch` in the recipe"
+        )
 
     def epoch_of(epoch: int) -> Iterator[Tensor]:
         order = np.random.default_rng([schedule.seed, epoch]).permutation(len(frames))
