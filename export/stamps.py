@@ -30,7 +30,7 @@ VERSIONS = {
     "teacher": 5,
     "unlabelled": 1,
     "student": 4,
-    "heads": 4,
+    "heads": 5,
     "qat": 3,  # raise it with "qdq" too: it starts from what that stage chooses
     "qdq": 6,
     "qdq_teacher": 4,
