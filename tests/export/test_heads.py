@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from calibration.bank import BANK_SIZE, UNKNOWN, Bank, Entry
 from edge.screen.preprocess import Preprocessing, letterbox
-from export.heads import STEEPNESS, Reading, _ridge, _write, probe_plane_head, refit_hygroma_head
+from export.heads import PROBE_WEIGHTS, STEEPNESS, Reading, _ridge, _write, probe_plane_head, refit_hygroma_head
 from export.shown import HYGROMA, PLANE, Shown
 from export.train import predict
 from export.vit import HygromaViT, ViTConfig
@@ -122,6 +122,26 @@ def test_the_plane_head_minds_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
         weights.append(m.plane_head.weight[0].detach().numpy())
     minding, not_minding = (abs(w[0]) / abs(w[1]) for w in weights)
     assert minding < 0.5 * not_minding
+
+
+def test_rendered_frames_and_axial_heads_weigh_less_in_the_shipped_plane_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stills say one thing of a feature, phantoms the opposite: the fewer of them count, the more it goes with the stills."""
+    rng, sources = np.random.default_rng(8), ["real", "phantom", "hc18"]
+    entries = [Entry(i, sources[i % 3], 0, float(i % 2), UNKNOWN, UNKNOWN, None) for i in range(60)]
+    bank = Bank(np.zeros((60, BANK_SIZE, BANK_SIZE), np.uint8), entries)
+    features = rng.normal(0, 1, (60, 64)).astype(np.float32)
+    sign = np.array([1.0 if e.source == "real" else -1.0 for e in entries])
+    features[:, 0] += sign * (2 * (np.arange(60) % 2) - 1)
+
+    def weight() -> float:
+        m = model()
+        nothing = 1e-3 * rng.normal(0, 1, (60, 64)).astype(np.float32)
+        probe_plane_head(m, bank, np.arange(60), seed=0, shown=lambda head, crops: (features, nothing))  # type: ignore[arg-type]
+        return float(m.plane_head.weight[0, 0].detach())
+
+    shipped = weight()
+    monkeypatch.setattr("export.heads.SHIPPED_WEIGHTS", PROBE_WEIGHTS)
+    assert shipped > 0 and shipped > weight() + 0.1
 
 
 def test_pictures_of_one_label_leave_the_head_alone(stripes: Bank) -> None:
