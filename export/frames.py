@@ -71,7 +71,7 @@ def decode_frames(paths: Sequence[Path], side: int, target: Path, progress: Prog
 
 
 def require_unseen(paths: Sequence[Path], stills: Sequence[Path], progress: Progress) -> None:
-    """InputError naming the frames that are the same image as one of the data's `stills`: each of those is held out of some run."""
+    """InputError naming the frames that are the same image as one of the data's `stills`: each is held out of some run."""
     pictures = [*paths, *stills]
     hashes = np.empty((len(pictures), 255), bool)
     for number, path in enumerate(pictures):

@@ -51,12 +51,12 @@ PLANE_ROUNDING, HYGROMA_ROUNDING = 0.3, 0.7
 # ROC-AUC on the validation split .83 and .97 (n = 160), with them .92 and .96; fold 0 (n = 302) .89 and .97, with them .95 and
 # .96. More of the augmentation than cut, mirror and gain is worse; so is a trunk trained on cuts (five epochs: .91 and .93).
 CUTS = 4
-# By source, of the teacher's head and of those that a trunk starts with. Phantoms stand for nothing real, but the exams that fit the
-# decision are made of them: without any, 44 % of their assessable frames pass at 95 % of the real ones, at .2 69 % do.
+# By source, of the teacher's head and of those that a trunk starts with. Phantoms stand for nothing real, but the exams that fit
+# the decision are made of them: without any, 44 % of their assessable frames pass at 95 % of the real ones, at .2 69 % do.
 PROBE_WEIGHTS = {"real": 1.0, "hc18": 1.0, "phantom": 0.2}
-# Of the student's head as it is shipped, where rounding keeps the weights small besides. Four folds (n 302 each), mean ROC-AUC of the
-# INT8 head as cut and cut anew, and phantoms that pass at 95 % of the real ones: at the weights above (C .3) .943, .934 and .72; as
-# here .950, .936 and .68; phantoms at .05 .953, .937 and .64. Axial heads called assessable, held out (999): 0 to .1 %.
+# Of the student's head as it is shipped, where rounding keeps the weights small besides. Four folds (n 302 each), mean ROC-AUC of
+# the INT8 head as cut and cut anew, and phantoms that pass at 95 % of the real ones: at the weights above (C .3) .943, .934 and
+# .72; as here .950, .936 and .68; phantoms at .05 .953, .937 and .64. Axial heads called assessable, held out (999): 0 to .1 %.
 SHIPPED_WEIGHTS = {"real": 1.0, "hc18": 0.5, "phantom": 0.1}
 # L2 strength a picture on standardised readings; .5 to 5 times as much differ by .02 in rank correlation, .001 in ROC-AUC.
 NATURAL_L2, EVERY_L2 = 0.07, 0.025

@@ -55,8 +55,8 @@ from export.evidence import (
 )
 from export.features import backbone_features
 from export.finetune import open_device
-from export.framing import ASPECT, CUT, aspects, cut_stills, framing_rows, framing_table
 from export.frames import decode_frames, find_frames, require_unseen
+from export.framing import ASPECT, CUT, aspects, cut_stills, framing_rows, framing_table
 from export.gate import also_failing
 from export.heads import CUTS, probe_plane_head, refit_hygroma_head
 from export.lean import SAMPLE, Falls, quantize_leaning, read_leans

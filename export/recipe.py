@@ -58,8 +58,8 @@ class StudentRecipe:
 
 @dataclass(frozen=True)
 class UnlabelledRecipe:
-    """Distillation on frames without labels, before the student is shown any (export/unlabelled.py). epochs: 0 for none. frames: a
-    folder of frames besides the run's own training pictures, in every run; left out: none."""
+    """Distillation on frames without labels, before the student is shown any (export/unlabelled.py). epochs: 0 for none. frames:
+    a folder of frames besides the run's own training pictures, in every run; left out: none."""
 
     epochs: int = 0
     lr: float = 4e-4

@@ -36,14 +36,14 @@ def distil_unlabelled(
     device: torch.device = CPU,
 ) -> None:
     """Train `student`'s blocks in place towards `teacher`'s last tokens on frames uint8 [B,B]. The teacher takes the student's
-    input size (`at_image`) and is on `device`. Resumable, deterministic from the schedule's seed. InputError for fewer frames than
-    a batch."""
+    input size (`at_image`) and is on `device`. Resumable, deterministic from the schedule's seed. InputError for fewer frames
+    than a batch."""
     teacher.eval()
     size, steps = student.config.image, len(frames) // schedule.batch
     if not steps:
         raise InputError(
-            f"unlabelled frames: found {len(frames)}, fewer than one batch ({schedule.batch}); add some to `unlabelled.frames`, or "
-            "lower `batch` in the recipe"
+            f"unlabelled frames: found {len(frames)}, fewer than one batch ({schedule.batch}); add some to `unlabelled.frames`, "
+            "or lower `batch` in the recipe"
         )
 
     def epoch_of(epoch: int) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""Distillation on frames without labels: it draws the student to its teacher, of pictures that its fold may see, and no further."""
+"""Distillation on frames without labels: it draws the student to its teacher, on pictures that its fold may see."""
 
 from __future__ import annotations
 
