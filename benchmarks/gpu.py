@@ -72,7 +72,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def engines(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
     """The race, and each engine against PyTorch's recorded outputs on the crops or the golden images."""
-    from edge.engines.graph_forms import graph_for
     from edge.engines.tensorrt_build import BuildOptions
 
     options = BuildOptions("int8", args.batch, library_tactics=not args.no_library_tactics)
@@ -91,7 +90,7 @@ def engines(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
         found["compared_on"] = f"{len(data.labels)} held-out crops"
     if args.dry_run:
         if args.teacher:
-            graph_for(args.teacher.read_bytes(), "fp16", True)  # that it is a graph
+            require_graph(args.teacher)
         return found | {"dry": True, "candidates": [], "teacher": []}
     from edge.engines.engine_build import this_host
     from edge.engines.engine_cache import EngineCache
@@ -111,8 +110,21 @@ def engines(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
                 )
         found["gates"] = reports
     if args.teacher:
+        require_graph(args.teacher)
         found["teacher"] = teacher_engines(host, args.teacher.read_bytes(), options)
     return found
+
+
+def require_graph(path: Path) -> None:
+    """EngineError, naming `path`, when it is no graph that TensorRT's forms can be made of."""
+    from edge.engines.graph_forms import graph_for
+
+    try:
+        graph_for(path.read_bytes(), "fp16", True)
+    except HygromaError as error:
+        raise EngineError(
+            f"{path}: no INT8 graph of this toolchain ({error}); `hygroma quantize RECIPE --teacher` writes one"
+        ) from None
 
 
 def teacher_engines(host: Any, graph: bytes, options: Any) -> list[dict[str, Any]]:

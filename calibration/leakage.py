@@ -7,7 +7,7 @@ lowest cosine frequencies (after Zauner 2010, Implementation and Benchmarking of
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -44,15 +44,18 @@ def perceptual_hash(grey: np.ndarray) -> np.ndarray:
 
 def same_images(hashes: np.ndarray) -> list[Pair]:
     """Every pair within SAME_IMAGE_BITS; bool [N,255]. Exact copies are pairs of 0 bits."""
-    bits = hashes.astype(np.float32)
-    ones, pairs = bits.sum(1), []
+    return [pair for pair in same_between(hashes, hashes) if pair.a < pair.b]
+
+
+def same_between(hashes: np.ndarray, others: np.ndarray) -> Iterator[Pair]:
+    """Every pair of one of `hashes` (a) and one of `others` (b) within SAME_IMAGE_BITS; bool [N,255] and [M,255]."""
+    bits, known = hashes.astype(np.float32), others.astype(np.float32)
+    ones, known_ones = bits.sum(1), known.sum(1)
     for start in range(0, len(bits), BLOCK):
         block = bits[start : start + BLOCK]
-        distance = ones[start : start + BLOCK, None] + ones[None] - 2 * block @ bits.T
+        distance = ones[start : start + BLOCK, None] + known_ones[None] - 2 * block @ known.T
         for i, j in np.argwhere(distance <= SAME_IMAGE_BITS):
-            if start + i < j:
-                pairs.append(Pair(int(start + i), int(j), round(float(distance[i, j]))))
-    return pairs
+            yield Pair(int(start + i), int(j), round(float(distance[i, j])))
 
 
 def patient_groups(data: Dataset, pairs: Sequence[Pair]) -> list[str]:

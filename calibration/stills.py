@@ -112,6 +112,11 @@ def other_anatomy(data: Path, source: str, split: str) -> list[tuple[Path, str]]
     ]
 
 
+def all_pictures(data: Path) -> list[Path]:
+    """Every still that the manifest names, whatever its source and split, once."""
+    return list(dict.fromkeys(data / row["path"] for row in _rows(data / "manifest.csv") if row["kind"] == "still"))
+
+
 def editable(stills: Iterable[Still]) -> list[Still]:
     """Standard planes with an annotated translucency that does not look thickened."""
     return [s for s in stills if s.plane and s.anatomy is not None and not s.by_eye_increased]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -66,6 +67,9 @@ def add_engine_validation(validate: argparse.ArgumentParser) -> None:
         choices=("tensorrt", "openvino", "onnxruntime"),
         help="with --engine: whose (else engine.runtime of the configuration, else tensorrt)",
     )
+    group.add_argument(
+        "--precision", default="", metavar="P", help="with --engine: int8, fp16, mixed or fp32 (else the race's winner)"
+    )
     group.add_argument("--bundle", metavar="B", help="with --engine: another bundle than the configured one")
     group.add_argument("--config", metavar="C", type=Path, help="with --engine: the daemon's configuration")
     group.add_argument("--cache", metavar="DIR", help="with --engine: the engines' folder")
@@ -74,10 +78,11 @@ def add_engine_validation(validate: argparse.ArgumentParser) -> None:
 
 def validate_engine(args: argparse.Namespace, configure: Configure) -> int:
     """`validate --engine`: 0 when the engine passes the gate, 3 when not."""
-    from edge.engines.choice import choose, this_engine
+    from edge.engines.choice import choose, engine_to_validate
     from edge.engines.engine_cache import EngineCache
     from edge.engines.engine_key import sha256
     from edge.engines.validated import keep_record
+    from edge.errors import EngineError
 
     if not args.crops:
         raise ConfigError("--engine: needs --crops FILE.npz, which `hygroma validate RECIPE --crops FILE.npz` writes")
@@ -91,16 +96,19 @@ def validate_engine(args: argparse.Namespace, configure: Configure) -> int:
     data, bundle = load_crops(args.crops), _bundle(config)
     runtime = args.runtime or (config.engine.runtime if config.engine.runtime != "auto" else "tensorrt")
     cache = EngineCache(args.cache or config.engine.cache or None)
-    cache.require_writable()  # for the record
     engine: Runner
     if runtime == "tensorrt":
-        engine, ran = this_engine(bundle, cache)
+        engine, ran = engine_to_validate(bundle, cache, args.precision)
     else:
         engine, ran = choose(bundle, runtime, config.engine.threads).runner, bundle.model
     report = engine_report(bundle, engine, data) | {"crops_sha256": sha256(args.crops.read_bytes())}
-    path = keep_record(cache, sha256(ran), report)
+    try:
+        kept: Path | None = keep_record(cache, sha256(ran), report)
+    except EngineError as error:
+        kept = None
+        print(f"not kept, so `hygroma doctor` will not show it: {error}; or run as the user who may write there", file=sys.stderr)
     if args.json:
-        print(json.dumps(report | {"file": str(path)}))
+        print(json.dumps(report | {"file": kept and str(kept)}))
     else:
         print(f"{report['bundle']} on {report['engine']}: {report['n']} crops, {report['positives']} positives")
         for name, step in report["steps"].items():
@@ -114,7 +122,8 @@ def validate_engine(args: argparse.Namespace, configure: Configure) -> int:
                 f"    planes, not gated: {plane['lost']} of {plane['assessable']} assessable ones lost, {plane['gained']} "
                 f"gained, |dp| max {plane['max_dp']:.4f}, p99 {plane['p99_dp']:.4f}"
             )
-        print(f"written to {path}; `hygroma doctor` shows it")
+        if kept:
+            print(f"written to {kept}; `hygroma doctor` shows it")
     return 0 if report["passed"] else 3
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from calibration.dataset import IMAGES, find_images, read_image
-from calibration.leakage import perceptual_hash, same_images
+from calibration.leakage import perceptual_hash, same_between
 from calibration.naming import NAMED, some
 from calibration.stills import read_grey
 from edge.errors import InputError
 from edge.screen.geometry import full_fan
-from edge.screen.preprocess import Preprocessing, prepare, to_grey
+from edge.screen.preprocess import Preprocessing, letterbox, prepare, to_grey
 from edge.screen.still import read_still
 from export.atomic import appearing
 
@@ -48,11 +48,15 @@ def contents_of(paths: Sequence[Path], folder: Path) -> str:
     return digest.hexdigest()
 
 
-def decode_frames(paths: Sequence[Path], side: int, target: Path, progress: Progress) -> None:
+def decode_frames(
+    paths: Sequence[Path], side: int, target: Path, progress: Progress, unseen: Sequence[Path] = ()
+) -> None:
     """Writes uint8 [N,side,side] to `target`, .npy on disk, since a hundred thousand would not fit into memory. InputError naming
-    what cannot be decoded, and then nothing is written."""
+    what cannot be decoded, and what is the same image as one of the pictures `unseen`, whole or as the fan shows it; then nothing
+    is written."""
     spec = Preprocessing(size=side)
     bad: list[str] = []
+    whole, seen_in_fan = ([] for _ in range(2))  # perceptual hashes, where there is something to compare with
     with appearing(target) as partial:
         crops = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(paths), side, side))
         for number, path in enumerate(paths):
@@ -64,21 +68,38 @@ def decode_frames(paths: Sequence[Path], side: int, target: Path, progress: Prog
                 continue
             fan = read_still(picture, spec).fan or full_fan(picture.shape)
             crops[number] = prepare(picture, fan, spec)
+            if unseen:
+                whole.append(perceptual_hash(to_grey(picture)))
+                seen_in_fan.append(perceptual_hash(crops[number]))
         if bad:
             more = f"\nand {len(bad) - NAMED} more" if len(bad) > NAMED else ""
             raise InputError("\n".join(bad[:NAMED]) + more)
+        if unseen:
+            _require_unseen(paths, np.stack(whole), np.stack(seen_in_fan), unseen, spec, progress)
         crops.flush()
 
 
-def require_unseen(paths: Sequence[Path], stills: Sequence[Path], progress: Progress) -> None:
-    """InputError naming the frames that are the same image as one of the data's `stills`: each is held out of some run."""
-    pictures = [*paths, *stills]
-    hashes = np.empty((len(pictures), 255), bool)
+def _require_unseen(
+    paths: Sequence[Path],
+    whole: np.ndarray,
+    in_fan: np.ndarray,
+    pictures: Sequence[Path],
+    spec: Preprocessing,
+    progress: Progress,
+) -> None:
+    """InputError naming the frames whose hashes [N,255] are those of one of `pictures`: each is held out of some run."""
+    theirs, theirs_squared = ([] for _ in range(2))
     for number, path in enumerate(pictures):
-        progress("frames: the same as a still?", number, len(pictures))
-        hashes[number] = perceptual_hash(to_grey(read_image(path)) if number < len(paths) else read_grey(path))
-    seen = [
-        f"{pictures[p.a].name} = {pictures[p.b].name}" for p in same_images(hashes) if p.a < len(paths) <= p.b
-    ]
-    if seen:
-        raise InputError(f"unlabelled frames that are stills of the data, so held out of a fold: {some(seen)}; remove them")
+        progress("frames: held out of the data?", number, len(pictures))
+        grey = read_grey(path)
+        theirs.append(perceptual_hash(grey))
+        theirs_squared.append(perceptual_hash(letterbox(grey, spec)))
+    found: dict[int, int] = {}
+    for own, known in ((whole, theirs), (in_fan, theirs_squared)):
+        for pair in same_between(own, np.stack(known)):
+            found.setdefault(pair.a, pair.b)
+    if found:
+        raise InputError(
+            "unlabelled frames that are pictures of the data, on which some run is judged: "
+            f"{some(f'{paths[a].name} = {pictures[b].name}' for a, b in found.items())}; remove them"
+        )

@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 
 from calibration.bank import BANK_SIZE, UNKNOWN, Bank, build_bank, load_bank, save_bank
 from calibration.honesty import MIN_EACH, check_lesions, make_specimens, write_checks
-from calibration.stills import FOLDS, assign_folds, check_data, editable, load_stills, read_grey
+from calibration.stills import FOLDS, all_pictures, assign_folds, check_data, editable, load_stills, read_grey
 from edge.bundle import Bundle, write_bundle
 from edge.bundle.manifest import CARD_FILE, Calibration, GateResult, ModelInfo, Provenance
 from edge.decision.params import DecisionParams
@@ -55,7 +55,7 @@ from export.evidence import (
 )
 from export.features import backbone_features
 from export.finetune import open_device
-from export.frames import decode_frames, find_frames, require_unseen
+from export.frames import decode_frames, find_frames
 from export.framing import ASPECT, CUT, aspects, cut_stills, framing_rows, framing_table
 from export.gate import also_failing
 from export.heads import CUTS, probe_plane_head, refit_hygroma_head
@@ -88,7 +88,7 @@ STAGES = {  # stage -> its folders under `work` that go on from one call to the 
     "train": ("teacher",),
     "distill": ("unlabelled", "student", "heads"),
     "quantize": ("qat", "qdq", "qdq_teacher"),
-    "validate": ("predictions",),
+    "validate": ("predictions", "honesty"),
     "bundle": ("exams",),
 }
 SCORED = ("real", "sham", "borderline", "lesion")  # sources whose standard planes the hygroma head scores
@@ -146,7 +146,8 @@ class Pipeline:
         stages = list(STAGES)[: list(STAGES).index(until) + 1]
         for stage in stages:
             for folder in STAGES[stage]:
-                self.stamps.check(folder)
+                if self.stamps.used(folder):
+                    self.stamps.check(folder)
         if until == "bundle":
             self.stamps.differences("bundle")  # refuses one without a stamp
         return stages
@@ -161,8 +162,7 @@ class Pipeline:
                 "bank_phantom", lambda: phantom_bank(self.recipe.phantom.training_frames, self.progress)
             )
             bank = real.extended(extra.crops, extra.entries)
-            self._check_size(bank)
-            self.frames()
+            self._check_size(bank, len(self.frames()))
             self._bank = bank
         return self._bank
 
@@ -191,17 +191,18 @@ class Pipeline:
         path = self.stamps.claim("frames") / "frames.npy"
         if not path.is_file():
             found = find_frames(Path(self.recipe.unlabelled.frames))
-            require_unseen(found, [s.path for s in load_stills(Path(self.recipe.data))], self.progress)
-            decode_frames(found, BANK_SIZE, path, self.progress)
+            decode_frames(found, BANK_SIZE, path, self.progress, all_pictures(Path(self.recipe.data)))
         with intact(path):
             return np.asarray(np.load(path, mmap_mode="r"))
 
-    def _check_size(self, bank: Bank) -> None:
-        """A teacher's epoch is the smallest: a student's has the phantoms besides."""
+    def _check_size(self, bank: Bank, frames: int) -> None:
+        """A teacher's epoch is the smallest, or that on unlabelled frames: a student's has the phantoms besides."""
         for run in self.runs:
             keep = _taught(bank, run)
             has_stills = any(bank.entries[i].source == "real" for i in keep)
             found = len(draw_epoch(bank, keep, np.random.default_rng(0))) if has_stills else 0
+            if self.recipe.unlabelled.epochs:
+                found = min(found, len(_unedited(bank, run)) + frames)
             if found < self.recipe.batch:
                 raise InputError(
                     f"{self.recipe.data}: found {found} crops an epoch to train {run_name(run)} on, fewer than one batch "
@@ -320,12 +321,11 @@ class Pipeline:
     def _shown_unlabelled(self, run: int, model: HygromaViT, teacher: HygromaViT) -> None:
         """The student's blocks drawn towards its teacher's last tokens, in place, if that was not done yet."""
         bank, schedule = self.bank(), self.recipe.unlabelled_schedule(run)
-        own = [i for i in _taught(bank, run) if bank.entries[i].source in UNEDITED]
         name = f"unlabelled {run_name(run)}"
         distil_unlabelled(
             model,
             teacher,
-            [*(bank.crops[i] for i in own), *self.frames()],
+            [*(bank.crops[i] for i in _unedited(bank, run)), *self.frames()],
             schedule,
             self.stamps.claim("unlabelled") / f"{run_name(run)}.pt",
             on_epoch=lambda epoch, loss: self.progress(name, epoch, schedule.epochs),
@@ -490,8 +490,8 @@ class Pipeline:
     def _honesty(self) -> list[dict[str, Any]]:
         """Whether the edits give themselves away: the checks of calibration/honesty.py, as `hygroma lesions` makes them. Empty
         where the data holds too few stills to tell."""
-        path = self.stamps.claim("predictions") / "lesions.json"
-        if not path.is_file() or '"verdict"' not in path.read_text():  # older checks, judged by the point alone
+        path = self.stamps.claim("honesty") / "lesions.json"
+        if not path.is_file():
             stills, seed, init = load_stills(Path(self.recipe.data)), self.recipe.seed, Path(self.recipe.teacher.init)
             count = min(CHECKED_STILLS, len(editable(stills)))
             if count < 2 * MIN_EACH:
@@ -501,7 +501,8 @@ class Pipeline:
             checks = check_lesions(specimens, backbone_features(init), on_step=step)
             with appearing(path) as unfinished:
                 write_checks(checks, specimens, seed, init, unfinished)
-        found: list[dict[str, Any]] = json.loads(path.read_text())["checks"]
+        with intact(path):
+            found: list[dict[str, Any]] = json.loads(path.read_text())["checks"]
         return found
 
     def _other_anatomy(self, path: Path) -> list[str]:
@@ -559,7 +560,7 @@ class Pipeline:
         if self.recipe.qat.when != "always":
             names = [run_name(run) for run in self.runs]
             report["lean"] = read_leans(self.stamps.folder("qdq"), self.stamps.folder("heads"), names)
-        report["provenance"] = asdict(provenance(self.recipe, self.bank()))
+        report["provenance"] = asdict(self._provenance())
         write_report(report, self.work / "report")
         self.progress("validate", 1, 1)
         return report
@@ -650,6 +651,9 @@ class Pipeline:
             [entry_id(bank.entries[i], i) for i in keep],
         )
 
+    def _provenance(self) -> Provenance:
+        return provenance(self.recipe, self.bank(), len(self.frames()))
+
     def threshold(self) -> float:
         """The hygroma head's operating point, a probability."""
         return operating_point(self._folds()).hygroma_threshold
@@ -675,7 +679,7 @@ class Pipeline:
             operating_point=operating_point(self._folds()),
             temperatures=Calibration(1.0, 1.0),
             decision=DecisionParams().to_manifest(),
-            provenance=provenance(recipe, bank),
+            provenance=self._provenance(),
             evidence=[table for table in tables if table is not None],
             calibration=calibration,
             selection=selection,
@@ -710,3 +714,8 @@ def probabilities(form: str, logits: Mapping[str, np.ndarray]) -> dict[str, np.n
 def _taught(bank: Bank, run: int) -> np.ndarray:
     """Indices of what the teacher of a run trains on: real pixels of the other folds."""
     return bank.where(lambda e: e.fold >= 0 and e.fold != run and e.source != "phantom")
+
+
+def _unedited(bank: Bank, run: int) -> list[int]:
+    """Indices of what the student of a run is shown without labels: what its teacher trains on, as it was recorded."""
+    return [int(i) for i in _taught(bank, run) if bank.entries[i].source in UNEDITED]

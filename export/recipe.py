@@ -324,7 +324,8 @@ def _build(kind: type, content: Any, where: str, prefix: str) -> Any:
             if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
                 raise ConfigError(f"{where}: {prefix}{name}: missing; give {hints[name]}")
             continue
-        values[name] = _value(hints[name], content[name], where, prefix + name)
+        unsaid = content[name] == f.default == ""  # as good as left out
+        values[name] = "" if unsaid else _value(hints[name], content[name], where, prefix + name)
     return kind(**values)
 
 

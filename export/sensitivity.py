@@ -165,6 +165,11 @@ def study(pipeline: Pipeline, run: int, name: str, crops: int) -> Study:
     graph = build_float_graph(choice.state, recipe.student_config)
     student = build_float_graph(pipeline.student(run).state_dict(), recipe.student_config)
     falls = pipeline.falls(run)
+
+    def candidate(spared: tuple[str, ...]) -> onnx.ModelProto:
+        """What `hygroma bundle` would judge; fine-tuned weights keep the lean that they were trained to."""
+        return lean(choice, recipe.student_config, falls, spared, recipe.threads).model if spared else choice.model
+
     result = sensitivity(
         graph,
         choice.limits,
@@ -172,7 +177,7 @@ def study(pipeline: Pipeline, run: int, name: str, crops: int) -> Study:
         threads=recipe.threads,
         progress=pipeline.progress,
         student=student,
-        candidate=lambda spared: lean(choice, recipe.student_config, falls, spared, recipe.threads).model,
+        candidate=candidate,
     )
     return Study(
         f"{recipe.name} {recipe.version}, {name}",

@@ -98,8 +98,21 @@ def phantom(images: int) -> DataSource:
     )
 
 
-def provenance(recipe: Recipe, bank: Bank) -> Provenance:
-    """Where a recipe's model comes from. `quantisation` is left to `assemble_bundle`, which knows what was done."""
+def site_frames(images: int) -> DataSource:
+    """The folder that `unlabelled.frames` of a recipe names."""
+    return DataSource(
+        name="unlabelled frames of whoever wrote the recipe",
+        use="the student's first epochs, without labels",
+        images=images,
+        licence="not known here",
+        citation="not known here",
+        changes="cut to the fan, converted to greyscale, downscaled",
+    )
+
+
+def provenance(recipe: Recipe, bank: Bank, frames: int = 0) -> Provenance:
+    """Where a recipe's model comes from. frames: how many of a site's own it was shown without labels. `quantisation` is left to
+    `assemble_bundle`, which knows what was done."""
     stills = len(bank.where(lambda e: e.source == "real" and e.fold >= 0))
     lesions = len(bank.where(lambda e: e.source in ("lesion", "sham") and e.fold >= 0))
     t, st = recipe.teacher, recipe.student
@@ -108,11 +121,13 @@ def provenance(recipe: Recipe, bank: Bank) -> Provenance:
             fetus_framework("both heads; simulated lesions and shams", stills, edited=True),
             hc18("negatives of the plane head", len(bank.where(lambda e: e.source == "hc18"))),
             phantom(len(bank.where(lambda e: e.source == "phantom"))),
+            *([site_frames(frames)] if frames else []),
         ),
         initialisation=_initialisation(t),
         teacher=f"ViT of {t.depth} blocks, {t.frozen_blocks} frozen, {t.epochs} epochs on real stills, {lesions} simulated "
         "lesions and shams made of them, and HC18; never on phantoms",
-        recipe=f"hygroma export {edge.__version__}: the student starts from blocks {st.blocks} of its teacher; {st.epochs} "
+        recipe=f"hygroma export {edge.__version__}: the student starts from blocks {st.blocks} of its teacher; "
+        f"{_without_labels(recipe, frames)}{st.epochs} "
         "epochs of labels, the teacher's soft logits, nuchal map and token directions, phantoms by label alone; folds "
         f"{recipe.folds} of {FOLDS} were held out in turn",
         seeds=(recipe.seed,),
@@ -123,6 +138,13 @@ def provenance(recipe: Recipe, bank: Bank) -> Provenance:
             "The phantom's exams show that the device works end to end; they say nothing about patients.",
         ),
     )
+
+
+def _without_labels(recipe: Recipe, frames: int) -> str:
+    if not recipe.unlabelled.epochs:
+        return ""
+    site = f" and {frames} of a site's own" if frames else ""
+    return f"{recipe.unlabelled.epochs} epochs of the teacher's tokens on training pictures{site}, without labels; "
 
 
 def _initialisation(teacher: TeacherRecipe) -> str:

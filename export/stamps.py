@@ -35,6 +35,7 @@ VERSIONS = {
     "qdq": 6,
     "qdq_teacher": 4,
     "predictions": 4,
+    "honesty": 1,
     "exams": 1,
     "rung": 4,
     "bundle": 14,
@@ -51,6 +52,7 @@ NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys 
     "qdq": ("heads",),
     "qdq_teacher": ("teacher", "bank_phantom"),
     "predictions": ("qdq",),
+    "honesty": (),
     "exams": ("qdq",),
     "rung": ("heads",),
     "bundle": ("predictions", "exams"),
@@ -70,6 +72,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "qdq": ("qat. if always",),
     "qdq_teacher": (),
     "predictions": (),
+    "honesty": ("data", "seed", "teacher.init"),
     "exams": (),
     "rung": (),
     "bundle": ("name", "version", "folds", "qat. unless never", "phantom.", "teacher.init's name", "hygroma-edge"),
@@ -93,12 +96,17 @@ class Stamps:
         """A bundle holds its own files and no other, so its stamp lies beside it."""
         return self.work / f"bundle.{STAMP}" if stage == "bundle" else self.folder(stage) / STAMP
 
+    def used(self, stage: str) -> bool:
+        """Whether the recipe asks for what `stage` makes."""
+        wanted = {"unlabelled": self.recipe.unlabelled.epochs, "frames": self.recipe.unlabelled.frames}
+        return bool(wanted.get(stage, True))
+
     def keys(self, stage: str) -> dict[str, Any]:
         """Everything that decides what `stage` makes, as JSON values, its code's version included. InputError when the
         data or the checkpoint to start from is not there."""
         out: dict[str, Any] = {}
         for needed in NEEDS[stage]:
-            if needed != "unlabelled" or self.recipe.unlabelled.epochs:  # a student may start without it
+            if self.used(needed):
                 out |= self.keys(needed)
         for key in KEYS[stage]:
             out |= self._values(key)
@@ -156,7 +164,7 @@ class Stamps:
     def _fix(self, stage: str) -> str:
         stale = [stage]
         for later in NEEDS:
-            if set(NEEDS[later]) & set(stale) and later != "bundle":  # a stale bundle is made again unasked
+            if set(filter(self.used, NEEDS[later])) & set(stale) and later != "bundle":  # a stale bundle is made again unasked
                 stale.append(later)
         folders = ", ".join(str(self.folder(s)) for s in stale if self.folder(s).exists())
         return f"give another `work` in the recipe, or delete {folders} to have it made again"
@@ -213,8 +221,6 @@ class Stamps:
     @cached_property
     def _frames(self) -> str:
         """What the folder of unlabelled frames holds."""
-        if not self.recipe.unlabelled.frames:
-            return "none"
         folder = Path(self.recipe.unlabelled.frames)
         return f"SHA-256 {contents_of(find_frames(folder), folder)[:DIGITS]}"
 

@@ -14,7 +14,6 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,15 +77,23 @@ class EngineCache:
     """Reads and writes the folder `root`, which is made when something is first stored."""
 
     def __init__(self, root: str | Path | None = None):
-        """root: None for `default_folder()`. EngineError for what is no folder, or could be written by everyone."""
+        """root: None for `default_folder()`. EngineError for what is no folder, cannot be looked at, or could be written by
+        everyone."""
         self.root = Path(root) if root else default_folder()
-        if self.root.exists() and not self.root.is_dir():
+        try:
+            mode = self.root.stat().st_mode
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise EngineError(
+                f"{self.root}: cannot be looked at ({error.strerror}); name a folder for engines with --cache, or engine.cache"
+            ) from None
+        if not stat.S_ISDIR(mode):
             raise EngineError(f"{self.root}: is a file; name a folder for engines with --cache, or engine.cache")
-        with suppress(FileNotFoundError):
-            if stat.S_IMODE(self.root.stat().st_mode) & stat.S_IWOTH:
-                raise EngineError(
-                    f"{self.root}: every user may write here, and engines are code: `chmod o-w` it, or name a folder of your own"
-                )
+        if stat.S_IMODE(mode) & stat.S_IWOTH:
+            raise EngineError(
+                f"{self.root}: every user may write here, and engines are code: `chmod o-w` it, or name a folder of your own"
+            )
 
     def require_writable(self) -> None:
         """EngineError when nothing can be stored here: to be asked before minutes of building."""
@@ -161,27 +168,27 @@ class EngineCache:
         return sorted(found, key=lambda entry: -entry.built_s)
 
     def prune(self, platform: Platform, onnx_sha256: str) -> Pruned:
-        """Keep the newest engine of each precision that the daemon may take on this machine for this graph, and the latest race's
-        winner, with what was validated of them and of the graph; remove every other engine, race result, validation, timing
-        cache, leftover and quarantined entry. EngineError for what cannot be removed."""
-        keep: set[str] = {record_name(onnx_sha256)}
+        """Keep the newest engine of each precision that the daemon may take on this machine for this graph, and those that passed
+        the latest race, with what was validated of them and of the graph; remove every other engine, race result, validation,
+        timing cache, leftover and quarantined entry. EngineError for what cannot be removed."""
+        keep: set[str] = set()
+        records = [record_prefix(onnx_sha256)]
         seen: set[str] = set()
         timing = f"timing-{platform_digest(platform)}"
         for entry in self.entries():
             if entry.key.platform != platform or entry.key.onnx_sha256 != onnx_sha256:
                 continue
-            race = self.read_json(f"race-{entry.key.scope}.json")
-            won = race is not None and race.get("winner") == entry.key.digest
+            raced = entry.key.digest in by_speed(self.read_json(f"race-{entry.key.scope}.json") or {})
             newest = entry.key.daemons and entry.key.precision not in seen
-            if newest or won:
+            if newest or raced:
                 keep |= {entry.key.digest, f"race-{entry.key.scope}.json", timing}
                 if stored := self.get(entry.key):
-                    keep.add(record_name(sha256(stored.plan)))
+                    records.append(record_prefix(sha256(stored.plan)))
             if newest:
                 seen.add(entry.key.precision)
         removed, kept, freed = [], [], 0
         for path in sorted(self.root.iterdir()) if self.root.is_dir() else ():
-            if path.name in keep or _in_work(path):
+            if path.name in keep or path.name.startswith(tuple(records)) or _in_work(path):
                 kept.append(path.name)
                 continue
             size = sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
@@ -207,7 +214,7 @@ class EngineCache:
         """An object written by `write_json`, or None when there is none or it is damaged."""
         try:
             value = json.loads((self.root / name).read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return value if isinstance(value, dict) else None
 
@@ -271,9 +278,28 @@ class EngineCache:
             log.error("engine cache: %s; not used (and not set aside: %s)", why, error.strerror)
 
 
-def record_name(sha256: str) -> str:
-    """The file that holds what was validated (edge/engines/validated.py) of the plan or graph with this SHA-256."""
-    return f"validated-{sha256[:24]}.json"
+def record_prefix(sha256: str) -> str:
+    """How the names of the files begin that hold what was validated (edge/engines/validated.py) of the plan or graph with this
+    SHA-256."""
+    return f"validated-{sha256[:24]}-"
+
+
+def by_speed(raced: Mapping[str, Any]) -> list[str]:
+    """A race's result (edge/engines/race.py) -> digests of the candidates that passed, the winner first; none where nobody won.
+    Of a result that someone changed, what can be read of it."""
+    candidates = raced.get("candidates")
+    times = [
+        (c["device_p50_ms"], c["digest"])
+        for c in (candidates if isinstance(candidates, list) else [])
+        if isinstance(c, dict)
+        and c.get("passed")
+        and isinstance(c.get("digest"), str)
+        and isinstance(c.get("device_p50_ms"), (int, float))
+    ]
+    winner = raced.get("winner")
+    if not isinstance(winner, str) or not winner:
+        return []
+    return [winner, *(digest for _, digest in sorted(times) if digest != winner)]
 
 
 def platform_digest(platform: Platform) -> str:

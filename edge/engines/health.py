@@ -3,7 +3,6 @@ held-out images."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,11 +17,14 @@ from edge.engines.openvino_runner import OpenVinoRunner, has_openvino
 from edge.engines.race import result_name
 from edge.engines.tensorrt_api import INSTALL
 from edge.engines.tensorrt_runner import engine_name
-from edge.engines.validated import failed, read_record, told
+from edge.engines.validated import day_of, failed, read_record, told
 from edge.errors import EngineError
 
 RACE = "run `hygroma engine race` (minutes), with the same --config and --bundle"
-VALIDATED = "read what `hygroma validate --engine` said; another runtime or bundle, or a build with --force and validated again"
+VALIDATED = (
+    "judge it again with `hygroma validate --engine`, build another with `hygroma engine build --force`, or set another "
+    "engine.runtime"
+)
 PORTABLE = {
     "onnxruntime": ("ONNX Runtime", OnnxRuntimeRunner.name),
     "openvino": ("OpenVINO", OpenVinoRunner.name),
@@ -58,7 +60,7 @@ def engine_state(
     beside = _passed_over(bundle, cache, host)
     if stored is None:
         what = "no verified engine" if raced is None else f"the race left no engine that can be used: {_told(raced)}"
-        return level, f"{what} for {host.platform} in {cache.root}{beside}", RACE
+        return level, f"{what} for {host.platform} in {cache.root}{beside}", VALIDATED if beside else RACE
     precision = stored.entry.key.precision
     said = told(read_record(cache, sha256(stored.plan), engine_name(precision)))
     if raced is None or not raced.get("winner"):  # one built after a race that nobody won was not in it
@@ -94,13 +96,12 @@ def _passed_over(bundle: Bundle, cache: EngineCache, host: Host) -> str:
 def _told(raced: dict[str, Any], used: str = "") -> str:
     """A race's JSON in words; of a file that someone changed, as much as can be told. used: digest of the engine in use."""
     parts = []
-    for candidate in raced.get("candidates", []):
+    candidates = raced.get("candidates")
+    for candidate in candidates if isinstance(candidates, list) else []:
         if not isinstance(candidate, dict):
             continue
         name, ms = candidate.get("precision"), candidate.get("device_p50_ms")
         won = " (in use)" if used and candidate.get("digest") == used else ""
         passed = candidate.get("passed") and isinstance(ms, (int, float))
         parts.append(f"{name} {ms:.3f} ms{won}" if passed else f"{name} out ({str(candidate.get('reason'))[:80]})")
-    when = raced.get("raced_s")
-    day = time.strftime("%Y-%m-%d", time.localtime(when)) if isinstance(when, (int, float)) else "an unknown day"
-    return f"raced on {day}: {', '.join(parts) or 'nothing'}"
+    return f"raced on {day_of(raced.get('raced_s'))}: {', '.join(parts) or 'nothing'}"

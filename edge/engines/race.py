@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -110,23 +110,6 @@ def result_name(onnx_sha256: str, platform: Platform, batch: int = 1) -> str:
     chooses no engine for it."""
     beside = "" if batch == 1 else f"-batch{batch}"
     return f"race-{EngineKey(onnx_sha256, platform, 'int8', '-').scope}{beside}.json"
-
-
-def by_speed(raced: Mapping[str, Any]) -> list[str]:
-    """Digests of the candidates that passed, the winner first; none where nobody won. Of a result that someone changed, what can
-    be read of it."""
-    times = [
-        (c["device_p50_ms"], c["digest"])
-        for c in raced.get("candidates", [])
-        if isinstance(c, dict)
-        and c.get("passed")
-        and isinstance(c.get("digest"), str)
-        and isinstance(c.get("device_p50_ms"), (int, float))
-    ]
-    winner = raced.get("winner")
-    if not isinstance(winner, str) or not winner:
-        return []
-    return [winner, *(digest for _, digest in sorted(times) if digest != winner)]
 
 
 def _prepare(

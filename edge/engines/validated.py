@@ -2,7 +2,7 @@
 failed is not taken.
 
 A record is of one engine: it names the SHA-256 of what ran, a TensorRT plan or, for the other runtimes, the bundle's graph. Built
-again, an engine has to be validated again.
+again, an engine has to be validated again; validated again, its record is replaced.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge.engines.engine_cache import EngineCache, record_name
+from edge.engines.engine_cache import EngineCache, record_prefix
 
 
 def keep_record(cache: EngineCache, sha256: str, report: Mapping[str, Any]) -> Path:
-    """Keep what export/engine_gate.py reports, without the names of images. Runtimes that run the same graph have records of
-    their own in one file. EngineError when the disk refuses."""
+    """Keep what export/engine_gate.py reports, without the names of images, in a file for what ran and on what. EngineError when
+    the disk refuses."""
     steps = {name: {k: v for k, v in step.items() if k != "flipped"} for name, step in report["steps"].items()}
-    known = _records(cache, sha256)
-    known[report["engine"]] = {**report, "steps": steps, "validated_s": time.time()}
-    return cache.write_json(record_name(sha256), {"sha256": sha256, "engines": known})
+    record = {**report, "steps": steps, "sha256": sha256, "validated_s": time.time()}
+    return cache.write_json(_name(sha256, report["engine"]), record)
 
 
 def read_record(cache: EngineCache, sha256: str, engine: str) -> dict[str, Any] | None:
     """The record of `engine` running what has this SHA-256; None where there is none, or none that can be read."""
-    found = _records(cache, sha256).get(engine)
-    return found if isinstance(found, dict) else None
+    found = cache.read_json(_name(sha256, engine))
+    return found if found is not None and found.get("sha256") == sha256 else None
 
 
 def failed(record: Mapping[str, Any] | None) -> bool:
-    return record is not None and record.get("passed") is False
+    """Whether it must not be taken: a record that does not say that it passed."""
+    return record is not None and record.get("passed") is not True
 
 
 def told(record: Mapping[str, Any] | None) -> str:
@@ -39,19 +39,22 @@ def told(record: Mapping[str, Any] | None) -> str:
     if record is None:
         return "never validated on held-out images"
     steps = record.get("steps")
-    steps = steps if isinstance(steps, dict) else {}
-    step = steps.get(f"pytorch-fp32 -> {record.get('engine')}")
+    step = steps.get(f"pytorch-fp32 -> {record.get('engine')}") if isinstance(steps, dict) else None
     step = step if isinstance(step, dict) else {}
-    when = record.get("validated_s")
-    day = time.strftime("%Y-%m-%d", time.localtime(when)) if isinstance(when, (int, float)) else "an unknown day"
     lost, positives, flips, n = (step.get(k, "?") for k in ("positives_lost", "positives", "flips", "n"))
-    verdict = "FAILED the gate" if failed(record) else "passed the gate"
     return (
-        f"{verdict} on held-out images on {day}: {lost} of {positives} positives lost, {flips} of {n} decisions flipped"
+        f"{'FAILED' if failed(record) else 'passed'} the gate on held-out images on {day_of(record.get('validated_s'))}: "
+        f"{lost} of {positives} positives lost, {flips} of {n} decisions flipped"
     )
 
 
-def _records(cache: EngineCache, sha256: str) -> dict[str, Any]:
-    found = cache.read_json(record_name(sha256)) or {}
-    engines = found.get("engines")
-    return dict(engines) if found.get("sha256") == sha256 and isinstance(engines, dict) else {}
+def day_of(seconds: object) -> str:
+    """The local day of a time in seconds since 1970, as a record holds it."""
+    try:
+        return time.strftime("%Y-%m-%d", time.localtime(float(seconds)))  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError, OSError):
+        return "an unknown day"
+
+
+def _name(sha256: str, engine: str) -> str:
+    return f"{record_prefix(sha256)}{engine}.json"

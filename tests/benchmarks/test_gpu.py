@@ -61,7 +61,7 @@ def test_another_graph_than_one_is_refused_in_a_dry_run_too(tmp_path: Path) -> N
     (tmp_path / "teacher.onnx").write_bytes(b"no graph")
     done = run(tmp_path, "--dry-run", "--teacher", str(tmp_path / "teacher.onnx"))
     assert done.returncode == 1
-    assert "graph: cannot be read" in json.loads((tmp_path / "gpu.json").read_text())["engines"]["error"]
+    assert "teacher.onnx: no INT8 graph of this toolchain" in json.loads((tmp_path / "gpu.json").read_text())["engines"]["error"]
 
 
 def test_a_teacher_is_timed_as_itself(tmp_path: Path) -> None:

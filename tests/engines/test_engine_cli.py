@@ -24,6 +24,7 @@ from edge.engines.engine_build import Host
 from edge.engines.graph_forms import SAME_GRAPH_TOLERANCE
 from edge.engines.health import engine_state
 from edge.engines.openvino_runner import has_openvino
+from edge.errors import EngineError
 
 GATE = GateResult(True, False, 64, 32, 0, 1, 0.0, 0.01, 0.01, (), ("secret-name.png",))
 
@@ -169,9 +170,55 @@ def test_what_was_validated_is_kept_beside_the_engine_and_one_that_failed_is_not
     level, found, fix = doctor()
     assert level == "warn" and "mixed not taken: it FAILED the gate" in found and "int8 0.400 ms (in use)" in found and fix
     assert choice.open_engine(tiny_bundle, given[-1]).name == "tensorrt-int8"  # the next fastest
-    assert main(["engine", "build", "--precision", "mixed", "--force", *given]) == 0
     assert main(["engine", "prune", *given]) == 0
-    assert Path(report["file"]).is_file() and "mixed not taken" in doctor()[1]  # the fake builds the same bytes again
+    assert Path(report["file"]).is_file() and "mixed not taken" in doctor()[1]
+    assert choice.open_engine(tiny_bundle, given[-1]).name == "tensorrt-int8"
+    capsys.readouterr()
+    code, again = run(capsys, "validate", "--engine", "--crops", str(crops), *given)
+    assert code == 3 and again["engine"] == "tensorrt-mixed"  # the same command judges the same engine
+    judged(True)
+    code, other = run(capsys, "validate", "--engine", "--precision", "fp16", "--crops", str(crops), *given)
+    assert code == 0 and other["engine"] == "tensorrt-fp16" and "mixed not taken" in doctor()[1]
+    assert main(["validate", "--engine", "--crops", str(crops), *given]) == 0
+    assert choice.open_engine(tiny_bundle, given[-1]).name == "tensorrt-mixed" and doctor()[0] == "ok"
+
+
+def test_where_every_engine_failed_it_is_said_how_to_go_on(
+    capsys: pytest.CaptureFixture[str],
+    given: tuple[str, ...],
+    crops: Path,
+    tiny_bundle: Bundle,
+    host: Host,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from export import engine_gate
+
+    assert main(["engine", "build", *given]) == 0
+    monkeypatch.setattr(engine_gate, "gate", lambda *_: dataclasses.replace(GATE, passed=False))
+    assert main(["validate", "--engine", "--crops", str(crops), *given]) == 3
+    with pytest.raises(EngineError, match="every engine .* failed on held-out images; judge it again .*--force"):
+        choice.open_engine(tiny_bundle, given[-1])
+    level, found, fix = engine_state(tiny_bundle, "auto", given[-1], lambda: host, lambda: True)
+    assert level == "warn" and "int8 not taken: it FAILED" in found and "validate --engine" in fix
+    record = next(Path(given[-1]).glob("validated-*.json"))
+    for change in ({"passed": None}, {"passed": "true"}, {"validated_s": 1e300}, {"validated_s": "x"}, {"steps": 3}):
+        record.write_text(json.dumps(json.loads(record.read_text()) | change))
+        assert "FAILED" in engine_state(tiny_bundle, "auto", given[-1], lambda: host, lambda: True)[1]
+    record.write_text("[" * 200_000)
+    assert engine_state(tiny_bundle, "auto", given[-1], lambda: host, lambda: True)[0] == "warn"
+
+
+def test_a_cache_that_cannot_be_written_keeps_nobody_from_judging(
+    capsys: pytest.CaptureFixture[str], given: tuple[str, ...], crops: Path, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    words = ("validate", "--engine", "--runtime", "onnxruntime", "--crops", str(crops), *given[:-1])
+    for folder in ("/proc/nowhere", str(tmp_path / "engines")):
+        code = main([*words, folder, "--json"])
+        done = capsys.readouterr()
+        report = json.loads(done.out)
+        assert code in (0, 3) and (report["file"] is None) == ("not kept" in done.err) == (folder == "/proc/nowhere")
+    assert engine_state(tiny_bundle, "onnxruntime", str(tmp_path / "file/below"))[0] == "ok"
 
 
 def test_what_was_validated_on_the_processor_is_shown_too(

@@ -66,7 +66,15 @@ def test_a_result_that_someone_changed_breaks_nothing(
     state: Any, host: Host, cache: EngineCache, tiny_bundle: Bundle
 ) -> None:
     _, path = race(host, cache, tiny_bundle, BuildOptions("int8"))
-    for text in ('{"winner": 3, "candidates": ["x", {}], "raced_s": "y"}', "[]", "not json", ""):
+    for text in (
+        '{"winner": 3, "candidates": ["x", {}], "raced_s": "y"}',
+        '{"winner": "x", "candidates": null, "raced_s": 1e300}',
+        '{"winner": "", "candidates": 5}',
+        "[]",
+        "[" * 200_000,
+        "not json",
+        "",
+    ):
         path.write_text(text)
         assert state()[0] in ("ok", "warn")
 

@@ -256,7 +256,7 @@ def test_the_report_says_whether_the_edits_give_themselves_away(finished: Path) 
     assert "lesion against sham</td><td>nuisance only" in (finished / "work/report/validation.html").read_text()
 
 
-def test_lesion_checks_of_an_older_version_are_made_again_and_new_ones_kept(
+def test_lesion_checks_are_made_once_and_those_of_another_start_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_data(tmp_path / "data")
@@ -267,9 +267,11 @@ def test_lesion_checks_of_an_older_version_are_made_again_and_new_ones_kept(
     monkeypatch.setattr(stages, "make_specimens", lambda stills, count, *_: asked.append(count) or Specimens([], [], []))
     monkeypatch.setattr(stages, "backbone_features", lambda _: None)
     monkeypatch.setattr(stages, "check_lesions", lambda *_, **__: [found])
-    (pipeline.stamps.claim("predictions") / "lesions.json").write_text('{"checks": [{"honest": true}]}')
     assert pipeline._honesty() == pipeline._honesty() == [dataclasses.asdict(found)]
     assert asked == [30]
+    (tmp_path / "init.pt").write_bytes(b"another checkpoint")
+    with pytest.raises(ConfigError, match="teacher.init: found 'SHA-256 .* delete .*honesty"):
+        Pipeline(tiny(tmp_path))._honesty()
 
 
 def test_the_report_says_where_the_model_looked(finished: Path) -> None:

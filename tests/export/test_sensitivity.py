@@ -84,7 +84,9 @@ def test_a_study_judges_graphs_that_lean_by_their_own_rounding(
 ) -> None:
     state, config = tiny_student
     leaning = {**state, HEAD_BIAS: state[HEAD_BIAS] + 100.0}
-    choice = Choice(tiny_float_graph, 0.0, "minmax", {}, leaning, limits_of(tiny_float_graph, data.crops), raised=100.0)
+    limits = limits_of(tiny_float_graph, data.crops)
+    model = quantize(build_float_graph(leaning, config), limits)
+    choice = Choice(model, 0.0, "minmax", {}, leaning, limits, raised=100.0)
     pipeline: Any = SimpleNamespace(
         recipe=SimpleNamespace(student_config=config, threads=1, name="made-up", version="1.0.0"),
         labelled=lambda run, most: data,
@@ -95,7 +97,9 @@ def test_a_study_judges_graphs_that_lean_by_their_own_rounding(
         progress=lambda what, done, total: None,
     )
     found = study(pipeline, 0, "fold 0", 12)
-    assert found.result.search[0].gate.max_dp < 0.05  # it leans by its own rounding, not by what was chosen
+    assert found.result.search[0].gate.flips == int((data.labels == 0).sum())
+    steps = found.result.search[1:]  # the first is the choice's own graph
+    assert steps and max(step.gate.max_dp for step in steps) < 0.05  # each leans by its own rounding, not by what was chosen
     assert found.result.all.hygroma_max < 0.01 and "raised by 100.000" in found.quantisation
 
 

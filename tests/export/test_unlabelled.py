@@ -164,9 +164,50 @@ def test_a_frame_that_is_a_still_of_the_data_is_refused(recipe: Recipe, tmp_path
     picture = cv2.imread(str(Path(recipe.data) / "ultrasound/0033.png"))
     cv2.imwrite(str(folder / "copy.jpg"), cv2.resize(picture, None, fx=1.5, fy=1.5))
     changed = edit(edit(recipe, "unlabelled.frames", str(folder)), "work", str(tmp_path / "work"))
-    with pytest.raises(InputError, match=r"stills of the data, so held out of a fold: copy.jpg = 0033.png; remove them"):
+    with pytest.raises(InputError, match=r"on which some run is judged: copy.jpg = 0033.png; remove them"):
         Pipeline(changed).bank()
     assert not (tmp_path / "work/frames/frames.npy").exists()
+    shutil.copy(Path(recipe.data) / "ultrasound/cyst0.png", folder / "copy.jpg")  # what "other anatomy" is judged on
+    with pytest.raises(InputError, match=r"copy.jpg = cyst0.png"):
+        Pipeline(changed).bank()
+
+
+def test_every_frame_that_does_not_decode_is_named(recipe: Recipe, tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
+    shutil.copytree(recipe.unlabelled.frames, folder)
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(b"no picture")
+    changed = edit(edit(recipe, "unlabelled.frames", str(folder)), "work", str(tmp_path / "work"))
+    with pytest.raises(InputError, match=r"(?s)a\.png: not an image.*b\.png: not an image"):
+        Pipeline(changed).bank()
+
+
+def test_too_few_frames_are_told_before_anything_is_trained(recipe: Recipe, tmp_path: Path) -> None:
+    changed = edit(edit(recipe, "batch", 85), "work", str(tmp_path / "work"))
+    pipeline = Pipeline(changed)
+    with pytest.raises(InputError, match=r"found \d+ crops an epoch to train refit on, fewer than one batch \(85\)"):
+        pipeline.run("distill")
+    assert not (tmp_path / "work/teacher/refit.pt").exists()
+
+
+def test_a_recipe_that_tried_it_and_left_it_goes_on_with_what_it_had(recipe: Recipe, tmp_path: Path) -> None:
+    plain = edit(edit(recipe, "unlabelled", UnlabelledRecipe()), "work", str(tmp_path / "work"))
+    Pipeline(plain).student(0)
+    Pipeline(edit(plain, "unlabelled", recipe.unlabelled)).frames()
+    assert (tmp_path / "work/frames/frames.npy").is_file()
+    Pipeline(plain).check("distill")
+    with pytest.raises(ConfigError, match="unlabelled.epochs") as error:
+        Pipeline(edit(plain, "unlabelled", recipe.unlabelled)).check("distill")
+    assert f"delete {tmp_path / 'work/student'}, {tmp_path / 'work/heads'} to have" in str(error.value)
+
+
+def test_the_card_says_what_it_was_shown(recipe: Recipe) -> None:
+    found = Pipeline(recipe)._provenance()
+    said = "1 epochs of the teacher's tokens on training pictures and 10 of a site's own, without labels; 1 epochs of labels"
+    assert said in found.recipe
+    assert (found.data[-1].images, found.data[-1].licence) == (10, "not known here")
+    plain = Pipeline(edit(recipe, "unlabelled", UnlabelledRecipe()))._provenance()
+    assert "without labels" not in plain.recipe and len(plain.data) == 3
 
 
 @pytest.mark.parametrize("what", ["nothing", "empty", "broken"])
