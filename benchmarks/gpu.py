@@ -32,7 +32,7 @@ from edge.errors import EngineError, HygromaError  # noqa: E402
 
 DRY = "dry run: nothing was run on a GPU; no figure here is a measurement"
 CALLS, WARM_UP = 500, 50  # timed and untimed calls a form
-NOISE = 16  # pictures
+NOISE = 16  # pictures that a teacher's engines are compared on: enough to show a wrong engine, no measure of its rounding
 FORMS = ("fp32", "bf16", "bf16 compiled")
 PAPERS = "ViT-B/16"
 NOTES = {"student": "the bundle's", "teacher": "of --teacher", PAPERS: "the paper's size, random weights"}
@@ -88,9 +88,9 @@ def engines(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
         data = load_crops(args.crops)
         require_size(bundle, data)
         found["compared_on"] = f"{len(data.labels)} held-out crops"
+    if args.teacher:
+        require_graph(args.teacher)  # before minutes of building
     if args.dry_run:
-        if args.teacher:
-            require_graph(args.teacher)
         return found | {"dry": True, "candidates": [], "teacher": []}
     from edge.engines.engine_build import this_host
     from edge.engines.engine_cache import EngineCache
@@ -110,7 +110,6 @@ def engines(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
                 )
         found["gates"] = reports
     if args.teacher:
-        require_graph(args.teacher)
         found["teacher"] = teacher_engines(host, args.teacher.read_bytes(), options)
     return found
 

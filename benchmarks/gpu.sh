@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Engines against PyTorch on this GPU; results in benchmarks/results (OUT). No network.
 #   benchmarks/gpu.sh [--dry-run] [--crops FILE.npz] [--teacher FILE.onnx] [--batch N] [--no-library-tactics]
+# --crops: what `hygroma validate RECIPE --crops` wrote. --teacher: what `hygroma quantize RECIPE --teacher` wrote; its engines are built,
+# timed and held against ONNX Runtime, and its weights timed in PyTorch.
 # PYTHON: one with torch and this project's packages (python3). TRT_PYTHON: one with tensorrt, onnx, onnxruntime, numpy, OpenCV
 # and, for --crops, scipy, where that is another. RECIPE: also trains this recipe on the GPU, from data to bundle; the full-size
 # one is export/recipes/usf-mae.yaml.

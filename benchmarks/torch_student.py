@@ -34,6 +34,7 @@ class GreyStudent(nn.Module):
 
 
 def torch_student(bundle: Bundle) -> GreyStudent:
+    """A bundle's own. BundleError when its graph is not one that `export.onnx_graph` wrote."""
     return torch_model(bundle.model, bundle.path)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from calibration.dataset import Dataset, read_image
 from calibration.leakage import perceptual_hash
-from calibration.naming import NAMED
+from calibration.naming import lines
 from edge.errors import InputError
 from edge.screen.geometry import full_fan
 from edge.screen.preprocess import Preprocessing, prepare, to_grey
@@ -47,6 +47,5 @@ def read_crops(data: Dataset, size: int, on_step: Callable[[int, int], None] = l
         hashes.append(perceptual_hash(to_grey(picture)))
         signals.append(reading.signal.value)
     if bad:
-        more = f"\nand {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-        raise InputError("\n".join(bad[:NAMED]) + more)
+        raise InputError(lines(bad))
     return Crops(np.stack(training), np.stack(model), np.stack(hashes), signals)

@@ -48,7 +48,9 @@ def add_engine(commands: Any, configure: Configure, make_progress: Callable[[], 
         "race", parents=[shared, building], help="build int8, fp16 and mixed; keep the fastest that passes"
     )
     actions.add_parser("list", parents=[shared], help="what is in the cache")
-    actions.add_parser("prune", parents=[shared], help="keep what this machine uses for this bundle, remove the rest")
+    actions.add_parser(
+        "prune", parents=[shared], help="keep what this machine uses for this bundle, with what is known of it; remove the rest"
+    )
     for name, action in actions.choices.items():
         action.set_defaults(handler=_handler(HANDLERS[name], configure, make_progress))
 
@@ -68,7 +70,10 @@ def add_engine_validation(validate: argparse.ArgumentParser) -> None:
         help="with --engine: whose (else engine.runtime of the configuration, else tensorrt)",
     )
     group.add_argument(
-        "--precision", default="", metavar="P", help="with --engine: int8, fp16, mixed or fp32 (else the race's winner)"
+        "--precision",
+        default="",
+        choices=("int8", "fp16", "mixed", "fp32"),
+        help="with --engine: which of this machine's engines (else the race's winner)",
     )
     group.add_argument("--bundle", metavar="B", help="with --engine: another bundle than the configured one")
     group.add_argument("--config", metavar="C", type=Path, help="with --engine: the daemon's configuration")
@@ -95,6 +100,8 @@ def validate_engine(args: argparse.Namespace, configure: Configure) -> int:
     config = configure(args)
     data, bundle = load_crops(args.crops), _bundle(config)
     runtime = args.runtime or (config.engine.runtime if config.engine.runtime != "auto" else "tensorrt")
+    if args.precision and runtime != "tensorrt":
+        raise ConfigError(f"--precision: found {args.precision} with {runtime}, which runs the bundle's INT8 graph; leave it out")
     cache = EngineCache(args.cache or config.engine.cache or None)
     engine: Runner
     if runtime == "tensorrt":

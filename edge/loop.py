@@ -470,7 +470,7 @@ class Watch:
         if self._lost:
             problems.append(f"{'1 flag' if self._lost == 1 else f'{self._lost} flags'} could not be kept")
         if self._identity.fallback:
-            problems.append(f"TensorRT is not used: {self._identity.fallback}")
+            problems.append(self._identity.fallback)
         if self._identity.bundle_state is not None:
             problems.extend(self._identity.bundle_state.problems)
         return tuple(problems)

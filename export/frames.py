@@ -11,7 +11,7 @@ import numpy as np
 
 from calibration.dataset import IMAGES, find_images, read_image
 from calibration.leakage import perceptual_hash, same_between
-from calibration.naming import NAMED, some
+from calibration.naming import lines, some
 from calibration.stills import read_grey
 from edge.errors import InputError
 from edge.screen.geometry import full_fan
@@ -72,8 +72,7 @@ def decode_frames(
                 whole.append(perceptual_hash(to_grey(picture)))
                 seen_in_fan.append(perceptual_hash(crops[number]))
         if bad:
-            more = f"\nand {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-            raise InputError("\n".join(bad[:NAMED]) + more)
+            raise InputError(lines(bad))
         if unseen:
             _require_unseen(paths, np.stack(whole), np.stack(seen_in_fan), unseen, spec, progress)
         crops.flush()
@@ -90,7 +89,7 @@ def _require_unseen(
     """InputError naming the frames whose hashes [N,255] are those of one of `pictures`: each is held out of some run."""
     theirs, theirs_squared = ([] for _ in range(2))
     for number, path in enumerate(pictures):
-        progress("frames: held out of the data?", number, len(pictures))
+        progress("frames: compared with the data", number, len(pictures))
         grey = read_grey(path)
         theirs.append(perceptual_hash(grey))
         theirs_squared.append(perceptual_hash(letterbox(grey, spec)))
@@ -101,5 +100,5 @@ def _require_unseen(
     if found:
         raise InputError(
             "unlabelled frames that are pictures of the data, on which some run is judged: "
-            f"{some(f'{paths[a].name} = {pictures[b].name}' for a, b in found.items())}; remove them"
+            f"{some(f'{paths[a]} = {pictures[b].name}' for a, b in found.items())}; remove them from `unlabelled.frames`"
         )

@@ -65,7 +65,7 @@ def convert(
 ) -> Converted:
     """The first graph that `judge` lets pass: every linear in INT8; the same with corrected biases; one to MAX_SPARED linears
     spared; every linear in INT8 after `finetune` (see export/qat.py). When none passes, the first with its verdict. Each leans by
-    what its own rounding makes fall; fine-tuned weights by what they were trained to.
+    what its own rounding makes fall; a graph of fine-tuned weights, as it is, by what they were trained to.
 
     state: of the float student that `choice` was made of. calibration, selection: training images, uint8 [N,1,S,S], for the
     corrections and for ranking the linears. Every look at the gate's images is one of at most 3 + MAX_SPARED."""

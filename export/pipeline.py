@@ -75,7 +75,7 @@ from export.stamps import STAMP, Stamps
 from export.torch_runner import TorchRunner
 from export.train import distillation_loss, draw_epoch, fit, predict
 from export.unfamiliar import SOURCES, Judged, read_pictures, read_sources, unfamiliar, unfamiliar_table
-from export.unlabelled import distil_unlabelled
+from export.unlabelled import distil_unlabelled, require_batch
 from export.validate import EvaluationSet, evidence_tables, failures, validation_report, write_report
 from export.vit import HygromaViT
 from export.weights import at_image, load_backbone, student_from_teacher
@@ -92,7 +92,7 @@ STAGES = {  # stage -> its folders under `work` that go on from one call to the 
     "bundle": ("exams",),
 }
 SCORED = ("real", "sham", "borderline", "lesion")  # sources whose standard planes the hygroma head scores
-UNEDITED = ("real", "cleaned", "hc18")  # sources that are shown without labels: pictures as they were recorded
+UNDRAWN = ("real", "cleaned", "hc18")  # sources that are shown without labels: nothing was drawn into them
 CALIBRATION_CROPS = 128  # DESIGN section 3: 32-500 suffice
 GOLDEN_CROPS = 64
 PLANES = "standard planes"
@@ -196,13 +196,14 @@ class Pipeline:
             return np.asarray(np.load(path, mmap_mode="r"))
 
     def _check_size(self, bank: Bank, frames: int) -> None:
-        """A teacher's epoch is the smallest, or that on unlabelled frames: a student's has the phantoms besides."""
+        """A teacher's epoch is the smallest, or that on unlabelled frames: a student's has the phantoms besides. InputError where
+        one would not fill a batch."""
         for run in self.runs:
             keep = _taught(bank, run)
             has_stills = any(bank.entries[i].source == "real" for i in keep)
             found = len(draw_epoch(bank, keep, np.random.default_rng(0))) if has_stills else 0
             if self.recipe.unlabelled.epochs:
-                found = min(found, len(_unedited(bank, run)) + frames)
+                require_batch(len(_undrawn(bank, run)) + frames, self.recipe.batch)
             if found < self.recipe.batch:
                 raise InputError(
                     f"{self.recipe.data}: found {found} crops an epoch to train {run_name(run)} on, fewer than one batch "
@@ -325,7 +326,7 @@ class Pipeline:
         distil_unlabelled(
             model,
             teacher,
-            [*(bank.crops[i] for i in _unedited(bank, run)), *self.frames()],
+            [*(bank.crops[i] for i in _undrawn(bank, run)), *self.frames()],
             schedule,
             self.stamps.claim("unlabelled") / f"{run_name(run)}.pt",
             on_epoch=lambda epoch, loss: self.progress(name, epoch, schedule.epochs),
@@ -716,6 +717,7 @@ def _taught(bank: Bank, run: int) -> np.ndarray:
     return bank.where(lambda e: e.fold >= 0 and e.fold != run and e.source != "phantom")
 
 
-def _unedited(bank: Bank, run: int) -> list[int]:
-    """Indices of what the student of a run is shown without labels: what its teacher trains on, as it was recorded."""
-    return [int(i) for i in _taught(bank, run) if bank.entries[i].source in UNEDITED]
+def _undrawn(bank: Bank, run: int) -> list[int]:
+    """Indices of what the student of a run is shown without labels: of what its teacher trains on, that into which nothing was
+    drawn."""
+    return [int(i) for i in _taught(bank, run) if bank.entries[i].source in UNDRAWN]

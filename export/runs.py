@@ -52,7 +52,7 @@ def run_recipe(
     pipeline.check(until)
     pipeline.bank()
     if until in MADE_BY:
-        for folder in _shared(recipe, until):
+        for folder in _shared(pipeline, until):
             pipeline.stamps.claim(folder)  # once, or jobs that start together would all write its stamp
         run_jobs(
             make_run,
@@ -66,14 +66,12 @@ def run_recipe(
     return pipeline
 
 
-def _shared(recipe: Recipe, until: str) -> list[str]:
+def _shared(pipeline: Pipeline, until: str) -> list[str]:
     """The folders that the jobs write to, all of them each."""
     made = list(MADE_BY)[: list(MADE_BY).index(until) + 1]
     folders = [folder for stage in made if stage != "bundle" for folder in STAGES[stage]]
-    unused = {"qdq_teacher"} if recipe.qat.when == "always" else {"qdq_teacher", "qat"}
-    if not recipe.unlabelled.epochs:
-        unused |= {"unlabelled"}
-    return [folder for folder in folders if folder not in unused]
+    unused = {"qdq_teacher", "honesty"} | (set() if pipeline.recipe.qat.when == "always" else {"qat"})
+    return [folder for folder in folders if folder not in unused and pipeline.stamps.used(folder)]
 
 
 def make_run(job: RunJob) -> None:

@@ -167,7 +167,7 @@ def study(pipeline: Pipeline, run: int, name: str, crops: int) -> Study:
     falls = pipeline.falls(run)
 
     def candidate(spared: tuple[str, ...]) -> onnx.ModelProto:
-        """What `hygroma bundle` would judge; fine-tuned weights keep the lean that they were trained to."""
+        """What `hygroma bundle` would judge; the choice's own graph leans as it was chosen, or fine-tuned, to."""
         return lean(choice, recipe.student_config, falls, spared, recipe.threads).model if spared else choice.model
 
     result = sensitivity(

@@ -33,7 +33,7 @@ VERSIONS = {
     "heads": 5,
     "qat": 3,  # raise it with "qdq" too: it starts from what that stage chooses
     "qdq": 6,
-    "qdq_teacher": 4,
+    "qdq_teacher": 5,
     "predictions": 4,
     "honesty": 1,
     "exams": 1,

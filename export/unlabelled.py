@@ -6,7 +6,7 @@ folder of frames that a site has recorded. Their directions are distilled or, wh
 the tokens of an image are to each other (`export.train.token_distance`). Labels and logits follow, fold by fold.
 
 Leakage: a fold's frames are its teacher's, so neither has seen the fold. Whose a frame of a site's folder is, nothing here can
-know; what is the same image as a still of the data is refused (`require_unseen`).
+know; what is the same image as a picture of the data is refused (`export.frames.decode_frames`).
 """
 
 from __future__ import annotations
@@ -40,11 +40,7 @@ def distil_unlabelled(
     than a batch."""
     teacher.eval()
     size, steps = student.config.image, len(frames) // schedule.batch
-    if not steps:
-        raise InputError(
-            f"unlabelled frames: found {len(frames)}, fewer than one batch ({schedule.batch}); add some to `unlabelled.frames`, "
-            "or lower `batch` in the recipe"
-        )
+    require_batch(len(frames), schedule.batch)
 
     def epoch_of(epoch: int) -> Iterator[Tensor]:
         order = np.random.default_rng([schedule.seed, epoch]).permutation(len(frames))
@@ -63,6 +59,15 @@ def distil_unlabelled(
         return token_distance(student(x).tokens.float(), aim.float())
 
     fit_batches(student, steps, epoch_of, value_of, schedule, checkpoint, on_epoch, device=device)
+
+
+def require_batch(frames: int, batch: int) -> None:
+    """InputError for fewer frames than a batch."""
+    if frames < batch:
+        raise InputError(
+            f"unlabelled frames: found {frames}, fewer than one batch ({batch}); add some to `unlabelled.frames`, or lower "
+            "`batch` in the recipe"
+        )
 
 
 def seen_anew(frame: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

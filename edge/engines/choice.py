@@ -1,19 +1,21 @@
 """Which runner a bundle gets: TensorRT from the cache, ONNX Runtime, or OpenVINO. Nothing is built: a daemon starts in seconds.
 
 `auto` on a machine without TensorRT is ONNX Runtime and no news. `auto` on a machine with TensorRT but without a verified
-engine is ONNX Runtime too, said in the log and counted: see `Choice.fallback`. OpenVINO is taken only when asked for.
+engine is ONNX Runtime too, said in the log and counted: see `Choice.fallback`. So is another engine in the place of one that
+failed on held-out images. OpenVINO is taken only when asked for.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from edge.bundle.bundle import Bundle
 from edge.engines.engine_build import Host, this_host
-from edge.engines.engine_cache import EngineCache, Stored, by_speed
+from edge.engines.engine_cache import EngineCache, Entry, Stored, by_speed, candidates_of
 from edge.engines.engine_key import sha256
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.engines.openvino_runner import INSTALL, OpenVinoRunner, has_openvino
@@ -21,7 +23,7 @@ from edge.engines.race import result_name
 from edge.engines.runner import Runner
 from edge.engines.selftest import run_selftest
 from edge.engines.tensorrt_runner import TensorRTRunner, engine_name
-from edge.engines.validated import failed, read_record
+from edge.engines.validated import failed, record_of
 from edge.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -29,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Choice:
-    """`fallback` says why a machine with TensorRT does not use it, "" when nothing was fallen back from."""
+    """`fallback` says why another engine runs than this machine should use, "" when nothing was fallen back from."""
 
     runner: Runner
     fallback: str = ""
@@ -62,81 +64,97 @@ def choose(
     if runtime == "onnxruntime" or (runtime == "auto" and not installed()):
         return Choice(portable)
     try:
-        runner = _engine_runner(bundle, EngineCache(cache_folder or None), find_host())
+        runner, instead = _engine_choice(bundle, EngineCache(cache_folder or None), find_host())
         if runtime == "auto":
             with runner:
                 run_selftest(runner, bundle.golden(), bundle.manifest.golden, bundle.manifest.calibration)
-        return Choice(runner)
+        if instead:
+            log.warning("engine.runtime %s: %s", runtime, instead)
+        return Choice(runner, instead)
     except EngineError as error:
         if runtime == "tensorrt":
             raise
         log.warning("engine.runtime auto: falls back to ONNX Runtime: %s", error)
-        return Choice(portable, str(error))
+        return Choice(portable, f"TensorRT is not used: {error}")
 
 
-def find_engine(
-    bundle: Bundle, cache: EngineCache, host: Host, failed_too: bool = False, precision: str = ""
-) -> Stored | None:
-    """The race's winner for this bundle and machine; without a race, or where nobody won it, the newest engine that did not run
-    in it. Verified, and of batch 1. One that failed on held-out images (edge/engines/validated.py) is passed over, unless
-    `failed_too`, and then the race's next fastest is taken. precision: of this one only; "": of any."""
-    onnx = sha256(bundle.model)
-    fitting = [
-        entry
-        for entry in cache.entries()
-        if entry.key.onnx_sha256 == onnx and entry.key.platform == host.platform and entry.key.daemons
-    ]
-    raced = cache.read_json(result_name(onnx, host.platform))
-    if order := by_speed(raced or {}):
+def find_engine(bundle: Bundle, cache: EngineCache, host: Host) -> Stored | None:
+    """The first of `engines_in_line` that did not fail on held-out images (edge/engines/validated.py)."""
+    return next((stored for stored in engines_in_line(bundle, cache, host) if not failed(record_of(cache, stored))), None)
+
+
+def passed_over(bundle: Bundle, cache: EngineCache, host: Host) -> list[Stored]:
+    """Those before it, which failed."""
+    line = engines_in_line(bundle, cache, host)
+    return list(itertools.takewhile(lambda stored: failed(record_of(cache, stored)), line))
+
+
+def engines_in_line(bundle: Bundle, cache: EngineCache, host: Host) -> Iterator[Stored]:
+    """The race's winner for this bundle and machine, then what else passed it, the fastest first; without a race, or where nobody
+    won it, what did not run in it, the newest first. Verified, and of batch 1."""
+    fitting = _fitting(bundle, cache, host)
+    raced = cache.read_json(result_name(sha256(bundle.model), host.platform)) or {}
+    if order := by_speed(raced):
         there = {entry.key.digest: entry for entry in fitting}
         # where the winner is damaged or gone another race is due, not another engine
         fitting = [there[digest] for digest in order if digest in there] if order[0] in there else []
-    elif raced is not None:
-        candidates = raced.get("candidates")
-        out = {c.get("digest") for c in (candidates if isinstance(candidates, list) else []) if isinstance(c, dict)}
+    else:
+        out = {candidate.get("digest") for candidate in candidates_of(raced)}
         fitting = [entry for entry in fitting if entry.key.digest not in out]
     for entry in fitting:
-        own = entry.key.precision
-        stored = cache.get(entry.key) if precision in ("", own) else None
-        if stored is None:
-            continue
-        if not failed_too and failed(read_record(cache, sha256(stored.plan), engine_name(own))):
-            log.warning("engine %s %s failed on held-out images: passed over", own, entry.key.digest)
-            continue
-        return stored
-    return None
+        if (stored := cache.get(entry.key)) is not None:
+            yield stored
 
 
 def open_engine(bundle: Bundle, cache_folder: str = "") -> TensorRTRunner:
     """This machine's engine for the bundle, not entered. EngineError when there is none."""
-    return _engine_runner(bundle, EngineCache(cache_folder or None), this_host())
+    return _engine_choice(bundle, EngineCache(cache_folder or None), this_host())[0]
 
 
 def engine_to_validate(bundle: Bundle, cache: EngineCache, precision: str = "") -> tuple[TensorRTRunner, bytes]:
-    """The engine that this machine would take had none failed on held-out images, of this precision where one is named, and its
-    plan."""
+    """The engine that this machine would take had none failed on held-out images, or the newest of `precision`, and its plan."""
     host = this_host()
-    stored = find_engine(bundle, cache, host, failed_too=True, precision=precision)
+    if precision:
+        newest = (cache.get(e.key) for e in _fitting(bundle, cache, host) if e.key.precision == precision)
+        stored = next(filter(None, newest), None)
+    else:
+        stored = next(engines_in_line(bundle, cache, host), None)
     if stored is None:
-        raise _no_engine(f"no verified {precision or ''} engine".replace("  ", " "), cache, host)
+        what, build = (f" {precision}", f"engine build --precision {precision}") if precision else ("", "engine race")
+        raise _no_engine(what, build, cache, host)
     return _runner_of(stored, host), stored.plan
 
 
-def _engine_runner(bundle: Bundle, cache: EngineCache, host: Host) -> TensorRTRunner:
-    stored = find_engine(bundle, cache, host)
+def _fitting(bundle: Bundle, cache: EngineCache, host: Host) -> list[Entry]:
+    """What the daemon could run here of this bundle, the newest first."""
+    onnx = sha256(bundle.model)
+    return [
+        entry
+        for entry in cache.entries()
+        if entry.key.onnx_sha256 == onnx and entry.key.platform == host.platform and entry.key.daemons
+    ]
+
+
+def _engine_choice(bundle: Bundle, cache: EngineCache, host: Host) -> tuple[TensorRTRunner, str]:
+    """The engine's runner, not entered, and what it stands in for, "" for nothing."""
+    stored, failures = find_engine(bundle, cache, host), passed_over(bundle, cache, host)
+    names = ", ".join(engine_name(f.entry.key.precision) for f in failures)
     if stored is not None:
-        return _runner_of(stored, host)
-    if find_engine(bundle, cache, host, failed_too=True) is not None:
+        runner = _runner_of(stored, host)
+        return runner, f"{runner.name} runs, since {names} failed on held-out images" if failures else ""
+    if failures:
         raise EngineError(
-            f"{cache.root}: every engine for this bundle on {host.platform} failed on held-out images; judge it again with "
-            "`hygroma validate --engine`, or build another with `hygroma engine build --force`"
+            f"{cache.root}: every engine for this bundle on {host.platform} failed on held-out images ({names}); judge it again "
+            "with `hygroma validate --engine`, or build another with `hygroma engine build --force`"
         )
-    raise _no_engine("no verified engine", cache, host)
+    raise _no_engine("", "engine race", cache, host)
 
 
 def _runner_of(stored: Stored, host: Host) -> TensorRTRunner:
     return TensorRTRunner(stored.plan, stored.entry.key.precision, host.api, host.cuda)
 
 
-def _no_engine(what: str, cache: EngineCache, host: Host) -> EngineError:
-    return EngineError(f"{cache.root}: {what} for this bundle on {host.platform}; build one with `hygroma engine race`")
+def _no_engine(what: str, build: str, cache: EngineCache, host: Host) -> EngineError:
+    return EngineError(
+        f"{cache.root}: no verified{what} engine for this bundle on {host.platform}; build one with `hygroma {build}`"
+    )

@@ -284,15 +284,19 @@ def record_prefix(sha256: str) -> str:
     return f"validated-{sha256[:24]}-"
 
 
+def candidates_of(raced: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What took part in a race, of its result; of one that someone changed, what can be read of it."""
+    found = raced.get("candidates")
+    return [candidate for candidate in found if isinstance(candidate, dict)] if isinstance(found, list) else []
+
+
 def by_speed(raced: Mapping[str, Any]) -> list[str]:
     """A race's result (edge/engines/race.py) -> digests of the candidates that passed, the winner first; none where nobody won.
     Of a result that someone changed, what can be read of it."""
-    candidates = raced.get("candidates")
     times = [
         (c["device_p50_ms"], c["digest"])
-        for c in (candidates if isinstance(candidates, list) else [])
-        if isinstance(c, dict)
-        and c.get("passed")
+        for c in candidates_of(raced)
+        if c.get("passed")
         and isinstance(c.get("digest"), str)
         and isinstance(c.get("device_p50_ms"), (int, float))
     ]

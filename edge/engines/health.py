@@ -7,23 +7,25 @@ from collections.abc import Callable
 from typing import Any
 
 from edge.bundle.bundle import Bundle
-from edge.engines.choice import find_engine, has_tensorrt
+from edge.engines.choice import find_engine, has_tensorrt, passed_over
 from edge.engines.engine_build import Host, this_host
-from edge.engines.engine_cache import EngineCache
+from edge.engines.engine_cache import EngineCache, candidates_of
 from edge.engines.engine_key import sha256
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.engines.openvino_runner import INSTALL as INSTALL_OPENVINO
 from edge.engines.openvino_runner import OpenVinoRunner, has_openvino
 from edge.engines.race import result_name
 from edge.engines.tensorrt_api import INSTALL
-from edge.engines.tensorrt_runner import engine_name
-from edge.engines.validated import day_of, failed, read_record, told
+from edge.engines.validated import day_of, failed, read_record, record_of, told
 from edge.errors import EngineError
 
 RACE = "run `hygroma engine race` (minutes), with the same --config and --bundle"
 VALIDATED = (
     "judge it again with `hygroma validate --engine`, build another with `hygroma engine build --force`, or set another "
     "engine.runtime"
+)
+VALIDATED_PORTABLE = (
+    "judge it again with `hygroma validate --engine --runtime ...`, set another engine.runtime, or install another bundle"
 )
 PORTABLE = {
     "onnxruntime": ("ONNX Runtime", OnnxRuntimeRunner.name),
@@ -57,12 +59,13 @@ def engine_state(
         return level, f"TensorRT cannot be used: {error}", "repair that, or set engine.runtime: onnxruntime"
     raced = cache.read_json(result_name(sha256(bundle.model), host.platform))
     stored = find_engine(bundle, cache, host)
-    beside = _passed_over(bundle, cache, host)
+    failures = passed_over(bundle, cache, host)
+    beside = "".join(f"; {f.entry.key.precision} not taken: it {told(record_of(cache, f))}" for f in failures)
     if stored is None:
         what = "no verified engine" if raced is None else f"the race left no engine that can be used: {_told(raced)}"
         return level, f"{what} for {host.platform} in {cache.root}{beside}", VALIDATED if beside else RACE
     precision = stored.entry.key.precision
-    said = told(read_record(cache, sha256(stored.plan), engine_name(precision)))
+    said = told(record_of(cache, stored))
     if raced is None or not raced.get("winner"):  # one built after a race that nobody won was not in it
         return "warn", f"{precision} for {host.platform}, never raced; {said}{beside}", RACE
     found = f"{_told(raced, stored.entry.key.digest)}; {host.platform}; {precision} {said}{beside}"
@@ -77,29 +80,13 @@ def _portable(found: str, engine: str, bundle: Bundle, cache_folder: str) -> tup
         record = None
     if record is None:
         return "ok", found, ""
-    return ("fail" if failed(record) else "ok"), f"{found}; {told(record)}", VALIDATED if failed(record) else ""
-
-
-def _passed_over(bundle: Bundle, cache: EngineCache, host: Host) -> str:
-    """The engines of this bundle and machine that failed on held-out images, in words."""
-    found = []
-    for entry in cache.entries():
-        key = entry.key
-        if key.onnx_sha256 == sha256(bundle.model) and key.platform == host.platform:
-            stored = cache.get(key)
-            record = read_record(cache, sha256(stored.plan), engine_name(key.precision)) if stored else None
-            if failed(record):
-                found.append(f"; {key.precision} not taken: it {told(record)}")
-    return "".join(found)
+    return ("fail" if failed(record) else "ok"), f"{found}; {told(record)}", VALIDATED_PORTABLE if failed(record) else ""
 
 
 def _told(raced: dict[str, Any], used: str = "") -> str:
     """A race's JSON in words; of a file that someone changed, as much as can be told. used: digest of the engine in use."""
     parts = []
-    candidates = raced.get("candidates")
-    for candidate in candidates if isinstance(candidates, list) else []:
-        if not isinstance(candidate, dict):
-            continue
+    for candidate in candidates_of(raced):
         name, ms = candidate.get("precision"), candidate.get("device_p50_ms")
         won = " (in use)" if used and candidate.get("digest") == used else ""
         passed = candidate.get("passed") and isinstance(ms, (int, float))

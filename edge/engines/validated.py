@@ -1,5 +1,5 @@
-"""What `hygroma validate --engine` found on held-out images, kept beside the engines: the doctor shows it, and an engine that
-failed is not taken.
+"""What `hygroma validate --engine` found on held-out images, kept beside the engines: the doctor shows it, and a TensorRT engine
+that failed is not taken (edge/engines/choice.py). ONNX Runtime and OpenVINO are taken all the same: there is nothing behind them.
 
 A record is of one engine: it names the SHA-256 of what ran, a TensorRT plan or, for the other runtimes, the bundle's graph. Built
 again, an engine has to be validated again; validated again, its record is replaced.
@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge.engines.engine_cache import EngineCache, record_prefix
+from edge.engines.engine_cache import EngineCache, Stored, record_prefix
+from edge.engines.engine_key import sha256 as sha256_of
+from edge.engines.tensorrt_runner import engine_name
 
 
 def keep_record(cache: EngineCache, sha256: str, report: Mapping[str, Any]) -> Path:
@@ -27,6 +29,11 @@ def read_record(cache: EngineCache, sha256: str, engine: str) -> dict[str, Any] 
     """The record of `engine` running what has this SHA-256; None where there is none, or none that can be read."""
     found = cache.read_json(_name(sha256, engine))
     return found if found is not None and found.get("sha256") == sha256 else None
+
+
+def record_of(cache: EngineCache, stored: Stored) -> dict[str, Any] | None:
+    """The record of a TensorRT engine."""
+    return read_record(cache, sha256_of(stored.plan), engine_name(stored.entry.key.precision))
 
 
 def failed(record: Mapping[str, Any] | None) -> bool:

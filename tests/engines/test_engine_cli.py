@@ -169,7 +169,9 @@ def test_what_was_validated_is_kept_beside_the_engine_and_one_that_failed_is_not
     assert main(["validate", "--engine", "--crops", str(crops), *given]) == 3
     level, found, fix = doctor()
     assert level == "warn" and "mixed not taken: it FAILED the gate" in found and "int8 0.400 ms (in use)" in found and fix
-    assert choice.open_engine(tiny_bundle, given[-1]).name == "tensorrt-int8"  # the next fastest
+    chosen = choice.choose(tiny_bundle, "auto", 1, given[-1], lambda: host, lambda: True)
+    assert chosen.runner.name == "tensorrt-int8"  # the next fastest; said and counted
+    assert chosen.fallback == "tensorrt-int8 runs, since tensorrt-mixed failed on held-out images"
     assert main(["engine", "prune", *given]) == 0
     assert Path(report["file"]).is_file() and "mixed not taken" in doctor()[1]
     assert choice.open_engine(tiny_bundle, given[-1]).name == "tensorrt-int8"
@@ -196,7 +198,7 @@ def test_where_every_engine_failed_it_is_said_how_to_go_on(
     assert main(["engine", "build", *given]) == 0
     monkeypatch.setattr(engine_gate, "gate", lambda *_: dataclasses.replace(GATE, passed=False))
     assert main(["validate", "--engine", "--crops", str(crops), *given]) == 3
-    with pytest.raises(EngineError, match="every engine .* failed on held-out images; judge it again .*--force"):
+    with pytest.raises(EngineError, match=r"every engine .* failed on held-out images \(tensorrt-int8\); judge it .*--force"):
         choice.open_engine(tiny_bundle, given[-1])
     level, found, fix = engine_state(tiny_bundle, "auto", given[-1], lambda: host, lambda: True)
     assert level == "warn" and "int8 not taken: it FAILED" in found and "validate --engine" in fix
@@ -206,6 +208,16 @@ def test_where_every_engine_failed_it_is_said_how_to_go_on(
         assert "FAILED" in engine_state(tiny_bundle, "auto", given[-1], lambda: host, lambda: True)[1]
     record.write_text("[" * 200_000)
     assert engine_state(tiny_bundle, "auto", given[-1], lambda: host, lambda: True)[0] == "warn"
+
+
+def test_a_precision_that_is_not_there_or_means_nothing_is_told(
+    capsys: pytest.CaptureFixture[str], given: tuple[str, ...], crops: Path
+) -> None:
+    words = ("validate", "--engine", "--crops", str(crops), *given)
+    assert main([*words, "--precision", "fp32"]) == 70
+    assert "no verified fp32 engine" in (said := capsys.readouterr().err) and "engine build --precision fp32" in said
+    assert main([*words, "--runtime", "onnxruntime", "--precision", "fp16"]) == 78
+    assert "--precision: found fp16 with onnxruntime" in capsys.readouterr().err
 
 
 def test_a_cache_that_cannot_be_written_keeps_nobody_from_judging(

@@ -76,7 +76,7 @@ def test_corrected_biases_are_tried_first(choice: Choice, tiny_student: Any, pic
 
 
 def test_the_rounded_model_computes_what_the_graph_computes(
-    choice: Choice, tiny_student: Any, pictures: Pictures, falls: Falls
+    choice: Choice, tiny_student: Any, pictures: Pictures
 ) -> None:
     config, crops = tiny_student[1], pictures(8, 48, seed=3)
     graph = build_float_graph(choice.state, config)
@@ -87,7 +87,7 @@ def test_the_rounded_model_computes_what_the_graph_computes(
     assert np.abs(found.embedding.numpy() - run_graph(choice.model, crops).embedding).mean() < 0.2 * float_gap
 
 
-def test_corrected_branches_have_the_float_mean(choice: Choice, tiny_student: Any, pictures: Pictures, falls: Falls) -> None:
+def test_corrected_branches_have_the_float_mean(choice: Choice, tiny_student: Any, pictures: Pictures) -> None:
     state, config = tiny_student
     crops = pictures(16, 48, seed=1)
     graph = build_float_graph(choice.state, config)
@@ -132,7 +132,7 @@ def test_linears_are_spared_one_by_one_until_the_gate_passes(
     assert converted.choice.raised == own.raised and own.model == converted.model
 
 
-def test_the_linear_that_saves_most_comes_first(choice: Choice, tiny_student: Any, pictures: Pictures, falls: Falls) -> None:
+def test_the_linear_that_saves_most_comes_first(choice: Choice, tiny_student: Any, pictures: Pictures) -> None:
     config, crops = tiny_student[1], pictures(16, 48, seed=3)
     ranked = ranked_linears(choice, config, crops)
     assert len(set(ranked)) == 4 * config.depth
