@@ -39,6 +39,7 @@ from export.phantoms import Progress
 from export.pipeline import Pipeline, probabilities, run_name
 from export.quantize import quantize_best
 from export.recipe import Ladder, Recipe
+from export.stamps import Stamps
 from export.train import predict
 from export.vit import HygromaViT, ViTConfig
 
@@ -117,12 +118,12 @@ def link(job: RungJob) -> None:
     """The rung's work folder, with links to what it shares with `work`."""
     work = Path(job.recipe.work)
     work.mkdir(parents=True, exist_ok=True)
-    own = is_own(job)
+    own, used = is_own(job), Stamps(job.base).used
     for stage in STUDENT:
         if (work / stage).is_symlink() and not own:  # it was the recipe's own before
             (work / stage).unlink()
     for stage in (*SHARED, *STUDENT) if own else SHARED:
-        if not (work / stage).exists() and (work / "../.." / stage).exists():
+        if used(stage) and not (work / stage).exists():
             remove(work / stage)  # a link to nothing
             (work / stage).symlink_to(Path("../..") / stage, target_is_directory=True)
 
