@@ -250,7 +250,7 @@ def write_report(out: Path, dry: bool) -> int:
     lines = ["# GPU", ""] + ([f"**{DRY}**", ""] if dry else [])
     lines += ["| form | batch | p50 ms | p99 ms | note |", "|---|---:|---:|---:|---|"]
     for name, ms in parts.get("torch", {}).get("ms", {}).items():
-        note = NOTES[name.rsplit(" compiled", 1)[0].rsplit(" ", 1)[0]]
+        note = NOTES[name.split()[0]]
         lines.append(f"| PyTorch {name} | {parts['torch']['batch']} | {ms['p50']:.3f} | {ms['p99']:.3f} | {note} |")
     engine = parts.get("engines", {})
     for c in engine.get("candidates", []):

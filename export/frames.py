@@ -56,7 +56,8 @@ def decode_frames(
     is written."""
     spec = Preprocessing(size=side)
     bad: list[str] = []
-    whole, seen_in_fan = ([] for _ in range(2))  # perceptual hashes, where there is something to compare with
+    whole: list[np.ndarray] = []  # perceptual hashes, where there is something to compare with
+    in_fan: list[np.ndarray] = []
     with appearing(target) as partial:
         crops = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(paths), side, side))
         for number, path in enumerate(paths):
@@ -70,11 +71,11 @@ def decode_frames(
             crops[number] = prepare(picture, fan, spec)
             if unseen:
                 whole.append(perceptual_hash(to_grey(picture)))
-                seen_in_fan.append(perceptual_hash(crops[number]))
+                in_fan.append(perceptual_hash(crops[number]))
         if bad:
             raise InputError(lines(bad))
         if unseen:
-            _require_unseen(paths, np.stack(whole), np.stack(seen_in_fan), unseen, spec, progress)
+            _require_unseen(paths, np.stack(whole), np.stack(in_fan), unseen, spec, progress)
         crops.flush()
 
 
@@ -87,7 +88,8 @@ def _require_unseen(
     progress: Progress,
 ) -> None:
     """InputError naming the frames whose hashes [N,255] are those of one of `pictures`: each is held out of some run."""
-    theirs, theirs_squared = ([] for _ in range(2))
+    theirs: list[np.ndarray] = []
+    theirs_squared: list[np.ndarray] = []
     for number, path in enumerate(pictures):
         progress("frames: compared with the data", number, len(pictures))
         grey = read_grey(path)

@@ -137,10 +137,8 @@ class Pipeline:
     def check(self, until: str) -> list[str]:
         """The stages up to and including `until`, in order; ConfigError or InputError where one of them cannot work."""
         writable(self.work)
-        self.stamps.keys("teacher")  # the data and the checkpoint to start from are there
+        self.stamps.keys("student")  # the data, the checkpoint to start from and a site's frames are there
         check_data(Path(self.recipe.data), SOURCES)
-        if self.recipe.unlabelled.frames:
-            find_frames(Path(self.recipe.unlabelled.frames))
         with torch.random.fork_rng(devices=[]):  # and the checkpoint fits: said now, not after minutes of edits
             load_backbone(HygromaViT(self.recipe.teacher_config), Path(self.recipe.teacher.init))
         stages = list(STAGES)[: list(STAGES).index(until) + 1]
@@ -352,12 +350,12 @@ class Pipeline:
         with intact(path):
             return onnx.load(str(path))
 
-    def choice(self, run: int) -> Choice:
-        """How a run's student is quantised, found again: minutes."""
+    def choice(self, run: int, falls: Falls | None = None) -> Choice:
+        """How a run's student is quantised, found again: minutes. falls: the run's, where they are known already."""
         calibration, selection = self.calibration_crops(run)
         state = self.student(run).state_dict()
         config, threads = self.recipe.student_config, self.recipe.threads
-        found = quantize_leaning(state, config, calibration, selection, self.falls(run), threads)
+        found = quantize_leaning(state, config, calibration, selection, falls or self.falls(run), threads)
         return self._finetuned(run, found) if self.recipe.qat.when == "always" else found
 
     def _finetuned(self, run: int, choice: Choice) -> Choice:

@@ -160,11 +160,11 @@ def study(pipeline: Pipeline, run: int, name: str, crops: int) -> Study:
     """The sensitivity of a run's student (`name` in words) on at most `crops` images that it never saw: of its fold, or of the
     validation split for the refit. Ranges come from its training crops, as those of its INT8 graph."""
     recipe, data = pipeline.recipe, pipeline.labelled(run, crops)
-    choice = pipeline.choice(run)
+    falls = pipeline.falls(run)
+    choice = pipeline.choice(run, falls)
     measured = Measured(data.crops, data.labels, pipeline.threshold())
     graph = build_float_graph(choice.state, recipe.student_config)
     student = build_float_graph(pipeline.student(run).state_dict(), recipe.student_config)
-    falls = pipeline.falls(run)
 
     def candidate(spared: tuple[str, ...]) -> onnx.ModelProto:
         """What `hygroma bundle` would judge; the choice's own graph leans as it was chosen, or fine-tuned, to."""

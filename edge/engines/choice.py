@@ -8,7 +8,6 @@ failed on held-out images. OpenVINO is taken only when asked for.
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -78,15 +77,15 @@ def choose(
         return Choice(portable, f"TensorRT is not used: {error}")
 
 
-def find_engine(bundle: Bundle, cache: EngineCache, host: Host) -> Stored | None:
-    """The first of `engines_in_line` that did not fail on held-out images (edge/engines/validated.py)."""
-    return next((stored for stored in engines_in_line(bundle, cache, host) if not failed(record_of(cache, stored))), None)
-
-
-def passed_over(bundle: Bundle, cache: EngineCache, host: Host) -> list[Stored]:
-    """Those before it, which failed."""
-    line = engines_in_line(bundle, cache, host)
-    return list(itertools.takewhile(lambda stored: failed(record_of(cache, stored)), line))
+def find_engine(bundle: Bundle, cache: EngineCache, host: Host) -> tuple[Stored | None, list[Stored]]:
+    """The first of `engines_in_line` that did not fail on held-out images (edge/engines/validated.py), None where there is none,
+    and those before it, which failed."""
+    failures: list[Stored] = []
+    for stored in engines_in_line(bundle, cache, host):
+        if not failed(record_of(cache, stored)):
+            return stored, failures
+        failures.append(stored)
+    return None, failures
 
 
 def engines_in_line(bundle: Bundle, cache: EngineCache, host: Host) -> Iterator[Stored]:
@@ -137,7 +136,7 @@ def _fitting(bundle: Bundle, cache: EngineCache, host: Host) -> list[Entry]:
 
 def _engine_choice(bundle: Bundle, cache: EngineCache, host: Host) -> tuple[TensorRTRunner, str]:
     """The engine's runner, not entered, and what it stands in for, "" for nothing."""
-    stored, failures = find_engine(bundle, cache, host), passed_over(bundle, cache, host)
+    stored, failures = find_engine(bundle, cache, host)
     names = ", ".join(engine_name(f.entry.key.precision) for f in failures)
     if stored is not None:
         runner = _runner_of(stored, host)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from edge.bundle.bundle import Bundle
-from edge.engines.choice import find_engine, has_tensorrt, passed_over
+from edge.engines.choice import find_engine, has_tensorrt
 from edge.engines.engine_build import Host, this_host
 from edge.engines.engine_cache import EngineCache, candidates_of
 from edge.engines.engine_key import sha256
@@ -58,8 +58,7 @@ def engine_state(
     except EngineError as error:
         return level, f"TensorRT cannot be used: {error}", "repair that, or set engine.runtime: onnxruntime"
     raced = cache.read_json(result_name(sha256(bundle.model), host.platform))
-    stored = find_engine(bundle, cache, host)
-    failures = passed_over(bundle, cache, host)
+    stored, failures = find_engine(bundle, cache, host)
     beside = "".join(f"; {f.entry.key.precision} not taken: it {told(record_of(cache, f))}" for f in failures)
     if stored is None:
         what = "no verified engine" if raced is None else f"the race left no engine that can be used: {_told(raced)}"

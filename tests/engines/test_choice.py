@@ -76,7 +76,7 @@ def test_a_race_that_nobody_won_is_no_engine(host: Host, world: World, cache: En
     world.wrong = dict.fromkeys(("int8", "fp16", "mixed"), 4.0)
     with pytest.raises(EngineError):
         race(host, cache, tiny_bundle, BuildOptions("int8"))
-    assert find_engine(tiny_bundle, cache, host) is None
+    assert find_engine(tiny_bundle, cache, host)[0] is None
 
 
 def test_one_built_after_a_race_that_nobody_won_is_taken(
@@ -98,7 +98,7 @@ def test_a_race_of_another_batch_chooses_no_engine_for_the_daemon(
     first, _ = race(host, cache, tiny_bundle, BuildOptions("int8"))
     world.ms = {"int8": 1.0, "fp16": 0.1, "mixed": 0.5}
     race(host, cache, tiny_bundle, BuildOptions("int8", batch=8))
-    found = find_engine(tiny_bundle, cache, host)
+    found, _ = find_engine(tiny_bundle, cache, host)
     assert found is not None and found.entry.key.digest == first.winner
     assert pick("auto").runner.name == "tensorrt-mixed"
 
@@ -139,5 +139,5 @@ def test_an_engine_of_another_bundle_is_not_taken(
     host: Host, cache: EngineCache, tiny_bundle: Bundle, fake_bundle: Bundle
 ) -> None:
     cached_engine(host, cache, tiny_bundle, BuildOptions("int8"))
-    assert find_engine(tiny_bundle, cache, host) is not None
-    assert find_engine(fake_bundle, cache, host) is None
+    assert find_engine(tiny_bundle, cache, host)[0] is not None
+    assert find_engine(fake_bundle, cache, host)[0] is None

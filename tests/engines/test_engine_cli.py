@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import resource
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,23 +138,32 @@ def test_an_engine_is_held_against_pytorch_and_the_graph(
     )
 
 
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Lets every engine pass the gate from now on, or none."""
+    from export import engine_gate
+
+    def call(passed: bool) -> None:
+        verdict = dataclasses.replace(GATE, passed=passed)
+        monkeypatch.setattr(engine_gate, "gate", lambda *given: verdict)
+
+    return call
+
+
+@pytest.fixture
+def doctor(tiny_bundle: Bundle, given: tuple[str, ...], host: Host) -> Callable[[], tuple[str, str, str]]:
+    return lambda: engine_state(tiny_bundle, "auto", given[-1], lambda: host, lambda: True)
+
+
 def test_what_was_validated_is_kept_beside_the_engine_and_one_that_failed_is_not_taken(
     capsys: pytest.CaptureFixture[str],
     given: tuple[str, ...],
     crops: Path,
     tiny_bundle: Bundle,
     host: Host,
-    monkeypatch: pytest.MonkeyPatch,
+    judged: Any,
+    doctor: Any,
 ) -> None:
-    from export import engine_gate
-
-    def judged(passed: bool) -> None:
-        verdict = dataclasses.replace(GATE, passed=passed)
-        monkeypatch.setattr(engine_gate, "gate", lambda *given: verdict)
-
-    def doctor() -> tuple[str, str, str]:
-        return engine_state(tiny_bundle, "auto", given[-1], lambda: host, lambda: True)
-
     assert main(["engine", "race", *given]) == 0
     assert "mixed never validated on held-out images" in doctor()[1] and doctor()[0] == "ok"
     judged(True)
@@ -186,28 +196,21 @@ def test_what_was_validated_is_kept_beside_the_engine_and_one_that_failed_is_not
 
 
 def test_where_every_engine_failed_it_is_said_how_to_go_on(
-    capsys: pytest.CaptureFixture[str],
-    given: tuple[str, ...],
-    crops: Path,
-    tiny_bundle: Bundle,
-    host: Host,
-    monkeypatch: pytest.MonkeyPatch,
+    given: tuple[str, ...], crops: Path, tiny_bundle: Bundle, judged: Any, doctor: Any
 ) -> None:
-    from export import engine_gate
-
     assert main(["engine", "build", *given]) == 0
-    monkeypatch.setattr(engine_gate, "gate", lambda *_: dataclasses.replace(GATE, passed=False))
+    judged(False)
     assert main(["validate", "--engine", "--crops", str(crops), *given]) == 3
     with pytest.raises(EngineError, match=r"every engine .* failed on held-out images \(tensorrt-int8\); judge it .*--force"):
         choice.open_engine(tiny_bundle, given[-1])
-    level, found, fix = engine_state(tiny_bundle, "auto", given[-1], lambda: host, lambda: True)
+    level, found, fix = doctor()
     assert level == "warn" and "int8 not taken: it FAILED" in found and "validate --engine" in fix
     record = next(Path(given[-1]).glob("validated-*.json"))
     for change in ({"passed": None}, {"passed": "true"}, {"validated_s": 1e300}, {"validated_s": "x"}, {"steps": 3}):
         record.write_text(json.dumps(json.loads(record.read_text()) | change))
-        assert "FAILED" in engine_state(tiny_bundle, "auto", given[-1], lambda: host, lambda: True)[1]
+        assert "FAILED" in doctor()[1]
     record.write_text("[" * 200_000)
-    assert engine_state(tiny_bundle, "auto", given[-1], lambda: host, lambda: True)[0] == "warn"
+    assert doctor()[0] == "warn"
 
 
 def test_a_precision_that_is_not_there_or_means_nothing_is_told(

@@ -90,7 +90,7 @@ def test_a_study_judges_graphs_that_lean_by_their_own_rounding(
     pipeline: Any = SimpleNamespace(
         recipe=SimpleNamespace(student_config=config, threads=1, name="made-up", version="1.0.0"),
         labelled=lambda run, most: data,
-        choice=lambda run: choice,
+        choice=lambda run, falls: choice,
         student=lambda run: SimpleNamespace(state_dict=lambda: state),
         falls=lambda run: Falls.near(state, config, data.crops),
         threshold=lambda: data.threshold,
