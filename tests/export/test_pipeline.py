@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from shared import made_once
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
@@ -138,13 +139,14 @@ def prepared(base: Path) -> Recipe:
     return recipe
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, rendered_once: None) -> Path:
     """A folder with data, a checkpoint to start from and a `work` in which every stage has run. Not to be written to."""
-    base = tmp_path_factory.mktemp("pipeline")
-    recipe = prepared(base)
-    Pipeline(recipe).run(accept_failing_gate=True)  # untrained weights may lose anything
-    return base
+
+    def make(base: Path) -> None:
+        Pipeline(prepared(base)).run(accept_failing_gate=True)  # untrained weights may lose anything
+
+    return made_once(tmp_path_factory, "pipeline", make)
 
 
 @pytest.fixture
