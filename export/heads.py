@@ -29,6 +29,7 @@ from torch import nn
 from calibration.bank import UNKNOWN, Bank, Entry
 from edge.screen.preprocess import Preprocessing, letterbox
 from export.augment import augment, cut_anew
+from export.precision import CPU, autocast
 from export.shown import HYGROMA, PLANE, Shown
 from export.train import thickness_log_odds
 from export.vit import HygromaViT, normalise
@@ -226,9 +227,9 @@ def _hygroma_reading(
 
 @torch.no_grad()
 def _plane_reading(model: HygromaViT, crops: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """What the plane head is shown of crops, uint8 [S,S] each, float32 [N,D], and no rounding; products in bfloat16."""
+    """What the plane head is shown of crops, uint8 [S,S] each, float32 [N,D], and no rounding."""
     model.eval()
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(CPU):
         tokens = model(normalise(torch.from_numpy(np.stack(crops))[:, None])).tokens
     read = torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], 1).float().numpy()
     return read, np.zeros_like(read)

@@ -66,6 +66,7 @@ from export.model_card import model_card
 from export.ood import distance_limit, fit_ood
 from export.ort_graph import run_graph
 from export.phantoms import Progress, decide_on_exams, golden_crops, phantom_bank, standard_crops
+from export.precision import CPU, record, recorded
 from export.qat import finetune
 from export.quantize import Choice
 from export.recipe import Recipe
@@ -91,6 +92,7 @@ STAGES = {  # stage -> its folders under `work` that go on from one call to the 
     "validate": ("predictions", "honesty"),
     "bundle": ("exams",),
 }
+TRAINED = ("teacher", "unlabelled", "student", "heads")  # whose products may be in bfloat16
 SCORED = ("real", "sham", "borderline", "lesion")  # sources whose standard planes the hygroma head scores
 UNDRAWN = ("real", "cleaned", "hc18")  # sources that are shown without labels: nothing was drawn into them
 CALIBRATION_CROPS = 128  # DESIGN section 3: 32-500 suffice
@@ -283,6 +285,7 @@ class Pipeline:
             shown = Shown.by_student(model.state_dict(), model.config, calibration, self.recipe.threads)
             refit_hygroma_head(model, shown, bank, taught, self.recipe.seed, step)
             probe_plane_head(model, bank, taught, self.recipe.seed, CUTS, shown)
+            record(path, CPU)
             with appearing(path) as unfinished:
                 torch.save({name: head.state_dict() for name, head in heads.items()}, unfinished)
         with intact(path):
@@ -651,7 +654,8 @@ class Pipeline:
         )
 
     def _provenance(self) -> Provenance:
-        return provenance(self.recipe, self.bank(), len(self.frames()))
+        precisions = {stage: recorded(self.stamps.folder(stage) / f"{run_name(REFIT)}.pt") for stage in TRAINED}
+        return provenance(self.recipe, self.bank(), len(self.frames()), precisions)
 
     def threshold(self) -> float:
         """The hygroma head's operating point, a probability."""
