@@ -3,6 +3,9 @@ PYTHON ?= python3
 DEMO_VENV ?= .venv
 TEST_VENV ?= .venv-test
 ARGS ?=
+# Processes that share the tests, as many as there are cores; WORKERS=0: this one alone, as a debugger wants it.
+WORKERS ?= auto
+PYTEST = $(TEST_VENV)/bin/python -m pytest -n $(WORKERS) --maxprocesses 8
 
 NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "$(PYTHON) is Python " + \
   sys.version.split()[0] + "; 3.10 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12")'
@@ -13,14 +16,14 @@ demo: $(DEMO_VENV)/.done
 	$(DEMO_VENV)/bin/hygroma demo $(ARGS)
 
 test: $(TEST_VENV)/.done
-	$(TEST_VENV)/bin/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 check: $(TEST_VENV)/.done
 	$(TEST_VENV)/bin/python -m pip install -q -e '.[check]'
 	$(TEST_VENV)/bin/ruff check .
 	$(TEST_VENV)/bin/mypy
 	$(MAKE) unit audit sbom
-	$(TEST_VENV)/bin/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 # Everything that is installed here: the device part's dependencies, the toolchain's and the tests'.
 audit: $(TEST_VENV)/.done

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # read when torch and BLAS are loaded, and by the processes that tests start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core: more threads would wait for one another
 
 import numpy as np
 import pytest
@@ -12,6 +16,33 @@ from fakes.bundle_parts import fake_files, fake_manifest, noise
 
 from edge.bundle import Bundle, write_bundle
 from edge.bundle import manifest as mf
+
+APART = ("tests/export/test_pipeline.py",)  # files whose dear fixtures are made once a run (shared.py), not once a worker
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """For pytest-xdist: the first test of each APART file goes first, since it makes what the others find, and the others last,
+    to fill up whichever worker is free."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    names = [item.nodeid.split("::")[0] for item in items]
+    first = {names.index(name) for name in APART if name in names}
+    order = sorted(range(len(items)), key=lambda at: -1 if at in first else names[at] in APART)
+    items[:] = [items[at] for at in order]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests stay on one worker, as its fixtures do; but those of APART are dealt out one by one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            name = nodeid.split("::")[0]
+            return nodeid if name in APART else name
+
+    config.option.loadscopereorder = False  # in the order of `pytest_collection_modifyitems`
+    return ByFile(config, log)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from edge.notify import Notifier
 
 @pytest.mark.parametrize("abstract", [False, True])
 def test_messages(tmp_path: Path, abstract: bool) -> None:
-    name = f"@hygroma-{tmp_path.name}" if abstract else str(tmp_path / "notify")
+    name = f"@hygroma-{tmp_path.name}-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind("\0" + name[1:] if abstract else name)
         systemd.settimeout(5)

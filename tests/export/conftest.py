@@ -1,9 +1,15 @@
-"""What several files of this folder would otherwise make anew in every test."""
+"""What the files of this folder would otherwise make anew in every test. Each fixture but the last is asked for by name: a test
+whose subject is the very thing that is spared does not ask."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +17,96 @@ import numpy as np
 import pytest
 from shared import made_once
 
+FEW_DRAWS = 30  # bootstrap samples of an interval: the least whose 95 % ends are not the extremes alone
+FEW_PHANTOMS = 16  # rendered stills that set a bundle's limit of distance, instead of 128
+SHORT_S = 5.0  # seconds of a phantom exam instead of 8: the approach, then some two on the standard plane
 
-@pytest.fixture(scope="session")
-def rendered_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The phantom crops of every bundle's golden images and distances, rendered once a run: 192 frames, some 15 s. They depend on
-    their number and the preprocessing alone."""
-    from export import phantoms
 
-    def remembered(render: Callable[[int, Any], np.ndarray]) -> Callable[[int, Any], np.ndarray]:
-        def crops(count: int, spec: Any) -> np.ndarray:
-            def make(folder: Path) -> None:
-                np.save(folder / "crops.npy", render(count, spec))
-
-            name = f"{render.__name__}-{count}-{abs(hash(repr(spec)))}"
-            return np.load(made_once(tmp_path_factory, name, make) / "crops.npy")
-
-        return crops
+@pytest.fixture(scope="module")
+def few_draws() -> Iterator[None]:
+    """Intervals over patients from few draws: they are three quarters of a report's time, and no test that asks for this reads
+    their ends. tests/export/test_compare.py holds the interval itself, with all draws."""
+    from calibration.intervals import patient_interval
 
     with pytest.MonkeyPatch.context() as patch:
-        for render in (phantoms.golden_crops, phantoms.standard_crops):
-            known = remembered(render)
-            for module in [m for name, m in sys.modules.items() if name.split(".")[0] == "export"]:
-                for name in [name for name, value in vars(module).items() if value is render]:
-                    patch.setattr(module, name, known)  # wherever it was imported by name
+        patch.setattr(patient_interval, "__defaults__", (FEW_DRAWS, 0))  # in place: it was imported by name
+        yield
+
+
+@pytest.fixture(scope="module")
+def short_exams() -> Iterator[None]:
+    """Phantom exams of SHORT_S. tests/calibration holds what whole ones show."""
+    from calibration import traces
+
+    whole = traces.sample_exam
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(traces, "sample_exam", lambda seed, truth: whole(seed, truth, seconds=SHORT_S))
+        yield
+
+
+@pytest.fixture(scope="module")
+def made_before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Crops that depend on nothing but their arguments, and on the data's files, are made once a run: a data set's bank, the
+    phantoms to train on, golden images, and the phantoms that set the limit of distance, of which FEW_PHANTOMS do."""
+    from calibration import bank
+    from calibration.bank import Bank, load_bank, save_bank
+    from export import phantoms
+
+    build_bank, phantom_bank = bank.build_bank, phantoms.phantom_bank
+    golden_crops, standard_crops = phantoms.golden_crops, phantoms.standard_crops
+
+    def folder(name: str, make: Callable[[Path], None]) -> Path:
+        return made_once(tmp_path_factory, name, make)
+
+    def real(data: Path, stills: Any, folds: np.ndarray, seed: int, on_step: Any) -> Bank:
+        said = hashlib.sha256(f"{seed} {folds.tolist()} ".encode())
+        for path in sorted(p for p in data.rglob("*") if p.is_file()):
+            said.update(str(path.relative_to(data)).encode() + b"\0" + path.read_bytes())
+        return load_bank(
+            folder(f"bank-{said.hexdigest()[:16]}", lambda to: save_bank(build_bank(data, stills, folds, seed, on_step), to))
+        )
+
+    def rendered(total: int, progress: Any) -> Bank:
+        return load_bank(folder(f"phantoms-{total}", lambda to: save_bank(phantom_bank(total, progress), to)))
+
+    def crops(name: str, count: int, spec: Any, render: Callable[[int, Any], np.ndarray]) -> np.ndarray:
+        made = folder(f"{name}-{count}-{spec.size}-{spec.pad}", lambda to: np.save(to / "crops.npy", render(count, spec)))
+        return np.load(made / "crops.npy")
+
+    instead: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
+        (build_bank, real),
+        (phantom_bank, rendered),
+        (golden_crops, lambda count, spec: crops("golden", count, spec, golden_crops)),
+        (standard_crops, lambda count, spec: crops("standard", min(count, FEW_PHANTOMS), spec, standard_crops)),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        for module in [m for name, m in sys.modules.items() if name.split(".")[0] in ("export", "calibration")]:
+            for name, value in list(vars(module).items()):  # wherever it was imported by name
+                for function, known in instead:
+                    if value is function:
+                        patch.setattr(module, name, known)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_precision(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What training computes in is chosen once a run, not once a worker: two that time a product could choose differently, and
+    one product in bfloat16 takes a processor without units for it seconds."""
+    if find_spec("torch") is None:
+        yield
+        return
+    from export import precision
+
+    choose = precision._chosen
+
+    @cache
+    def chosen(device: str, threads: int) -> precision.Precision:
+        def make(folder: Path) -> None:
+            (folder / "choice.json").write_text(json.dumps(asdict(choose(device, threads))))
+
+        folder = made_once(tmp_path_factory, f"precision-{device}-{threads}", make)
+        return precision.Precision(**json.loads((folder / "choice.json").read_text()))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "_chosen", chosen)
         yield

@@ -34,6 +34,8 @@ from export.runs import RunJob, make_run, run_recipe
 from export.train import CPU, Schedule, distillation_loss, fit, predict
 from export.vit import HygromaViT
 
+pytestmark = pytest.mark.usefixtures("made_before")
+
 COMMANDS = ("train", "distill", "quantize", "validate", "bundle", "export")
 KEEP = np.arange(24)
 CROPS = np.random.default_rng(0).integers(0, 255, (5, 48, 48)).astype(np.uint8)

@@ -27,6 +27,8 @@ from export.train import distillation_loss, make_batch, token_distance
 from export.vit import HygromaViT, ViTConfig, normalise
 from export.weights import at_image, student_from_teacher
 
+pytestmark = pytest.mark.usefixtures("few_draws", "made_before")
+
 WIDE = ViTConfig(image=48, width=64, depth=3, heads=4, tap=1)
 THIN = dataclasses.replace(WIDE, image=32, width=32, depth=2, heads=2)
 RUNG = Rung("thin", StudentRecipe([0, 1], image=32, width=32, heads=1, epochs=1, frozen_blocks=0))

@@ -44,6 +44,8 @@ from export.validate import EvaluationSet, validation_report
 from export.vit import HygromaViT
 from export.weights import _OURS  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("few_draws", "made_before", "short_exams")
+
 SHAPE = (160, 200)  # rows, columns of a still: enough for the lesion operator's reach
 NT, THALAMI = (60.0, 90.0, 150.0, 104.0), (80.0, 40.0, 124.0, 62.0)
 
@@ -139,8 +141,10 @@ def prepared(base: Path) -> Recipe:
     return recipe
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, rendered_once: None) -> Path:
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, few_draws: None, made_before: None, short_exams: None
+) -> Path:
     """A folder with data, a checkpoint to start from and a `work` in which every stage has run. Not to be written to."""
 
     def make(base: Path) -> None:

@@ -22,6 +22,11 @@ from export.train import Schedule, fit
 from export.vit import HygromaViT
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_precision() -> None:
+    """Nothing is spared here: the choice is the subject."""
+
+
 @pytest.fixture(autouse=True)
 def forgets() -> Iterator[None]:
     """A machine is timed once a process."""

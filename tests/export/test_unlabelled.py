@@ -27,6 +27,8 @@ from export.unlabelled import distil_unlabelled, seen_anew  # noqa: E402
 from export.vit import HygromaViT, ViTConfig, normalise  # noqa: E402
 from export.weights import student_from_teacher  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("made_before")
+
 DEEP = ViTConfig(image=48, width=64, depth=3, heads=2, tap=1)
 
 
