@@ -152,7 +152,8 @@ def test_a_site_without_planes_keeps_the_plane_head_and_the_card_says_so(
     """The whole command, exams and all, beside few phantoms; then the device scores with what it made."""
     bank = adapting.phantom_bank
     monkeypatch.setattr(adapting, "phantom_bank", lambda total, progress: bank(40, progress))
-    words = [str(site / "data"), "--csv", str(site / "plain.csv"), "--out", str(tmp_path / "out"), "--exams", "4", "--threads", "1"]
+    words = [str(site / "data"), "--csv", str(site / "plain.csv"), "--out", str(tmp_path / "out")]
+    words += ["--exams", "4", "--threads", "1"]
     assert main(["adapt", *words, "--name", "own", "--accept-failing-gate", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert "no plane labels" in told["plane head"] and told["images"] + sum(told["left out"].values()) == 38
