@@ -22,9 +22,9 @@ from edge.bundle.manifest import GateResult
 from edge.cli import main
 from edge.engines import choice, engine_build, race, tensorrt_api
 from edge.engines.engine_build import Host
-from edge.engines.graph_forms import SAME_GRAPH_TOLERANCE
 from edge.engines.health import engine_state
 from edge.engines.openvino_runner import has_openvino
+from edge.engines.selftest import SAME_GRAPH_TOLERANCE
 from edge.errors import EngineError
 
 GATE = GateResult(True, False, 64, 32, 0, 1, 0.0, 0.01, 0.01, (), ("secret-name.png",))

@@ -19,7 +19,6 @@ from edge.bundle.trust import SHIPPED_BUNDLE
 from edge.engines.graph_forms import (
     FP16_TOLERANCE,
     MIXED_TOLERANCE,
-    SAME_GRAPH_TOLERANCE,
     graph_for,
     half_typed,
     strip_quantisers,
@@ -27,7 +26,7 @@ from edge.engines.graph_forms import (
 from edge.engines.onnxruntime_runner import OUTPUT_NAMES, OnnxRuntimeRunner
 from edge.engines.openvino_runner import OpenVinoRunner, has_openvino
 from edge.engines.runner import RawOutputs
-from edge.engines.selftest import difference, infer_all
+from edge.engines.selftest import SAME_GRAPH_TOLERANCE, difference, infer_all
 from edge.errors import EngineError
 
 CALIBRATION = Calibration(1.0, 1.0)
