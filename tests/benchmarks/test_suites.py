@@ -22,6 +22,8 @@ from edge.engines.scorer import Scorer
 from edge.errors import EngineError
 from edge.records import Scores
 
+pytestmark = pytest.mark.kernels
+
 ROOT = Path(__file__).parents[2]
 
 

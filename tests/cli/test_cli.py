@@ -169,6 +169,7 @@ def test_score_of_a_clip_counts_frames(tmp_path: Path, still: Path, capsys: pyte
     assert [row["frame"] for row in lines(capsys)] == [0, 3, 6]
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_run_plays_a_file(
     tmp_path: Path, still: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, runtime: str

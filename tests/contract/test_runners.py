@@ -20,6 +20,8 @@ from edge.engines.tensorrt_build import BuildOptions, build_plan
 from edge.engines.tensorrt_runner import TensorRTRunner
 from edge.errors import EngineError
 
+pytestmark = pytest.mark.kernels
+
 
 @pytest.fixture(params=["fake", "onnxruntime", "openvino", "tensorrt", "torch"])
 def runner(request: pytest.FixtureRequest) -> Runner:

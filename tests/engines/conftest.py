@@ -24,6 +24,13 @@ from edge.engines.selftest import infer_all
 from edge.engines.tensorrt_api import describe
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every file here touches the kernels of this processor."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker("kernels")
+
+
 @pytest.fixture
 def world() -> World:
     return World(FakeDevice())

@@ -27,6 +27,8 @@ from export.ood import fit_ood  # noqa: E402
 from export.sources import DINOV2_INITIALISATION, PROTOTYPE_LIMITS, fetus_framework, hc18  # noqa: E402
 from export.torch_runner import TorchRunner  # noqa: E402
 
+pytestmark = pytest.mark.kernels
+
 
 @pytest.fixture
 def ingredients(tiny_student: Any, pictures: Callable[..., np.ndarray]) -> Ingredients:

@@ -37,6 +37,8 @@ from export.smooth import LINEARS, input_peaks, smooth  # noqa: E402
 from export.torch_runner import TorchRunner  # noqa: E402
 from export.vit import HygromaViT, ViTConfig, normalise  # noqa: E402
 
+pytestmark = pytest.mark.kernels
+
 Pictures = Callable[..., np.ndarray]
 
 

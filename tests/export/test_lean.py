@@ -18,6 +18,8 @@ from export.onnx_graph import build_float_graph  # noqa: E402
 from export.ort_graph import run_graph  # noqa: E402
 from export.quantize import Choice, block_linears, lint_qdq, quantize_best  # noqa: E402
 
+pytestmark = pytest.mark.kernels
+
 Pictures = Callable[..., np.ndarray]
 
 

@@ -29,6 +29,8 @@ from export.quantize import (  # noqa: E402
 from export.rounding import rounded_model  # noqa: E402
 from export.vit import HygromaViT, normalise  # noqa: E402
 
+pytestmark = pytest.mark.kernels
+
 Pictures = Callable[..., np.ndarray]
 PASSED = GateResult(True, False, 64, 32, 0, 0, 0.0, 0.01, 0.01, (), ())
 FAILED = replace(PASSED, passed=False, positives_lost=1, flips=1, reasons=("1 positives lost",), flipped=("picture-3",))

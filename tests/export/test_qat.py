@@ -29,6 +29,8 @@ from export.smooth import MLP_SCALE  # noqa: E402
 from export.train import Schedule  # noqa: E402
 from export.vit import HygromaViT, normalise  # noqa: E402
 
+pytestmark = pytest.mark.kernels
+
 Pictures = Callable[..., np.ndarray]
 KEEP = np.arange(24)
 

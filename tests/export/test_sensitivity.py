@@ -23,6 +23,8 @@ from export.ort_graph import run_graph  # noqa: E402
 from export.quantize import Choice, block_linears, collect_histograms, quantize  # noqa: E402
 from export.sensitivity import Measured, markdown, sensitivity, study, svg  # noqa: E402
 
+pytestmark = pytest.mark.kernels
+
 Pictures = Callable[..., np.ndarray]
 
 
