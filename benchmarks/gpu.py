@@ -83,7 +83,7 @@ def engines(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
     }
     data = None
     if args.crops:
-        from export.engine_gate import engine_report, load_crops, require_size
+        from export.report.engine_gate import engine_report, load_crops, require_size
 
         data = load_crops(args.crops)
         require_size(bundle, data)
@@ -163,7 +163,7 @@ def pytorch(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
     import torch
 
     from benchmarks.torch_student import torch_model, torch_student
-    from export.vit import HygromaViT, ViTConfig
+    from export.model.vit import HygromaViT, ViTConfig
 
     if not (args.dry_run or torch.cuda.is_available()):
         raise RuntimeError(f"torch {torch.__version__} sees no GPU; install a CUDA build, or use --dry-run")
@@ -224,8 +224,8 @@ def train(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
     import torch
 
     if args.dry_run:
+        from export.model.vit import HygromaViT
         from export.recipe import load_recipe
-        from export.vit import HygromaViT
 
         recipe = load_recipe(args.recipe)
         configs = {"teacher": recipe.teacher_config, "student": recipe.student_config}

@@ -688,8 +688,8 @@ def _stage(args: argparse.Namespace) -> int:
         raise ConfigError("validate: needs RECIPE.yaml, or --engine with --crops FILE.npz")
     try:
         from export.recipe import load_recipe
+        from export.report.validate import read_verdicts
         from export.runs import run_recipe
-        from export.validate import read_verdicts
     except ImportError as error:
         raise _toolchain_missing(error) from None
     progress, accepted = _Progress(), getattr(args, "accept_failing_gate", False)
@@ -724,8 +724,8 @@ def _stage(args: argparse.Namespace) -> int:
 
 def _crossval(args: argparse.Namespace) -> int:
     try:
-        from export.crossval import Settings, cross_validate
-        from export.systems import choose_system
+        from export.site.crossval import Settings, cross_validate
+        from export.training.systems import choose_system
     except ImportError as error:
         raise _toolchain_missing(error) from None
     progress = _Progress()
@@ -793,8 +793,8 @@ def _site_name(site: dict[str, Any]) -> str:
 
 def _compare(args: argparse.Namespace) -> int:
     try:
-        from export.compare import compare
-        from export.crossval import load_run
+        from export.site.compare import compare
+        from export.site.crossval import load_run
     except ImportError as error:
         raise _toolchain_missing(error) from None
     result = compare(load_run(args.a), load_run(args.b), args.unit)
@@ -819,8 +819,8 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _explain(args: argparse.Namespace) -> int:
     try:
-        from export.explain import explain
-        from export.localise import mass_in_words
+        from export.report.localise import mass_in_words
+        from export.site.explain import explain
     except ImportError as error:
         raise _toolchain_missing(error) from None
     if (args.boxes is None) != (args.data is None):

@@ -54,7 +54,7 @@ def add_adapt(
 
     def run(args: argparse.Namespace) -> int:
         try:
-            from export.adapt import Settings, adapt
+            from export.site.adapt import Settings, adapt
         except ImportError as error:
             raise toolchain_missing(error) from None
         from calibration.dataset import load_dataset

@@ -92,7 +92,7 @@ def validate_engine(args: argparse.Namespace, configure: Configure) -> int:
     if not args.crops:
         raise ConfigError("--engine: needs --crops FILE.npz, which `hygroma validate RECIPE --crops FILE.npz` writes")
     try:
-        from export.engine_gate import engine_report, load_crops
+        from export.report.engine_gate import engine_report, load_crops
     except ImportError as error:
         raise ConfigError(
             f"validate --engine: {error.name} is missing: pip install scipy, and install from a checkout"

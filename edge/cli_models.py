@@ -60,7 +60,7 @@ def add_models(
 
     def run(args: argparse.Namespace) -> int:
         try:
-            from export.pretrain import Settings, pretrain
+            from export.training.pretrain import Settings, pretrain
         except ImportError as error:
             raise toolchain_missing(error) from None
         progress = new_progress()
@@ -103,7 +103,7 @@ def _add_sensitivity(
             from export.atomic import writable
             from export.pipeline import Pipeline, run_name
             from export.recipe import load_recipe
-            from export.sensitivity import study, write_study
+            from export.report.sensitivity import study, write_study
         except ImportError as error:
             raise toolchain_missing(error) from None
         if args.crops < 2:
@@ -166,7 +166,7 @@ def _add_lesions(
         try:
             from calibration.honesty import check_lesions, contact_sheet, make_specimens, write_checks
             from calibration.stills import load_stills
-            from export.features import backbone_features
+            from export.training.features import backbone_features
         except ImportError as error:
             raise toolchain_missing(error) from None
         if args.seed < 0:

@@ -36,15 +36,15 @@ from edge.engines.runner import Runner
 from edge.engines.selftest import difference, infer_all, sigmoid
 from edge.errors import BundleError, GateError, InputError
 from edge.screen.preprocess import Preprocessing
-from export.gate import DEFAULT_LIMITS, GateLimits, gate
-from export.lean import Falls, quantize_leaning
-from export.mixed import Converted, convert
-from export.model_card import model_card
-from export.ood import KEPT, distance_limit, fit_ood
-from export.ort_graph import optimised_graph, run_graph
-from export.quantize import Choice, lint_qdq
-from export.torch_runner import TorchRunner
-from export.vit import ViTConfig
+from export.heads.ood import KEPT, distance_limit, fit_ood
+from export.int8.convert import Converted, convert
+from export.int8.log_odds_shift import Falls, quantize_leaning
+from export.int8.ort_graph import optimised_graph, run_graph
+from export.int8.quantize import Choice, lint_qdq
+from export.model.torch_runner import TorchRunner
+from export.model.vit import ViTConfig
+from export.report.gate import DEFAULT_LIMITS, GateLimits, gate
+from export.report.model_card import model_card
 
 MIN_GOLDEN = 64  # images; DESIGN section 3
 MAX_BYTES = 15_000_000  # of a bundle that is shipped; DESIGN section 3
@@ -70,7 +70,7 @@ class Ingredients:
     """Everything a bundle is made of. All crops are uint8 [N,1,S,S], made by `edge.screen.preprocess`.
 
     calibration: 32-500 training images, for INT8 ranges. selection: other training images, on which the range method is
-    chosen. judged: training images that the hygroma head judges, for the lean (export/lean.py). assessable: training images
+    chosen. judged: training images that the hygroma head judges, for the lean (log_odds_shift.py). assessable: training images
     that are assessable planes, for the embedding statistics. typical: held-out images of the same sort, an array a source; the
     distance that `ood_quantile` of every source stay under becomes the threshold. gate: held-out, labelled, for the gate.
     golden: at least 64 held-out images of every sort, for the self-test.
@@ -231,7 +231,7 @@ def _fallback(converted: Converted) -> str:
 
 
 def golden_tolerances(golden: GoldenVectors, temperatures: Calibration, raised: float) -> Golden:
-    """What the self-test allows beside these vectors. raised: how far the INT8 graph leans (export/lean.py)."""
+    """What the self-test allows beside these vectors. raised: how far the INT8 graph leans (export/int8/log_odds_shift.py)."""
     # The lean is no error of a runner's: held to the graph that leans too, one may differ by what rounding did alone.
     upright = replace(golden.qdq, hygroma=golden.qdq.hygroma - raised)
     return Golden(

@@ -27,21 +27,21 @@ import torch
 
 from edge.engines.selftest import sigmoid
 from edge.errors import ConfigError
-from export import metrics
 from export.atomic import appearing, remove
-from export.evidence import HEADS, HeldOut, held_out, increased_rows, shipped_threshold, thickness_rows
-from export.gate import gate
+from export.int8.convert import Converted, convert
+from export.int8.log_odds_shift import quantize_leaning
+from export.int8.ort_graph import run_graph
+from export.int8.quantize import quantize_best
 from export.jobs import load_ray, run_jobs
-from export.lean import quantize_leaning
-from export.mixed import Converted, convert
-from export.ort_graph import run_graph
+from export.model.vit import HygromaViT, ViTConfig
 from export.phantoms import Progress
 from export.pipeline import Pipeline, probabilities, run_name
-from export.quantize import quantize_best
 from export.recipe import Ladder, Recipe
+from export.report import metrics
+from export.report.evidence import HEADS, HeldOut, held_out, increased_rows, shipped_threshold, thickness_rows
+from export.report.gate import gate
 from export.stamps import Stamps
-from export.train import predict
-from export.vit import HygromaViT, ViTConfig
+from export.training.train import predict
 
 log = logging.getLogger("hygroma.ladder")
 
@@ -204,7 +204,7 @@ def judge(job: RungJob, pipeline: Pipeline) -> tuple[dict[str, Any], onnx.ModelP
 
 def evidence(data: HeldOut, form: str) -> dict[str, dict[str, Any]]:
     """Each kind of evidence: its figure with the 95 % interval, and n. `lesions` and `planes`: areas under the ROC curve;
-    `thickness` and `increased`: see export/evidence.py; "..., cleaned": the same with the calipers painted out. A kind that
+    `thickness` and `increased`: see report/evidence.py; "..., cleaned": the same with the calipers painted out. A kind that
     the fold has no images for is left out."""
     out: dict[str, dict[str, Any]] = {}
     for kind, head in (("lesions", "hygroma"), ("planes", "plane")):

@@ -37,10 +37,23 @@ from edge.screen.preprocess import Preprocessing, letterbox
 from edge.screen.still import read_still
 from export.atomic import appearing, intact, remove, writable
 from export.bundle import Ingredients, LabelledCrops, assemble_bundle, gate_of, require_canonical
-from export.controls import control_rows, controls_table
-from export.design import design
-from export.engine_gate import StoredCrops, save_crops
-from export.evidence import (
+from export.heads.features import Shown
+from export.heads.fit import CUTS, probe_plane_head, refit_hygroma_head
+from export.heads.ood import distance_limit, fit_ood
+from export.int8.convert import convert
+from export.int8.log_odds_shift import SAMPLE, Falls, quantize_leaning, read_leans
+from export.int8.ort_graph import run_graph
+from export.int8.qat import finetune
+from export.int8.quantize import Choice
+from export.model.torch_runner import TorchRunner
+from export.model.vit import HygromaViT
+from export.model.weights import at_image, load_backbone, student_from_teacher
+from export.phantoms import Progress, decide_on_exams, golden_crops, phantom_bank, standard_crops
+from export.recipe import Recipe
+from export.report.controls import control_rows, controls_table
+from export.report.design import design
+from export.report.engine_gate import StoredCrops, save_crops
+from export.report.evidence import (
     HEADS,
     OUT_OF_FOLD,
     HeldOut,
@@ -53,32 +66,19 @@ from export.evidence import (
     thickness_rows,
     thickness_table,
 )
-from export.features import backbone_features
-from export.finetune import open_device
-from export.frames import decode_frames, find_frames
-from export.framing import ASPECT, CUT, aspects, cut_stills, framing_rows, framing_table
-from export.gate import also_failing
-from export.heads import CUTS, probe_plane_head, refit_hygroma_head
-from export.lean import SAMPLE, Falls, quantize_leaning, read_leans
-from export.looked import CAM_STILLS, boxed, cams_of, evenly, looked, panel, panel_stills
-from export.mixed import convert
-from export.model_card import model_card
-from export.ood import distance_limit, fit_ood
-from export.ort_graph import run_graph
-from export.phantoms import Progress, decide_on_exams, golden_crops, phantom_bank, standard_crops
-from export.qat import finetune
-from export.quantize import Choice
-from export.recipe import Recipe
-from export.shown import Shown
-from export.sources import provenance
+from export.report.framing import ASPECT, CUT, aspects, cut_stills, framing_rows, framing_table
+from export.report.gate import also_failing
+from export.report.model_card import model_card
+from export.report.other_anatomy import SOURCES, Judged, read_pictures, read_sources, unfamiliar, unfamiliar_table
+from export.report.provenance import provenance
+from export.report.saliency import CAM_STILLS, boxed, cams_of, evenly, looked, panel, panel_stills
+from export.report.validate import EvaluationSet, evidence_tables, failures, validation_report, write_report
 from export.stamps import STAMP, Stamps
-from export.torch_runner import TorchRunner
-from export.train import distillation_loss, draw_epoch, fit, predict
-from export.unfamiliar import SOURCES, Judged, read_pictures, read_sources, unfamiliar, unfamiliar_table
-from export.unlabelled import distil_unlabelled, require_batch
-from export.validate import EvaluationSet, evidence_tables, failures, validation_report, write_report
-from export.vit import HygromaViT
-from export.weights import at_image, load_backbone, student_from_teacher
+from export.training.features import backbone_features
+from export.training.finetune import open_device
+from export.training.frames import decode_frames, find_frames
+from export.training.train import distillation_loss, draw_epoch, fit, predict
+from export.training.unlabelled import distil_unlabelled, require_batch
 
 log = logging.getLogger("hygroma.export")
 
@@ -96,7 +96,7 @@ UNDRAWN = ("real", "cleaned", "hc18")  # sources that are shown without labels: 
 CALIBRATION_CROPS = 128  # DESIGN section 3: 32-500 suffice
 GOLDEN_CROPS = 64
 PLANES = "standard planes"
-JUDGED = ("ok", "plane", "distance")  # of export.unfamiliar.Judged
+JUDGED = ("ok", "plane", "distance")  # of export.report.other_anatomy.Judged
 CHECKED_STILLS = 480  # of some 1,020: an area of .60 between 480 and 480 is then told from .5 (95 %)
 ANOTHER_GRAPH = (
     "The evidence on images is of the quantize stage's graphs, from which this one differs; the gate and the phantom exams are "
@@ -431,7 +431,7 @@ class Pipeline:
             return dict(saved)
 
     def _framing(self, run: int, keep: np.ndarray) -> dict[str, np.ndarray]:
-        """What export/framing.py asks of a run's held-out entries `keep`, float [n]; NaN but for untouched stills."""
+        """What export/report/framing.py asks of a run's held-out entries `keep`, float [n]; NaN but for untouched stills."""
         bank = self.bank()
         real = np.array([bank.entries[i].source == "real" for i in keep], bool)
         out = {name: np.full(len(keep), np.nan, np.float32) for name in (CUT, ASPECT)}

@@ -15,8 +15,8 @@ import yaml
 
 from calibration.stills import FOLDS
 from edge.errors import ConfigError
-from export.train import Schedule
-from export.vit import ViTConfig
+from export.model.vit import ViTConfig
+from export.training.train import Schedule
 
 QAT_WHEN = ("never", "fallback", "always")
 RECIPES = Path(__file__).parent / "recipes"
@@ -44,7 +44,7 @@ class TeacherRecipe:
 class StudentRecipe:
     """blocks: which of the teacher's blocks the student starts from; its depth is their number. image, width, heads: input
     side in pixels, channels, attention heads; 0: the teacher's. A thinner student starts from a selection of its teacher's
-    channels (export/weights.py)."""
+    channels (export/model/weights.py)."""
 
     blocks: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4, 5])
     image: int = 0
@@ -58,7 +58,7 @@ class StudentRecipe:
 
 @dataclass(frozen=True)
 class UnlabelledRecipe:
-    """Distillation on frames without labels, before the student is shown any (export/unlabelled.py). epochs: 0 for none. frames:
+    """Distillation on frames without labels, before the student is shown any (unlabelled.py). epochs: 0 for none. frames:
     a folder of frames besides the run's own training pictures, in every run; left out: none."""
 
     epochs: int = 0
@@ -68,7 +68,7 @@ class UnlabelledRecipe:
 
 @dataclass(frozen=True)
 class QatRecipe:
-    """Quantisation-aware fine-tuning of the student (export/qat.py). when: never; fallback, where plain INT8, corrected biases
+    """Quantisation-aware fine-tuning of the student (int8/qat.py). when: never; fallback, where plain INT8, corrected biases
     and spared products all miss the gate; always, in every fold too."""
 
     when: str = "never"

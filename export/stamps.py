@@ -18,8 +18,8 @@ from typing import Any
 import edge
 from edge.errors import ConfigError, InputError
 from export.atomic import PARTIAL, appearing, sha256_of
-from export.frames import contents_of, find_frames
 from export.recipe import Recipe
+from export.training.frames import contents_of, find_frames
 
 STAMP = "recipe.json"
 # Raise a stage's number when its code would make something else of the same recipe: what the older code made is refused then.

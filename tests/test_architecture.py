@@ -70,7 +70,7 @@ def test_what_judges_an_engine_imports_with_the_tensorrt_extra_alone() -> None:
     script = (  # refused as if absent: scipy looks torch up in sys.modules and takes what it finds there
         "import sys\nclass Absent:\n    def find_spec(self, name, *_):\n"
         f"        if name in {sorted(HEAVY - named)!r}: raise ModuleNotFoundError(name)\n"
-        "sys.meta_path.insert(0, Absent())\nimport export.engine_gate\n"
+        "sys.meta_path.insert(0, Absent())\nimport export.report.engine_gate\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=120)
 

@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 
 from benchmarks import gpu
 from edge.engines.runner import RawOutputs
-from export.engine_gate import StoredCrops, save_crops
+from export.report.engine_gate import StoredCrops, save_crops
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.sh"
 

@@ -33,7 +33,7 @@ def runner(request: pytest.FixtureRequest) -> Runner:
     if request.param == "tensorrt":
         return fake_tensorrt_runner(request.getfixturevalue("tiny_int8_graph").SerializeToString())
     pytest.importorskip("torch")
-    from export.torch_runner import TorchRunner
+    from export.model.torch_runner import TorchRunner
 
     return TorchRunner(*request.getfixturevalue("tiny_student"))
 

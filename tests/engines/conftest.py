@@ -54,7 +54,7 @@ def cache(tmp_path: Path) -> EngineCache:
 @pytest.fixture(scope="session")
 def tiny_golden(tiny_int8_graph: Any, tiny_student: Any) -> GoldenVectors:
     """64 pictures, and what PyTorch and the canonical graph of the tiny student say to them."""
-    from export.torch_runner import TorchRunner
+    from export.model.torch_runner import TorchRunner
 
     coarse = np.random.default_rng(5).integers(0, 255, (64, 1, 6, 6))
     inputs = coarse.repeat(8, 2).repeat(8, 3).astype(np.uint8)

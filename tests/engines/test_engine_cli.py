@@ -114,7 +114,7 @@ def test_wrong_options_are_refused(capsys: pytest.CaptureFixture[str], given: tu
 @pytest.fixture
 def crops(tmp_path: Path, tiny_bundle: Bundle) -> Path:
     """The golden images, as if they were held-out crops: half of them called positive by the model's own answers."""
-    from export.engine_gate import StoredCrops, save_crops
+    from export.report.engine_gate import StoredCrops, save_crops
 
     golden = tiny_bundle.golden()
     labels = (golden.fp32.hygroma > np.median(golden.fp32.hygroma)).astype(np.int8)
@@ -141,7 +141,7 @@ def test_an_engine_is_held_against_pytorch_and_the_graph(
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """Lets every engine pass the gate from now on, or none."""
-    from export import engine_gate
+    from export.report import engine_gate
 
     def call(passed: bool) -> None:
         verdict = dataclasses.replace(GATE, passed=passed)
@@ -271,7 +271,7 @@ def test_other_runtimes_are_held_against_the_same_gate(
 def test_an_engine_that_loses_positives_fails_the_gate(
     given: tuple[str, ...], world: World, crops: Path, tiny_bundle: Bundle
 ) -> None:
-    from export.engine_gate import engine_report, load_crops
+    from export.report.engine_gate import engine_report, load_crops
 
     point = dataclasses.replace(tiny_bundle.manifest.operating_point, hygroma_threshold=0.5)
     bundle = dataclasses.replace(tiny_bundle, manifest=dataclasses.replace(tiny_bundle.manifest, operating_point=point))

@@ -113,7 +113,7 @@ def test_attention_that_something_else_looks_into_keeps_its_nodes(tiny_int8_grap
 @pytest.mark.parametrize("heads", [1, 2, 8])
 def test_attention_of_any_number_of_heads_keeps_its_numbers(tiny_student: Any, pictures: Any, heads: int) -> None:
     """A head of 64, 32 and 8 values: what the queries are divided by is a power of two for none but the first."""
-    from export.quantize import quantize_best
+    from export.int8.quantize import quantize_best
 
     state, config = tiny_student
     config = dataclasses.replace(config, heads=heads)

@@ -85,7 +85,7 @@ def test_which_form_is_for_what(canonical: bytes) -> None:
 
 def test_stripping_leaves_the_float_graph_with_the_quantised_weights(tiny_float_graph: Any, pictures: Any) -> None:
     """The float graph whose block weights are rounded to the canonical grid is what stripping must give back."""
-    from export.quantize import block_linears, quantize, quantize_weight
+    from export.int8.quantize import block_linears, quantize, quantize_weight
 
     wanted = onnx.ModelProto()
     wanted.CopyFrom(tiny_float_graph)

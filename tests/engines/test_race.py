@@ -109,7 +109,7 @@ def test_the_gpu_benchmark_races_and_gates_every_engine(
 ) -> None:
     """`benchmarks/gpu.sh --crops FILE`, all of it but the GPU."""
     from benchmarks import gpu
-    from export.engine_gate import StoredCrops, save_crops
+    from export.report.engine_gate import StoredCrops, save_crops
 
     golden = tiny_bundle.golden()
     p = sigmoid(golden.fp32.hygroma / tiny_bundle.manifest.calibration.hygroma_temperature)

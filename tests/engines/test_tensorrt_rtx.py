@@ -37,9 +37,9 @@ def test_what_is_no_graph_is_refused_in_tensorrts_words() -> None:
 def test_a_block_of_the_papers_teacher_builds_too(precision: str) -> None:
     """The shape of USF-MAE's ViT-B/16, one block of its twelve."""
     torch = pytest.importorskip("torch")
-    from export.onnx_graph import build_float_graph
-    from export.quantize import block_linears, quantize
-    from export.vit import HygromaViT, ViTConfig
+    from export.int8.onnx_graph import build_float_graph
+    from export.int8.quantize import block_linears, quantize
+    from export.model.vit import HygromaViT, ViTConfig
 
     torch.manual_seed(0)
     config = ViTConfig(image=224, patch=16, width=768, depth=1, heads=12, layer_scale=False)

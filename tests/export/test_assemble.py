@@ -21,11 +21,11 @@ from edge.engines.selftest import infer_all, sigmoid  # noqa: E402
 from edge.errors import BundleError, EngineError, GateError, InputError  # noqa: E402
 from edge.screen.preprocess import Preprocessing  # noqa: E402
 from export.bundle import Ingredients, LabelledCrops, assemble_bundle  # noqa: E402
-from export.gate import GateLimits  # noqa: E402
-from export.model_card import model_card  # noqa: E402
-from export.ood import fit_ood  # noqa: E402
-from export.sources import DINOV2_INITIALISATION, PROTOTYPE_LIMITS, fetus_framework, hc18  # noqa: E402
-from export.torch_runner import TorchRunner  # noqa: E402
+from export.heads.ood import fit_ood  # noqa: E402
+from export.model.torch_runner import TorchRunner  # noqa: E402
+from export.report.gate import GateLimits  # noqa: E402
+from export.report.model_card import model_card  # noqa: E402
+from export.report.provenance import DINOV2_INITIALISATION, PROTOTYPE_LIMITS, fetus_framework, hc18  # noqa: E402
 
 
 @pytest.fixture

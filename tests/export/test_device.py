@@ -26,12 +26,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from edge.cli import main
 from edge.errors import ConfigError, InputError
 from export import pipeline as stages
-from export.finetune import open_device
+from export.model.vit import HygromaViT
 from export.pipeline import REFIT, Pipeline
 from export.recipe import Recipe
 from export.runs import RunJob, make_run, run_recipe
-from export.train import CPU, Schedule, distillation_loss, fit, predict
-from export.vit import HygromaViT
+from export.training.finetune import open_device
+from export.training.train import CPU, Schedule, distillation_loss, fit, predict
 
 COMMANDS = ("train", "distill", "quantize", "validate", "bundle", "export")
 KEEP = np.arange(24)

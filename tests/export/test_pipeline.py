@@ -32,16 +32,16 @@ from edge.errors import BundleError, ConfigError, GateError, InputError
 from export import bundle as assembling
 from export import pipeline as stages
 from export.atomic import remove
-from export.gate import gate
-from export.ort_graph import run_graph
+from export.int8.ort_graph import run_graph
+from export.int8.quantize import lint_qdq
+from export.model.vit import HygromaViT
+from export.model.weights import _OURS  # noqa: E402
 from export.pipeline import REFIT, Pipeline
-from export.quantize import lint_qdq
 from export.recipe import PhantomRecipe, QatRecipe, Recipe, StudentRecipe, TeacherRecipe
+from export.report.gate import gate
+from export.report.validate import EvaluationSet, validation_report
 from export.stamps import STAMP, VERSIONS
-from export.train import predict
-from export.validate import EvaluationSet, validation_report
-from export.vit import HygromaViT
-from export.weights import _OURS  # noqa: E402
+from export.training.train import predict
 
 SHAPE = (160, 200)  # rows, columns of a still: enough for the lesion operator's reach
 NT, THALAMI = (60.0, 90.0, 150.0, 104.0), (80.0, 40.0, 124.0, 62.0)

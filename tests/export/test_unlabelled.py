@@ -19,13 +19,13 @@ from test_pipeline import edit, prepared, still  # noqa: E402
 
 from edge.errors import ConfigError, InputError  # noqa: E402
 from export import pipeline as stages  # noqa: E402
+from export.model.vit import HygromaViT, ViTConfig, normalise  # noqa: E402
+from export.model.weights import student_from_teacher  # noqa: E402
 from export.pipeline import REFIT, Pipeline  # noqa: E402
 from export.recipe import Recipe, UnlabelledRecipe, load_recipe  # noqa: E402
 from export.stamps import Stamps  # noqa: E402
-from export.train import Schedule, token_distance  # noqa: E402
-from export.unlabelled import distil_unlabelled, seen_anew  # noqa: E402
-from export.vit import HygromaViT, ViTConfig, normalise  # noqa: E402
-from export.weights import student_from_teacher  # noqa: E402
+from export.training.train import Schedule, token_distance  # noqa: E402
+from export.training.unlabelled import distil_unlabelled, seen_anew  # noqa: E402
 
 DEEP = ViTConfig(image=48, width=64, depth=3, heads=2, tap=1)
 
