@@ -103,7 +103,7 @@ def _add_sensitivity(
             from export.atomic import writable
             from export.pipeline import Pipeline, run_name
             from export.recipe import load_recipe
-            from export.report.sensitivity import study, write_study
+            from export.report.sensitivity import write_study
         except ImportError as error:
             raise toolchain_missing(error) from None
         if args.crops < 2:
@@ -115,7 +115,7 @@ def _add_sensitivity(
         if name not in runs:
             raise ConfigError(f"--run: found {name!r}; this recipe has {', '.join(runs)}")
         folder = writable(args.out or pipeline.work / "sensitivity")
-        found = study(pipeline, runs[name], name, args.crops)
+        found = pipeline.study(runs[name], args.crops)
         write_study(found, folder)
         progress.clear()
         if args.json:

@@ -35,11 +35,14 @@ from export.int8.quantize import quantize_best
 from export.jobs import load_ray, run_jobs
 from export.model.vit import HygromaViT, ViTConfig
 from export.phantoms import Progress
-from export.pipeline import Pipeline, probabilities, run_name
+from export.pipeline import Pipeline
 from export.recipe import Ladder, Recipe
 from export.report import metrics
 from export.report.evidence import HEADS, HeldOut, held_out, increased_rows, shipped_threshold, thickness_rows
 from export.report.gate import gate
+from export.stages.crops import REFIT, run_name
+from export.stages.evidence import probabilities
+from export.stages.graphs import float_model
 from export.stamps import Stamps
 from export.training.train import predict
 
@@ -162,28 +165,21 @@ def judge(job: RungJob, pipeline: Pipeline) -> tuple[dict[str, Any], onnx.ModelP
     name = f"fold {fold}"
     shared = Pipeline(job.base).predictions(fold)  # of the teacher, at its own input size
     index = shared["index"]
-    crops = pipeline.crops(index)
+    crops = pipeline.crops.of(index)
     part = {k: v for k, v in shared.items() if k == "index" or k.startswith("teacher_")}
     part |= probabilities("student", predict(student, crops))
     threshold = shipped_threshold(held_out(name, bank, {name: part}), "student", "hygroma")
 
-    gated = pipeline.gate_crops()
+    gated = pipeline.crops.labelled(REFIT)
     before = sigmoid(predict(student, gated.crops[:, 0])["hygroma"])
-    calibration, selection = pipeline.calibration_crops(fold)
-    state = student.state_dict()
-    falls = pipeline.falls(fold)
-    choice = quantize_leaning(state, config, calibration, selection, falls, threads)
+    model, falls = float_model(student, pipeline.crops, fold, threads), pipeline.falls(fold)
     converted = convert(
-        choice,
-        state,
-        config,
-        calibration,
-        selection,
+        quantize_leaning(model, falls),
+        model,
         falls,
-        lambda model: gate(
-            gated.labels, before, sigmoid(run_graph(model, gated.crops, threads).hygroma), threshold, gated.ids
+        lambda graph: gate(
+            gated.labels, before, sigmoid(run_graph(graph, gated.crops, threads).hygroma), threshold, gated.ids
         ),
-        threads,
     )
     part |= probabilities("qdq", asdict(run_graph(converted.model, crops[:, None], threads)))
     data = held_out(name, bank, {name: part})

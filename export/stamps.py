@@ -11,16 +11,18 @@ import csv
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import edge
 from edge.errors import ConfigError, InputError
-from export.atomic import PARTIAL, appearing, sha256_of
+from export.atomic import PARTIAL, Form, appearing, kept, sha256_of
 from export.recipe import Recipe
 from export.training.frames import contents_of, find_frames
 
+T = TypeVar("T")
 STAMP = "recipe.json"
 # Raise a stage's number when its code would make something else of the same recipe: what the older code made is refused then.
 VERSIONS = {
@@ -147,6 +149,20 @@ class Stamps:
         if self.differences(stage) is None and not self._stamped(stage):
             self.write(stage, self.path(stage))
         return self.folder(stage)
+
+    def kept(self, stage: str, name: str, form: Form[T], make: Callable[[], T]) -> T:
+        """The artefact `name` of `stage`: read where it is there, else made, and left there whole under the stage's stamp."""
+        return kept(self.claim(stage) / name, form, make)
+
+    def kept_whole(self, stage: str, form: Form[T], make: Callable[[], T]) -> T:
+        """The same of a stage whose folder is the artefact: it appears with its stamp, and so is never taken for another's."""
+        self.check(stage)
+
+        def write(made: T, folder: Path) -> None:
+            form.write(made, folder)
+            self.write(stage, folder / STAMP)
+
+        return kept(self.folder(stage), dataclasses.replace(form, write=write), make)
 
     def _stamped(self, stage: str) -> bool:
         """Jobs that run at the same time (export/runs.py) must not write again what was claimed for all of them."""

@@ -3,19 +3,18 @@ block linears stay float, one more at a time; if that does not do and the recipe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from torch import Tensor
 
 from edge.bundle.manifest import GateResult
-from export.int8.bias import correct_biases
+from export.int8.fake_quant import correct_biases
 from export.int8.log_odds_shift import Falls, lean
 from export.int8.onnx_graph import build_float_graph
 from export.int8.ort_graph import run_graph
-from export.int8.quantize import Choice, agreement_error, block_linears, linear_limits, quantize
+from export.int8.quantize import Choice, FloatModel, agreement_error, block_linears, linear_limits, quantize
 from export.model.vit import ViTConfig
 
 # Linears of a student's twenty or so. A float product takes about three times its INT8 one; where four are not enough,
@@ -54,31 +53,28 @@ def ranked_linears(choice: Choice, config: ViTConfig, crops: np.ndarray, threads
 
 def convert(
     choice: Choice,
-    state: Mapping[str, Tensor],
-    config: ViTConfig,
-    calibration: np.ndarray,
-    selection: np.ndarray,
+    student: FloatModel,
     falls: Falls,
     judge: Callable[[onnx.ModelProto], GateResult],
-    threads: int = 1,
     finetune: Callable[[Choice], Choice] | None = None,
 ) -> Converted:
     """The first graph that `judge` lets pass: every linear in INT8; the same with corrected biases; one to MAX_SPARED linears
     spared; every linear in INT8 after `finetune` (see int8/qat.py). When none passes, the first with its verdict. Each leans by
     what its own rounding makes fall; a graph of fine-tuned weights, as it is, by what they were trained to.
 
-    state: of the float student that `choice` was made of. calibration, selection: training images, uint8 [N,1,S,S], for the
-    corrections and for ranking the linears. Every look at the gate's images is one of at most 3 + MAX_SPARED."""
+    student, falls: what `choice` was made of; its crops serve the corrections and the ranking of the linears. Every look at the
+    gate's images is one of at most 3 + MAX_SPARED."""
+    config, threads = student.config, student.threads
     plain = Converted(choice, (), judge(choice.model))
     if plain.gate.passed:
         return plain
     graph = build_float_graph(choice.state, config)
-    mended = correct_biases(state, choice.state, config, linear_limits(graph, choice.limits), calibration)
+    mended = correct_biases(student, choice.state, linear_limits(graph, choice.limits))
     found = lean(replace(choice, state=mended), config, falls, threads=threads)
     verdict = judge(found.model)
     if verdict.passed:
         return Converted(found, (), verdict, corrected=True)
-    ranked = ranked_linears(choice, config, selection, threads)
+    ranked = ranked_linears(choice, config, student.selection, threads)
     for count in range(1, min(MAX_SPARED, len(ranked)) + 1):
         spared = tuple(ranked[:count])
         found = lean(choice, config, falls, spared, threads)

@@ -20,7 +20,7 @@ from edge.errors import InputError
 from export.atomic import intact
 from export.int8.onnx_graph import build_float_graph
 from export.int8.ort_graph import run_graph
-from export.int8.quantize import Choice, quantize, quantize_best
+from export.int8.quantize import Choice, FloatModel, quantize, quantize_best
 from export.model.vit import ViTConfig
 
 HEAD_BIAS = "hygroma_head.2.bias"
@@ -57,17 +57,10 @@ class Falls:
         return fall_made_up(self.before, run_graph(model, self.crops, threads).hygroma)
 
 
-def quantize_leaning(
-    state: Mapping[str, Tensor],
-    config: ViTConfig,
-    calibration: np.ndarray,
-    selection: np.ndarray,
-    falls: Falls,
-    threads: int = 1,
-) -> Choice:
-    """What `quantize_best` chooses, leaning: how every graph is made that is shipped or judged. calibration, selection: as there;
-    falls: of the same float student."""
-    return lean(quantize_best(state, config, calibration, selection, threads=threads), config, falls, threads=threads)
+def quantize_leaning(model: FloatModel, falls: Falls) -> Choice:
+    """What `quantize_best` chooses, leaning: so is every graph made that is shipped or judged. falls: of the same float model."""
+    best = quantize_best(model.state, model.config, model.calibration, model.selection, threads=model.threads)
+    return lean(best, model.config, falls, threads=model.threads)
 
 
 def lean(

@@ -40,6 +40,18 @@ ALPHAS = (0.0, 0.5, 0.65, 0.8)
 
 
 @dataclass(frozen=True)
+class FloatModel:
+    """What an INT8 form is made of: a float model, state of HygromaViT(config), and two disjoint sets of training crops uint8
+    [N,1,S,S], `calibration` for the ranges and `selection` for choosing how they are taken. threads: of ONNX Runtime."""
+
+    state: Mapping[str, Tensor]
+    config: ViTConfig
+    calibration: np.ndarray
+    selection: np.ndarray
+    threads: int = 1
+
+
+@dataclass(frozen=True)
 class Histogram:
     """Counts [BINS] of |x| over [0, top], for one activation tensor."""
 

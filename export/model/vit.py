@@ -133,6 +133,10 @@ class HygromaViT(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
+    def fitted_heads(self) -> dict[str, nn.Module]:
+        """The heads that are fitted again once the trunk is finished, by name."""
+        return {"hygroma": self.hygroma_head, "plane": self.plane_head}
+
     def forward(self, x: Tensor, shown: Tensor | None = None) -> ViTOutputs:
         """shown [N,G,G], not negative: where the annotator saw the nuchal region, in training alone."""
         x = self.patch_embed(x)

@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -21,15 +20,12 @@ from edge.engines.runner import RawOutputs
 from edge.engines.selftest import sigmoid
 from edge.errors import InputError
 from export.atomic import appearing
-from export.int8.log_odds_shift import lean
+from export.int8.log_odds_shift import Falls, lean
 from export.int8.onnx_graph import build_float_graph
 from export.int8.ort_graph import run_graph
-from export.int8.quantize import block_linears, quantize
+from export.int8.quantize import Choice, FloatModel, block_linears, quantize
 from export.report import metrics
 from export.report.gate import DEFAULT_LIMITS, GateLimits, gate
-
-if TYPE_CHECKING:
-    from export.pipeline import Pipeline
 
 Report = Callable[[str, int, int], None]
 
@@ -156,31 +152,29 @@ class Study:
         return f"{self.model}. {self.data}. {self.quantisation}.\n\n{markdown(self.result)}"
 
 
-def study(pipeline: Pipeline, run: int, name: str, crops: int) -> Study:
-    """The sensitivity of a run's student (`name` in words) on at most `crops` images that it never saw: of its fold, or of the
-    validation split for the refit. Ranges come from its training crops, as those of its INT8 graph."""
-    recipe, data = pipeline.recipe, pipeline.labelled(run, crops)
-    falls = pipeline.falls(run)
-    choice = pipeline.choice(run, falls)
-    measured = Measured(data.crops, data.labels, pipeline.threshold())
-    graph = build_float_graph(choice.state, recipe.student_config)
-    student = build_float_graph(pipeline.student(run).state_dict(), recipe.student_config)
+def study(
+    model: str, student: FloatModel, choice: Choice, falls: Falls, measured: Measured, progress: Report
+) -> Study:
+    """The sensitivity of a student (`model` in words) on images that it never saw. choice: how it is quantised; falls: where its
+    lean is measured."""
+    config, threads = student.config, student.threads
+    graph = build_float_graph(choice.state, config)
 
     def candidate(spared: tuple[str, ...]) -> onnx.ModelProto:
         """What `hygroma bundle` would judge; the choice's own graph leans as it was chosen, or fine-tuned, to."""
-        return lean(choice, recipe.student_config, falls, spared, recipe.threads).model if spared else choice.model
+        return lean(choice, config, falls, spared, threads).model if spared else choice.model
 
     result = sensitivity(
         graph,
         choice.limits,
         measured,
-        threads=recipe.threads,
-        progress=pipeline.progress,
-        student=student,
+        threads=threads,
+        progress=progress,
+        student=build_float_graph(student.state, config),
         candidate=candidate,
     )
     return Study(
-        f"{recipe.name} {recipe.version}, {name}",
+        model,
         "Held-out stills, shams and simulated lesions; positives are simulated",
         choice.described(),
         result,

@@ -13,14 +13,14 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
 from edge.bundle.manifest import GateResult  # noqa: E402
-from export.int8.bias import correct_biases  # noqa: E402
 from export.int8.convert import MAX_SPARED, convert, ranked_linears  # noqa: E402
-from export.int8.fake_quant import rounded_model  # noqa: E402
+from export.int8.fake_quant import correct_biases, rounded_model  # noqa: E402
 from export.int8.log_odds_shift import HEAD_BIAS, Falls, lean  # noqa: E402
 from export.int8.onnx_graph import build_float_graph  # noqa: E402
 from export.int8.ort_graph import optimised_graph, run_graph  # noqa: E402
 from export.int8.quantize import (  # noqa: E402
     Choice,
+    FloatModel,
     agreement_error,
     block_linears,
     lint_qdq,
@@ -57,13 +57,13 @@ class Judge:
 
 def test_a_graph_that_passes_is_left_alone(choice: Choice, tiny_student: Any, pictures: Pictures, falls: Falls) -> None:
     judge = Judge(passing=0)
-    converted = convert(choice, *tiny_student, pictures(16, 48, seed=1), pictures(8, 48, seed=3), falls, judge)
+    converted = convert(choice, FloatModel(*tiny_student, pictures(16, 48, seed=1), pictures(8, 48, seed=3)), falls, judge)
     assert converted.model is choice.model and converted.spared == () and len(judge.seen) == 1
 
 
 def test_corrected_biases_are_tried_first(choice: Choice, tiny_student: Any, pictures: Pictures, falls: Falls) -> None:
     judge = Judge(passing=1)
-    converted = convert(choice, *tiny_student, pictures(16, 48, seed=1), pictures(8, 48, seed=3), falls, judge)
+    converted = convert(choice, FloatModel(*tiny_student, pictures(16, 48, seed=1), pictures(8, 48, seed=3)), falls, judge)
     assert converted.corrected and converted.spared == () and len(judge.seen) == 2
     assert lint_qdq(converted.model) == []
     changed = [
@@ -98,7 +98,7 @@ def test_corrected_branches_have_the_float_mean(choice: Choice, tiny_student: An
     aim.load_state_dict(state)
     wanted = last_block_mean(aim, crops)
     before = last_block_mean(rounded_model(choice.state, config, coarse), crops)
-    fixed = correct_biases(state, choice.state, config, coarse, crops)
+    fixed = correct_biases(FloatModel(state, config, crops, crops), choice.state, coarse)
     after = last_block_mean(rounded_model(fixed, config, coarse), crops)
     assert (
         before - wanted
@@ -121,7 +121,7 @@ def test_linears_are_spared_one_by_one_until_the_gate_passes(
 ) -> None:
     config, crops = tiny_student[1], pictures(8, 48, seed=3)
     judge = Judge(passing=3)
-    converted = convert(choice, *tiny_student, pictures(16, 48, seed=1), crops, falls, judge)
+    converted = convert(choice, FloatModel(*tiny_student, pictures(16, 48, seed=1), crops), falls, judge)
     assert converted.spared == tuple(ranked_linears(choice, config, crops)[:2]) and converted.gate.passed
     assert lint_qdq(converted.model, converted.spared) == []
     assert len(lint_qdq(converted.model)) == 4  # both sides of two linears are float, and said to be
@@ -153,18 +153,18 @@ def test_weights_are_finetuned_only_where_sparing_did_not_do(
         asked.append(given)
         return tuned
 
-    crops = pictures(16, 48, seed=1), pictures(8, 48, seed=3)
-    spared = convert(choice, *tiny_student, *crops, falls, Judge(passing=1 + MAX_SPARED), finetune=finetune)
+    student = FloatModel(*tiny_student, pictures(16, 48, seed=1), pictures(8, 48, seed=3))
+    spared = convert(choice, student, falls, Judge(passing=1 + MAX_SPARED), finetune=finetune)
     assert len(spared.spared) == MAX_SPARED and not asked
-    converted = convert(choice, *tiny_student, *crops, falls, Judge(passing=2 + MAX_SPARED), finetune=finetune)
+    converted = convert(choice, student, falls, Judge(passing=2 + MAX_SPARED), finetune=finetune)
     assert asked == [choice] and converted.choice is tuned and converted.finetuned and converted.spared == ()
-    assert convert(choice, *tiny_student, *crops, falls, Judge(passing=99), finetune=finetune).model is choice.model
+    assert convert(choice, student, falls, Judge(passing=99), finetune=finetune).model is choice.model
 
 
 def test_where_nothing_passes_the_plain_graph_and_its_verdict_are_returned(
     choice: Choice, tiny_student: Any, pictures: Pictures, falls: Falls
 ) -> None:
     judge = Judge(passing=99)
-    converted = convert(choice, *tiny_student, pictures(16, 48, seed=1), pictures(8, 48, seed=3), falls, judge)
+    converted = convert(choice, FloatModel(*tiny_student, pictures(16, 48, seed=1), pictures(8, 48, seed=3)), falls, judge)
     assert converted.model is choice.model and converted.spared == () and converted.gate == FAILED
     assert len(judge.seen) == 2 + MAX_SPARED

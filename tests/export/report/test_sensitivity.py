@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from edge.errors import InputError  # noqa: E402
 from export.int8.log_odds_shift import HEAD_BIAS, Falls  # noqa: E402
 from export.int8.onnx_graph import build_float_graph  # noqa: E402
 from export.int8.ort_graph import run_graph  # noqa: E402
-from export.int8.quantize import Choice, block_linears, collect_histograms, quantize  # noqa: E402
+from export.int8.quantize import Choice, FloatModel, block_linears, collect_histograms, quantize  # noqa: E402
 from export.report.gate import GateLimits  # noqa: E402
 from export.report.sensitivity import Measured, markdown, sensitivity, study, svg  # noqa: E402
 
@@ -87,16 +86,8 @@ def test_a_study_judges_graphs_that_lean_by_their_own_rounding(
     limits = limits_of(tiny_float_graph, data.crops)
     model = quantize(build_float_graph(leaning, config), limits)
     choice = Choice(model, 0.0, "minmax", {}, leaning, limits, raised=100.0)
-    pipeline: Any = SimpleNamespace(
-        recipe=SimpleNamespace(student_config=config, threads=1, name="made-up", version="1.0.0"),
-        labelled=lambda run, most: data,
-        choice=lambda run, falls: choice,
-        student=lambda run: SimpleNamespace(state_dict=lambda: state),
-        falls=lambda run: Falls.near(state, config, data.crops),
-        threshold=lambda: data.threshold,
-        progress=lambda what, done, total: None,
-    )
-    found = study(pipeline, 0, "fold 0", 12)
+    student, falls = FloatModel(state, config, data.crops, data.crops), Falls.near(state, config, data.crops)
+    found = study("made-up 1.0.0, fold 0", student, choice, falls, data, lambda what, done, total: None)
     assert found.result.search[0].gate.flips == int((data.labels == 0).sum())
     steps = found.result.search[1:]  # the first is the choice's own graph
     assert steps and max(step.gate.max_dp for step in steps) < 0.05  # each leans by its own rounding, not by what was chosen
