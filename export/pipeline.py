@@ -53,6 +53,7 @@ from export.stages.weights import WEIGHTS, Course
 from export.stamps import Stamps
 from export.training.finetune import open_device
 from export.training.frames import decode_frames, find_frames
+from export.training.precision import CPU, record, recorded
 from export.training.train import Schedule
 
 log = logging.getLogger("hygroma.export")
@@ -66,6 +67,7 @@ STAGES = {  # stage -> its folders under `work` that go on from one call to the 
     "bundle": ("exams",),
 }
 BANK: Form[Bank] = Form(lambda bank, folder: save_bank(bank, folder), load_bank, mark="entries.json")
+TRAINED = ("teacher", "unlabelled", "student", "heads")  # whose products may be in bfloat16
 
 
 class Pipeline:
@@ -181,6 +183,7 @@ class Pipeline:
         def fitted() -> dict[str, Any]:
             calibration, _ = self.crops.calibration(run)
             step = partial(self.progress, f"heads {run_name(run)}")
+            record(self.stamps.folder("heads") / f"{run_name(run)}.pt", CPU)
             return weights.fitted_heads(
                 model, self.bank(), self.crops.training(run), calibration, recipe.seed, recipe.threads, step
             )
@@ -332,7 +335,8 @@ class Pipeline:
         )
 
     def provenance(self) -> Provenance:
-        return provenance(self.recipe, self.bank(), len(self.frames()))
+        precisions = {stage: recorded(self.stamps.folder(stage) / f"{run_name(REFIT)}.pt") for stage in TRAINED}
+        return provenance(self.recipe, self.bank(), len(self.frames()), precisions)
 
     def save_gate_crops(self, path: Path) -> None:
         """Write what `hygroma validate --engine` compares an engine on: the gate's crops and PyTorch's answers. It holds

@@ -31,6 +31,7 @@ from edge.screen.preprocess import Preprocessing, letterbox
 from export.heads.features import HYGROMA, PLANE, Shown
 from export.model.vit import HygromaViT, normalise
 from export.training.augment import augment, cut_anew
+from export.training.precision import CPU, autocast
 from export.training.train import thickness_log_odds
 
 log = logging.getLogger("hygroma.train")
@@ -226,9 +227,9 @@ def _hygroma_reading(
 
 @torch.no_grad()
 def _plane_reading(model: HygromaViT, crops: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """What the plane head is shown of crops, uint8 [S,S] each, float32 [N,D], and no rounding; products in bfloat16."""
+    """What the plane head is shown of crops, uint8 [S,S] each, float32 [N,D], and no rounding."""
     model.eval()
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(CPU):
         tokens = model(normalise(torch.from_numpy(np.stack(crops))[:, None])).tokens
     read = torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], 1).float().numpy()
     return read, np.zeros_like(read)

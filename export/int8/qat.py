@@ -65,7 +65,7 @@ def finetune(
         return agreement_loss(out, aim)
 
     # float32: bfloat16 has 8 bits for a level and its step, and would round what is being rounded
-    fit(model, bank, keep, schedule, checkpoint, loss, on_epoch, autocast=False)
+    fit(model, bank, keep, schedule, checkpoint, loss, on_epoch, faster=False)
     scales = {name: tensor for name, tensor in choice.state.items() if name.endswith(MLP_SCALE)}
     tuned = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()} | scales
     return replace(

@@ -6,6 +6,7 @@ own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import edge
@@ -110,9 +111,11 @@ def site_frames(images: int) -> DataSource:
     )
 
 
-def provenance(recipe: Recipe, bank: Bank, frames: int = 0) -> Provenance:
-    """Where a recipe's model comes from. frames: how many of a site's own it was shown without labels. `quantisation` is left to
-    `assemble_bundle`, which knows what was done."""
+def provenance(
+    recipe: Recipe, bank: Bank, frames: int = 0, precisions: Mapping[str, Sequence[str]] | None = None
+) -> Provenance:
+    """Where a recipe's model comes from. frames: how many of a site's own it was shown without labels; precisions:
+    what each stage's products were computed in. `quantisation` is left to `assemble_bundle`, which knows what was done."""
     stills = len(bank.where(lambda e: e.source == "real" and e.fold >= 0))
     lesions = len(bank.where(lambda e: e.source in ("lesion", "sham") and e.fold >= 0))
     t, st = recipe.teacher, recipe.student
@@ -129,7 +132,7 @@ def provenance(recipe: Recipe, bank: Bank, frames: int = 0) -> Provenance:
         recipe=f"hygroma export {edge.__version__}: the student starts from blocks {st.blocks} of its teacher; "
         f"{_without_labels(recipe, frames)}{st.epochs} "
         "epochs of labels, the teacher's soft logits, nuchal map and token directions, phantoms by label alone; folds "
-        f"{recipe.folds} of {FOLDS} were held out in turn",
+        f"{recipe.folds} of {FOLDS} were held out in turn{_computed_in(precisions)}",
         seeds=(recipe.seed,),
         quantisation="-",
         limits=(
@@ -138,6 +141,11 @@ def provenance(recipe: Recipe, bank: Bank, frames: int = 0) -> Provenance:
             "The phantom's exams show that the device works end to end; they say nothing about patients.",
         ),
     )
+
+
+def _computed_in(precisions: Mapping[str, Sequence[str]] | None) -> str:
+    known = [f"{stage} in {' and '.join(names)}" for stage, names in (precisions or {}).items() if names]
+    return f"; products of the refit's training: {', '.join(known)}" if known else ""
 
 
 def _without_labels(recipe: Recipe, frames: int) -> str:

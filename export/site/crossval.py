@@ -35,7 +35,8 @@ from edge.errors import ConfigError, InputError
 from export.atomic import LOCK, alone, appearing, intact, remove, require_beside
 from export.jobs import load_ray, run_jobs
 from export.report.figures import METRICS, figures
-from export.training.finetune import Examples, best_weights, fine_tune, logits, open_device
+from export.training.finetune import STATE, Examples, best_weights, fine_tune, logits, open_device
+from export.training.precision import recorded
 from export.training.systems import System, build
 
 CODE = 1  # raise when the same settings would give other predictions: what the older code made is refused then
@@ -182,7 +183,7 @@ def run_fold(job: FoldJob, progress: Progress = lambda what, done, total, note: 
     """Train on the other folds and predict this one, unless that is done. Leaves files in `out`/fold<n>."""
     out, folder, settings = Path(job.out), Path(job.out) / f"fold{job.fold}", job.settings
     if (folder / FOLD).is_file():
-        remove(folder / "training.pt")
+        remove(folder / STATE)
         return
     if not (out / CROPS).is_file():
         raise InputError(f"{out / CROPS}: not seen on this machine; --out must be storage that all machines share")
@@ -223,9 +224,10 @@ def run_fold(job: FoldJob, progress: Progress = lambda what, done, total, note: 
             "weights": best_weights(folder, outcome.best).name,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "torch": torch.__version__,
+            "precision": recorded(folder / STATE),
         },
     )
-    remove(folder / "training.pt")
+    remove(folder / STATE)
 
 
 def choose_threshold(labels: np.ndarray, probability: np.ndarray) -> float:

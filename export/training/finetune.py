@@ -18,6 +18,7 @@ from edge.errors import ConfigError, HygromaError
 from export.atomic import appearing, intact, remove
 from export.model.vit import normalise
 from export.training.augment import augment
+from export.training.precision import autocast, record
 from export.training.systems import Classifier
 from export.training.train import LABEL_SMOOTHING, Schedule, ahead, layered_groups, rate_factor
 
@@ -25,6 +26,7 @@ log = logging.getLogger("hygroma.finetune")
 
 MAX_GRADIENT = 1.0  # norm at which gradients are clipped, as in `train.fit`
 SCORED_AT_ONCE = 64  # images
+STATE = "training.pt"  # of an unfinished run
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def fine_tune(
         layered_groups(model, model.layer_of, model.depth, schedule),  # type: ignore[arg-type]
         lr=schedule.lr,
     )
-    state, losses, best = folder / "training.pt", [], 0
+    state, losses, best = folder / STATE, [], 0
     if state.is_file():
         with intact(state):
             saved = torch.load(state, map_location=device, weights_only=True)
@@ -86,6 +88,7 @@ def fine_tune(
             optimiser.load_state_dict(saved["optimiser"])
             losses, best = saved["losses"], saved["best"]
     while len(losses) < schedule.epochs and len(losses) - best < patience:
+        record(state, device)
         epoch, started = len(losses), time.monotonic()
         _train_epoch(model, optimiser, examples, trained, schedule, epoch, device)
         losses.append(_loss(model, examples, watched, device))
@@ -150,7 +153,7 @@ def _train_epoch(
         for group in optimiser.param_groups:
             group["lr"] = schedule.lr * group["scale"] * factor
         aim = labels.clamp(LABEL_SMOOTHING, 1 - LABEL_SMOOTHING).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             out = model(normalise(crops.to(device)))
         loss = F.binary_cross_entropy_with_logits(out.float(), aim)
         optimiser.zero_grad(set_to_none=True)

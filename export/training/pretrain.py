@@ -31,6 +31,7 @@ from export.model.vit import normalise
 from export.training.augment import augment_unlabelled
 from export.training.finetune import MAX_GRADIENT, open_device
 from export.training.frames import Progress, contents_of, decode_frames, find_frames
+from export.training.precision import autocast, record, recorded
 from export.training.systems import vit_shape
 from export.training.train import ahead, rate_factor
 
@@ -94,6 +95,7 @@ def pretrain(
     return {
         "checkpoint": str(output), "frames": len(paths), "start": init.name, "decoder": decoder,
         "epochs": len(losses), "mask_ratio": settings.mask_ratio, "image": settings.image, "losses": losses,
+        "precision": recorded(work / PARTS["state"]),
     }  # fmt: skip
 
 
@@ -181,6 +183,7 @@ def _train(
         losses = saved["losses"]
     steps = -(-len(frames) // settings.batch)
     while len(losses) < settings.epochs:
+        record(checkpoint, device)
         epoch, started, total = len(losses), time.monotonic(), 0.0
         progress("pretrain: epochs", epoch, settings.epochs)
         for number, (crops, noise) in enumerate(_batches(frames, model, settings, steps, epoch)):
@@ -188,7 +191,7 @@ def _train(
             for group in optimiser.param_groups:
                 group["lr"] = settings.rate * factor
             x = normalise(crops.to(device))
-            with torch.autocast(device.type, torch.bfloat16):
+            with autocast(device):
                 predicted, mask = model(x, noise.to(device), settings.mask_ratio)
             loss = masked_loss(predicted, mask, x, model.config.patch)
             optimiser.zero_grad(set_to_none=True)

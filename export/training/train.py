@@ -20,13 +20,12 @@ from calibration.bank import UNKNOWN, Bank, Entry
 from export.atomic import intact
 from export.model.vit import HygromaViT, ViTOutputs, normalise
 from export.training.augment import augment, map_target
+from export.training.precision import CPU, autocast, record
 
 log = logging.getLogger("hygroma.train")
 
 T = TypeVar("T")
 B = TypeVar("B", "Batch", Tensor)  # what a step trains on: labelled crops, or crops alone
-
-CPU = torch.device("cpu")
 
 EPOCH_SHARES = {  # crops of an epoch, as a share of the number of training stills, by stratum (see `stratum`)
     "real, standard": 0.30,
@@ -262,7 +261,7 @@ def fit(
     checkpoint: Path,
     loss: Loss = lambda out, batch, _: label_loss(out, batch),
     on_epoch: Callable[[int, float], None] = lambda epoch, value: None,
-    autocast: bool = True,
+    faster: bool = True,
     device: torch.device = CPU,
 ) -> None:
     """Train `model` in place on the bank's entries `keep` and their labels, as `fit_batches` does. A teacher that `loss` asks
@@ -277,7 +276,7 @@ def fit(
         return loss(model(x, batch.nuchal_map), batch, x)
 
     steps = len(draw_epoch(bank, keep, np.random.default_rng(0))) // schedule.batch
-    fit_batches(model, steps, epoch_of, value_of, schedule, checkpoint, on_epoch, autocast, device)
+    fit_batches(model, steps, epoch_of, value_of, schedule, checkpoint, on_epoch, faster, device)
 
 
 def fit_batches(
@@ -288,12 +287,13 @@ def fit_batches(
     schedule: Schedule,
     checkpoint: Path,
     on_epoch: Callable[[int, float], None] = lambda epoch, value: None,
-    autocast: bool = True,
+    faster: bool = True,
     device: torch.device = CPU,
 ) -> None:
     """Train `model` in place on the batches of `epoch_of(epoch)`, `steps` of them, so that `value_of(batch)` becomes small. A
-    checkpoint after every epoch; a rerun goes on from it. autocast: products in bfloat16. device: where it trains. The model
-    comes back to the CPU, and a checkpoint's tensors are on it, so that any device goes on from any other's."""
+    checkpoint after every epoch; a rerun goes on from it. faster: products in bfloat16 where that is faster
+    (`export.training.precision`). device: where it trains. The model comes back to the CPU, and a checkpoint's tensors are on
+    it, so that any device goes on from any other's."""
     model.to(device)
     optimiser = torch.optim.AdamW(parameter_groups(model, schedule), lr=schedule.lr)  # type: ignore[arg-type]
     epoch = 0
@@ -305,12 +305,14 @@ def fit_batches(
             epoch = saved["epoch"]
     model.train()
     while epoch < schedule.epochs:
+        if faster:
+            record(checkpoint, device)
         started, total = time.monotonic(), 0.0
         for number, batch in enumerate(epoch_of(epoch)):
             factor = rate_factor((epoch * steps + number) / (schedule.epochs * steps), schedule.warmup)
             for group in optimiser.param_groups:
                 group["lr"] = schedule.lr * group["scale"] * factor
-            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            with autocast(device, faster):
                 value = value_of(batch.to(device))
             optimiser.zero_grad(set_to_none=True)
             value.backward()

@@ -31,6 +31,7 @@ from export.pipeline import REFIT, Pipeline
 from export.recipe import Recipe
 from export.runs import RunJob, make_run, run_recipe
 from export.stages import evidence, weights
+from export.training import precision
 from export.training.finetune import open_device
 from export.training.train import CPU, Schedule, distillation_loss, fit, predict
 
@@ -69,9 +70,9 @@ def tensors(saved: Any) -> list[Any]:
 
 def test_another_device_trains_the_same_weights_and_either_goes_on_from_the_other(tmp_path: Path) -> None:
     with sdpa_kernel(SDPBackend.MATH):  # what the other device has
-        here = trained(tmp_path / "here.pt", autocast=False)
+        here = trained(tmp_path / "here.pt", faster=False)
         with far_device():
-            there = trained(tmp_path / "there.pt", autocast=False, device=FAR)
+            there = trained(tmp_path / "there.pt", faster=False, device=FAR)
         saved = torch.load(tmp_path / "there.pt", weights_only=True)
         assert same(here, there) and same(here, saved["model"])
         assert {t.device.type for t in tensors(saved)} == {"cpu"} and len(tensors(saved["optimiser"])) > len(here)
@@ -79,8 +80,8 @@ def test_another_device_trains_the_same_weights_and_either_goes_on_from_the_othe
             checkpoint = tmp_path / f"{first}.pt"
             with far_device():
                 with pytest.raises(Stop):  # killed after the first epoch
-                    trained(checkpoint, autocast=False, device=first, on_epoch=stop)
-                assert same(here, trained(checkpoint, autocast=False, device=second))
+                    trained(checkpoint, faster=False, device=first, on_epoch=stop)
+                assert same(here, trained(checkpoint, faster=False, device=second))
 
 
 def test_the_stand_in_finds_what_was_left_behind(tmp_path: Path) -> None:
@@ -105,9 +106,10 @@ def test_predictions_of_another_device_are_the_same_and_the_model_comes_back() -
         np.testing.assert_array_equal(there[name], values)
 
 
-def test_on_the_cpu_nothing_changes_and_products_are_in_bfloat16(
+def test_products_are_in_bfloat16_on_either_device_where_that_is_faster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(precision, "precision_on", lambda device: precision.Precision(precision.BFLOAT16, 2.0, 1.0))
     asked: list[tuple[object, ...]] = []
     real = torch.autocast
 
@@ -119,7 +121,7 @@ def test_on_the_cpu_nothing_changes_and_products_are_in_bfloat16(
     default = trained(tmp_path / "default.pt")
     assert same(default, trained(tmp_path / "given.pt", device=CPU))
     assert set(asked) == {("cpu", torch.bfloat16, True)}
-    assert not same(default, trained(tmp_path / "full.pt", autocast=False))  # so it was in effect
+    assert not same(default, trained(tmp_path / "full.pt", faster=False))  # so it was in effect
     asked.clear()
     with far_device(), monkeypatch.context() as patch:
         patch.setattr(
