@@ -95,9 +95,9 @@ def test_a_bundle_is_assembled_loads_and_scores(
 
 def test_another_models_outputs_fail_the_self_test(ingredients: Ingredients, tmp_path: Path) -> None:
     bundle = assemble_bundle(tmp_path / "b", ingredients, limits=LENIENT)
-    state = {name: value.clone() for name, value in ingredients.state.items()}
+    state = {name: value.clone() for name, value in ingredients.student.state.items()}
     state["hygroma_head.2.bias"] += 3.0
-    other = assemble_bundle(tmp_path / "c", dataclasses.replace(ingredients, state=state), limits=LENIENT)
+    other = assemble_bundle(tmp_path / "c", dataclasses.replace(ingredients, student=dataclasses.replace(ingredients.student, state=state)), limits=LENIENT)
     files = dict(bundle.files) | {"model.qdq.onnx": other.model}
     write_bundle(tmp_path / "mixed", bundle.manifest, files)
     with pytest.raises(EngineError, match="probability differs"), Scorer.open(tmp_path / "mixed"):
