@@ -97,7 +97,8 @@ def test_another_models_outputs_fail_the_self_test(ingredients: Ingredients, tmp
     bundle = assemble_bundle(tmp_path / "b", ingredients, limits=LENIENT)
     state = {name: value.clone() for name, value in ingredients.student.state.items()}
     state["hygroma_head.2.bias"] += 3.0
-    other = assemble_bundle(tmp_path / "c", dataclasses.replace(ingredients, student=dataclasses.replace(ingredients.student, state=state)), limits=LENIENT)
+    student = dataclasses.replace(ingredients.student, state=state)
+    other = assemble_bundle(tmp_path / "c", dataclasses.replace(ingredients, student=student), limits=LENIENT)
     files = dict(bundle.files) | {"model.qdq.onnx": other.model}
     write_bundle(tmp_path / "mixed", bundle.manifest, files)
     with pytest.raises(EngineError, match="probability differs"), Scorer.open(tmp_path / "mixed"):
