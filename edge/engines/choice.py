@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from edge.bundle.bundle import Bundle
-from edge.engines.engine_build import Host, this_host
-from edge.engines.engine_cache import EngineCache, Entry, Stored, by_speed, candidates_of
-from edge.engines.engine_key import sha256
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.engines.openvino_runner import INSTALL, OpenVinoRunner, has_openvino
-from edge.engines.race import result_name
 from edge.engines.runner import Runner
 from edge.engines.selftest import run_selftest
-from edge.engines.tensorrt_runner import TensorRTRunner, engine_name
+from edge.engines.tensorrt.cache import EngineCache, Entry, Stored, by_speed, candidates_of
+from edge.engines.tensorrt.host import Host, this_host
+from edge.engines.tensorrt.key import sha256
+from edge.engines.tensorrt.race import result_name
+from edge.engines.tensorrt.runner import TensorRTRunner, engine_name
 from edge.engines.validated import failed, record_of
 from edge.errors import EngineError
 

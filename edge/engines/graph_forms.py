@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from edge.bundle.manifest import Tolerance
-from edge.engines.tensorrt_api import PRECISIONS
+from edge.engines.tensorrt.api import PRECISIONS
 from edge.errors import EngineError
 
 # How far a form may be from its FP32 sibling, over the golden images, in the units of Tolerance. FP16 keeps 11 bits;

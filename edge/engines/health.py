@@ -8,14 +8,14 @@ from typing import Any
 
 from edge.bundle.bundle import Bundle
 from edge.engines.choice import find_engine, has_tensorrt
-from edge.engines.engine_build import Host, this_host
-from edge.engines.engine_cache import EngineCache, candidates_of
-from edge.engines.engine_key import sha256
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.engines.openvino_runner import INSTALL as INSTALL_OPENVINO
 from edge.engines.openvino_runner import OpenVinoRunner, has_openvino
-from edge.engines.race import result_name
-from edge.engines.tensorrt_api import INSTALL
+from edge.engines.tensorrt.api import INSTALL
+from edge.engines.tensorrt.cache import EngineCache, candidates_of
+from edge.engines.tensorrt.host import Host, this_host
+from edge.engines.tensorrt.key import sha256
+from edge.engines.tensorrt.race import result_name
 from edge.engines.validated import day_of, failed, read_record, record_of, told
 from edge.errors import EngineError
 

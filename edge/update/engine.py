@@ -8,10 +8,10 @@ from collections.abc import Callable
 from edge.bundle import Bundle
 from edge.config import Config
 from edge.engines.choice import has_tensorrt
-from edge.engines.engine_build import Host, this_host
-from edge.engines.engine_cache import EngineCache
-from edge.engines.race import race
-from edge.engines.tensorrt_build import BuildOptions
+from edge.engines.tensorrt.build import BuildOptions
+from edge.engines.tensorrt.cache import EngineCache
+from edge.engines.tensorrt.host import Host, this_host
+from edge.engines.tensorrt.race import race
 from edge.errors import EngineError
 
 log = logging.getLogger(__name__)

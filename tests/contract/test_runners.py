@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes.cuda_fake import FakeDevice, python_module
+from fakes.runner_fake import FakeRunner
 from fakes.tensorrt_fake import World, make_tensorrt
 
-from edge.engines.cuda_api import Cuda, python_caller
-from edge.engines.fake_runner import FakeRunner
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.engines.openvino_runner import OpenVinoRunner, has_openvino
 from edge.engines.runner import RawOutputs, Runner
-from edge.engines.tensorrt_api import describe
-from edge.engines.tensorrt_build import BuildOptions, build_plan
-from edge.engines.tensorrt_runner import TensorRTRunner
+from edge.engines.tensorrt.api import describe
+from edge.engines.tensorrt.build import BuildOptions, build_plan
+from edge.engines.tensorrt.cuda import Cuda, python_caller
+from edge.engines.tensorrt.runner import TensorRTRunner
 from edge.errors import EngineError
 
 

@@ -11,12 +11,12 @@ from fakes.tensorrt_fake import World
 from edge.bundle import Bundle
 from edge.engines import choice as choice_module
 from edge.engines.choice import Choice, choose, find_engine
-from edge.engines.engine_build import Host, cached_engine
-from edge.engines.engine_cache import PLAN_FILE, EngineCache
 from edge.engines.health import engine_state
-from edge.engines.race import race
 from edge.engines.scorer import Scorer
-from edge.engines.tensorrt_build import BuildOptions
+from edge.engines.tensorrt.build import BuildOptions
+from edge.engines.tensorrt.cache import PLAN_FILE, EngineCache
+from edge.engines.tensorrt.host import Host, cached_engine
+from edge.engines.tensorrt.race import race
 from edge.errors import EngineError
 
 

@@ -10,12 +10,12 @@ import pytest
 from fakes.tensorrt_fake import World, recorded
 
 from edge.bundle import Bundle
-from edge.engines.engine_build import Host
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.engines.runner import RawOutputs
 from edge.engines.selftest import infer_all
-from edge.engines.tensorrt_build import BuildOptions, build_plan
-from edge.engines.tensorrt_runner import TensorRTRunner
+from edge.engines.tensorrt.build import BuildOptions, build_plan
+from edge.engines.tensorrt.host import Host
+from edge.engines.tensorrt.runner import TensorRTRunner
 from edge.errors import EngineError
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.cli_bundles import allow_unsigned
+from edge.cli.bundles import allow_unsigned
 from edge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def add_adapt(
     new_progress: Callable[[], Any],
     toolchain_missing: Callable[[ImportError], ConfigError],
 ) -> None:
-    """`config` reads where bundles lie and whose signatures count; the others as `edge.cli_models.add_models` has them."""
+    """`config` reads where bundles lie and whose signatures count; the others as `edge.cli.studies.add_models` has them."""
     adapt = commands.add_parser(
         "adapt",
         help="workstation: fit a bundle's heads on your own images",

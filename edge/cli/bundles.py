@@ -1,4 +1,4 @@
-"""The part of the command line that deals in bundles: `keys`, `bundle sign|verify`, `update`. As edge/cli.py, it composes and
+"""The part of the command line that deals in bundles: `keys`, `bundle sign|verify`, `update`. It composes and
 prints."""
 
 from __future__ import annotations

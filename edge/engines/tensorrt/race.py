@@ -14,12 +14,12 @@ import numpy as np
 
 from edge.bundle.bundle import Bundle
 from edge.bundle.manifest import Tolerance
-from edge.engines.engine_build import Host, cached_engine
-from edge.engines.engine_cache import EngineCache, Stored
-from edge.engines.engine_key import EngineKey, Platform, sha256
 from edge.engines.selftest import run_selftest
-from edge.engines.tensorrt_build import BuildOptions, Progress
-from edge.engines.tensorrt_runner import TensorRTRunner
+from edge.engines.tensorrt.build import BuildOptions, Progress
+from edge.engines.tensorrt.cache import EngineCache, Stored
+from edge.engines.tensorrt.host import Host, cached_engine
+from edge.engines.tensorrt.key import EngineKey, Platform, sha256
+from edge.engines.tensorrt.runner import TensorRTRunner
 from edge.errors import EngineError
 
 CANDIDATES = ("int8", "fp16", "mixed")

@@ -1,4 +1,4 @@
-"""The `engine` command and `validate --engine`: composes and prints, as edge/cli.py does for the rest."""
+"""The `engine` command and `validate --engine`: composes and prints."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.cli_bundles import allow_unsigned
+from edge.cli.bundles import allow_unsigned
 from edge.errors import ConfigError
 
 if TYPE_CHECKING:
     from edge.bundle import Bundle
     from edge.config import Config
-    from edge.engines.engine_cache import EngineCache
-    from edge.engines.race import Candidate
     from edge.engines.runner import Runner
+    from edge.engines.tensorrt.cache import EngineCache
+    from edge.engines.tensorrt.race import Candidate
 
 Configure = Callable[[argparse.Namespace], "Config"]
 
@@ -84,8 +84,8 @@ def add_engine_validation(validate: argparse.ArgumentParser) -> None:
 def validate_engine(args: argparse.Namespace, configure: Configure) -> int:
     """`validate --engine`: 0 when the engine passes the gate, 3 when not."""
     from edge.engines.choice import choose, engine_to_validate
-    from edge.engines.engine_cache import EngineCache
-    from edge.engines.engine_key import sha256
+    from edge.engines.tensorrt.cache import EngineCache
+    from edge.engines.tensorrt.key import sha256
     from edge.engines.validated import keep_record
     from edge.errors import EngineError
 
@@ -143,7 +143,7 @@ def _bounds(step: dict[str, Any]) -> str:
 
 def _handler(run: Callable[..., int], configure: Configure, make_progress: Callable[[], Any]) -> Callable[..., int]:
     def handle(args: argparse.Namespace) -> int:
-        from edge.engines.engine_cache import EngineCache
+        from edge.engines.tensorrt.cache import EngineCache
 
         config = configure(args)
         return run(args, config, EngineCache(args.cache or config.engine.cache or None), make_progress())
@@ -159,15 +159,15 @@ def _bundle(config: Config) -> Bundle:
 
 
 def _options(args: argparse.Namespace, precision: str) -> Any:
-    from edge.engines.tensorrt_build import BuildOptions
+    from edge.engines.tensorrt.build import BuildOptions
 
     return BuildOptions(precision, args.batch, args.workspace_mb, args.level, not args.no_library_tactics)
 
 
 def _build(args: argparse.Namespace, config: Config, cache: EngineCache, progress: Any) -> int:
-    from edge.engines.engine_build import cached_engine, this_host
     from edge.engines.selftest import run_selftest
-    from edge.engines.tensorrt_runner import TensorRTRunner
+    from edge.engines.tensorrt.host import cached_engine, this_host
+    from edge.engines.tensorrt.runner import TensorRTRunner
     from edge.errors import EngineError
 
     options, host, bundle = _options(args, args.precision), this_host(), _bundle(config)
@@ -192,8 +192,8 @@ def _build(args: argparse.Namespace, config: Config, cache: EngineCache, progres
 
 
 def _race(args: argparse.Namespace, config: Config, cache: EngineCache, progress: Any) -> int:
-    from edge.engines.engine_build import this_host
-    from edge.engines.race import race
+    from edge.engines.tensorrt.host import this_host
+    from edge.engines.tensorrt.race import race
 
     options, host, bundle = _options(args, "int8"), this_host(), _bundle(config)
     result, path = race(host, cache, bundle, options, progress=progress, force=args.force)
@@ -234,8 +234,8 @@ def _list(args: argparse.Namespace, config: Config, cache: EngineCache, progress
 
 
 def _prune(args: argparse.Namespace, config: Config, cache: EngineCache, progress: Any) -> int:
-    from edge.engines.engine_build import this_host
-    from edge.engines.engine_key import sha256
+    from edge.engines.tensorrt.host import this_host
+    from edge.engines.tensorrt.key import sha256
 
     pruned = cache.prune(this_host().platform, sha256(_bundle(config).model))
     if args.json:
@@ -246,7 +246,7 @@ def _prune(args: argparse.Namespace, config: Config, cache: EngineCache, progres
 
 
 def _entry_row(entry: Any) -> dict[str, Any]:
-    from edge.bundle.schema import encode
+    from edge.schema import encode
 
     return {"digest": entry.key.digest, **encode(entry)}
 

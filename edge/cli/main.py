@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge import __version__
-from edge.cli_adapt import add_adapt
-from edge.cli_bundles import add_commands, allow_unsigned, recipe_means_build
-from edge.cli_engine import add_engine, add_engine_validation, validate_engine
-from edge.cli_models import add_device, add_models, add_ray
+from edge.cli.adapt import add_adapt
+from edge.cli.bundles import add_commands, allow_unsigned, recipe_means_build
+from edge.cli.engines import add_engine, add_engine_validation, validate_engine
+from edge.cli.studies import add_device, add_models, add_ray
 from edge.errors import ConfigError, GateError, HygromaError, StoreError
 
 if TYPE_CHECKING:
@@ -871,5 +871,3 @@ class _Progress:
             print("\r" + " " * 110 + "\r", end="", file=sys.stderr, flush=True)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
