@@ -11,52 +11,55 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.cli.bundles import allow_unsigned
+from edge.cli.common import Parser, Progress, add_bundle, add_config, add_json, add_numbers, config_of, tell
 from edge.errors import ConfigError
 
 if TYPE_CHECKING:
     from edge.bundle import Bundle
     from edge.config import Config
     from edge.engines.runner import Runner
-    from edge.engines.tensorrt.cache import EngineCache
-    from edge.engines.tensorrt.race import Candidate
+    from edge.engines.tensorrt.cache import EngineCache, Entry
 
-Configure = Callable[[argparse.Namespace], "Config"]
+Action = Callable[[argparse.Namespace, "Config"], int]
 
 
-def add_engine(commands: Any, configure: Configure, make_progress: Callable[[], Any]) -> None:
-    """Add `engine build|list|race|prune`. configure: the arguments' configuration. make_progress: a progress line."""
-    engine = commands.add_parser("engine", help="build TensorRT engines on this device, race them, list and prune them")
+def _add_engine(engine: Parser) -> None:
+    from edge.engines.graph_forms import PRECISIONS
+    from edge.engines.tensorrt.race import CANDIDATES
+
     actions = engine.add_subparsers(title="actions", required=True, metavar="ACTION")
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--bundle", metavar="B", help="another bundle than the configured one")
-    shared.add_argument("--config", metavar="C", type=Path)
-    shared.add_argument("--cache", metavar="DIR", help="the engines' folder (else engine.cache of the configuration)")
-    shared.add_argument("--json", action="store_true")
-    allow_unsigned(shared)
-    building = argparse.ArgumentParser(add_help=False)
-    building.add_argument("--batch", type=int, default=1, metavar="N", help="crops a call (default 1, the daemon's)")
-    building.add_argument("--workspace-mb", type=int, default=1024, metavar="MB", help="scratch memory for tactics")
-    building.add_argument("--level", type=int, default=3, metavar="0-5", help="the builder's effort (default 3)")
-    building.add_argument(
-        "--no-library-tactics", action="store_true", help="keep cuBLAS and cuDNN out, where they are stubs"
+
+    def add(name: str, run: Action, text: str, builds: bool = False) -> Parser:
+        action: Parser = actions.add_parser(name, help=text)
+        add_bundle(action, "another bundle than the configured one")
+        add_config(action)
+        action.add_argument("--cache", metavar="DIR", help="the engines' folder (else engine.cache of the configuration)")
+        add_json(action)
+        if builds:
+            add_numbers(action, [("batch", 1, "crops a call, the daemon's one")])
+            add_numbers(action, [("workspace-mb", 1024, "scratch memory for tactics, MB")])
+            action.add_argument("--level", type=int, default=3, metavar="0-5", help="the builder's effort (default 3)")
+            action.add_argument(
+                "--no-library-tactics", action="store_true", help="keep cuBLAS and cuDNN out, where they are stubs"
+            )
+            action.add_argument("--force", action="store_true", help="build again what is there already")
+        action.set_defaults(handler=lambda args: run(args, config_of(args)))
+        return action
+
+    build = add("build", _build, "one engine into the cache, checked", builds=True)
+    build.add_argument(
+        "--precision", default="int8", metavar="P", help=f"{', '.join(PRECISIONS)} (default int8)"
     )
-    building.add_argument("--force", action="store_true", help="build again what is there already")
-    build = actions.add_parser("build", parents=[shared, building], help="one engine into the cache, checked")
-    build.add_argument("--precision", default="int8", metavar="P", help="int8, fp16, mixed or fp32 (default int8)")
-    actions.add_parser(
-        "race", parents=[shared, building], help="build int8, fp16 and mixed; keep the fastest that passes"
-    )
-    actions.add_parser("list", parents=[shared], help="what is in the cache")
-    actions.add_parser(
-        "prune", parents=[shared], help="keep what this machine uses for this bundle, with what is known of it; remove the rest"
-    )
-    for name, action in actions.choices.items():
-        action.set_defaults(handler=_handler(HANDLERS[name], configure, make_progress))
+    add("race", _race, f"build {', '.join(CANDIDATES)}; keep the fastest that passes", builds=True)
+    add("list", _list, "what is in the cache")
+    add("prune", _prune, "keep what this machine uses for this bundle, with what is known of it; remove the rest")
 
 
 def add_engine_validation(validate: argparse.ArgumentParser) -> None:
     """Add the options of `validate` that concern engines."""
+    from edge.engines.graph_forms import PRECISIONS
+    from edge.engines.runtimes import RUNTIMES
+
     group = validate.add_argument_group("engines")
     group.add_argument(
         "--crops", type=Path, metavar="FILE.npz", help="with a recipe: write the gate's crops here; with --engine: read"
@@ -66,25 +69,24 @@ def add_engine_validation(validate: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--runtime",
-        choices=("tensorrt", "openvino", "onnxruntime"),
+        choices=RUNTIMES,
         help="with --engine: whose (else engine.runtime of the configuration, else tensorrt)",
     )
     group.add_argument(
         "--precision",
         default="",
-        choices=("int8", "fp16", "mixed", "fp32"),
+        choices=PRECISIONS,
         help="with --engine: which of this machine's engines (else the race's winner)",
     )
-    group.add_argument("--bundle", metavar="B", help="with --engine: another bundle than the configured one")
-    group.add_argument("--config", metavar="C", type=Path, help="with --engine: the daemon's configuration")
+    add_bundle(group, "with --engine: another bundle than the configured one")
+    add_config(group, "with --engine: the daemon's configuration")
     group.add_argument("--cache", metavar="DIR", help="with --engine: the engines' folder")
-    allow_unsigned(validate)
 
 
-def validate_engine(args: argparse.Namespace, configure: Configure) -> int:
+def validate_engine(args: argparse.Namespace) -> int:
     """`validate --engine`: 0 when the engine passes the gate, 3 when not."""
     from edge.engines.choice import choose, engine_to_validate
-    from edge.engines.tensorrt.cache import EngineCache
+    from edge.engines.runtimes import AUTO, TENSORRT
     from edge.engines.tensorrt.key import sha256
     from edge.engines.validated import keep_record
     from edge.errors import EngineError
@@ -97,14 +99,14 @@ def validate_engine(args: argparse.Namespace, configure: Configure) -> int:
         raise ConfigError(
             f"validate --engine: {error.name} is missing: pip install scipy, and install from a checkout"
         ) from None
-    config = configure(args)
+    config = config_of(args)
     data, bundle = load_crops(args.crops), _bundle(config)
-    runtime = args.runtime or (config.engine.runtime if config.engine.runtime != "auto" else "tensorrt")
-    if args.precision and runtime != "tensorrt":
+    runtime = args.runtime or (config.engine.runtime if config.engine.runtime != AUTO else TENSORRT)
+    if args.precision and runtime != TENSORRT:
         raise ConfigError(f"--precision: found {args.precision} with {runtime}, which runs the bundle's INT8 graph; leave it out")
-    cache = EngineCache(args.cache or config.engine.cache or None)
+    cache = _cache(args, config)
     engine: Runner
-    if runtime == "tensorrt":
+    if runtime == TENSORRT:
         engine, ran = engine_to_validate(bundle, cache, args.precision)
     else:
         engine, ran = choose(bundle, runtime, config.engine.threads).runner, bundle.model
@@ -141,14 +143,10 @@ def _bounds(step: dict[str, Any]) -> str:
     return f"{lost}, McNemar p {step['mcnemar_p']:.3g}"
 
 
-def _handler(run: Callable[..., int], configure: Configure, make_progress: Callable[[], Any]) -> Callable[..., int]:
-    def handle(args: argparse.Namespace) -> int:
-        from edge.engines.tensorrt.cache import EngineCache
+def _cache(args: argparse.Namespace, config: Config) -> EngineCache:
+    from edge.engines.tensorrt.cache import EngineCache
 
-        config = configure(args)
-        return run(args, config, EngineCache(args.cache or config.engine.cache or None), make_progress())
-
-    return handle
+    return EngineCache(args.cache or config.engine.cache or None)
 
 
 def _bundle(config: Config) -> Bundle:
@@ -164,12 +162,13 @@ def _options(args: argparse.Namespace, precision: str) -> Any:
     return BuildOptions(precision, args.batch, args.workspace_mb, args.level, not args.no_library_tactics)
 
 
-def _build(args: argparse.Namespace, config: Config, cache: EngineCache, progress: Any) -> int:
+def _build(args: argparse.Namespace, config: Config) -> int:
     from edge.engines.selftest import run_selftest
     from edge.engines.tensorrt.host import cached_engine, this_host
     from edge.engines.tensorrt.runner import TensorRTRunner
     from edge.errors import EngineError
 
+    cache, progress = _cache(args, config), Progress()
     options, host, bundle = _options(args, args.precision), this_host(), _bundle(config)
     stored, built_now = cached_engine(host, cache, bundle, options, progress, args.force)
     progress.clear()
@@ -181,74 +180,55 @@ def _build(args: argparse.Namespace, config: Config, cache: EngineCache, progres
             raise
         captured = runner.captured
     row = _entry_row(stored.entry) | {"built_now": built_now, "captured": captured, "selftest": asdict(report)}
-    if args.json:
-        print(json.dumps(row))
-        return 0
-    print(
-        f"{args.precision} for {host.platform}: {'built' if built_now else 'was there already'}, passes the golden images"
-    )
-    print(f"  {stored.entry.layers or 'layers not known'}\n  {cache.root / stored.entry.key.digest}")
-    return 0
+    return tell(args, row, lambda: (
+        f"{args.precision} for {host.platform}: {'built' if built_now else 'was there already'}, passes the golden images\n"
+        f"  {stored.entry.layers or 'layers not known'}\n  {cache.root / stored.entry.key.digest}"
+    ))  # fmt: skip
 
 
-def _race(args: argparse.Namespace, config: Config, cache: EngineCache, progress: Any) -> int:
+def _race(args: argparse.Namespace, config: Config) -> int:
     from edge.engines.tensorrt.host import this_host
-    from edge.engines.tensorrt.race import race
+    from edge.engines.tensorrt.race import candidate_line, race
 
+    cache, progress = _cache(args, config), Progress()
     options, host, bundle = _options(args, "int8"), this_host(), _bundle(config)
     result, path = race(host, cache, bundle, options, progress=progress, force=args.force)
     progress.clear()
-    if args.json:
-        print(json.dumps(asdict(result) | {"file": str(path)}))
-        return 0
-    print(f"{result.bundle} on {result.platform}")
-    for candidate in result.candidates:
-        print(f"  {candidate_line(candidate, candidate.digest == result.winner)}")
-    print(f"written to {path}")
-    return 0
+    lines = (f"  {candidate_line(candidate, candidate.digest == result.winner)}" for candidate in result.candidates)
+    return tell(args, asdict(result) | {"file": str(path)}, lambda: (
+        "\n".join([f"{result.bundle} on {result.platform}", *lines, f"written to {path}"])
+    ))  # fmt: skip
 
 
-def candidate_line(candidate: Candidate, won: bool) -> str:
-    """One line for people."""
-    if candidate.device_p50_ms is None or not candidate.passed:
-        return f"{candidate.precision:<6} out: {candidate.reason}"
-    graph = "" if candidate.captured else ", without a CUDA graph"
-    return (
-        f"{candidate.precision:<6} {candidate.device_p50_ms:.3f} ms on the device (p99 {candidate.device_p99_ms:.3f}), "
-        f"{candidate.host_p50_ms:.3f} ms waited{graph}; {candidate.layers}{'  <- wins' if won else ''}"
-    )
-
-
-def _list(args: argparse.Namespace, config: Config, cache: EngineCache, progress: Any) -> int:
+def _list(args: argparse.Namespace, config: Config) -> int:
+    cache = _cache(args, config)
     entries = cache.entries()
-    if args.json:
-        print(json.dumps([_entry_row(entry) for entry in entries]))
-        return 0
-    for entry in entries:
-        built = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.built_s))
-        key, size = entry.key, f"{entry.bytes / 1e6:.1f} MB"
-        print(f"{key.digest}  {key.precision:<6} {size}  {built}  {entry.bundle}  {key.platform}")
-    if not entries:
-        print(f"no engines in {cache.root}")
-    return 0
+    return tell(args, [_entry_row(entry) for entry in entries], lambda: (
+        "\n".join(map(_entry_line, entries)) or f"no engines in {cache.root}"
+    ))  # fmt: skip
 
 
-def _prune(args: argparse.Namespace, config: Config, cache: EngineCache, progress: Any) -> int:
+def _prune(args: argparse.Namespace, config: Config) -> int:
     from edge.engines.tensorrt.host import this_host
     from edge.engines.tensorrt.key import sha256
 
+    cache = _cache(args, config)
     pruned = cache.prune(this_host().platform, sha256(_bundle(config).model))
-    if args.json:
-        print(json.dumps(asdict(pruned)))
-    else:
-        print(f"{len(pruned.removed)} removed ({pruned.freed / 1e6:.1f} MB), {len(pruned.kept)} kept in {cache.root}")
-    return 0
+    return tell(args, asdict(pruned), lambda: (
+        f"{len(pruned.removed)} removed ({pruned.freed / 1e6:.1f} MB), {len(pruned.kept)} kept in {cache.root}"
+    ))  # fmt: skip
 
 
-def _entry_row(entry: Any) -> dict[str, Any]:
+def _entry_row(entry: Entry) -> dict[str, Any]:
     from edge.schema import encode
 
     return {"digest": entry.key.digest, **encode(entry)}
 
 
-HANDLERS: dict[str, Callable[..., int]] = {"build": _build, "race": _race, "list": _list, "prune": _prune}
+def _entry_line(entry: Entry) -> str:
+    built = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.built_s))
+    key, size = entry.key, f"{entry.bytes / 1e6:.1f} MB"
+    return f"{key.digest}  {key.precision:<6} {size}  {built}  {entry.bundle}  {key.platform}"
+
+
+COMMANDS = {"engine": _add_engine}

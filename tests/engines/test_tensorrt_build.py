@@ -10,7 +10,7 @@ import pytest
 from fakes.tensorrt_fake import World, recorded
 
 from edge.bundle import Bundle
-from edge.engines.tensorrt.api import PRECISIONS
+from edge.engines.graph_forms import PRECISIONS
 from edge.engines.tensorrt.build import BuildOptions, build_engine, build_plan
 from edge.engines.tensorrt.cache import PLAN_FILE, EngineCache
 from edge.engines.tensorrt.host import Host, cached_engine

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge.engines.graph_forms import graph_for
-from edge.engines.tensorrt.api import PRECISIONS, Api, builder_flags, make_logger, make_progress, network_flags
+from edge.engines.graph_forms import PRECISIONS, graph_for
+from edge.engines.tensorrt.api import Api, builder_flags, make_logger, make_progress, network_flags
 from edge.engines.tensorrt.layers import LayerSummary, summarise
 from edge.errors import EngineError
 

@@ -9,7 +9,8 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 
-from edge.engines.tensorrt.api import PRECISIONS, Api
+from edge.engines.graph_forms import PRECISIONS
+from edge.engines.tensorrt.api import Api
 from edge.engines.tensorrt.cuda import Cuda
 from edge.schema import rule
 

@@ -105,6 +105,17 @@ def race(
     return result, path
 
 
+def candidate_line(candidate: Candidate, won: bool) -> str:
+    """One line for people."""
+    if candidate.device_p50_ms is None or not candidate.passed:
+        return f"{candidate.precision:<6} out: {candidate.reason}"
+    graph = "" if candidate.captured else ", without a CUDA graph"
+    return (
+        f"{candidate.precision:<6} {candidate.device_p50_ms:.3f} ms on the device (p99 {candidate.device_p99_ms:.3f}), "
+        f"{candidate.host_p50_ms:.3f} ms waited{graph}; {candidate.layers}{'  <- wins' if won else ''}"
+    )
+
+
 def result_name(onnx_sha256: str, platform: Platform, batch: int = 1) -> str:
     """The file in the cache that holds a graph's race on a machine. Another batch than the daemon's has a file of its own, and
     chooses no engine for it."""
