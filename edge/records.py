@@ -6,7 +6,7 @@ input is. Wall-clock time appears only in Event, for people.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 
 import numpy as np
@@ -67,6 +67,20 @@ class Reading:
     duplicate: bool = False  # same pixels inside the fan as the frame before: carries no evidence
     layout_changed: bool = False  # the fan moved: the exam's evidence starts again
     settled: bool = True  # the fan is sure enough to show and keep what lies in it; the model may look before
+
+
+@dataclass(frozen=True)
+class RawOutputs:
+    """What the graph gives for N crops, float32: `plane` [N] and `hygroma` [N] are logits, `embedding` [N,D],
+    `nuchal_map` [N,G,G] logits per patch."""
+
+    plane: np.ndarray
+    hygroma: np.ndarray
+    embedding: np.ndarray
+    nuchal_map: np.ndarray
+
+
+OUTPUT_NAMES = tuple(output.name for output in fields(RawOutputs))  # of every graph that export writes
 
 
 @dataclass(frozen=True)

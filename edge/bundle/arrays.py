@@ -10,13 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge.engines.runner import RawOutputs
 from edge.errors import BundleError
+from edge.records import OUTPUT_NAMES, RawOutputs
 
 # Bytes after decompression: 4096 golden images of 192 x 192 are 151 MB, and a zip bomb is far beyond.
 MAX_UNPACKED_BYTES = 512 * 2**20
-
-_OUTPUTS = ("plane", "hygroma", "embedding", "nuchal_map")
 
 
 @dataclass(frozen=True)
@@ -64,18 +62,18 @@ def pack_golden(golden: GoldenVectors) -> bytes:
     """GoldenVectors -> the bytes of `golden.npz`."""
     arrays: dict[str, np.ndarray] = {"inputs": golden.inputs}
     for prefix, outputs in (("fp32", golden.fp32), ("qdq", golden.qdq)):
-        arrays |= {f"{prefix}_{name}": getattr(outputs, name).astype(np.float32) for name in _OUTPUTS}
+        arrays |= {f"{prefix}_{name}": getattr(outputs, name).astype(np.float32) for name in OUTPUT_NAMES}
     return _pack(arrays)
 
 
 def unpack_golden(data: bytes, file: str, count: int, size: int, dim: int, grid: int) -> GoldenVectors:
     """The bytes of `golden.npz` -> GoldenVectors of `count` images of side `size`, embeddings `dim`, maps `grid` x
     `grid`."""
-    arrays = _unpack(data, file, {"inputs", *(f"{p}_{n}" for p in ("fp32", "qdq") for n in _OUTPUTS)})
+    arrays = _unpack(data, file, {"inputs", *(f"{p}_{n}" for p in ("fp32", "qdq") for n in OUTPUT_NAMES)})
     shapes = {"plane": (count,), "hygroma": (count,), "embedding": (count, dim), "nuchal_map": (count, grid, grid)}
     inputs = _checked(arrays, file, "inputs", np.uint8, (count, 1, size, size))
     fp32, qdq = (
-        RawOutputs(**{name: _checked(arrays, file, f"{prefix}_{name}", np.float32, shapes[name]) for name in _OUTPUTS})
+        RawOutputs(**{name: _checked(arrays, file, f"{prefix}_{name}", np.float32, shapes[name]) for name in OUTPUT_NAMES})
         for prefix in ("fp32", "qdq")
     )
     return GoldenVectors(inputs, fp32, qdq)

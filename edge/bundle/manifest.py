@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from edge.bundle.schema import Decoder, encode, rule
 from edge.bundle.trust import SIGNATURE_FILE
+from edge.schema import Decoder, encode, rule
 from edge.screen.preprocess import Preprocessing
 
 SCHEMA_VERSION = 1  # raised when an older reader would misread a newer manifest

@@ -8,14 +8,14 @@ import numpy as np
 import onnxruntime as ort
 
 from edge.engines.fused_form import fuse
-from edge.engines.runner import RawOutputs, check_crops
+from edge.engines.runner import check_crops
 from edge.errors import EngineError
+from edge.records import OUTPUT_NAMES, RawOutputs
 
 VNNI_FLAGS = {"avx512_vnni", "avx_vnni"}  # as Linux names them in /proc/cpuinfo
 # ONNX Runtime joins a sum and the LayerNormalization after it to one node whose kernel is the slower one: 1.32, AVX512, 0.28 ms
 # against 0.05 for [1,145,384].
 WITHOUT_FUSIONS = ("SkipLayerNormFusion",)
-OUTPUT_NAMES = ("plane", "hygroma", "embedding", "nuchal_map")  # of every graph that export writes
 
 
 def has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from edge.engines.onnxruntime_runner import OUTPUT_NAMES
-from edge.engines.runner import RawOutputs, check_crops
+from edge.engines.runner import check_crops
 from edge.errors import EngineError
+from edge.records import OUTPUT_NAMES, RawOutputs
 
 INSTALL = "pip install 'hygroma-edge[openvino]', or set engine.runtime: onnxruntime"
 # What OpenVINO's CPU code says where memory must not become executable (seen under PR_SET_MDWE, 2026.4).

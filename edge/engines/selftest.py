@@ -12,8 +12,9 @@ import numpy as np
 
 from edge.bundle.arrays import GoldenVectors
 from edge.bundle.manifest import Calibration, Golden, Tolerance
-from edge.engines.runner import RawOutputs, Runner
+from edge.engines.runner import Runner
 from edge.errors import EngineError
+from edge.records import OUTPUT_NAMES, RawOutputs
 
 BATCH = 1  # images a call, as the daemon scores: ONNX Runtime keeps what its largest call needed (8 at once: 90 MB more)
 
@@ -35,7 +36,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 def infer_all(runner: Runner, inputs: np.ndarray, batch: int = BATCH) -> RawOutputs:
     """uint8 [N,1,S,S] -> RawOutputs for all N, `batch` images at a time."""
     parts = [runner.infer(inputs[i : i + batch]) for i in range(0, len(inputs), batch)]
-    return RawOutputs(*(np.concatenate([getattr(p, name) for p in parts]) for name in RawOutputs.__dataclass_fields__))
+    return RawOutputs(*(np.concatenate([getattr(p, name) for p in parts]) for name in OUTPUT_NAMES))
 
 
 def difference(found: RawOutputs, recorded: RawOutputs, calibration: Calibration) -> Tolerance:
@@ -59,7 +60,7 @@ def difference(found: RawOutputs, recorded: RawOutputs, calibration: Calibration
 def run_selftest(runner: Runner, vectors: GoldenVectors, limits: Golden, calibration: Calibration) -> SelfTestReport:
     """Score the golden images with an entered runner. EngineError, naming every figure beyond its limit, if any is."""
     found = infer_all(runner, vectors.inputs)
-    for name in RawOutputs.__dataclass_fields__:
+    for name in OUTPUT_NAMES:
         have, want = getattr(found, name), getattr(vectors.qdq, name)
         if have.shape != want.shape:
             raise EngineError(

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge.engines.engine_cache import EngineCache, Stored, record_prefix
-from edge.engines.engine_key import sha256 as sha256_of
-from edge.engines.tensorrt_runner import engine_name
+from edge.engines.tensorrt.cache import EngineCache, Stored, record_prefix
+from edge.engines.tensorrt.key import sha256 as sha256_of
+from edge.engines.tensorrt.runner import engine_name
 
 
 def keep_record(cache: EngineCache, sha256: str, report: Mapping[str, Any]) -> Path:

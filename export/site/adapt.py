@@ -22,9 +22,9 @@ from calibration.site import Site, read_site, why_frozen
 from calibration.stills import FOLDS
 from edge.bundle import Bundle
 from edge.bundle.manifest import ModelInfo
-from edge.bundle.schema import Decoder, encode
 from edge.engines.selftest import sigmoid
 from edge.errors import BundleError, ConfigError, GateError, InputError
+from edge.schema import Decoder, encode
 from export.atomic import LOCK, alone, appearing, require_beside, writable
 from export.heads.features import HYGROMA, PLANE
 from export.phantoms import EXAMS, Progress, phantom_bank

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from edge.bundle.manifest import Manifest, dump_manifest, parse_manifest
-from edge.bundle.schema import encode
 from edge.errors import BundleError
+from edge.schema import encode
 
 _DELETE = "<delete>"
 

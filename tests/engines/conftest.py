@@ -15,13 +15,13 @@ from fakes.tensorrt_fake import World, make_tensorrt
 from edge.bundle import Bundle, write_bundle
 from edge.bundle import manifest as mf
 from edge.bundle.arrays import GoldenVectors, OodStats, pack_golden, pack_ood
-from edge.engines.cuda_api import Cuda, python_caller
-from edge.engines.engine_build import Host
-from edge.engines.engine_cache import EngineCache
-from edge.engines.engine_key import this_platform
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.engines.selftest import infer_all
-from edge.engines.tensorrt_api import describe
+from edge.engines.tensorrt.api import describe
+from edge.engines.tensorrt.cache import EngineCache
+from edge.engines.tensorrt.cuda import Cuda, python_caller
+from edge.engines.tensorrt.host import Host
+from edge.engines.tensorrt.key import this_platform
 
 
 @pytest.fixture

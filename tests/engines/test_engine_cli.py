@@ -20,11 +20,14 @@ from fakes.tensorrt_fake import World
 from edge.bundle import Bundle
 from edge.bundle.manifest import GateResult
 from edge.cli import main
-from edge.engines import choice, engine_build, race, tensorrt_api
-from edge.engines.engine_build import Host
+from edge.engines import choice
 from edge.engines.graph_forms import SAME_GRAPH_TOLERANCE
 from edge.engines.health import engine_state
 from edge.engines.openvino_runner import has_openvino
+from edge.engines.tensorrt import api as tensorrt_api
+from edge.engines.tensorrt import host as engine_host
+from edge.engines.tensorrt import race
+from edge.engines.tensorrt.host import Host
 from edge.errors import EngineError
 
 GATE = GateResult(True, False, 64, 32, 0, 1, 0.0, 0.01, 0.01, (), ("secret-name.png",))
@@ -34,7 +37,7 @@ GATE = GateResult(True, False, 64, 32, 0, 1, 0.0, 0.01, 0.01, (), ("secret-name.
 def machine(host: Host, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine has TensorRT 10.3 and a GPU; both are fake."""
     world.ms = {"int8": 0.4, "fp16": 0.6, "mixed": 0.3}
-    monkeypatch.setattr(engine_build, "this_host", lambda: host)
+    monkeypatch.setattr(engine_host, "this_host", lambda: host)
     monkeypatch.setattr(choice, "this_host", lambda: host)
     monkeypatch.setattr(race, "CALLS", 5)
 

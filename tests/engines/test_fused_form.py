@@ -16,7 +16,8 @@ from edge.bundle.trust import SHIPPED_BUNDLE
 from edge.engines import onnxruntime_runner
 from edge.engines.fused_form import fuse
 from edge.engines.onnx_bytes import fields, read_varint
-from edge.engines.onnxruntime_runner import OUTPUT_NAMES, OnnxRuntimeRunner, has_vnni, open_session, session_options
+from edge.engines.onnxruntime_runner import OnnxRuntimeRunner, has_vnni, open_session, session_options
+from edge.records import OUTPUT_NAMES
 
 onnx = pytest.importorskip("onnx")
 needs_vnni = pytest.mark.skipif(not has_vnni(), reason="this CPU has no VNNI: its unsigned products saturate")

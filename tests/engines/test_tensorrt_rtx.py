@@ -11,8 +11,9 @@ rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not insta
 pytest.importorskip("onnx")
 
 from edge.bundle import ANYONE, load_bundle
-from edge.engines.tensorrt_api import PRECISIONS, describe
-from edge.engines.tensorrt_build import BuildOptions, build_plan
+from edge.engines.graph_forms import PRECISIONS
+from edge.engines.tensorrt.api import describe
+from edge.engines.tensorrt.build import BuildOptions, build_plan
 from edge.errors import EngineError
 from edge.watching import SHIPPED_BUNDLE
 

@@ -15,9 +15,9 @@ onnx = pytest.importorskip("onnx")
 
 from edge.bundle import load_bundle  # noqa: E402
 from edge.bundle.trust import SHIPPED_BUNDLE  # noqa: E402
-from edge.engines.runner import RawOutputs  # noqa: E402
 from edge.engines.selftest import infer_all, sigmoid  # noqa: E402
 from edge.errors import InputError  # noqa: E402
+from edge.records import OUTPUT_NAMES  # noqa: E402
 from export.int8.onnx_graph import build_float_graph, fold_patch_embedding  # noqa: E402
 from export.int8.ort_graph import optimised_graph, run_graph  # noqa: E402
 from export.int8.quantize import (  # noqa: E402
@@ -74,7 +74,7 @@ def test_float_graph_equals_pytorch(tiny_student: Any, pictures: Pictures, chang
     with TorchRunner(state, config) as runner:
         expected = infer_all(runner, crops)
     found = run_graph(graph, crops)
-    for name in RawOutputs.__dataclass_fields__:
+    for name in OUTPUT_NAMES:
         want = getattr(expected, name)
         assert want.std() > 1e-2  # the comparison means something
         np.testing.assert_allclose(getattr(found, name), want, atol=2e-5, rtol=1e-5)
@@ -355,7 +355,7 @@ def test_smoothing_changes_nothing_in_float_and_evens_the_inputs(tiny_student: A
         run_graph(build_float_graph(state, config), crops),
         run_graph(build_float_graph(smoothed, config), crops),
     )
-    for name in RawOutputs.__dataclass_fields__:
+    for name in OUTPUT_NAMES:
         np.testing.assert_allclose(getattr(after, name), getattr(before, name), atol=5e-4, rtol=1e-4)
     ranges = [collect_histograms(build_float_graph(s, config), crops) for s in (state, smoothed)]
     inputs = [{n.name: n.input[0] for n in block_linears(build_float_graph(s, config))} for s in (state, smoothed)]

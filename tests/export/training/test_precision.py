@@ -14,12 +14,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 pytest.importorskip("sklearn")
 
-from export.train import Schedule, fit
-from export.vit import HygromaViT
 from test_training import TINY, bank
 
+from export.model.vit import HygromaViT
 from export.training import precision
 from export.training.precision import BFLOAT16, CPU, FLOAT32, autocast, precision_on, product_ms, record, recorded
+from export.training.train import Schedule, fit
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,11 @@ import time
 from dataclasses import dataclass
 
 from edge.bundle.bundle import Bundle
-from edge.engines.cuda_api import Cuda, load_cuda
-from edge.engines.engine_cache import EngineCache, Entry, Stored
-from edge.engines.engine_key import EngineKey, Platform, sha256, this_platform
-from edge.engines.tensorrt_api import Api, describe, load_tensorrt
-from edge.engines.tensorrt_build import BuildOptions, Progress, build_engine
+from edge.engines.tensorrt.api import Api, describe, load_tensorrt
+from edge.engines.tensorrt.build import BuildOptions, Progress, build_engine
+from edge.engines.tensorrt.cache import EngineCache, Entry, Stored
+from edge.engines.tensorrt.cuda import Cuda, load_cuda
+from edge.engines.tensorrt.key import EngineKey, Platform, sha256, this_platform
 
 log = logging.getLogger(__name__)
 

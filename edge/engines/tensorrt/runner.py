@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from edge.engines.cuda_api import Cuda, host_view, load_cuda
-from edge.engines.onnxruntime_runner import OUTPUT_NAMES
-from edge.engines.runner import RawOutputs, check_crops
-from edge.engines.tensorrt_api import Api, describe, load_tensorrt, make_logger
-from edge.engines.tensorrt_build import INPUT_NAME
+from edge.engines.runner import check_crops
+from edge.engines.tensorrt.api import Api, describe, load_tensorrt, make_logger
+from edge.engines.tensorrt.build import INPUT_NAME
+from edge.engines.tensorrt.cuda import Cuda, host_view, load_cuda
 from edge.errors import EngineError
+from edge.records import OUTPUT_NAMES, RawOutputs
 
 log = logging.getLogger(__name__)
 

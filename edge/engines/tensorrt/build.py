@@ -1,4 +1,4 @@
-"""The canonical graph -> a TensorRT engine: one builder for TensorRT 8.6 to 11 (see `tensorrt_api` for what differs).
+"""The canonical graph -> a TensorRT engine: one builder for TensorRT 8.6 to 11 (see `api.py` for what differs).
 
 The engine's batch is fixed: a daemon scores one crop at a time, and a static shape lets the engine be captured once.
 """
@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge.engines.graph_forms import graph_for
-from edge.engines.layer_summary import LayerSummary, summarise
-from edge.engines.tensorrt_api import PRECISIONS, Api, builder_flags, make_logger, make_progress, network_flags
+from edge.engines.graph_forms import PRECISIONS, graph_for
+from edge.engines.tensorrt.api import Api, builder_flags, make_logger, make_progress, network_flags
+from edge.engines.tensorrt.layers import LayerSummary, summarise
 from edge.errors import EngineError
 
 INPUT_NAME = "image"

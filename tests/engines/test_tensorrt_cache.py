@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.engines.engine_cache import (
+from edge.engines.tensorrt.cache import (
     ENTRY_FILE,
     LAYERS_FILE,
     PLAN_FILE,
@@ -18,8 +18,8 @@ from edge.engines.engine_cache import (
     Entry,
     default_folder,
 )
-from edge.engines.engine_key import EngineKey, Platform
-from edge.engines.layer_summary import LayerSummary
+from edge.engines.tensorrt.key import EngineKey, Platform
+from edge.engines.tensorrt.layers import LayerSummary
 from edge.errors import EngineError
 
 PLATFORM = Platform("10.3.0", "12.6", "Orin", "8.7")

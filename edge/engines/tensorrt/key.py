@@ -9,9 +9,10 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 
-from edge.bundle.schema import rule
-from edge.engines.cuda_api import Cuda
-from edge.engines.tensorrt_api import PRECISIONS, Api
+from edge.engines.graph_forms import PRECISIONS
+from edge.engines.tensorrt.api import Api
+from edge.engines.tensorrt.cuda import Cuda
+from edge.schema import rule
 
 BUILDER_REVISION = 1  # raised when this project's builder would make another engine from the same key
 

@@ -11,11 +11,11 @@ import pytest
 from fakes.tensorrt_fake import World
 
 from edge.bundle import Bundle
-from edge.engines.engine_build import Host
-from edge.engines.engine_cache import EngineCache
-from edge.engines.race import race, result_name
 from edge.engines.selftest import sigmoid
-from edge.engines.tensorrt_build import BuildOptions
+from edge.engines.tensorrt.build import BuildOptions
+from edge.engines.tensorrt.cache import EngineCache
+from edge.engines.tensorrt.host import Host
+from edge.engines.tensorrt.race import race, result_name
 from edge.errors import EngineError
 
 OPTIONS = BuildOptions("int8")
@@ -89,7 +89,7 @@ def test_one_that_breaks_while_timed_is_out(
     host: Host, world: World, cache: EngineCache, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.ms = {"int8": 0.1}
-    from edge.engines.tensorrt_runner import TensorRTRunner
+    from edge.engines.tensorrt.runner import TensorRTRunner
 
     times = TensorRTRunner.device_times
 
@@ -116,7 +116,7 @@ def test_the_gpu_benchmark_races_and_gates_every_engine(
     labels = (p >= np.median(p)).astype(np.int8)
     save_crops(StoredCrops(golden.inputs, labels, [str(i) for i in range(64)], golden.fp32), tmp_path / "c.npz")
     world.refuse = {"mixed"}
-    monkeypatch.setattr("edge.engines.engine_build.this_host", lambda: host)
+    monkeypatch.setattr("edge.engines.tensorrt.host.this_host", lambda: host)
     words = ["--bundle", str(tiny_bundle.path), "--out", str(tmp_path / "out"), "--crops", str(tmp_path / "c.npz")]
     assert gpu.main(["--part", "engines", *words]) == 0 and gpu.main(["--part", "report", *words]) == 0
     found = json.loads((tmp_path / "out" / "gpu.json").read_text())["engines"]

@@ -18,7 +18,6 @@ from edge.errors import EngineError
 log = logging.getLogger(__name__)
 
 STRONG_FROM = (10, 12)  # the first version whose release notes deprecate weak typing
-PRECISIONS = ("int8", "fp16", "mixed", "fp32")  # int8: the rest FP32; mixed: the rest FP16; fp32: nothing else
 INSTALL = (
     "on a Jetson: `apt install python3-libnvinfer` and a venv made with `--system-site-packages`; "
     "elsewhere: `pip install 'hygroma-edge[tensorrt]'`"
@@ -81,7 +80,7 @@ def network_flags(api: Api) -> int:
 
 
 def builder_flags(api: Api, precision: str) -> tuple[str, ...]:
-    """Names of the BuilderFlags for one of PRECISIONS; none where the network is strongly typed."""
+    """Names of the BuilderFlags for one of `graph_forms.PRECISIONS`; none where the network is strongly typed."""
     if api.strongly_typed:
         return ()
     return {"int8": ("INT8",), "fp16": ("FP16",), "mixed": ("INT8", "FP16"), "fp32": ()}[precision]

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edge.engines.runner import RawOutputs, check_crops
+from edge.engines.runner import check_crops
+from edge.records import RawOutputs
 
 
 def grey_response(crop: np.ndarray) -> tuple[float, float]:

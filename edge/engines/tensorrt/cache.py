@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge.bundle.schema import Decoder, encode, rule
-from edge.engines.engine_key import EngineKey, Platform, sha256
-from edge.engines.layer_summary import LayerSummary
+from edge.engines.tensorrt.key import EngineKey, Platform, sha256
+from edge.engines.tensorrt.layers import LayerSummary
 from edge.errors import BundleError, EngineError
+from edge.schema import Decoder, encode, rule
 
 log = logging.getLogger(__name__)
 
@@ -291,7 +291,7 @@ def candidates_of(raced: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def by_speed(raced: Mapping[str, Any]) -> list[str]:
-    """A race's result (edge/engines/race.py) -> digests of the candidates that passed, the winner first; none where nobody won.
+    """A race's result (race.py) -> digests of the candidates that passed, the winner first; none where nobody won.
     Of a result that someone changed, what can be read of it."""
     times = [
         (c["device_p50_ms"], c["digest"])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from fakes.cuda_fake import FakeDevice, c_library, python_module
 
-from edge.engines import cuda_api
-from edge.engines.cuda_api import Cuda, ctypes_caller, host_view, load_cuda, python_caller
+from edge.engines.tensorrt import cuda as cuda_api
+from edge.engines.tensorrt.cuda import Cuda, ctypes_caller, host_view, load_cuda, python_caller
 from edge.errors import EngineError
 
 

@@ -14,12 +14,12 @@ import numpy as np
 
 from edge.bundle.bundle import Bundle
 from edge.bundle.manifest import Tolerance
-from edge.engines.engine_build import Host, cached_engine
-from edge.engines.engine_cache import EngineCache, Stored
-from edge.engines.engine_key import EngineKey, Platform, sha256
 from edge.engines.selftest import run_selftest
-from edge.engines.tensorrt_build import BuildOptions, Progress
-from edge.engines.tensorrt_runner import TensorRTRunner
+from edge.engines.tensorrt.build import BuildOptions, Progress
+from edge.engines.tensorrt.cache import EngineCache, Stored
+from edge.engines.tensorrt.host import Host, cached_engine
+from edge.engines.tensorrt.key import EngineKey, Platform, sha256
+from edge.engines.tensorrt.runner import TensorRTRunner
 from edge.errors import EngineError
 
 CANDIDATES = ("int8", "fp16", "mixed")
@@ -103,6 +103,17 @@ def race(
         reasons = "; ".join(f"{c.precision}: {c.reason}" for c in finished)
         raise EngineError(f"engine race: no candidate passed ({reasons}); see {path}; ONNX Runtime goes on serving")
     return result, path
+
+
+def candidate_line(candidate: Candidate, won: bool) -> str:
+    """One line for people."""
+    if candidate.device_p50_ms is None or not candidate.passed:
+        return f"{candidate.precision:<6} out: {candidate.reason}"
+    graph = "" if candidate.captured else ", without a CUDA graph"
+    return (
+        f"{candidate.precision:<6} {candidate.device_p50_ms:.3f} ms on the device (p99 {candidate.device_p99_ms:.3f}), "
+        f"{candidate.host_p50_ms:.3f} ms waited{graph}; {candidate.layers}{'  <- wins' if won else ''}"
+    )
 
 
 def result_name(onnx_sha256: str, platform: Platform, batch: int = 1) -> str:
