@@ -4,7 +4,7 @@ manifest."""
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from edge.bundle.manifest import (
     MODEL_FILE,
     OOD_FILE,
     SCHEMA_VERSION,
+    WITH_OTHER_HEADS,
     Calibration,
     EvidenceTable,
     GateResult,
@@ -73,6 +74,7 @@ class Ingredients:
     planes, for the embedding statistics. typical: held-out images of the same sort, an array a source; the distance that
     `ood_quantile` of every source stay under becomes the threshold. gate: held-out, labelled, for the gate.
     golden: at least 64 held-out images of every sort, for the self-test.
+    others: the thresholds of the heads besides plane and hygroma, by name.
     finetune: quantisation-aware fine-tuning, None for none; done where nothing else passes the gate, or always.
     """
 
@@ -90,6 +92,7 @@ class Ingredients:
     gate: LabelledCrops
     golden: np.ndarray
     ood_quantile: float = KEPT
+    others: Mapping[str, float] = field(default_factory=dict)
     finetune: Callable[[Choice], Choice] | None = None
     finetune_always: bool = False
 
@@ -146,11 +149,11 @@ def assemble_bundle(
         f"training crops for the ranges, {len(student.selection)} others for the choice."
     )
     manifest = Manifest(
-        schema_version=SCHEMA_VERSION,
+        schema_version=WITH_OTHER_HEADS if i.others else SCHEMA_VERSION,
         model=i.model,
         input=InputSpec("image", "uint8", config.image),
         preprocessing=i.preprocessing,
-        heads=Heads(config.width, config.grid),
+        heads=Heads(config.width, config.grid, dict(i.others)),
         operating_point=i.operating_point,
         calibration=i.temperatures,
         decision=dict(i.decision),

@@ -33,12 +33,13 @@ from export.int8.log_odds_shift import quantize_leaning
 from export.int8.ort_graph import run_graph
 from export.int8.quantize import quantize_best
 from export.jobs import load_ray, run_jobs
+from export.model.heads import HEADS, HYGROMA, PLANE, Head
 from export.model.vit import HygromaViT, ViTConfig
 from export.phantoms import Progress
 from export.pipeline import Pipeline
 from export.recipe import Ladder, Recipe
 from export.report import metrics
-from export.report.evidence import HEADS, HeldOut, held_out, increased_rows, shipped_threshold, thickness_rows
+from export.report.evidence import HeldOut, held_out, increased_rows, shipped_threshold, thickness_rows
 from export.report.gate import gate
 from export.stages.crops import REFIT, run_name
 from export.stages.evidence import probabilities
@@ -168,7 +169,7 @@ def judge(job: RungJob, pipeline: Pipeline) -> tuple[dict[str, Any], onnx.ModelP
     crops = pipeline.crops.of(index)
     part = {k: v for k, v in shared.items() if k == "index" or k.startswith("teacher_")}
     part |= probabilities("student", predict(student, crops))
-    threshold = shipped_threshold(held_out(name, bank, {name: part}), "student", "hygroma")
+    threshold = shipped_threshold(held_out(name, bank, {name: part}), "student", HYGROMA)
 
     gated = pipeline.crops.labelled(REFIT)
     before = sigmoid(predict(student, gated.crops[:, 0])["hygroma"])
@@ -181,7 +182,7 @@ def judge(job: RungJob, pipeline: Pipeline) -> tuple[dict[str, Any], onnx.ModelP
             gated.labels, before, sigmoid(run_graph(graph, gated.crops, threads).hygroma), threshold, gated.ids
         ),
     )
-    part |= probabilities("qdq", asdict(run_graph(converted.model, crops[:, None], threads)))
+    part |= probabilities("qdq", run_graph(converted.model, crops[:, None], threads).named())
     data = held_out(name, bank, {name: part})
     row = {
         "name": job.name,
@@ -192,7 +193,7 @@ def judge(job: RungJob, pipeline: Pipeline) -> tuple[dict[str, Any], onnx.ModelP
         "teacher": evidence(data, "teacher"),
         "fp32": evidence(data, "student"),
         "evidence": evidence(data, "qdq"),
-        "agreement": {head: agreement(data, head) for head in HEADS},
+        "agreement": {head.name: agreement(data, head) for head in HEADS},
         "conversion": _conversion(converted),
     }
     return row, converted.model
@@ -203,11 +204,11 @@ def evidence(data: HeldOut, form: str) -> dict[str, dict[str, Any]]:
     `thickness` and `increased`: see report/evidence.py; "..., cleaned": the same with the calipers painted out. A kind that
     the fold has no images for is left out."""
     out: dict[str, dict[str, Any]] = {}
-    for kind, head in (("lesions", "hygroma"), ("planes", "plane")):
+    for kind, head in (("lesions", HYGROMA), ("planes", PLANE)):
         keep = data.known(head)
         labels = data.labels(head)[keep]
         if 0 < labels.sum() < len(labels):
-            area = metrics.auc(labels, data.probability[f"{form}_{head}"][keep])
+            area = metrics.auc(labels, data.said(form, head)[keep])
             out[kind] = {**asdict(area), "positives": int(labels.sum())}
     for kind, rows, value in (
         ("thickness", thickness_rows([data], form), "rho"),
@@ -219,11 +220,11 @@ def evidence(data: HeldOut, form: str) -> dict[str, dict[str, Any]]:
     return out
 
 
-def agreement(data: HeldOut, head: str) -> dict[str, Any]:
+def agreement(data: HeldOut, head: Head) -> dict[str, Any]:
     """Of the INT8 student's logits with the teacher's on the images that the head is judged on: Pearson's r, root mean square
     difference."""
     keep = data.known(head)
-    found, aim = (_log_odds(data.probability[f"{form}_{head}"][keep]) for form in ("qdq", "teacher"))
+    found, aim = (_log_odds(data.said(form, head)[keep]) for form in ("qdq", "teacher"))
     return {
         "n": int(keep.sum()),
         "r": float(np.corrcoef(found, aim)[0, 1]),

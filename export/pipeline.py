@@ -33,6 +33,7 @@ from export.bundle import require_canonical
 from export.int8.log_odds_shift import Falls, quantize_leaning, read_leans
 from export.int8.qat import finetune
 from export.int8.quantize import Choice
+from export.model.heads import HYGROMA
 from export.model.torch_runner import TorchRunner
 from export.model.vit import HygromaViT
 from export.model.weights import load_backbone
@@ -82,6 +83,7 @@ class Pipeline:
         self.work, self.data, self.stamps = Path(recipe.work), Path(recipe.data), Stamps(recipe)
         torch.set_num_threads(recipe.threads)
         threadpool_limits(recipe.threads, "blas")  # the heads' fits too: other threads sum in another order
+        self.heads = recipe.student_config.answers
         self.runs = (REFIT, *recipe.folds)  # the refit first: should time run out, there is a model
 
     def run(self, until: str = "bundle", accept_failing_gate: bool = False) -> None:
@@ -147,7 +149,7 @@ class Pipeline:
         return self.crops.bank
 
     def _real_bank(self) -> Bank:
-        stills, seed = load_stills(self.data), self.recipe.seed
+        stills, seed = load_stills(self.data, [head.column for head in self.recipe.heads]), self.recipe.seed
         return build_bank(self.data, stills, assign_folds(stills, seed), seed, partial(self.progress, "bank: stills"))
 
     def frames(self) -> np.ndarray:
@@ -250,7 +252,7 @@ class Pipeline:
         """The refit's teacher in INT8, as its student is converted, and its gate on the validation split at the teacher's own
         threshold -> (the graph's file, the gate's result). No bundle holds it: it is for hosts that have room for it."""
         path, teacher = self.stamps.claim("qdq_teacher") / f"{run_name(REFIT)}.onnx", self.teacher(REFIT)
-        threshold = shipped_threshold(self._folds(), "teacher", "hygroma")
+        threshold = shipped_threshold(self._folds(), "teacher", HYGROMA)
         converted = graphs.converted_teacher(teacher, self.crops, threshold, self.recipe.threads)
         require_canonical(path, converted.model, teacher.config, converted.spared)
         GRAPH.leave(converted.model, path)
@@ -269,14 +271,14 @@ class Pipeline:
         return self.stamps.kept("predictions", f"{run_name(run)}.npz", ARRAYS, predicted)
 
     def _folds(self) -> HeldOut:
-        return held_out("folds", self.bank(), {f"fold {f}": self.predictions(f) for f in self.recipe.folds})
+        return held_out("folds", self.bank(), {f"fold {f}": self.predictions(f) for f in self.recipe.folds}, self.heads)
 
     def _validation(self) -> HeldOut:
-        return held_out("validation", self.bank(), {"validation": self.predictions(REFIT)})
+        return held_out("validation", self.bank(), {"validation": self.predictions(REFIT)}, self.heads)
 
     def evaluation_sets(self) -> list[EvaluationSet]:
         """Held-out evidence: simulated lesions and real planes, out of fold and on the validation split."""
-        return evaluation_sets(self._folds(), self._validation())
+        return evaluation_sets(self._folds(), self._validation(), self.heads)
 
     def validate(self) -> dict[str, Any]:
         """The report; also written to `work`/report as JSON and HTML."""
@@ -357,7 +359,7 @@ class Pipeline:
         if changed:
             log.info("%s: made again, since the recipe changed: %s", path, "; ".join(changed))
         report = self.validate()
-        reasons = bundling.out_of_fold(report, accept_failing_gate)
+        reasons = bundling.out_of_fold(report, self.heads, accept_failing_gate)
         draft, made, old = (self.work / name for name in ("draft", "bundle.made", "bundle.old"))
         for unfinished in (draft, made, old):
             remove(unfinished)
@@ -365,7 +367,7 @@ class Pipeline:
             recipe,
             graphs.float_model(self.student(REFIT), self.crops, REFIT, recipe.threads),
             self.crops,
-            operating_point(self._folds()),
+            self._folds(),
             self.provenance(),
             bundling.tables(report),
             partial(self._finetuned, REFIT),

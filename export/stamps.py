@@ -62,7 +62,7 @@ NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys 
 # stage -> its own keys of the recipe; "x." stands for every key under x. What fine-tuning with rounding is like is a key only of
 # what it makes.
 KEYS: dict[str, tuple[str, ...]] = {
-    "bank": ("data", "seed"),
+    "bank": ("data", "seed", "heads if any"),
     "bank_phantom": ("phantom.training_frames",),
     "frames": ("unlabelled.frames",),
     "teacher": ("image", "batch", "tap", "teacher."),
@@ -190,6 +190,8 @@ class Stamps:
             return {key: self._data}
         if key == "teacher.init's name":
             return {key: Path(self.recipe.teacher.init).name}
+        if key == "heads if any":
+            return {"heads": [dataclasses.asdict(head) for head in self.recipe.heads]} if self.recipe.heads else {}
         if key == "hygroma-edge":
             return {key: edge.__version__}
         if key in ("qat. if always", "qat. unless never"):

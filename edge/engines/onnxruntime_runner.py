@@ -104,6 +104,7 @@ class OnnxRuntimeRunner:
             raise EngineError(
                 f"onnxruntime-cpu: model ({shown}): outputs {sorted(missing)} are missing; export it again"
             )
+        self._others = [o.name for o in session.get_outputs() if o.name not in OUTPUT_NAMES]
         self._input_name, self.input_size, self._session = inputs[0].name, int(shape[2]), session
         return self
 
@@ -115,6 +116,9 @@ class OnnxRuntimeRunner:
         check_crops(self.name, self._session is not None, crops, self.input_size)
         assert self._session is not None  # check_crops raised otherwise
         try:
-            return RawOutputs(*self._session.run(OUTPUT_NAMES, {self._input_name: np.ascontiguousarray(crops)}))
+            names = [*OUTPUT_NAMES, *self._others]
+            found = self._session.run(names, {self._input_name: np.ascontiguousarray(crops)})
+            count = len(OUTPUT_NAMES)
+            return RawOutputs(*found[:count], others=dict(zip(self._others, found[count:], strict=True)))
         except Exception as error:  # as above
             raise EngineError(f"onnxruntime-cpu: inference failed: {error}") from error

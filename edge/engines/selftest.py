@@ -36,7 +36,8 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 def infer_all(runner: Runner, inputs: np.ndarray, batch: int = BATCH) -> RawOutputs:
     """uint8 [N,1,S,S] -> RawOutputs for all N, `batch` images at a time."""
     parts = [runner.infer(inputs[i : i + batch]) for i in range(0, len(inputs), batch)]
-    return RawOutputs(*(np.concatenate([getattr(p, name) for p in parts]) for name in OUTPUT_NAMES))
+    found = {name: np.concatenate([p.named()[name] for p in parts]) for name in parts[0].named()}
+    return RawOutputs(*(found.pop(name) for name in OUTPUT_NAMES), others=found)
 
 
 def difference(found: RawOutputs, recorded: RawOutputs, calibration: Calibration) -> Tolerance:
@@ -51,6 +52,7 @@ def difference(found: RawOutputs, recorded: RawOutputs, calibration: Calibration
         probability=max(
             gap(found.plane, recorded.plane, calibration.plane_temperature),
             gap(found.hygroma, recorded.hygroma, calibration.hygroma_temperature),
+            *(gap(found.others[name], logits, 1.0) for name, logits in recorded.others.items()),
         ),
         embedding=float((norm / np.maximum(np.linalg.norm(recorded.embedding, axis=1), 1e-9)).max()),
         map=gap(found.nuchal_map, recorded.nuchal_map, 1.0),
@@ -60,8 +62,14 @@ def difference(found: RawOutputs, recorded: RawOutputs, calibration: Calibration
 def run_selftest(runner: Runner, vectors: GoldenVectors, limits: Golden, calibration: Calibration) -> SelfTestReport:
     """Score the golden images with an entered runner. EngineError, naming every figure beyond its limit, if any is."""
     found = infer_all(runner, vectors.inputs)
-    for name in OUTPUT_NAMES:
-        have, want = getattr(found, name), getattr(vectors.qdq, name)
+    outputs, recorded = found.named(), vectors.qdq.named()
+    if outputs.keys() != recorded.keys():
+        raise EngineError(
+            f"self-test of {runner.name}: found outputs {', '.join(outputs)}; the bundle's heads give {', '.join(recorded)}; "
+            "use a runtime that gives them all: onnxruntime"
+        )
+    for name, have in outputs.items():
+        want = recorded[name]
         if have.shape != want.shape:
             raise EngineError(
                 f"self-test of {runner.name}: {name}: found shape {list(have.shape)}; the bundle's heads say "

@@ -85,7 +85,8 @@ def build_float_graph(state: Mapping[str, torch.Tensor], config: ViTConfig) -> o
     """State dict of HygromaViT(config), smoothed or not -> ONNX model.
 
     Input `image` uint8 [N,1,S,S]; outputs `plane` [N], `hygroma` [N] (logits), `embedding` [N,W], `nuchal_map` [N,G,G]
-    (logits), float32. Matrix products in blocks are MatMul nodes named
+    (logits), float32; after them those of the model's further heads, [N] each, by their names.
+    Matrix products in blocks are MatMul nodes named
     `blocks.<i>.(attn.qkv|attn.proj|mlp.fc1|mlp.fc2)`. KeyError for a missing weight.
     """
     p = {name: tensor.detach().to("cpu", torch.float64).numpy() for name, tensor in state.items()}
@@ -163,15 +164,18 @@ def build_float_graph(state: Mapping[str, torch.Tensor], config: ViTConfig) -> o
         early = b.op("Slice", "tap.patches", early, bounds[1], bounds[2], axis)
         seen = b.op("Concat", "tap.concat", patches, early, axis=-1)
     nuchal = b.op("MatMul", "map_head.pool", weights, seen)
-    plane = linear("plane_head", b.op("Concat", "plane_head.concat", cls, mean, axis=-1))
+    whole = b.op("Concat", "plane_head.concat", cls, mean, axis=-1)
+    plane = linear("plane_head", whole)
     hidden = linear("hygroma_head.0", b.op("Concat", "hygroma_head.concat", nuchal, mean, axis=-1))
     hygroma = linear("hygroma_head.2", b.gelu("hygroma_head.1", hidden))
+    others = [(head.name, linear(f"other_heads.{head.name}", whole)) for head in config.others]
 
     for output, tensor, shape in (
         ("plane", plane, [-1]),
         ("hygroma", hygroma, [-1]),
         ("embedding", mean, [-1, width]),
         ("nuchal_map", map_logits, [-1, grid, grid]),
+        *((name, tensor, [-1]) for name, tensor in others),
     ):
         inputs = [tensor, b.constant(np.array(shape, np.int64))]
         b.nodes.append(helper.make_node("Reshape", inputs, [output], name=f"output.{output}"))
@@ -184,6 +188,7 @@ def build_float_graph(state: Mapping[str, torch.Tensor], config: ViTConfig) -> o
             helper.make_tensor_value_info("hygroma", TensorProto.FLOAT, ["N"]),
             helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", width]),
             helper.make_tensor_value_info("nuchal_map", TensorProto.FLOAT, ["N", grid, grid]),
+            *(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"]) for name, _ in others),
         ],
         b.initializers,
     )

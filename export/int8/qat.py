@@ -36,6 +36,7 @@ def agreement_loss(found: ViTOutputs, aim: ViTOutputs) -> Tensor:
         + F.mse_loss(found.plane, aim.plane)
         + MAP_WEIGHT * F.mse_loss(found.nuchal_map, aim.nuchal_map)
         + TOKEN_WEIGHT * gap.mean()
+        + sum(F.mse_loss(said, aim.others[name]) for name, said in found.others.items())
     )
 
 

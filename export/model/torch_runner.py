@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from edge.engines.runner import RawOutputs, check_crops
+from edge.engines.runner import check_crops
+from edge.records import OUTPUT_NAMES, RawOutputs
 from export.model.vit import HygromaViT, ViTConfig, normalise
 
 
@@ -35,4 +36,5 @@ class TorchRunner:
         check_crops(self.name, self._active, crops, self.input_size)
         with torch.inference_mode():
             out = self._model(normalise(torch.from_numpy(np.array(crops))))  # a copy: crops may be read-only
-        return RawOutputs(*(getattr(out, name).numpy() for name in RawOutputs.__dataclass_fields__))
+        others = {name: logits.numpy() for name, logits in out.others.items()}
+        return RawOutputs(*(getattr(out, name).numpy() for name in OUTPUT_NAMES), others=others)

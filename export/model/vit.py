@@ -13,11 +13,13 @@ DINOv2 checkpoints load by key). Two heads and a nuchal map are added:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from export.model.heads import HEADS, Head
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # normalisation of every public ViT checkpoint this project starts from
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -35,6 +37,12 @@ class ViTConfig:
     layer_scale: bool = True  # DINOv2 has it, MAE does not
     eps: float = 1e-6
     tap: int = 0  # the hygroma head also reads the tokens after this many blocks; 0: only the last
+    others: tuple[Head, ...] = field(default=(), repr=False)  # heads besides plane and hygroma; they read what the plane's does
+
+    @property
+    def answers(self) -> tuple[Head, ...]:
+        """Every head of the model."""
+        return (*HEADS, *self.others)
 
     @property
     def grid(self) -> int:
@@ -101,7 +109,8 @@ class PatchEmbed(nn.Module):
 @dataclass
 class ViTOutputs:
     """Logits `plane` [N], `hygroma` [N], `nuchal_map` [N,G,G]; `embedding` [N,W]; `tokens` [N,1+G*G,W] after the last norm;
-    `hygroma_shown` [N]: what the hygroma head would say were it shown where to look; None unless it was."""
+    `hygroma_shown` [N]: what the hygroma head would say were it shown where to look; None unless it was. `others`: logits [N] of
+    the model's further heads, by name."""
 
     plane: Tensor
     hygroma: Tensor
@@ -109,6 +118,12 @@ class ViTOutputs:
     nuchal_map: Tensor
     tokens: Tensor
     hygroma_shown: Tensor | None = None
+    others: dict[str, Tensor] = field(default_factory=dict)
+
+    def logits(self, head: str) -> Tensor:
+        """What a head says, [N]."""
+        found: Tensor = self.others[head] if head in self.others else getattr(self, head)
+        return found
 
 
 class HygromaViT(nn.Module):
@@ -126,6 +141,7 @@ class HygromaViT(nn.Module):
         self.plane_head = nn.Linear(2 * c.width, 1)
         self.tap_norm = nn.LayerNorm(c.width, eps=c.eps) if c.tap else None
         self.hygroma_head = nn.Sequential(nn.Linear((3 if c.tap else 2) * c.width, 64), nn.GELU(), nn.Linear(64, 1))
+        self.other_heads = nn.ModuleDict({head.name: nn.Linear(2 * c.width, 1) for head in c.others})
         nn.init.normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.cls_token, std=0.02)
         for module in self.modules():
@@ -151,7 +167,9 @@ class HygromaViT(nn.Module):
         mean = patches.mean(1)
         map_logits = self.map_head(patches).squeeze(-1)
         seen = patches if early is None else torch.cat([patches, early], 2)
-        plane = self.plane_head(torch.cat([cls, mean], 1)).squeeze(-1)
+        whole = torch.cat([cls, mean], 1)
+        plane = self.plane_head(whole).squeeze(-1)
+        others = {name: head(whole).squeeze(-1) for name, head in self.other_heads.items()}
 
         def judge(where: Tensor) -> Tensor:
             nuchal = (where.unsqueeze(1) @ seen).squeeze(1)
@@ -159,7 +177,7 @@ class HygromaViT(nn.Module):
 
         told = None if shown is None else judge(F.normalize(shown.flatten(1).to(seen.dtype), p=1.0))
         g = self.config.grid
-        return ViTOutputs(plane, judge(map_logits.softmax(1)), mean, map_logits.reshape(-1, g, g), tokens, told)
+        return ViTOutputs(plane, judge(map_logits.softmax(1)), mean, map_logits.reshape(-1, g, g), tokens, told, others)
 
 
 def normalise(grey: Tensor) -> Tensor:

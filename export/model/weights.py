@@ -17,7 +17,7 @@ from export.model.vit import HygromaViT, ViTConfig
 
 _DROPPED = ("decoder_", "mask_token", "head.", "fc_norm.")  # MAE's decoder and classification heads
 PARALLEL = "module."  # before every key of a model that trained on several GPUs
-_OURS = ("map_head.", "plane_head.", "hygroma_head.", "tap_norm.")
+_OURS = ("map_head.", "plane_head.", "hygroma_head.", "tap_norm.", "other_heads.")
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -157,7 +157,7 @@ def _selected(key: str, value: Tensor, source: ViTConfig, target: ViTConfig) -> 
     if layer == "hygroma_head.2":  # reads no channels of the trunk
         return value
     rows = {"qkv": _tiled(attended, 3, source.width), "fc1": hidden}.get(layer.rpartition(".")[2], channels)
-    if layer not in ("map_head", "plane_head", "hygroma_head.0"):
+    if layer not in ("map_head", "plane_head", "hygroma_head.0") and not layer.startswith("other_heads."):
         value = value[rows]
     if not key.endswith("weight") or value.ndim != 2:
         return value

@@ -14,10 +14,10 @@ import numpy as np
 
 from calibration.bank import UNKNOWN
 from edge.bundle.manifest import EvidenceRow, EvidenceTable
+from export.model.heads import HYGROMA
 from export.report.evidence import CHOOSE, HeldOut, cross_fitted, shipped_threshold
 from export.report.figures import figures
 
-HEAD = "hygroma"
 NEGATIVES = {"sham": "shams only", "real": "untouched stills only", "cleaned": "calipers painted out"}
 METRICS = {"roc_auc": "ROC-AUC", "specificity": "specificity"}
 
@@ -28,12 +28,12 @@ def control_rows(folds: HeldOut, validation: HeldOut) -> list[dict[str, Any]]:
     that a split lacks, or a split without lesions, gives no row."""
     rows = []
     for data in (folds, validation):
-        labels, said = data.labels(HEAD), data.probability[f"qdq_{HEAD}"]
+        labels, said = data.labels(HYGROMA), data.said("qdq", HYGROMA)
         if data is folds:
-            judged = np.where(data.known(HEAD), labels, UNKNOWN)  # painted-out stills choose no threshold
-            limit = cross_fitted(judged, data.probability[f"student_{HEAD}"], data.parts, CHOOSE[HEAD])
+            judged = np.where(data.known(HYGROMA), labels, UNKNOWN)  # painted-out stills choose no threshold
+            limit = cross_fitted(judged, data.said("student", HYGROMA), data.parts, CHOOSE[HYGROMA.threshold])
         else:
-            limit = np.full(len(labels), shipped_threshold(folds, "student", HEAD))
+            limit = np.full(len(labels), shipped_threshold(folds, "student", HYGROMA))
         sources = np.array([e.source for e in data.entries])
         stills = np.array([f"still {e.still}" for e in data.entries])
         for source, negatives in NEGATIVES.items():

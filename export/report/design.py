@@ -43,7 +43,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
     for key, value in asdict(recipe).items():
         if isinstance(value, dict):
             out |= {f"{key}.{name}": own for name, own in value.items()}
-        elif key not in PLACES:
+        elif key not in PLACES and value != []:  # heads besides plane and hygroma: none, as a rule
             out[key] = value
     out["teacher.init"] = Path(recipe.teacher.init).name
     for name, schedule in (("teacher", recipe.teacher_schedule(0)), ("student", recipe.student_schedule(0))):

@@ -12,26 +12,14 @@ import numpy as np
 from calibration.bank import UNKNOWN, Bank, Entry
 from edge.bundle.manifest import EvidenceRow, EvidenceTable, OperatingPoint
 from edge.errors import InputError
+from export.model.heads import HEADS, KEEPING, SPECIFIC, Head
 from export.report import metrics
-from export.report.gate import EVERY_PART, REPORTED
 from export.report.validate import EvaluationSet, Step
 
 SPECIFICITY = 0.98  # a frame's, at the operating point: the evidence over an exam does the rest
 PLANES_KEPT = 0.95  # of standard planes that the plane threshold keeps (DESIGN: other anatomy is judged at that point)
 FORMS = ("teacher", "student", "qdq")
 EXTRAS = ("cut_plane", "aspect")  # see export/report/framing.py
-HEADS = ("hygroma", "plane")
-KINDS = {"hygroma": "simulated_lesion", "plane": "real"}
-TASKS = {
-    "hygroma": "nuchal collection of 3.2-12 mm-equivalents, simulated",
-    "plane": "standard mid-sagittal nuchal view",
-}
-GATED = {"hygroma": EVERY_PART, "plane": REPORTED}  # a plane that is lost the next frame brings again
-IMAGES = {
-    "hygroma": "real mid-sagittal stills with a simulated lesion, against shams and untouched stills",
-    "plane": "untouched real stills, standard against non-standard planes",
-}
-OUT_OF_FOLD = "hygroma, folds"  # the evaluation set that refuses a bundle
 HELD_OUT = {
     "folds": "held out of training fold by fold",
     "validation": "the validation split, never trained on",
@@ -51,19 +39,22 @@ class HeldOut:
     probability: Mapping[str, np.ndarray]
     maps: Mapping[str, np.ndarray]
 
-    def known(self, head: str) -> np.ndarray:
-        """bool [n]: the entries that a head is judged on. The plane head: untouched stills only. Never a still and its
-        cleaned copy."""
-        if head == "plane":
-            return np.array([e.source == "real" for e in self.entries])
-        return np.array([e.hygroma != UNKNOWN and e.source != "cleaned" for e in self.entries])
+    def known(self, head: Head) -> np.ndarray:
+        """bool [n]: the entries that a head is judged on."""
+        return np.array([e.source in head.sources and e.label(head.column) != UNKNOWN for e in self.entries])
 
-    def labels(self, head: str) -> np.ndarray:
+    def labels(self, head: Head) -> np.ndarray:
         """float [n], UNKNOWN among them."""
-        return np.array([getattr(e, head) for e in self.entries])
+        return np.array([e.label(head.column) for e in self.entries])
+
+    def said(self, form: str, head: Head) -> np.ndarray:
+        """A form's probabilities of a head [n]."""
+        return self.probability[f"{form}_{head.name}"]
 
 
-def held_out(name: str, bank: Bank, parts: Mapping[str, Mapping[str, np.ndarray]]) -> HeldOut:
+def held_out(
+    name: str, bank: Bank, parts: Mapping[str, Mapping[str, np.ndarray]], heads: Sequence[Head] = HEADS
+) -> HeldOut:
     """`parts`: name of each part -> its predictions, with "index" into the bank; one after the other in that order. Of the
     forms that all parts have."""
     forms = [form for form in FORMS if all(f"{form}_map" in part for part in parts.values())]
@@ -75,9 +66,9 @@ def held_out(name: str, bank: Bank, parts: Mapping[str, Mapping[str, np.ndarray]
         [entry_id(e, i) for e, i in zip(entries, index, strict=True)],
         np.concatenate([np.full(len(p["index"]), part) for part, p in parts.items()]),
         {
-            f"{form}_{head}": np.concatenate([p[f"{form}_{head}"] for p in parts.values()])
+            f"{form}_{head.name}": np.concatenate([p[f"{form}_{head.name}"] for p in parts.values()])
             for form in forms
-            for head in HEADS
+            for head in heads
         }
         | {
             name: np.concatenate([p[name] for p in parts.values()])
@@ -93,32 +84,32 @@ def entry_id(entry: Entry, index: int) -> str:
     return f"{entry.source}:{entry.still:04d}:{index}"
 
 
-def evaluation_sets(folds: HeldOut, validation: HeldOut) -> list[EvaluationSet]:
-    """Simulated lesions and real planes, out of fold and on the validation split. A fold is judged at the threshold that the
-    other folds give, the validation split at the shipped one, which all folds give."""
+def evaluation_sets(folds: HeldOut, validation: HeldOut, heads: Sequence[Head] = HEADS) -> list[EvaluationSet]:
+    """Of every head, out of fold and on the validation split. A fold is judged at the threshold that the other folds give, the
+    validation split at the shipped one, which all folds give."""
     sets = []
     for data in (folds, validation):
-        for head in HEADS:
+        for head in heads:
             keep = data.known(head)
             if not keep.any():
                 raise InputError(
-                    f"evaluation of the {head} head on {data.name}: no held-out image; check `data` in the recipe"
+                    f"evaluation of the {head.name} head on {data.name}: no held-out image; check `data` in the recipe"
                 )
             labels, parts = data.labels(head)[keep], data.parts[keep]
-            own = {form: data.probability[f"{form}_{head}"][keep] for form in FORMS}
+            own = {form: data.said(form, head)[keep] for form in FORMS}
             limit: dict[str, np.ndarray | float]
             if data is folds:
                 limit = {
-                    form: cross_fitted(labels, own[form], parts, CHOOSE[head]) for form in ("teacher", "student")
+                    form: cross_fitted(labels, own[form], parts, CHOOSE[head.threshold]) for form in ("teacher", "student")
                 }
             else:
                 limit = {form: shipped_threshold(folds, form, head) for form in ("teacher", "student")}
             sets.append(
                 EvaluationSet(
-                    f"{head}, {data.name}",
-                    KINDS[head],
-                    TASKS[head],
-                    f"{IMAGES[head]}; {HELD_OUT[data.name]}.",
+                    f"{head.name}, {data.name}",
+                    head.kind,
+                    head.task,
+                    f"{head.images}; {HELD_OUT[data.name]}.",
                     [i for i, k in zip(data.ids, keep, strict=True) if k],
                     labels,
                     parts.tolist(),
@@ -128,24 +119,24 @@ def evaluation_sets(folds: HeldOut, validation: HeldOut) -> list[EvaluationSet]:
                         Step("INT8", own["qdq"], limit["student"]),
                     ],
                     "student",
-                    screening=head == "hygroma",
+                    screening=head.screening,
                     # a still and what was made of it are one patient's: 1,368 stills of the data are 1,366 patients'
                     groups=[f"still {e.still}" for e, k in zip(data.entries, keep, strict=True) if k],
-                    gated=GATED[head],
+                    gated=head.gated,
                 )
             )
     return sets
 
 
-def shipped_threshold(folds: HeldOut, form: str, head: str) -> float:
+def shipped_threshold(folds: HeldOut, form: str, head: Head) -> float:
     """A head's threshold, chosen on the held-out predictions of all folds."""
     keep = folds.known(head)
-    return CHOOSE[head](folds.labels(head)[keep], folds.probability[f"{form}_{head}"][keep])
+    return CHOOSE[head.threshold](folds.labels(head)[keep], folds.said(form, head)[keep])
 
 
 def operating_point(folds: HeldOut) -> OperatingPoint:
     """The student's thresholds. Its conversion is judged at the same ones."""
-    return OperatingPoint(shipped_threshold(folds, "student", "hygroma"), shipped_threshold(folds, "student", "plane"))
+    return OperatingPoint(*(shipped_threshold(folds, "student", head) for head in HEADS))
 
 
 def _specific_threshold(labels: np.ndarray, probability: np.ndarray) -> float:
@@ -159,7 +150,7 @@ def _keeping_threshold(labels: np.ndarray, probability: np.ndarray) -> float:
 
 
 Choose = Callable[[np.ndarray, np.ndarray], float]  # (labels, probability) -> threshold
-CHOOSE: dict[str, Choose] = {"hygroma": _specific_threshold, "plane": _keeping_threshold}
+CHOOSE: dict[str, Choose] = {SPECIFIC: _specific_threshold, KEEPING: _keeping_threshold}  # by a head's rule
 
 
 def cross_fitted(labels: np.ndarray, probability: np.ndarray, parts: np.ndarray, choose: Choose) -> np.ndarray:

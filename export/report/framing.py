@@ -15,6 +15,7 @@ import numpy as np
 from calibration.bank import Bank
 from edge.bundle.manifest import EvidenceRow, EvidenceTable
 from edge.screen.preprocess import Preprocessing, letterbox
+from export.model.heads import PLANE
 from export.report import metrics
 from export.report.evidence import EXTRAS, HeldOut
 from export.training.augment import content, cut_anew
@@ -41,8 +42,8 @@ def framing_rows(splits: Sequence[HeldOut]) -> list[dict[str, Any]]:
     they are, and cut anew; and of the aspect alone, whichever way it points."""
     rows = []
     for data in splits:
-        keep = data.known("plane")
-        labels = data.labels("plane")[keep]
+        keep = data.known(PLANE)
+        labels = data.labels(PLANE)[keep]
         if CUT not in data.probability or not 0 < labels.sum() < len(labels):
             continue
         for key, images in IMAGES.items():

@@ -10,6 +10,7 @@ import numpy as np
 
 from edge.bundle.manifest import GateResult
 from edge.errors import InputError
+from export.model.heads import TOGETHER
 from export.report import metrics
 
 
@@ -24,9 +25,6 @@ class GateLimits:
 
 
 DEFAULT_LIMITS = GateLimits()
-
-# What of a set of images a conversion must pass on: every part and all together; all together; or nothing, it is reported only.
-EVERY_PART, TOGETHER, REPORTED = "every part", "together", "reported"
 
 
 def gate(

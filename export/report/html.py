@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from export.model.heads import EVERY_PART, REPORTED, TOGETHER
 from export.report import svg as report_svg
 from export.report.checklist import TOPICS
-from export.report.gate import EVERY_PART, REPORTED, TOGETHER, failing
+from export.report.gate import failing
 from export.report.localise import MORE, mass_in_words, mass_verdict
 from export.report.metrics import DELONG, EXACT
 from export.report.other_anatomy import MET, MISSED, UNSHOWN, aim_in_words, caveats

@@ -14,10 +14,11 @@ import numpy as np
 from edge.bundle.manifest import EVIDENCE_KINDS, EvidenceRow, EvidenceTable
 from edge.errors import InputError
 from export.atomic import appearing
+from export.model.heads import EVERY_PART, REPORTED
 from export.report import metrics
 from export.report.curves import confusion, reliability, roc_points
 from export.report.figures import figures as by_patient
-from export.report.gate import DEFAULT_LIMITS, EVERY_PART, REPORTED, GateLimits, failing, gate
+from export.report.gate import DEFAULT_LIMITS, GateLimits, failing, gate
 from export.report.html import render
 
 POOLED = "all folds"

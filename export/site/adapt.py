@@ -27,10 +27,12 @@ from edge.errors import BundleError, ConfigError, GateError, InputError
 from edge.schema import Decoder, encode
 from export.atomic import LOCK, alone, appearing, require_beside, writable
 from export.heads.features import HYGROMA, PLANE
+from export.model import heads as records
+from export.model.heads import REPORTED, TOGETHER
 from export.phantoms import EXAMS, Progress, phantom_bank
 from export.report import metrics
 from export.report.evidence import CHOOSE, cross_fitted
-from export.report.gate import REPORTED, TOGETHER, gate
+from export.report.gate import gate
 from export.report.validate import EvaluationSet, Step, evidence_tables, validation_report, write_report
 from export.site.bundle import SITE_IMAGES, WRITTEN, Adapted, assemble, assessable_table, kept_tables, site_provenance
 from export.site.heads import Head, Opened, fit_head
@@ -38,6 +40,7 @@ from export.site.heads import Head, Opened, fit_head
 PHANTOMS = 600  # frames, four a patient: as many as a recipe trains on unless it says otherwise
 LEAST_EXAMS = 4
 NAMES = {HYGROMA: "hygroma", PLANE: "plane"}
+RULES = {HYGROMA: records.HYGROMA.threshold, PLANE: records.PLANE.threshold}
 TASKS = {HYGROMA: "hygroma, as the site's folders say", PLANE: "standard plane, as the site's CSV says"}
 COLUMNS = ("id", "path", "label", "plane", "group", "fold", "assessable", "before", "adapted", "int8", "threshold")
 
@@ -95,7 +98,7 @@ def _adapt(
     _check_way_round(hygroma, start, data)
 
     sets = {name: _evaluation(name, head, site, start) for name, head in heads.items()}
-    thresholds = {name: CHOOSE[NAMES[name]](head.labels, sigmoid(head.adapted)) for name, head in heads.items()}
+    thresholds = {name: CHOOSE[RULES[name]](head.labels, sigmoid(head.adapted)) for name, head in heads.items()}
     assessable = _assessable(opened, site, plane, sets.get(PLANE))
     provenance = site_provenance(start, site, hygroma, plane, frozen)
     report = validation_report(list(sets.values()))
@@ -183,7 +186,7 @@ def _evaluation(name: str, head: Head, site: Site, start: Bundle) -> EvaluationS
     kind, point = NAMES[name], start.manifest.operating_point
     own = sigmoid(head.adapted)
     whose = "grouped by patient" if site.data.table else "nobody said whose they are: each counts as a patient's only one"
-    crossed = cross_fitted(head.labels, own, site.folds[head.keep], CHOOSE[kind])
+    crossed = cross_fitted(head.labels, own, site.folds[head.keep], CHOOSE[RULES[name]])
     return EvaluationSet(
         f"site's {kind}s",
         "real",

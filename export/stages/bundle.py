@@ -10,15 +10,16 @@ from typing import Any
 import onnx
 
 from edge.bundle import Bundle, write_bundle
-from edge.bundle.manifest import CARD_FILE, Calibration, EvidenceTable, ModelInfo, OperatingPoint, Provenance
+from edge.bundle.manifest import CARD_FILE, Calibration, EvidenceTable, ModelInfo, Provenance
 from edge.decision.params import DecisionParams
 from edge.errors import GateError
 from export.bundle import Ingredients, assemble_bundle
 from export.int8.quantize import Choice, FloatModel
+from export.model.heads import REPORTED, Head
 from export.phantoms import Progress, decide_on_exams, golden_crops
 from export.recipe import Recipe
 from export.report.controls import controls_table
-from export.report.evidence import OUT_OF_FOLD, thickness_table
+from export.report.evidence import HeldOut, operating_point, shipped_threshold, thickness_table
 from export.report.framing import framing_table
 from export.report.gate import also_failing
 from export.report.model_card import model_card
@@ -33,15 +34,17 @@ ANOTHER_GRAPH = (
 )
 
 
-def out_of_fold(report: Mapping[str, Any], accept_failing_gate: bool) -> list[str]:
-    """Why the hygroma head's conversions fail out of fold, fold by fold and pooled: GateError unless accepted."""
-    judged = next(part for part in report["sets"] if part["name"] == OUT_OF_FOLD)
-    if (found := failures(judged, flipped=True)) and not accept_failing_gate:
+def out_of_fold(report: Mapping[str, Any], heads: Sequence[Head], accept_failing_gate: bool) -> list[str]:
+    """Why the conversions of the heads that may refuse a bundle fail out of fold, fold by fold and pooled: GateError unless
+    accepted."""
+    wanted = {f"{head.name}, folds" for head in heads if head.gated != REPORTED}
+    judged = [part for part in report["sets"] if part["name"] in wanted]
+    if (found := [why for part in judged for why in failures(part, flipped=True)]) and not accept_failing_gate:
         raise GateError(
             f"the INT8 conversion failed its gate out of fold: {'; '.join(found)}. Fine-tune with rounding "
             "(`qat: {when: always}` in the recipe), or accept it with --accept-failing-gate (recorded in the manifest)"
         )
-    return failures(judged)
+    return [why for part in judged for why in failures(part)]
 
 
 def tables(report: Mapping[str, Any]) -> list[EvidenceTable]:
@@ -60,12 +63,12 @@ def ingredients(
     recipe: Recipe,
     student: FloatModel,
     crops: Crops,
-    point: OperatingPoint,
+    folds: HeldOut,
     origin: Provenance,
     evidence: Sequence[EvidenceTable],
     finetune: Callable[[Choice], Choice],
 ) -> Ingredients:
-    """What the refit's bundle is made of. finetune: with rounding, where the recipe asks for it."""
+    """What the refit's bundle is made of. folds choose its thresholds. finetune: with rounding, if the recipe says so."""
     c = student.config
     assessable, typical = crops.familiar()
     return Ingredients(
@@ -74,7 +77,8 @@ def ingredients(
             recipe.name, recipe.version, f"ViT, {c.depth} blocks, width {c.width}, {c.image} px, patch {c.patch}"
         ),
         preprocessing=crops.spec,
-        operating_point=point,
+        operating_point=operating_point(folds),
+        others={head.name: shipped_threshold(folds, "student", head) for head in c.others},
         temperatures=Calibration(1.0, 1.0),
         decision=DecisionParams().to_manifest(),
         provenance=origin,

@@ -21,12 +21,13 @@ from edge.screen.preprocess import Preprocessing
 from export.atomic import Form
 from export.heads.ood import distance_limit, fit_ood
 from export.int8.ort_graph import run_graph
+from export.model.heads import HEADS, Head
 from export.model.vit import HygromaViT
 from export.phantoms import Progress
 from export.recipe import Recipe
 from export.report.controls import control_rows
 from export.report.design import design
-from export.report.evidence import HEADS, HeldOut, increased_rows, operating_point, thickness_rows
+from export.report.evidence import HeldOut, increased_rows, operating_point, thickness_rows
 from export.report.framing import ASPECT, CUT, aspects, cut_stills, framing_rows
 from export.report.other_anatomy import Judged, read_pictures, read_sources, unfamiliar
 from export.report.saliency import CAM_STILLS, boxed, cams_of, evenly, looked, panel, panel_stills
@@ -51,10 +52,12 @@ ARRAYS: Form[dict[str, np.ndarray]] = Form(
 )
 
 
-def probabilities(form: str, logits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def probabilities(
+    form: str, logits: Mapping[str, np.ndarray], heads: Sequence[Head] = HEADS
+) -> dict[str, np.ndarray]:
     """A form's outputs on held-out crops, as `predict` gives them -> "<form>_<head>" [n] and "<form>_map" [n,G,G]."""
-    heads = {f"{form}_{head}": sigmoid(logits[head]).astype(np.float32) for head in HEADS}
-    return heads | {f"{form}_map": sigmoid(logits["nuchal_map"]).astype(np.float16)}
+    said = {f"{form}_{head.name}": sigmoid(logits[head.name]).astype(np.float32) for head in heads}
+    return said | {f"{form}_map": sigmoid(logits["nuchal_map"]).astype(np.float16)}
 
 
 def predicted(
@@ -68,13 +71,13 @@ def predicted(
 ) -> dict[str, np.ndarray]:
     """Held-out probabilities of a run: keys "<form>_<head>" and "<form>_map" for teacher, student, qdq; "index" into the bank;
     and what export/report/framing.py asks of untouched stills, NaN for all others."""
-    keep = crops.held_out(run)
+    keep, heads = crops.held_out(run), student.config.answers
     own = crops.of(keep)
     taught = own if teacher.config.image == crops.spec.size else crops.of(keep, Preprocessing(size=teacher.config.image))
     out = {"index": keep}
-    out |= probabilities("teacher", predict(teacher, taught, device=device))
-    out |= probabilities("student", predict(student, own, device=device))
-    out |= probabilities("qdq", asdict(run_graph(graph, own[:, None], threads)))
+    out |= probabilities("teacher", predict(teacher, taught, device=device), heads)
+    out |= probabilities("student", predict(student, own, device=device), heads)
+    out |= probabilities("qdq", run_graph(graph, own[:, None], threads).named(), heads)
     real = np.array([crops.bank.entries[i].source == "real" for i in keep], bool)
     out |= {name: np.full(len(keep), np.nan, np.float32) for name in (CUT, ASPECT)}
     if real.any():

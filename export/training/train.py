@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from calibration.bank import UNKNOWN, Bank, Entry
 from export.atomic import intact
+from export.model.heads import BY_SOURCE, HYGROMA, LABEL, PLANE, THICKNESS, Head
 from export.model.vit import HygromaViT, ViTOutputs, normalise
 from export.training.augment import augment, map_target
 from export.training.precision import CPU, autocast, record
@@ -78,7 +79,8 @@ class Schedule:
 @dataclass(frozen=True)
 class Batch:
     """Tensors on the training device: crops uint8 [N,1,S,S]; plane {0,1} and its weight [N]; hygroma: probability aimed at,
-    or UNKNOWN = -1 [N]; log_odds: aimed at where the thickness is known, else NaN [N]; map [N,G,G]; has_map bool [N]."""
+    or UNKNOWN = -1 [N]; log_odds: aimed at where the thickness is known, else NaN [N]; map [N,G,G]; has_map bool [N];
+    labels {0,1} or UNKNOWN [N] of the model's further heads, by name."""
 
     crops: Tensor
     plane: Tensor
@@ -87,9 +89,11 @@ class Batch:
     log_odds: Tensor
     nuchal_map: Tensor
     has_map: Tensor
+    labels: dict[str, Tensor] = field(default_factory=dict, kw_only=True)
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+        labels = {name: label.to(device) for name, label in self.labels.items()}
+        return Batch(*(getattr(self, f.name).to(device) for f in fields(self) if f.name != "labels"), labels=labels)
 
 
 def stratum(entry: Entry) -> str:
@@ -132,7 +136,9 @@ def thickness_aims(entries: Sequence[Entry]) -> tuple[Tensor, Tensor]:
     return log_odds, torch.where(log_odds.isnan(), smooth, log_odds.sigmoid())
 
 
-def make_batch(bank: Bank, indices: np.ndarray, size: int, grid: int, rng: np.random.Generator) -> Batch:
+def make_batch(
+    bank: Bank, indices: np.ndarray, size: int, grid: int, rng: np.random.Generator, others: Sequence[Head] = ()
+) -> Batch:
     crops, maps, has_map = [], [], []
     for i in indices:
         entry = bank.entries[i]
@@ -150,6 +156,7 @@ def make_batch(bank: Bank, indices: np.ndarray, size: int, grid: int, rng: np.ra
         log_odds,
         torch.from_numpy(np.stack(maps)),
         torch.tensor(has_map),
+        labels={head.name: torch.tensor([e.label(head.column) for e in entries]) for head in others},
     )
 
 
@@ -159,7 +166,7 @@ def batches(bank: Bank, order: np.ndarray, model: HygromaViT, schedule: Schedule
 
     def build(number: int) -> Batch:
         rng = np.random.default_rng([schedule.seed, epoch, number])
-        return make_batch(bank, chunks[number], model.config.image, model.config.grid, rng)
+        return make_batch(bank, chunks[number], model.config.image, model.config.grid, rng, model.config.others)
 
     return ahead(build, len(chunks))
 
@@ -175,22 +182,42 @@ def ahead(make: Callable[[int], T], count: int) -> Iterator[T]:
             yield made
 
 
-def label_loss(out: ViTOutputs, batch: Batch) -> Tensor:
-    """Cross-entropies of both heads and the nuchal map, and the hygroma head's distance from the thickness."""
-    plane = F.binary_cross_entropy_with_logits(
-        out.plane.float(), batch.plane.clamp(LABEL_SMOOTHING, 1 - LABEL_SMOOTHING), batch.plane_weight, reduction="sum"
-    )
+def label_loss(out: ViTOutputs, batch: Batch, others: Sequence[Head] = ()) -> Tensor:
+    """Cross-entropies of the heads and the nuchal map, and the hygroma head's distance from the thickness. others: the model's
+    heads besides plane and hygroma."""
+    told = sum(term for head in (PLANE, HYGROMA, *others) for term in LOSSES[head.loss](head, out, batch))
     maps = F.binary_cross_entropy_with_logits(out.nuchal_map.float(), batch.nuchal_map, reduction="none").mean((1, 2))
     aim = F.normalize(batch.nuchal_map.flatten(1), p=1.0)
     pooling = -(aim * out.nuchal_map.float().flatten(1).log_softmax(1)).sum(1)
-    told = 0.0 if out.hygroma_shown is None else _hygroma_loss(out.hygroma_shown, batch, batch.has_map)
-    return (
-        plane / batch.plane_weight.sum()
-        + _hygroma_loss(out.hygroma, batch, torch.ones_like(batch.has_map))
-        + SHOWN_WEIGHT * told
-        + MAP_WEIGHT * _mean(maps, batch.has_map)
-        + POOLING_WEIGHT * _mean(pooling, batch.has_map)
-    )
+    return told + MAP_WEIGHT * _mean(maps, batch.has_map) + POOLING_WEIGHT * _mean(pooling, batch.has_map)
+
+
+def _by_source(head: Head, out: ViTOutputs, batch: Batch) -> list[Tensor]:
+    label = batch.plane.clamp(LABEL_SMOOTHING, 1 - LABEL_SMOOTHING)
+    said = out.logits(head.name).float()
+    loss = F.binary_cross_entropy_with_logits(said, label, batch.plane_weight, reduction="sum")
+    return [loss / batch.plane_weight.sum()]
+
+
+def _with_thickness(head: Head, out: ViTOutputs, batch: Batch) -> list[Tensor]:
+    found = [_hygroma_loss(out.logits(head.name), batch, torch.ones_like(batch.has_map))]
+    if out.hygroma_shown is not None:
+        found.append(SHOWN_WEIGHT * _hygroma_loss(out.hygroma_shown, batch, batch.has_map))
+    return found
+
+
+def _label_alone(head: Head, out: ViTOutputs, batch: Batch) -> list[Tensor]:
+    label = batch.labels[head.name]
+    aim = label.clamp(LABEL_SMOOTHING, 1 - LABEL_SMOOTHING)
+    loss = F.binary_cross_entropy_with_logits(out.logits(head.name).float(), aim, reduction="none")
+    return [_mean(loss, label != UNKNOWN)]
+
+
+LOSSES: dict[str, Callable[[Head, ViTOutputs, Batch], list[Tensor]]] = {
+    BY_SOURCE: _by_source,
+    THICKNESS: _with_thickness,
+    LABEL: _label_alone,
+}
 
 
 def _hygroma_loss(logits: Tensor, batch: Batch, among: Tensor) -> Tensor:
@@ -240,7 +267,7 @@ def vit_layer(name: str, depth: int) -> int:
     """The layer of one of HygromaViT's parameters, as `layered_groups` counts."""
     if name.startswith(("norm.", "plane_head")):
         return depth + 1
-    if name.startswith(("tap_norm", "map_head", "hygroma_head")):
+    if name.startswith(("tap_norm", "map_head", "hygroma_head", "other_heads")):
         return depth + 2
     return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else 0
 
@@ -259,7 +286,7 @@ def fit(
     keep: np.ndarray,
     schedule: Schedule,
     checkpoint: Path,
-    loss: Loss = lambda out, batch, _: label_loss(out, batch),
+    loss: Loss | None = None,
     on_epoch: Callable[[int, float], None] = lambda epoch, value: None,
     faster: bool = True,
     device: torch.device = CPU,
@@ -273,7 +300,8 @@ def fit(
 
     def value_of(batch: Batch) -> Tensor:
         x = normalise(batch.crops)
-        return loss(model(x, batch.nuchal_map), batch, x)
+        out = model(x, batch.nuchal_map)
+        return label_loss(out, batch, model.config.others) if loss is None else loss(out, batch, x)
 
     steps = len(draw_epoch(bank, keep, np.random.default_rng(0))) // schedule.batch
     fit_batches(model, steps, epoch_of, value_of, schedule, checkpoint, on_epoch, faster, device)
@@ -361,7 +389,7 @@ def distillation_loss(teacher: HygromaViT) -> Loss:
         maps = F.binary_cross_entropy_with_logits(out.nuchal_map.float(), aim.nuchal_map.float().sigmoid())
         tokens = token_distance(out.tokens.float(), aim.tokens.float())
         return (
-            label_loss(out, batch)
+            label_loss(out, batch, teacher.config.others)
             + SOFT_PLANE_WEIGHT * (plane + MAP_WEIGHT * maps)
             + SOFT_HYGROMA_WEIGHT * _mean(gap, judged)
             + TOKEN_WEIGHT * tokens
@@ -385,13 +413,13 @@ def token_distance(found: Tensor, aim: Tensor) -> Tensor:
 def predict(
     model: HygromaViT, crops: np.ndarray, batch: int = 64, device: torch.device = CPU
 ) -> dict[str, np.ndarray]:
-    """FP32 outputs for uint8 crops [N,S,S]: logits "plane", "hygroma" [N], "embedding" [N,W], "nuchal_map" [N,G,G]. device:
+    """FP32 outputs for uint8 crops [N,S,S]: logits of every head [N], "embedding" [N,W], "nuchal_map" [N,G,G], by name. device:
     where they are computed; the model comes back to the CPU."""
     model.to(device).eval()
     parts: list[ViTOutputs] = []
     for start in range(0, len(crops), batch):
         out = model(normalise(torch.from_numpy(crops[start : start + batch])[:, None].to(device)))
         parts.append(replace(out, tokens=out.tokens[:, :0]))
-    names = ("plane", "hygroma", "embedding", "nuchal_map")
+    names = (*(head.name for head in model.config.answers), "embedding", "nuchal_map")
     model.to(CPU)
-    return {name: torch.cat([getattr(part, name) for part in parts]).cpu().numpy() for name in names}
+    return {name: torch.cat([part.logits(name) for part in parts]).cpu().numpy() for name in names}

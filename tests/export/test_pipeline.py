@@ -34,6 +34,7 @@ from export import pipeline as stages
 from export.atomic import remove
 from export.int8.ort_graph import run_graph
 from export.int8.quantize import lint_qdq
+from export.model.heads import HEADS
 from export.model.vit import HygromaViT
 from export.model.weights import _OURS  # noqa: E402
 from export.pipeline import REFIT, Pipeline
@@ -521,7 +522,7 @@ def test_a_lost_plane_refuses_no_bundle_and_fails_no_validation(
 ) -> None:
     lost = losing(monkeypatch, "plane, folds", "plane, validation")
     recipe = tiny(finished, work=str(work))
-    assert bundling.out_of_fold(validation_report(Pipeline(recipe).evaluation_sets()), False) == [] and len(lost) == 2
+    assert bundling.out_of_fold(validation_report(Pipeline(recipe).evaluation_sets()), HEADS, False) == [] and len(lost) == 2
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(dataclasses.asdict(recipe)))
     assert main(["validate", str(tmp_path / "recipe.yaml")]) == 0
     said = capsys.readouterr().out
@@ -801,7 +802,7 @@ def test_finetuning_as_a_fallback_is_the_bundles_affair(finished: Path, work: Pa
     assert Pipeline(fallback).stamps.differences("bundle")
     made = Pipeline(fallback).bundle(accept_failing_gate=True)
     manifest = load_bundle(made, ANYONE).manifest
-    own = [reason for reason in manifest.gate.reasons if not reason.startswith(bundling.OUT_OF_FOLD)]
+    own = [reason for reason in manifest.gate.reasons if not reason.startswith("hygroma, folds")]
     assert (work / "qat/refit.pt").is_file() == (bool(own) or "fine-tuned" in manifest.provenance.quantisation)
     assert {k: v for k, v in weights(work).items() if not k.startswith("qat")} == before
 

@@ -8,7 +8,8 @@ import pytest
 pytest.importorskip("scipy")
 
 from calibration.bank import UNKNOWN, Entry  # noqa: E402
-from export.report.evidence import FORMS, HEADS, HeldOut, evaluation_sets, increased_rows, thickness_rows  # noqa: E402
+from export.model.heads import HEADS  # noqa: E402
+from export.report.evidence import FORMS, HeldOut, evaluation_sets, increased_rows, thickness_rows  # noqa: E402
 from export.report.validate import evaluate  # noqa: E402
 
 EACH, FOLDS = 60, 3
@@ -62,7 +63,7 @@ def test_edits_of_a_still_are_one_patients_and_narrow_no_interval(copies: int) -
             entries += [Entry(i, source, i % 2, 1.0, label, 3.0, None)] * copies
             probability += [p] * copies
     n = len(entries)
-    shown = {f"{form}_{head}": np.array(probability) for form in FORMS for head in HEADS}
+    shown = {f"{form}_{head.name}": np.array(probability) for form in FORMS for head in HEADS}
     sets = []
     for name in ("folds", "validation"):
         parts = np.array([f"fold {e.fold}" if name == "folds" else name for e in entries])

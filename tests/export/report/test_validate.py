@@ -20,11 +20,12 @@ import edge  # noqa: E402
 from calibration.bank import Bank  # noqa: E402
 from edge.bundle.manifest import OperatingPoint  # noqa: E402
 from edge.errors import InputError  # noqa: E402
+from export.model.heads import EVERY_PART, REPORTED, TOGETHER  # noqa: E402
 from export.recipe import RECIPES, load_recipe  # noqa: E402
 from export.report.checklist import TOPICS, Topic  # noqa: E402
 from export.report.curves import confusion, reliability, roc_points  # noqa: E402
 from export.report.design import design  # noqa: E402
-from export.report.gate import EVERY_PART, REPORTED, TOGETHER, also_failing, gate  # noqa: E402
+from export.report.gate import also_failing, gate  # noqa: E402
 from export.report.html import SECTIONS, render  # noqa: E402
 from export.report.other_anatomy import Judged, unfamiliar  # noqa: E402
 from export.report.provenance import provenance  # noqa: E402
