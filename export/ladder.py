@@ -210,14 +210,16 @@ def evidence(data: HeldOut, form: str) -> dict[str, dict[str, Any]]:
         if 0 < labels.sum() < len(labels):
             area = metrics.auc(labels, data.said(form, head)[keep])
             out[kind] = {**asdict(area), "positives": int(labels.sum())}
-    for kind, rows, value in (
-        ("thickness", thickness_rows([data], form), "rho"),
-        ("increased", increased_rows([data], form), "auc"),
-    ):
-        for row in rows:
-            name = f"{kind}, cleaned" if "painted" in row["split"] else kind
-            out[name] = {"value": row[value], **{k: row[k] for k in ("low", "high", "n", "positives") if k in row}}
+    for r in thickness_rows([data], form):
+        out[_of("thickness", r["split"])] = {"value": r["rho"], "low": r["low"], "high": r["high"], "n": r["n"]}
+    for i in increased_rows([data], form):
+        found = {"value": i["auc"], "low": i["low"], "high": i["high"], "n": i["n"], "positives": i["positives"]}
+        out[_of("increased", i["split"])] = found
     return out
+
+
+def _of(kind: str, split: str) -> str:
+    return f"{kind}, cleaned" if "painted" in split else kind
 
 
 def agreement(data: HeldOut, head: Head) -> dict[str, Any]:

@@ -43,6 +43,7 @@ from export.report.engine_gate import StoredCrops, save_crops
 from export.report.evidence import HeldOut, evaluation_sets, held_out, operating_point, shipped_threshold
 from export.report.other_anatomy import SOURCES
 from export.report.provenance import provenance
+from export.report.records import Checked, Report
 from export.report.sensitivity import Measured, Study, study
 from export.report.validate import EvaluationSet, write_report
 from export.stages import bundle as bundling
@@ -280,7 +281,7 @@ class Pipeline:
         """Held-out evidence: simulated lesions and real planes, out of fold and on the validation split."""
         return evaluation_sets(self._folds(), self._validation(), self.heads)
 
-    def validate(self) -> dict[str, Any]:
+    def validate(self) -> Report:
         """The report; also written to `work`/report as JSON and HTML."""
         self.progress("validate", 0, 1)
         folds, validation = self._folds(), self._validation()
@@ -308,7 +309,7 @@ class Pipeline:
 
         return self.stamps.kept("predictions", "unfamiliar.npz", ARRAYS, judged)
 
-    def honesty(self) -> list[dict[str, Any]]:
+    def honesty(self) -> list[Checked]:
         """Whether the edits give themselves away: the checks of calibration/honesty.py, as `hygroma lesions` makes them. Empty
         where the data holds too few stills to tell."""
         self.stamps.claim("honesty")

@@ -68,7 +68,7 @@ class Heads:
 
     embedding: int = field(metadata=rule(low=1, high=8192))
     map_grid: int = field(metadata=rule(low=1, high=256))
-    others: dict[str, float] = field(default_factory=dict, metadata=rule(low=0.0, high=1.0))
+    others: dict[str, float] = field(default_factory=dict, metadata=rule(low=0, high=16))  # heads, not thresholds
 
 
 @dataclass(frozen=True)
@@ -236,6 +236,9 @@ def parse_manifest(data: bytes, file: str = "manifest.json") -> Manifest:
         raise decoder.fail(
             "heads.others", manifest.heads.others, f"schema {WITH_OTHER_HEADS} names heads here, schema {SCHEMA_VERSION} has none"
         )
+    for name, threshold in manifest.heads.others.items():
+        if not is_plain_name(name) or not 0 <= threshold <= 1:
+            raise decoder.fail(f"heads.others.{name}", threshold, "expected a plain name, and a probability in [0, 1]")
     spec = manifest.preprocessing
     if spec.size != manifest.input.size:
         raise decoder.fail("preprocessing.size", spec.size, f"must equal input.size, which is {manifest.input.size}")

@@ -197,8 +197,8 @@ def _explain(args: argparse.Namespace) -> int:
         return 0
     for row in rows:
         print(f"{row['label']:<12}{row['probability']:.3f}  called {row['decision']:<12}{row['overlay']}")
-    for row in located:
-        print(mass_in_words(row))
+    for found in located:
+        print(mass_in_words(found))
     return 0
 
 

@@ -154,10 +154,12 @@ def _selected(key: str, value: Tensor, source: ViTConfig, target: ViTConfig) -> 
     layer = key.rpartition(".")[0]
     if not layer:  # class token, positions
         return value[..., channels]
+    if layer.startswith("other_heads."):  # they read what the plane head does
+        layer = "plane_head"
     if layer == "hygroma_head.2":  # reads no channels of the trunk
         return value
     rows = {"qkv": _tiled(attended, 3, source.width), "fc1": hidden}.get(layer.rpartition(".")[2], channels)
-    if layer not in ("map_head", "plane_head", "hygroma_head.0") and not layer.startswith("other_heads."):
+    if layer not in ("map_head", "plane_head", "hygroma_head.0"):
         value = value[rows]
     if not key.endswith("weight") or value.ndim != 2:
         return value

@@ -7,8 +7,8 @@ beside them the same stills with their calipers painted out, which the main figu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -17,12 +17,13 @@ from edge.bundle.manifest import EvidenceRow, EvidenceTable
 from export.model.heads import HYGROMA
 from export.report.evidence import CHOOSE, HeldOut, cross_fitted, shipped_threshold
 from export.report.figures import figures
+from export.report.records import Controls
 
 NEGATIVES = {"sham": "shams only", "real": "untouched stills only", "cleaned": "calipers painted out"}
-METRICS = {"roc_auc": "ROC-AUC", "specificity": "specificity"}
+METRICS: dict[Literal["roc_auc", "specificity"], str] = {"roc_auc": "ROC-AUC", "specificity": "specificity"}
 
 
-def control_rows(folds: HeldOut, validation: HeldOut) -> list[dict[str, Any]]:
+def control_rows(folds: HeldOut, validation: HeldOut) -> list[Controls]:
     """Area under the ROC curve and specificity of the INT8 hygroma head, split by split and kind by kind, as `figures` gives
     them. Thresholds as in the main figures: a fold's from the other folds, the validation split's the shipped one. A kind
     that a split lacks, or a split without lesions, gives no row."""
@@ -42,11 +43,17 @@ def control_rows(folds: HeldOut, validation: HeldOut) -> list[dict[str, Any]]:
             if not of_kind.any() or of_kind.sum() == keep.sum():
                 continue
             found = figures(labels[keep], said[keep] >= limit[keep], said[keep], stills[keep].tolist(), list(METRICS))
-            rows.append({"split": data.name, "negatives": negatives, **found})
+            row: Controls = {
+                "split": data.name,
+                "negatives": negatives,
+                "roc_auc": found["roc_auc"],
+                "specificity": found["specificity"],
+            }
+            rows.append(row)
     return rows
 
 
-def controls_table(rows: Sequence[Mapping[str, Any]]) -> EvidenceTable | None:
+def controls_table(rows: Sequence[Controls]) -> EvidenceTable | None:
     """The bundle's evidence table; None where nothing was measured."""
     if not rows:
         return None

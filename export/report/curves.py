@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from export.report import metrics
+from export.report.records import Bin, Reliability
 
 BINS = 10  # of the reliability diagram, equal in probability: .1 wide
 MAX_POINTS = 200  # of a drawn curve: more cannot be seen at its size
@@ -24,11 +23,11 @@ def roc_points(labels: np.ndarray, probability: np.ndarray) -> list[list[float]]
     return [[round(float(a), 4), round(float(b), 4)] for a, b in zip(x[keep], y[keep], strict=True)]
 
 
-def reliability(labels: np.ndarray, probability: np.ndarray) -> dict[str, Any]:
+def reliability(labels: np.ndarray, probability: np.ndarray) -> Reliability:
     """Bins of the predicted probability that hold an image: mean prediction, share of positives with its exact 95 % interval,
     n; and the expected calibration error (Guo et al. 2017, arXiv 1706.04599): their mean distance, weighted by n."""
     which = np.clip((probability * BINS).astype(int), 0, BINS - 1)
-    bins: list[dict[str, Any]] = []
+    bins: list[Bin] = []
     for number in range(BINS):
         keep = which == number
         if keep.any():

@@ -11,11 +11,12 @@ from calibration.stills import FOLDS
 from edge.bundle.manifest import OperatingPoint
 from export.recipe import Recipe
 from export.report.evidence import PLANES_KEPT, SPECIFICITY
+from export.report.records import Design
 
 PLACES = ("data", "work")  # keys of the recipe that say where things lie, not what is made
 
 
-def design(recipe: Recipe, point: OperatingPoint) -> dict[str, Any]:
+def design(recipe: Recipe, point: OperatingPoint) -> Design:
     """The report's part, as JSON values. partition, thresholds, model, code: sentences; settings: key of the recipe, in dots,
     -> value, with those of its schedules that no key decides."""
     c = recipe.student_config

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from edge.bundle.manifest import EvidenceRow, EvidenceTable, OperatingPoint
 from edge.errors import InputError
 from export.model.heads import HEADS, KEEPING, SPECIFIC, Head
 from export.report import metrics
+from export.report.records import Correlation, IncreasedArea
 from export.report.validate import EvaluationSet, Step
 
 SPECIFICITY = 0.98  # a frame's, at the operating point: the evidence over an exam does the rest
@@ -165,13 +165,13 @@ LEAST_RANKED = 3  # stills that Fisher's interval of a rank correlation takes of
 THICKNESS_IMAGES = {"real": "untouched", "cleaned": "calipers painted out"}
 
 
-def thickness_rows(splits: Sequence[HeldOut], form: str = "qdq") -> list[dict[str, Any]]:
+def thickness_rows(splits: Sequence[HeldOut], form: str = "qdq") -> list[Correlation]:
     """Rank correlation of the hygroma head, INT8 unless `form` says another, with the heuristic thickness of real stills,
     untouched and with the calipers painted out, split by split. Of folds: the mean of each one's own, on Fisher's scale, since
     each fold has a model of its own and what two of them say of healthy stills is not on one scale."""
     from scipy.stats import spearmanr
 
-    rows = []
+    rows: list[Correlation] = []
     for data in splits:
         for source, images in THICKNESS_IMAGES.items():
             keep = np.array([e.source == source and e.thickness_mm != UNKNOWN for e in data.entries])
@@ -195,13 +195,13 @@ def thickness_rows(splits: Sequence[HeldOut], form: str = "qdq") -> list[dict[st
     return rows
 
 
-def increased_rows(splits: Sequence[HeldOut], form: str = "qdq") -> list[dict[str, Any]]:
+def increased_rows(splits: Sequence[HeldOut], form: str = "qdq") -> list[IncreasedArea]:
     """Area under the ROC curve of the hygroma head, INT8 unless `form` says another: stills that show a thickened translucency
     by eye, which no training saw, against the other standard planes, each by its rank in its own fold. A split without one gives
     no row."""
     from scipy.stats import rankdata
 
-    rows = []
+    rows: list[IncreasedArea] = []
     for data in splits:
         for source, images in THICKNESS_IMAGES.items():
             keep = np.array([e.source == source and e.plane == 1 for e in data.entries])
@@ -226,7 +226,7 @@ def increased_rows(splits: Sequence[HeldOut], form: str = "qdq") -> list[dict[st
     return rows
 
 
-def thickness_table(thickness: Sequence[Mapping[str, Any]], increased: Sequence[Mapping[str, Any]]) -> EvidenceTable:
+def thickness_table(thickness: Sequence[Correlation], increased: Sequence[IncreasedArea]) -> EvidenceTable:
     rows = [EvidenceRow("Spearman rho", r["split"], r["n"], r["rho"], r["low"], r["high"]) for r in thickness]
     rows += [
         EvidenceRow(f"ROC-AUC, {r['positives']} increased by eye", r["split"], r["n"], r["auc"], r["low"], r["high"])

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from calibration.intervals import patient_interval
 from export.report import metrics
+from export.report.records import FiguredByPatient
 
 METRICS = ("accuracy", "sensitivity", "specificity", "roc_auc")
 _OF_DECISIONS = {"accuracy": metrics.accuracy, "sensitivity": metrics.sensitivity, "specificity": metrics.specificity}
@@ -25,7 +24,7 @@ def figures(
     probability: np.ndarray,
     groups: Sequence[str],
     wanted: Sequence[str] = METRICS,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, FiguredByPatient]:
     """Each of `wanted`: value, low, high, n images, patients, and which interval (95 %) it is. Exact (DeLong for the area)
     where every image is a patient's only one; else a bootstrap over patients, since their images are not independent."""
     out = {}
@@ -33,14 +32,14 @@ def figures(
         figure = metrics.auc(labels, probability) if name == "roc_auc" else _OF_DECISIONS[name](labels, decisions)
         judged = _judged(name, labels)
         patients = _patients(groups, judged)
-        row = {**asdict(figure), "patients": patients}
+        row: FiguredByPatient = {**figure.row(), "patients": patients}
         if patients < int(judged.sum()):
             low, high = patient_interval(partial(value, name, labels, decisions, probability), groups)
-            row |= {"low": low, "high": high, "interval": "bootstrap over patients"}
+            row["low"], row["high"], row["interval"] = low, high, "bootstrap over patients"
         if not row["high"] > row["low"]:  # every draw alike: no width, which would say certainty
             n = min(_patients(groups, labels == kind) for kind in (0, 1)) if name == "roc_auc" else patients
             low, high = metrics.share_interval(figure.value, n)
-            row |= {"low": low, "high": high, "interval": "exact, patients counted"}
+            row["low"], row["high"], row["interval"] = low, high, "exact, patients counted"
         out[name] = row
     return out
 

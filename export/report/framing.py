@@ -7,8 +7,7 @@ cut anew at random, and beside it stands what the aspect alone gives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from edge.screen.preprocess import Preprocessing, letterbox
 from export.model.heads import PLANE
 from export.report import metrics
 from export.report.evidence import EXTRAS, HeldOut
+from export.report.records import Area
 from export.training.augment import content, cut_anew
 
 CUT, ASPECT = EXTRAS  # keys of HeldOut.probability; NaN but for untouched stills
@@ -37,10 +37,10 @@ def aspects(bank: Bank, stills: Sequence[int]) -> np.ndarray:
     return np.asarray(sizes[:, 0] / sizes[:, 1])
 
 
-def framing_rows(splits: Sequence[HeldOut]) -> list[dict[str, Any]]:
+def framing_rows(splits: Sequence[HeldOut]) -> list[Area]:
     """Areas under the ROC curve, standard against non-standard planes, of the INT8 plane head on untouched held-out stills: as
     they are, and cut anew; and of the aspect alone, whichever way it points."""
-    rows = []
+    rows: list[Area] = []
     for data in splits:
         keep = data.known(PLANE)
         labels = data.labels(PLANE)[keep]
@@ -57,7 +57,7 @@ def framing_rows(splits: Sequence[HeldOut]) -> list[dict[str, Any]]:
     return rows
 
 
-def framing_table(rows: Sequence[Mapping[str, Any]]) -> EvidenceTable | None:
+def framing_table(rows: Sequence[Area]) -> EvidenceTable | None:
     """The bundle's evidence table; None where nothing was measured."""
     if not rows:
         return None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from edge.bundle.manifest import GateResult
 from edge.errors import InputError
 from export.model.heads import TOGETHER
 from export.report import metrics
+from export.report.records import GatedLosses, Verdict
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,17 @@ def gate(
     )
 
 
-def failing(conversion: Mapping[str, Any], gated: str) -> dict[str, Any]:
+def failing(conversion: Mapping[str, GatedLosses], gated: str) -> dict[str, Verdict]:
     """Part -> its verdict, of the parts in which a conversion's report fails; all images together come first in it. With
     `gated` TOGETHER they alone count."""
     counted = list(conversion.items())[: 1 if gated == TOGETHER else None]
     return {part: losses["gate"] for part, losses in counted if not losses["gate"]["passed"]}
+
+
+def verdict(result: GateResult) -> Verdict:
+    """The result as JSON values."""
+    found: Verdict = asdict(result)  # type: ignore[assignment]
+    return found
 
 
 def also_failing(result: GateResult, reasons: Sequence[str]) -> GateResult:

@@ -13,6 +13,21 @@ from export.report.gate import failing
 from export.report.localise import MORE, mass_in_words, mass_verdict
 from export.report.metrics import DELONG, EXACT
 from export.report.other_anatomy import MET, MISSED, UNSHOWN, aim_in_words, caveats
+from export.report.records import (
+    Area,
+    Bracket,
+    Checked,
+    Controls,
+    Design,
+    Figured,
+    Localisation,
+    Looked,
+    Losses,
+    OtherAnatomy,
+    Report,
+    SetReport,
+    Verdict,
+)
 
 KIND_TITLES = {
     "phantom": "Phantom: simulated exams",
@@ -64,7 +79,7 @@ border:1px solid currentColor}.pass{color:var(--good)}.fail{color:var(--bad)}.op
 """
 
 
-def render(report: Mapping[str, Any]) -> str:
+def render(report: Report) -> str:
     """The dict that `report.validate.validation_report` makes -> a complete HTML page. Kinds of evidence get parts of their
     own. Keys that a report may have besides: design, controls, thickness, increased, framing, unfamiliar, localisation, lean,
     honesty, provenance; site: true where the images are a site's own, so that what is said of the public ones is left out."""
@@ -93,7 +108,7 @@ def render(report: Mapping[str, Any]) -> str:
     )
 
 
-def _summary(report: Mapping[str, Any]) -> list[str]:
+def _summary(report: Report) -> list[str]:
     tiles: dict[str, list[str]] = {}
     for part in report["sets"]:
         step = list(part["steps"])[-1]
@@ -129,7 +144,7 @@ def _summary(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _reported(report: Mapping[str, Any]) -> str:
+def _reported(report: Report) -> str:
     """What the gate's verdict leaves out, with what the same limits say of it."""
     found = [part for part in report["sets"] if part["gated"] == REPORTED and part["conversions"]]
     each = ", ".join(f"{escape(part['name'])} ({'passed' if part['passed'] else 'failed'})" for part in found)
@@ -149,16 +164,16 @@ _GENERAL_LIMITS = (
 _LESION_LIMIT = "Simulated lesions are drawn into real images. They cannot show how the model does on patients."
 
 
-def _limits(report: Mapping[str, Any]) -> list[str]:
+def _limits(report: Report) -> list[str]:
     texts = [*(report.get("provenance") or {}).get("limits", ()), *_GENERAL_LIMITS]
     if not report.get("site"):
         texts.append(_LESION_LIMIT)
     return ["<ul>", *(f"<li>{escape(text)}</li>" for text in texts), "</ul>"]
 
 
-def _evidence(report: Mapping[str, Any]) -> list[str]:
-    design = report.get("design") or {}
-    out = [f"<p>{escape(design[key])}</p>" for key in ("partition", "thresholds") if key in design]
+def _evidence(report: Report) -> list[str]:
+    design = report.get("design")
+    out = [f"<p>{escape(text)}</p>" for text in (design["partition"], design["thresholds"])] if design else []
     for kind, title in KIND_TITLES.items():
         sets = [part for part in report["sets"] if part["kind"] == kind]
         if sets:
@@ -174,7 +189,7 @@ def _evidence(report: Mapping[str, Any]) -> list[str]:
     return out
 
 
-def _set(part: Mapping[str, Any]) -> list[str]:
+def _set(part: SetReport) -> list[str]:
     every = [f for splits in part["steps"].values() for figures in splits.values() for f in figures.values() if f is not None]
     same = len({_unusual(f) for f in every}) == 1  # said once then, not in every cell
     said = f" Every interval: {every[0]['interval']}." if same and _unusual(every[0]) else ""
@@ -210,7 +225,7 @@ def _set(part: Mapping[str, Any]) -> list[str]:
     return out
 
 
-def _controls(rows: Sequence[Mapping[str, Any]] | None) -> list[str]:
+def _controls(rows: Sequence[Controls] | None) -> list[str]:
     if not rows:
         return []
     cells = []
@@ -226,7 +241,7 @@ def _controls(rows: Sequence[Mapping[str, Any]] | None) -> list[str]:
     ]
 
 
-def _thickness(report: Mapping[str, Any]) -> list[str]:
+def _thickness(report: Report) -> list[str]:
     rows = [
         [
             "Rank correlation with thickness",
@@ -253,7 +268,7 @@ def _thickness(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _framing(rows: Sequence[Mapping[str, Any]] | None) -> list[str]:
+def _framing(rows: Sequence[Area] | None) -> list[str]:
     if not rows:
         return []
     return [
@@ -261,18 +276,24 @@ def _framing(rows: Sequence[Mapping[str, Any]] | None) -> list[str]:
         "than others, so that their aspect (width over height) alone tells something. The same held-out stills, cut anew to a "
         "random aspect, show how much of the INT8 plane head's area under the ROC curve rests on the picture, and not on its "
         "cut.</p>",
-        _table(["Stills", "n", "ROC-AUC"], [[r["split"], str(r["n"]), _bracket({**r, "value": r["auc"]})] for r in rows]),
+        _table(
+            ["Stills", "n", "ROC-AUC"],
+            [[r["split"], str(r["n"]), _bracket({"value": r["auc"], "low": r["low"], "high": r["high"]})] for r in rows],
+        ),
     ]
 
 
 _TONES = {MET: "pass", UNSHOWN: "open", MISSED: "fail"}  # verdict -> its class in the style
 
 
-def _unfamiliar(found: Mapping[str, Any] | None) -> list[str]:
+def _unfamiliar(found: OtherAnatomy | None) -> list[str]:
     if not found:
         return ["<h4>Other anatomy</h4><p>Not measured in this run: the data holds no image of another source.</p>"]
-    keys = ("shipped", "matched", "auc_plane", "auc_distance")
-    rows = [[r["source"], str(r["n"]), str(r["patients"]), *(_bracket(r[key]) for key in keys)] for r in found["rows"]]
+    rows = [
+        [r["source"], str(r["n"]), str(r["patients"])]
+        + [_bracket(f) for f in (r["shipped"], r["matched"], r["auc_plane"], r["auc_distance"])]
+        for r in found["rows"]
+    ]
     shipped, matched = (_bracket(found["kept"][point]) for point in ("shipped", "matched"))
     head = [
         "Source",
@@ -295,7 +316,7 @@ def _unfamiliar(found: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def _conversions(report: Mapping[str, Any]) -> list[str]:
+def _conversions(report: Report) -> list[str]:
     out = [
         "<p>Every decision of the float model against the converted one, on the same images at the same threshold. A step from "
         "one model to another, each at its own threshold, comes before it and is no conversion. Zero losses do not mean a loss "
@@ -305,10 +326,10 @@ def _conversions(report: Mapping[str, Any]) -> list[str]:
     ]
     for part in report["sets"]:
         name, reference = escape(part["name"]), escape(part["reference"])
-        for step, losses in part["earlier"].items():
+        for step, earlier in part["earlier"].items():
             badge = _badge("not a conversion: not gated", "open")
             out.append(f"<h3>{name}: {escape(step)} &rarr; {reference} {badge}</h3>")
-            out.append(_table(_LOSS_HEAD, [_loss_row(s, x) for s, x in losses.items()], pooled=0))
+            out.append(_table(_LOSS_HEAD, [_loss_row(s, x) for s, x in earlier.items()], pooled=0))
         for step, losses in part["conversions"].items():
             failed = failing(losses, part["gated"])
             out.append(f"<h3>{name}: {reference} &rarr; {escape(step)} {_verdict(not failed)}</h3>")
@@ -330,7 +351,7 @@ def _leans(found: Mapping[str, float]) -> str:
     return f"They lean so: {'; '.join(said)}." if said else "By how much was not recorded in this report."
 
 
-def _looked(found: Mapping[str, Any] | None) -> list[str]:
+def _looked(found: Looked | None) -> list[str]:
     if not found:
         return ["<p>Not measured in this run.</p>"]
     rows = [
@@ -364,13 +385,13 @@ def _looked(found: Mapping[str, Any] | None) -> list[str]:
     return [*out, f'<div class="figures">{panels}</div>'] if panels else out
 
 
-def _told_from_chance(rows: Sequence[Mapping[str, Any]]) -> str:
+def _told_from_chance(rows: Sequence[Localisation]) -> str:
     said = "By its 95 % interval every map has more of its mass inside the box than chance gives"
     odd = [mass_in_words(r) for r in rows if mass_verdict(r) != MORE]
     return f"{said}, but for these. {'. '.join(odd)}." if odd else f"{said}."
 
 
-def _prevalence(report: Mapping[str, Any]) -> list[str]:
+def _prevalence(report: Report) -> list[str]:
     out = [
         "<p>Most pregnancies are healthy, so even a good test's flags are mostly false alarms. If an exam were judged as these "
         "images were: of those flagged, how many would be affected. Real exams are many frames, not one image.</p>"
@@ -382,7 +403,7 @@ def _prevalence(report: Mapping[str, Any]) -> list[str]:
     return out
 
 
-def _honesty(checks: Sequence[Mapping[str, Any]] | None) -> list[str]:
+def _honesty(checks: Sequence[Checked] | None) -> list[str]:
     if not checks:
         return ["<p>Not measured in this run: the figures on simulated lesions may rest on traces of the edit.</p>"]
     rows = [
@@ -397,7 +418,7 @@ def _honesty(checks: Sequence[Mapping[str, Any]] | None) -> list[str]:
     ]
 
 
-def _provenance(found: Mapping[str, Any] | None, design: Mapping[str, Any] | None) -> list[str]:
+def _provenance(found: dict[str, Any] | None, design: Design | None) -> list[str]:
     if not found:
         return ["<p>Not recorded in this run.</p>"]
     rows = [["Initialisation", found["initialisation"]], ["Teacher", found["teacher"]], ["Recipe", found["recipe"]]]
@@ -439,7 +460,7 @@ _LOSS_HEAD = (
 )
 
 
-def _loss_row(split: str, x: Mapping[str, Any]) -> list[str]:
+def _loss_row(split: str, x: Losses) -> list[str]:
     return [
         split,
         str(x["n"]),
@@ -453,7 +474,7 @@ def _loss_row(split: str, x: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _gate_cells(gate: Mapping[str, Any]) -> list[str]:
+def _gate_cells(gate: Verdict) -> list[str]:
     both = 0 < gate["positives"] < gate["n"]  # else there is no area
     return [f"{gate['auc_drop']:.4f}" if both else "-", "passed" if gate["passed"] else "failed"]
 
@@ -470,18 +491,18 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], pooled: int | Non
     return f'<div class="scroll"><table{kind}><tr>{titles}</tr>{"".join(lines)}</table></div>'
 
 
-def _bracket(figure: Mapping[str, Any]) -> str:
+def _bracket(figure: Bracket) -> str:
     return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
 
 
-def _figure(figure: Mapping[str, Any] | None, marked: bool = True) -> str:
+def _figure(figure: Figured | None, marked: bool = True) -> str:
     """marked: with what its interval is, where that is unusual."""
     if figure is None:
         return "-"
     return _bracket(figure) + (_unusual(figure) if marked else "")
 
 
-def _unusual(figure: Mapping[str, Any]) -> str:
+def _unusual(figure: Figured) -> str:
     """Which interval a figure of `export.metrics` has, where it is not the one that its column's figures have."""
     return "" if figure["interval"] in (EXACT, DELONG) else f" ({figure['interval']})"
 

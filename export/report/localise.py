@@ -4,8 +4,7 @@ the map's mass inside the box, each against what a map that knows nothing would 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
@@ -13,12 +12,13 @@ from scipy import stats
 from calibration.intervals import patient_interval
 from edge.errors import InputError
 from export.report import metrics
+from export.report.records import Agreement, Localisation
 from export.training.augment import Box, map_target
 
 MORE = "is more than chance gives"
 
 
-def localisation_row(method: str, maps: np.ndarray, boxes: Sequence[Box], groups: Sequence[str]) -> dict[str, Any]:
+def localisation_row(method: str, maps: np.ndarray, boxes: Sequence[Box], groups: Sequence[str]) -> Localisation:
     """maps [N,G,G], not negative; boxes in fractions of the picture; groups [N]: patients, for the intervals.
 
     Pointing: the share of pictures whose highest cell touches the box; by chance, the share of cells that do. Mass: the mean
@@ -40,14 +40,14 @@ def localisation_row(method: str, maps: np.ndarray, boxes: Sequence[Box], groups
         "method": method,
         "n": n,
         "grid": int(maps.shape[-1]),
-        "pointing": {"value": pointing.value, "low": pointing.low, "high": pointing.high},
+        "pointing": pointing.bracket(),
         "pointing_chance": float((inside > 0).mean()),
         "mass": {"value": float(mass.mean()), "low": low, "high": high},
         "mass_chance": float(inside.mean()),
     }
 
 
-def mass_verdict(row: Mapping[str, Any]) -> str:
+def mass_verdict(row: Localisation) -> str:
     """Whether the 95 % interval of a row's mass tells it from chance, and which way, in words."""
     low, high, chance = row["mass"]["low"], row["mass"]["high"], row["mass_chance"]
     if not low < high:
@@ -57,14 +57,14 @@ def mass_verdict(row: Mapping[str, Any]) -> str:
     return "is less than chance gives" if high < chance else "is not told from chance"
 
 
-def mass_in_words(row: Mapping[str, Any]) -> str:
+def mass_in_words(row: Localisation) -> str:
     """What a row of `localisation_row` says of its mass, without the full stop."""
     mass = row["mass"]
     figure = f"{mass['value']:.3f} [{mass['low']:.3f}, {mass['high']:.3f}] against {row['mass_chance']:.3f}"
     return f"{row['method']}: the mass inside the box {mass_verdict(row)} ({figure}, n {row['n']})"
 
 
-def agreement(reference: np.ndarray, converted: np.ndarray) -> dict[str, Any]:
+def agreement(reference: np.ndarray, converted: np.ndarray) -> Agreement:
     """How much a conversion moves a map of probabilities [N,G,G]: share with the same highest cell, largest and mean change of
     a cell, median rank correlation of a picture's cells."""
     if reference.shape != converted.shape or not len(reference):
@@ -74,14 +74,14 @@ def agreement(reference: np.ndarray, converted: np.ndarray) -> dict[str, Any]:
     same = metrics.proportion(int((a.argmax(1) == b.argmax(1)).sum()), len(a))
     return {
         "n": len(a),
-        "same_peak": {"value": same.value, "low": same.low, "high": same.high},
+        "same_peak": same.bracket(),
         "max_change": float(np.abs(a - b).max()),
         "mean_change": float(np.abs(a - b).mean()),
         "median_rho": float(np.median(rho)) if rho else None,
     }
 
 
-def map_cost(width: int, grid: int, depth: int) -> Mapping[str, float]:
+def map_cost(width: int, grid: int, depth: int) -> dict[str, float]:
     """Multiplications that the map adds to a forward pass, and their share of the blocks': one product a token and channel
     against 12 W^2 + 2 T W a token and block (Dosovitskiy et al. 2021's block)."""
     tokens = 1 + grid * grid

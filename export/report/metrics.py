@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from edge.errors import InputError
+from export.report.records import Bracket, Figured
 
 CONFIDENCE = 0.95
 ROUNDING = 1e-9  # of a share times a whole number
@@ -31,6 +32,12 @@ class Figure:
     high: float
     n: int
     interval: str = EXACT
+
+    def bracket(self) -> Bracket:
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+    def row(self) -> Figured:
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n, "interval": self.interval}
 
 
 def proportion(successes: int, n: int) -> Figure:

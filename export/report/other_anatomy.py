@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from edge.screen.geometry import full_fan
 from edge.screen.preprocess import Preprocessing, prepare
 from edge.screen.still import read_still
 from export.report.figures import figures
+from export.report.records import Bracket, OtherAnatomy, OtherSource
 
 SOURCES = {  # of the data's manifest.csv, with their split -> what they show
     (
@@ -86,11 +86,12 @@ def read_sources(
 
 def unfamiliar(
     planes: Judged, others: Mapping[str, Judged], plane_threshold: float, distance_limit: float
-) -> dict[str, Any]:
-    """The report's part. planes: standard planes that no training saw; others: source -> its images. Two points: the one that is
-    shipped, and the plane threshold at which KEPT of `planes` stay assessable (the aim's), with the distance limit as it is."""
+) -> OtherAnatomy | None:
+    """The report's part; None where nothing was measured. planes: standard planes that no training saw; others: source -> its
+    images. Two points: the one that is shipped, and the plane threshold at which KEPT of `planes` stay assessable (the aim's),
+    with the distance limit as it is."""
     if not len(planes.plane) or not others:
-        return {}
+        return None
     matched = float(np.quantile(np.where(planes.ok & (planes.distance <= distance_limit), planes.plane, 0.0), 1 - KEPT))
     everything = dict(others)
     if len(others) > 1:
@@ -99,28 +100,25 @@ def unfamiliar(
             *(np.concatenate([getattr(o, name) for o in others.values()]) for name in ("ok", "plane", "distance")),
         )
     points = {"shipped": plane_threshold, "matched": matched}
-    rows = []
+    rows: list[OtherSource] = []
+    kept: dict[str, Bracket] = {}
     for source, other in everything.items():
         labels = np.repeat([1, 0], [len(planes.plane), len(other.plane)])
         groups = [*planes.groups, *other.groups]
         probability, distance, ok = (
             np.concatenate([getattr(planes, name), getattr(other, name)]) for name in ("plane", "distance", "ok")
         )
-        row: dict[str, Any] = {"source": source, "n": len(other.plane), "patients": len(set(other.groups))}
-        for point, threshold in points.items():
-            called = ok & (probability >= threshold) & (distance <= distance_limit)
-            found = figures(labels, called, probability, groups)
-            kept, left = found["sensitivity"], found["specificity"]
-            row[point] = {"value": 1 - left["value"], "low": 1 - left["high"], "high": 1 - left["low"]}
-            row[f"{point}, planes kept"] = {"value": kept["value"], "low": kept["low"], "high": kept["high"]}
-        for name, score in (("plane", probability), ("distance", -distance)):
-            area = figures(labels, labels == 1, score, groups)["roc_auc"]
-            row[f"auc_{name}"] = {"value": area["value"], "low": area["low"], "high": area["high"]}
-        rows.append(row)
-    kept = {point: rows[0].pop(f"{point}, planes kept") for point in points}
-    for row in rows[1:]:
-        for point in points:
-            del row[f"{point}, planes kept"]
+        at = {
+            point: figures(labels, ok & (probability >= threshold) & (distance <= distance_limit), probability, groups)
+            for point, threshold in points.items()
+        }
+        kept = kept or {point: _bracket(found["sensitivity"]) for point, found in at.items()}  # of the same planes each time
+        called = {point: _rest(found["specificity"]) for point, found in at.items()}
+        plane, far = (figures(labels, labels == 1, s, groups)["roc_auc"] for s in (probability, -distance))
+        rows.append({
+            "source": source, "n": len(other.plane), "patients": len(set(other.groups)), "shipped": called["shipped"],
+            "matched": called["matched"], "auc_plane": _bracket(plane), "auc_distance": _bracket(far),
+        })  # fmt: skip
     return {
         "planes": len(planes.plane),
         "kept": kept,
@@ -134,7 +132,16 @@ def unfamiliar(
     }
 
 
-def verdict(share: Mapping[str, float]) -> str:
+def _bracket(figure: Bracket) -> Bracket:
+    return {"value": figure["value"], "low": figure["low"], "high": figure["high"]}
+
+
+def _rest(figure: Bracket) -> Bracket:
+    """Of 1 minus a share."""
+    return {"value": 1 - figure["value"], "low": 1 - figure["high"], "high": 1 - figure["low"]}
+
+
+def verdict(share: Bracket) -> str:
     """What a share with its 95 % interval says of AIM: shown only where the whole interval keeps to it."""
     limit = AIM + ROUNDING
     if share["value"] > limit:
@@ -142,7 +149,7 @@ def verdict(share: Mapping[str, float]) -> str:
     return MET if share["high"] <= limit else UNSHOWN
 
 
-def aim_in_words(found: Mapping[str, Any]) -> str:
+def aim_in_words(found: OtherAnatomy) -> str:
     """The aim and the upper end of the interval that decides whether it is shown, for the report and the card."""
     last = found["rows"][-1]
     return (
@@ -151,12 +158,12 @@ def aim_in_words(found: Mapping[str, Any]) -> str:
     )
 
 
-def caveats(found: Mapping[str, Any]) -> str:
+def caveats(found: OtherAnatomy) -> str:
     """What `unfamiliar` found, but could not tell, in words."""
     return " ".join(filter(None, (found["grouping"], found["site_shift"])))
 
 
-def unfamiliar_table(found: Mapping[str, Any]) -> EvidenceTable | None:
+def unfamiliar_table(found: OtherAnatomy | None) -> EvidenceTable | None:
     """The bundle's evidence table; None where nothing was measured."""
     if not found:
         return None
@@ -165,14 +172,13 @@ def unfamiliar_table(found: Mapping[str, Any]) -> EvidenceTable | None:
         EvidenceRow("standard planes kept", "validation", found["planes"], kept["value"], kept["low"], kept["high"])
     ]
     for row in found["rows"]:
-        for metric, key in (
-            ("called assessable", "shipped"),
-            (f"called assessable with {KEPT:.0%} of planes kept", "matched"),
-            ("ROC-AUC of the plane probability", "auc_plane"),
-            ("ROC-AUC of the distance", "auc_distance"),
+        for metric, f, planes in (
+            ("called assessable", row["shipped"], 0),
+            (f"called assessable with {KEPT:.0%} of planes kept", row["matched"], 0),
+            ("ROC-AUC of the plane probability", row["auc_plane"], found["planes"]),
+            ("ROC-AUC of the distance", row["auc_distance"], found["planes"]),
         ):
-            f = row[key]
-            n = row["n"] + (found["planes"] if key.startswith("auc") else 0)
+            n = row["n"] + planes
             rows.append(EvidenceRow(metric, row["source"], n, f["value"], f["low"], f["high"]))
     described = (
         "Images of other anatomy, called assessable at the shipped thresholds and at the plane threshold that keeps "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +13,7 @@ from edge.events.evidence import heat_overlay
 from export.model.vit import ViTConfig
 from export.report.evidence import HeldOut
 from export.report.localise import agreement, localisation_row, map_cost
+from export.report.records import Localisation, Looked, Panel
 from export.report.score_cam import score_cam
 
 CAM_STILLS = 24  # of the validation split: Score-CAM takes a forward pass a channel, about 8 s a still on two cores
@@ -47,7 +47,7 @@ def panel_stills(data: HeldOut) -> np.ndarray:
 
 def looked(
     splits: Sequence[HeldOut], explained: HeldOut, stills: np.ndarray, cams: np.ndarray, config: ViTConfig
-) -> dict[str, Any]:
+) -> Looked:
     """What the report says of the maps, as JSON values, without panels. cams [n,G,G]: Score-CAM of the student on
     `explained`'s entries `stills` [n]; beside it the nuchal map on the same ones. The agreement is that of the first split."""
     rows = []
@@ -61,11 +61,12 @@ def looked(
     return {
         "rows": rows,
         "agreement": agreement(splits[0].maps["student"][first], splits[0].maps["qdq"][first]),
-        "cost": dict(map_cost(config.width, config.grid, config.depth)),
+        "cost": map_cost(config.width, config.grid, config.depth),
+        "panels": [],
     }
 
 
-def _row(method: str, data: HeldOut, keep: np.ndarray, maps: np.ndarray) -> dict[str, Any]:
+def _row(method: str, data: HeldOut, keep: np.ndarray, maps: np.ndarray) -> Localisation:
     entries = [data.entries[i] for i in keep]
     boxes = [e.box for e in entries if e.box]
     return localisation_row(method, maps.astype(np.float64), boxes, [str(e.still) for e in entries])
@@ -76,7 +77,7 @@ def cams_of(model: nn.Module, crops: np.ndarray) -> np.ndarray:
     return np.stack([score_cam(model, crop) for crop in crops])
 
 
-def panel(crop: np.ndarray, nuchal_map: np.ndarray, cam: np.ndarray, caption: str) -> dict[str, str]:
+def panel(crop: np.ndarray, nuchal_map: np.ndarray, cam: np.ndarray, caption: str) -> Panel:
     """The crop, the nuchal map over it and Score-CAM over it, side by side: {"jpeg": base64, "caption"}."""
     plain = cv2.cvtColor(cv2.resize(crop, (PANEL, PANEL), interpolation=cv2.INTER_LINEAR), cv2.COLOR_GRAY2BGR)
     heats = [heat_overlay(crop, np.asarray(m, np.float32), PANEL) for m in (nuchal_map, cam)]

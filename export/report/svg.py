@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+
+from export.report.records import Bin
 
 SIDE, LEFT, BOTTOM, TOP = 260, 44, 40, 12  # px: plot area and margins
 WIDTH, HEIGHT = SIDE + LEFT + 12, SIDE + BOTTOM + TOP
@@ -18,7 +19,7 @@ def roc(curves: Mapping[str, Sequence[Sequence[float]]], title: str) -> str:
     return _figure(title, "1 - specificity", "sensitivity", lines, list(curves), list(curves))
 
 
-def reliability(bins: Mapping[str, Sequence[Mapping[str, Any]]], title: str, forms: Sequence[str]) -> str:
+def reliability(bins: Mapping[str, Sequence[Bin]], title: str, forms: Sequence[str]) -> str:
     """One mark a bin with its interval: what was predicted against what was so. forms: those of the ROC curves beside it, whose
     colours the marks share."""
     marks = []

@@ -4,10 +4,9 @@ gate."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,8 +17,9 @@ from export.model.heads import EVERY_PART, REPORTED
 from export.report import metrics
 from export.report.curves import confusion, reliability, roc_points
 from export.report.figures import figures as by_patient
-from export.report.gate import DEFAULT_LIMITS, GateLimits, failing, gate
+from export.report.gate import DEFAULT_LIMITS, GateLimits, failing, gate, verdict
 from export.report.html import render
+from export.report.records import Figured, Figures, Losses, Report, SetReport
 
 POOLED = "all folds"
 # Prevalences, as 1 in N, at which predictive values are shown: a referral clinic, septated hygroma in a screened
@@ -62,7 +62,7 @@ class EvaluationSet:
     gated: str = EVERY_PART
 
 
-def evaluate(data: EvaluationSet, limits: GateLimits = DEFAULT_LIMITS) -> dict[str, Any]:
+def evaluate(data: EvaluationSet, limits: GateLimits = DEFAULT_LIMITS) -> SetReport:
     """The report on one set, as JSON values: figures per step, pooled and per part (once, where there is one part only);
     losses and gate per conversion, pooled and per part; losses, without a gate, from each step before the reference to it.
     InputError when lengths differ, the kind or reference is unknown, or a class is missing altogether."""
@@ -76,7 +76,7 @@ def evaluate(data: EvaluationSet, limits: GateLimits = DEFAULT_LIMITS) -> dict[s
     reference = data.steps[names.index(data.reference)]
     earlier, conversions = data.steps[: names.index(data.reference)], data.steps[names.index(data.reference) + 1 :]
     ids = np.asarray(data.ids)
-    report: dict[str, Any] = {
+    report: SetReport = {
         "name": data.name,
         "kind": data.kind,
         "task": data.task,
@@ -85,7 +85,7 @@ def evaluate(data: EvaluationSet, limits: GateLimits = DEFAULT_LIMITS) -> dict[s
         "positives": int(labels.sum()),
         "steps": {
             s.name: {
-                part: _figures(labels[keep], *_cut(s, keep), np.asarray(data.groups)[keep] if data.groups else ())
+                part: _figures(labels[keep], *_cut(s, keep), np.asarray(data.groups)[keep].tolist() if data.groups else ())
                 for part, keep in parts.items()
             }
             for s in data.steps
@@ -106,16 +106,19 @@ def evaluate(data: EvaluationSet, limits: GateLimits = DEFAULT_LIMITS) -> dict[s
         "conversions": {},
         "gated": data.gated,
         "predictive_values": [],
+        "passed": False,
     }
     for step in conversions:
         report["conversions"][step.name] = {}
         for part, keep in parts.items():
             (before, threshold), after = _cut(reference, keep), np.asarray(step.probability)[keep]
-            report["conversions"][step.name][part] = _losses(labels[keep], (before, threshold), (after, threshold)) | {
-                "gate": asdict(gate(labels[keep], before, after, threshold, ids[keep], limits))
+            report["conversions"][step.name][part] = {
+                **_losses(labels[keep], (before, threshold), (after, threshold)),
+                "gate": verdict(gate(labels[keep], before, after, threshold, ids[keep].tolist(), limits))
             }
     if data.screening:
         last = report["steps"][names[-1]][pooled]
+        assert last["sensitivity"] and last["specificity"]  # both classes are there
         sens, spec = last["sensitivity"]["value"], last["specificity"]["value"]
         report["predictive_values"] = [
             {"one_in": k, "ppv": metrics.predictive_value(sens, spec, 1 / k), "step": names[-1]} for k in ONE_IN
@@ -124,14 +127,14 @@ def evaluate(data: EvaluationSet, limits: GateLimits = DEFAULT_LIMITS) -> dict[s
     return report
 
 
-def validation_report(sets: Sequence[EvaluationSet], limits: GateLimits = DEFAULT_LIMITS) -> dict[str, Any]:
+def validation_report(sets: Sequence[EvaluationSet], limits: GateLimits = DEFAULT_LIMITS) -> Report:
     """All sets' reports, the limits, and whether every conversion passed on every set that is gated."""
     reports = [evaluate(data, limits) for data in sets]
     passed = all(r["passed"] for r in reports if r["gated"] != REPORTED)
     return {"limits": asdict(limits), "passed": passed, "sets": reports}
 
 
-def failures(part: Mapping[str, Any], flipped: bool = False) -> list[str]:
+def failures(part: SetReport, flipped: bool = False) -> list[str]:
     """Why the conversions in a set's report fail, in words: set, step, part and reasons, with the images that flipped where
     they are asked for. Empty when they pass."""
     return [
@@ -144,7 +147,7 @@ def failures(part: Mapping[str, Any], flipped: bool = False) -> list[str]:
 
 def read_verdicts(folder: str | Path) -> tuple[bool, dict[str, str]]:
     """Of the report in `folder`: whether the gate passed, and name of each set -> "passed", or why its conversions fail."""
-    report = json.loads((Path(folder) / "validation.json").read_text(encoding="utf-8"))
+    report: Report = json.loads((Path(folder) / "validation.json").read_text(encoding="utf-8"))
     said = {}
     for part in report["sets"]:
         words = "; ".join(failures(part)) or "passed"
@@ -152,7 +155,7 @@ def read_verdicts(folder: str | Path) -> tuple[bool, dict[str, str]]:
     return report["passed"], said
 
 
-def write_report(report: Mapping[str, Any], folder: str | Path) -> tuple[Path, Path]:
+def write_report(report: Report, folder: str | Path) -> tuple[Path, Path]:
     """Write `validation.json` and the self-contained `validation.html` into `folder`; returns both paths."""
     as_json, as_html = Path(folder) / "validation.json", Path(folder) / "validation.html"
     texts = {as_json: json.dumps(report, indent=1, allow_nan=False) + "\n", as_html: render(report)}
@@ -162,7 +165,7 @@ def write_report(report: Mapping[str, Any], folder: str | Path) -> tuple[Path, P
     return as_json, as_html
 
 
-def evidence_tables(report: Mapping[str, Any]) -> tuple[EvidenceTable, ...]:
+def evidence_tables(report: Report) -> tuple[EvidenceTable, ...]:
     """The pooled and per-fold figures of each set's last step, as the manifest's evidence."""
     tables = []
     for part in report["sets"]:
@@ -201,18 +204,18 @@ def _cut(step: Step, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _figures(
     labels: np.ndarray, probability: np.ndarray, threshold: np.ndarray, groups: Sequence[str]
-) -> dict[str, Any]:
+) -> Figures:
     """None stands for a figure that this part cannot give: a fold may hold one class only."""
     decisions = probability >= threshold
     several = len(set(groups)) < len(groups)
 
     def figure(
         name: str, compute: Callable[[np.ndarray, np.ndarray], metrics.Figure], values: np.ndarray
-    ) -> dict[str, Any] | None:
+    ) -> Figured | None:
         try:
             if several:
                 return by_patient(labels, decisions, probability, groups, [name])[name]
-            return asdict(compute(labels, values))
+            return compute(labels, values).row()
         except InputError:
             return None
 
@@ -226,7 +229,7 @@ def _figures(
 
 def _losses(
     labels: np.ndarray, old: tuple[np.ndarray, np.ndarray], new: tuple[np.ndarray, np.ndarray]
-) -> dict[str, Any]:
+) -> Losses:
     """old, new: probability and threshold of two forms [n]."""
     before, after = old[0] >= old[1], new[0] >= new[1]
     dp = np.abs(old[0].astype(np.float64) - new[0])

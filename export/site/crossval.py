@@ -35,6 +35,7 @@ from edge.errors import ConfigError, InputError
 from export.atomic import LOCK, alone, appearing, intact, remove, require_beside
 from export.jobs import load_ray, run_jobs
 from export.report.figures import METRICS, figures
+from export.report.records import FiguredByPatient
 from export.training.finetune import STATE, Examples, best_weights, fine_tune, logits, open_device
 from export.training.precision import recorded
 from export.training.systems import System, build
@@ -288,7 +289,7 @@ def _by_site(run: Run, sites: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _figures(run: Run, keep: np.ndarray, wanted: Sequence[str] = METRICS) -> dict[str, dict[str, Any]]:
+def _figures(run: Run, keep: np.ndarray, wanted: Sequence[str] = METRICS) -> dict[str, FiguredByPatient]:
     groups = [run.groups[i] for i in np.flatnonzero(keep)]
     return figures(run.labels[keep], run.decisions[keep], run.probability[keep], groups, wanted)
 

@@ -17,6 +17,7 @@ from edge.events.evidence import heat_overlay
 from export.atomic import appearing, intact
 from export.model.vit import ViTConfig
 from export.report.localise import localisation_row
+from export.report.records import Localisation
 from export.report.score_cam import score_cam
 from export.site.boxes import read_boxes
 from export.site.crossval import CROPS, load_run
@@ -32,7 +33,7 @@ def explain(
     each: int,
     boxes: tuple[Path, Path] | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+) -> tuple[list[dict[str, Any]], list[Localisation]]:
     """Write `each` overlays a class to `out`, PNG: the crop, and the map over it. A row an overlay: path, label, probability,
     decision, fold, overlay. Taken evenly over the class in the order of their probability, so that wrong ones are
     among them. boxes: a table and the folder that its paths are under (export/site/boxes.py); a class with boxes then has only
@@ -62,7 +63,7 @@ def explain(
             "path": run.paths[i], "label": label, "probability": float(run.probability[i]), "fold": fold,
             "decision": run.report["classes"][int(run.decisions[i])], "overlay": str(path),
         })  # fmt: skip
-    located = []
+    located: list[Localisation] = []
     for kind, name in enumerate(run.report["classes"]):
         if own := [i for i in cams if i in drawn and run.labels[i] == kind]:
             maps = np.stack([cams[i] for i in own])

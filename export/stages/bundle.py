@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 
@@ -24,6 +23,7 @@ from export.report.framing import framing_table
 from export.report.gate import also_failing
 from export.report.model_card import model_card
 from export.report.other_anatomy import unfamiliar_table
+from export.report.records import Report
 from export.report.validate import evidence_tables, failures
 from export.stages.crops import REFIT, Crops
 
@@ -34,7 +34,7 @@ ANOTHER_GRAPH = (
 )
 
 
-def out_of_fold(report: Mapping[str, Any], heads: Sequence[Head], accept_failing_gate: bool) -> list[str]:
+def out_of_fold(report: Report, heads: Sequence[Head], accept_failing_gate: bool) -> list[str]:
     """Why the conversions of the heads that may refuse a bundle fail out of fold, fold by fold and pooled: GateError unless
     accepted."""
     wanted = {f"{head.name}, folds" for head in heads if head.gated != REPORTED}
@@ -47,7 +47,7 @@ def out_of_fold(report: Mapping[str, Any], heads: Sequence[Head], accept_failing
     return [why for part in judged for why in failures(part)]
 
 
-def tables(report: Mapping[str, Any]) -> list[EvidenceTable]:
+def tables(report: Report) -> list[EvidenceTable]:
     """The report's figures as the manifest's evidence."""
     found = (
         *evidence_tables(report),

@@ -30,6 +30,7 @@ from export.report.design import design
 from export.report.evidence import HeldOut, increased_rows, operating_point, thickness_rows
 from export.report.framing import ASPECT, CUT, aspects, cut_stills, framing_rows
 from export.report.other_anatomy import Judged, read_pictures, read_sources, unfamiliar
+from export.report.records import Checked, Looked, OtherAnatomy, Report
 from export.report.saliency import CAM_STILLS, boxed, cams_of, evenly, looked, panel, panel_stills
 from export.report.validate import EvaluationSet, validation_report
 from export.stages.crops import Crops
@@ -97,7 +98,7 @@ def cams(student: HygromaViT, crops: np.ndarray) -> dict[str, np.ndarray]:
     return {"cams": cams_of(student, crops)}
 
 
-def saliency(folds: HeldOut, validation: HeldOut, crops: np.ndarray, cams: np.ndarray, student: HygromaViT) -> dict[str, Any]:
+def saliency(folds: HeldOut, validation: HeldOut, crops: np.ndarray, cams: np.ndarray, student: HygromaViT) -> Looked:
     """Where the maps of `folds` and `validation` lie; Score-CAM and panels of the refit, on the validation split. crops, cams: of
     the entries that `explained` names, one after the other."""
     stills, shown = explained(validation)
@@ -134,7 +135,7 @@ def other_anatomy(crops: Crops, graph: onnx.ModelProto, threads: int, progress: 
     return out
 
 
-def called_assessable(found: Mapping[str, np.ndarray], plane_threshold: float) -> dict[str, Any]:
+def called_assessable(found: Mapping[str, np.ndarray], plane_threshold: float) -> OtherAnatomy | None:
     """The report's part, of what `other_anatomy` found."""
     judged = {
         str(name): Judged(found[f"{number}_groups"].tolist(), *(found[f"{number}_{key}"] for key in JUDGED))
@@ -176,12 +177,12 @@ def gather(
     sets: Sequence[EvaluationSet],
     folds: HeldOut,
     validation: HeldOut,
-    localisation: dict[str, Any],
-    other: dict[str, Any],
-    honesty: list[dict[str, Any]],
+    localisation: Looked,
+    other: OtherAnatomy | None,
+    honesty: list[Checked],
     leans: dict[str, float],
     origin: Provenance,
-) -> dict[str, Any]:
+) -> Report:
     """The report."""
     splits = folds, validation
     report = validation_report(sets)
@@ -191,7 +192,7 @@ def gather(
     report["increased"] = increased_rows(splits)
     report["framing"] = framing_rows(splits)
     report["localisation"] = localisation
-    report["unfamiliar"] = other
+    report["unfamiliar"] = other or {}  # type: ignore[typeddict-item]  # as it has always been written
     report["honesty"] = honesty
     if recipe.qat.when != "always":
         report["lean"] = leans

@@ -78,5 +78,5 @@ def test_the_aim_is_shown_only_by_the_whole_interval(images: int, called: int, v
 
 
 def test_nothing_to_measure_is_said() -> None:
-    assert unfamiliar(PLANES, {}, 0.5, 2.0) == {} and unfamiliar_table({}) is None
+    assert unfamiliar(PLANES, {}, 0.5, 2.0) is None and unfamiliar_table(None) is None
     assert "Not measured in this run" in "".join(_unfamiliar({}))
