@@ -1,4 +1,4 @@
-"""`hygroma bench`: measures, prints, writes, compares. `edge/cli.py` has its arguments."""
+"""`hygroma bench`: measures, prints, writes, compares. `edge/cli/bench.py` has its arguments."""
 
 from __future__ import annotations
 

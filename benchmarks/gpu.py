@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def engines(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
     """The race, and each engine against PyTorch's recorded outputs on the crops or the golden images."""
-    from edge.engines.tensorrt_build import BuildOptions
+    from edge.engines.tensorrt.build import BuildOptions
 
     options = BuildOptions("int8", args.batch, library_tactics=not args.no_library_tactics)
     golden = bundle.golden()
@@ -83,7 +83,7 @@ def engines(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
     }
     data = None
     if args.crops:
-        from export.engine_gate import engine_report, load_crops, require_size
+        from export.report.engine_gate import engine_report, load_crops, require_size
 
         data = load_crops(args.crops)
         require_size(bundle, data)
@@ -92,10 +92,10 @@ def engines(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
         require_graph(args.teacher)  # before minutes of building
     if args.dry_run:
         return found | {"dry": True, "candidates": [], "teacher": []}
-    from edge.engines.engine_build import this_host
-    from edge.engines.engine_cache import EngineCache
-    from edge.engines.race import race
-    from edge.engines.tensorrt_runner import TensorRTRunner
+    from edge.engines.tensorrt.cache import EngineCache
+    from edge.engines.tensorrt.host import this_host
+    from edge.engines.tensorrt.race import race
+    from edge.engines.tensorrt.runner import TensorRTRunner
 
     host, cache = this_host(), EngineCache(args.out / "engines")
     result, _ = race(host, cache, bundle, options, progress=lambda *state: print(*state, file=sys.stderr))
@@ -131,8 +131,8 @@ def teacher_engines(host: Any, graph: bytes, options: Any) -> list[dict[str, Any
     largest difference of a probability."""
     from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
     from edge.engines.selftest import infer_all, sigmoid
-    from edge.engines.tensorrt_build import build_engine
-    from edge.engines.tensorrt_runner import TensorRTRunner
+    from edge.engines.tensorrt.build import build_engine
+    from edge.engines.tensorrt.runner import TensorRTRunner
 
     with OnnxRuntimeRunner(graph) as canonical:
         side = canonical.input_size
@@ -163,7 +163,7 @@ def pytorch(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
     import torch
 
     from benchmarks.torch_student import torch_model, torch_student
-    from export.vit import HygromaViT, ViTConfig
+    from export.model.vit import HygromaViT, ViTConfig
 
     if not (args.dry_run or torch.cuda.is_available()):
         raise RuntimeError(f"torch {torch.__version__} sees no GPU; install a CUDA build, or use --dry-run")
@@ -224,8 +224,8 @@ def train(args: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
     import torch
 
     if args.dry_run:
+        from export.model.vit import HygromaViT
         from export.recipe import load_recipe
-        from export.vit import HygromaViT
 
         recipe = load_recipe(args.recipe)
         configs = {"teacher": recipe.teacher_config, "student": recipe.student_config}

@@ -99,7 +99,7 @@ def toolchain_model(kind: str) -> Any:
                 ) from None
             model: Any = DenseNet169(spatial_dims=2, in_channels=3, out_channels=2)
         else:
-            from export.vit import HygromaViT, ViTConfig
+            from export.model.vit import HygromaViT, ViTConfig
 
             width, heads, patch = (768, 12, 16) if kind == "vit-b" else (384, 6, 14)
             model = HygromaViT(ViTConfig(TEACHER_SIDE, patch, width, 12, heads, layer_scale=kind == "vit-s"))

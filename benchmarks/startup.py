@@ -133,9 +133,9 @@ def engine_build(bench: Bench) -> list[Record]:
     """A TensorRT engine from the bundle's graph, as `hygroma engine build` makes it."""
     if not has_tensorrt():
         raise Unavailable("TensorRT is not installed here")
-    from edge.engines.engine_build import cached_engine, this_host
-    from edge.engines.engine_cache import EngineCache
-    from edge.engines.tensorrt_build import BuildOptions
+    from edge.engines.tensorrt.build import BuildOptions
+    from edge.engines.tensorrt.cache import EngineCache
+    from edge.engines.tensorrt.host import cached_engine, this_host
 
     try:
         host = this_host()

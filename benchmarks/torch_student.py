@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from edge.bundle import Bundle
 from edge.engines.graph_forms import strip_quantisers
 from edge.errors import BundleError
-from export.vit import HygromaViT, ViTConfig
+from export.model.vit import HygromaViT, ViTConfig
 
 
 class GreyStudent(nn.Module):

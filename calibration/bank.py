@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,8 @@ UNKNOWN = -1.0
 class Entry:
     """Labels of one crop. `plane` and `hygroma` are 0, 1 or UNKNOWN; `box` is the nuchal region in crop fractions (x0, y0,
     x1, y1) or None; `source` is "real", "cleaned" (calipers painted out), "sham", "lesion", "borderline" (between normal and
-    lesion: a thickness without a label), "hc18" or "phantom"; `still` indexes the stills, -1 if none."""
+    lesion: a thickness without a label), "hc18" or "phantom"; `still` indexes the stills, -1 if none; `labels`: of further
+    heads, of untouched and cleaned stills alone."""
 
     still: int
     source: str
@@ -38,6 +39,12 @@ class Entry:
     hygroma: float
     thickness_mm: float
     box: tuple[float, float, float, float] | None
+    labels: dict[str, float] = field(default_factory=dict)
+
+    def label(self, column: str) -> float:
+        """{0,1} or UNKNOWN: `plane`, `hygroma`, or a column of the data's manifest.csv."""
+        found: float = getattr(self, column) if column in ("plane", "hygroma") else self.labels.get(column, UNKNOWN)
+        return found
 
 
 @dataclass(frozen=True)
@@ -76,12 +83,13 @@ def build_bank(
         healthy = UNKNOWN if still.by_eye_increased or not still.plane else 0.0
         box = box_in_crop(still.anatomy.nt, grey.shape) if still.anatomy else None
         mm = still.thickness_mm if still.thickness_mm is not None else UNKNOWN
+        labels = dict(still.labels)
         crops.append(letterbox(grey, spec))
-        entries.append(Entry(index, "real", fold, float(still.plane), healthy, mm, box))
+        entries.append(Entry(index, "real", fold, float(still.plane), healthy, mm, box, labels))
         if not still.plane or still.anatomy is None:
             continue
         crops.append(letterbox(paint_out_calipers(grey, still.anatomy.nt), spec))
-        entries.append(Entry(index, "cleaned", fold, float(still.plane), healthy, mm, box))
+        entries.append(Entry(index, "cleaned", fold, float(still.plane), healthy, mm, box, labels))
         if still.by_eye_increased:
             continue
         streams = [np.random.default_rng([seed, index, variant]) for variant in range(len(EDITS))]
@@ -117,7 +125,8 @@ def _thickness(edit: str, rng: np.random.Generator) -> float:
 def save_bank(bank: Bank, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "crops.npy", bank.crops)
-    (folder / "entries.json").write_text(json.dumps([asdict(entry) for entry in bank.entries]))
+    rows = [{key: value for key, value in asdict(entry).items() if value != {}} for entry in bank.entries]
+    (folder / "entries.json").write_text(json.dumps(rows))
 
 
 def load_bank(folder: Path) -> Bank:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -32,6 +32,7 @@ class Still:
     anatomy: NuchalAnatomy | None
     thickness_mm: float | None  # heuristic, millimetre-equivalents: a weak label, not a clinical one
     by_eye_increased: bool
+    labels: Mapping[str, float] = field(default_factory=dict)  # {0,1} by column of manifest.csv; what is not known is left out
 
 
 def read_grey(path: Path) -> np.ndarray:
@@ -69,8 +70,15 @@ def _number(row: dict[str, str], column: str, path: Path) -> float:
         ) from None
 
 
-def load_stills(data: Path) -> list[Still]:
-    """Every fetus_framework still of `data` with a train or validation split, in the manifest's order."""
+def _label(row: dict[str, str], column: str, path: Path) -> float:
+    if row[column] not in ("0", "1"):
+        raise InputError(f"{path}: {column} of {row['path']} is {row[column]!r}; expected 0, 1, or nothing where it is not known")
+    return float(row[column])
+
+
+def load_stills(data: Path, columns: Sequence[str] = ()) -> list[Still]:
+    """Every fetus_framework still of `data` with a train or validation split, in the manifest's order. columns: of manifest.csv,
+    that hold further labels."""
     boxes: dict[str, dict[str, tuple[float, float, float, float]]] = defaultdict(dict)
     for row in _rows(data / "ultrasound/nt_structures.csv", "path", "structure", *CORNERS):
         x0, y0, x1, y1 = (_number(row, k, data / "ultrasound/nt_structures.csv") for k in CORNERS)
@@ -78,7 +86,7 @@ def load_stills(data: Path) -> list[Still]:
     flags = {row["path"]: row for row in _rows(data / "ultrasound/nt_weak_flags.csv", "path")}
     stills: list[Still] = []
     first_of_hash: dict[str, str] = {}
-    for row in _rows(data / "manifest.csv", *MANIFEST):
+    for row in _rows(data / "manifest.csv", *MANIFEST, *columns):
         if row["source"] != "fetus_framework" or row["kind"] != "still":
             continue
         if row["proposed_split"] not in ("train", "validation"):
@@ -95,6 +103,7 @@ def load_stills(data: Path) -> list[Still]:
                 anatomy=_anatomy(boxes[row["path"]]),
                 thickness_mm=float(ratio) * THALAMI_MM if ratio else None,
                 by_eye_increased=flag.get("by_eye_increased_nt") == "1",
+                labels={c: _label(row, c, data / "manifest.csv") for c in columns if row[c]},
             )
         )
     if not stills:

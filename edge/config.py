@@ -18,6 +18,7 @@ import yaml
 from edge.bundle.keys import KEY_FORM, is_key_text, parse_public_key
 from edge.bundle.trust import Trust
 from edge.decision.params import DecisionParams
+from edge.engines.runtimes import AUTO, RUNTIMES
 from edge.errors import ConfigError
 
 EXAMPLE = Path(__file__).with_name("config.example.yaml")
@@ -148,7 +149,7 @@ class EngineConfig:
     `cache` holds TensorRT engines; a daemon reads it and builds nothing."""
 
     bundle: str = _text("", "a bundle's directory or .tar; empty for the one that came with hygroma")
-    runtime: str = _choice("auto", "auto", "onnxruntime", "openvino", "tensorrt")
+    runtime: str = _choice(AUTO, AUTO, *RUNTIMES)
     threads: int = _whole(1, 1, 64, "threads")
     cache: str = _text("", "a directory of TensorRT engines; empty for the service's own, or the user's")
 
@@ -214,6 +215,11 @@ class Config:
     decision: DecisionConfig = field(default_factory=DecisionConfig)
     events: EventsConfig = field(default_factory=EventsConfig)
     status: StatusConfig = field(default_factory=StatusConfig)
+
+    def but(self, **sections: dict[str, Any]) -> Config:
+        """It with some keys changed: `config.but(status={"enabled": False})`."""
+        changed = {name: dataclasses.replace(getattr(self, name), **keys) for name, keys in sections.items()}
+        return dataclasses.replace(self, **changed)
 
 
 def load_config(path: str | Path) -> Config:

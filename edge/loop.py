@@ -27,9 +27,9 @@ from edge.events.clip import Clips
 from edge.events.evidence import render_evidence
 from edge.events.store import FORGOTTEN_AT_ONCE, EventStore, NewEvent
 from edge.metrics import Latency, LatencySummary
-from edge.notify import Notifier
 from edge.records import Event, Frame, Reading, Scores, Signal, Verdict
 from edge.screen.view import View, look
+from edge.sd_notify import Notifier
 from edge.status.board import Board, BundleState, ExamRow, NewExamRequest, Request, ReviewRequest, Snapshot
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,8 @@ input is. Wall-clock time appears only in Event, for people.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import Enum
 
 import numpy as np
@@ -70,6 +71,26 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class RawOutputs:
+    """What the graph gives for N crops, float32: `plane` [N] and `hygroma` [N] are logits, `embedding` [N,D],
+    `nuchal_map` [N,G,G] logits per patch; `others`: logits [N] of the heads besides plane and hygroma, by name."""
+
+    plane: np.ndarray
+    hygroma: np.ndarray
+    embedding: np.ndarray
+    nuchal_map: np.ndarray
+    others: Mapping[str, np.ndarray] = field(default_factory=dict, kw_only=True)
+
+    def named(self) -> dict[str, np.ndarray]:
+        """Every output by its name in the graph."""
+        return {name: getattr(self, name) for name in OUTPUT_NAMES} | dict(self.others)
+
+
+# Of every graph that export writes; the outputs of further heads come after them, by their names.
+OUTPUT_NAMES = tuple(output.name for output in fields(RawOutputs) if output.name != "others")
+
+
+@dataclass(frozen=True)
 class Scores:
     """The model's answer to one crop. Probabilities in [0,1]; `ood` is a distance, higher is stranger."""
 
@@ -80,6 +101,7 @@ class Scores:
         repr=False, compare=False
     )  # float32 [G,G], probability per patch of being nuchal region
     ms: float = 0.0  # wall time of this inference
+    others: Mapping[str, float] = field(default_factory=dict)  # probability by the name of a head besides plane and hygroma
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge.bundle import load_bundle
@@ -60,7 +60,7 @@ def keep_at_home(config: Config) -> Config:
     state = os.environ.get("XDG_STATE_HOME", "")  # relative ones are to be ignored, says its specification
     folder = (Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state") / "hygroma"
     log.warning("events go to %s (%s); --events names another place", folder, problem)
-    return replace(config, events=replace(config.events, dir=str(folder)))
+    return config.but(events={"dir": str(folder)})
 
 
 @contextmanager

@@ -7,15 +7,34 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from edge.errors import ConfigError, HygromaError, InputError
 from edge.lock import open_lock, take
 
 LOCK = "lock"  # in an --out, held by the process that writes there
 PARTIAL = ".partial"  # in the name of everything that is still being written
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Form(Generic[T]):
+    """How an artefact lies on disk. mark: the file that says a folder is finished; "" for a file, which says so itself."""
+
+    write: Callable[[T, Path], object]
+    read: Callable[[Path], T]
+    mark: str = ""
+
+    def leave(self, made: T, path: Path) -> None:
+        """Put it at `path`, whole."""
+        with appearing(path) as unfinished:
+            self.write(made, unfinished)
+            if self.mark:
+                remove(path)  # a folder that is empty, or without its mark
 
 
 @contextmanager
@@ -43,6 +62,14 @@ def intact(path: Path) -> Iterator[None]:
     except Exception as error:  # each library has classes of its own for this
         said = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise InputError(f"{path}: cannot be read ({said}); it is damaged: delete it, and it is made again") from error
+
+
+def kept(path: Path, form: Form[T], make: Callable[[], T]) -> T:
+    """The artefact at `path`: read where it is there, else made, and left there whole."""
+    if not (path / form.mark).is_file():
+        form.leave(make(), path)
+    with intact(path):
+        return form.read(path)
 
 
 def writable(folder: Path) -> Path:

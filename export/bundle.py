@@ -4,12 +4,11 @@ manifest."""
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
 
 from edge.bundle import Bundle, write_bundle
 from edge.bundle.arrays import GoldenVectors, pack_golden, pack_ood
@@ -19,6 +18,7 @@ from edge.bundle.manifest import (
     MODEL_FILE,
     OOD_FILE,
     SCHEMA_VERSION,
+    WITH_OTHER_HEADS,
     Calibration,
     EvidenceTable,
     GateResult,
@@ -36,15 +36,15 @@ from edge.engines.runner import Runner
 from edge.engines.selftest import difference, infer_all, sigmoid
 from edge.errors import BundleError, GateError, InputError
 from edge.screen.preprocess import Preprocessing
-from export.gate import DEFAULT_LIMITS, GateLimits, gate
-from export.lean import Falls, quantize_leaning
-from export.mixed import Converted, convert
-from export.model_card import model_card
-from export.ood import KEPT, distance_limit, fit_ood
-from export.ort_graph import optimised_graph, run_graph
-from export.quantize import Choice, lint_qdq
-from export.torch_runner import TorchRunner
-from export.vit import ViTConfig
+from export.heads.ood import KEPT, distance_limit, fit_ood
+from export.int8.convert import Converted, convert
+from export.int8.log_odds_shift import Falls, quantize_leaning
+from export.int8.ort_graph import optimised_graph, run_graph
+from export.int8.quantize import Choice, FloatModel, lint_qdq
+from export.model.torch_runner import TorchRunner
+from export.model.vit import ViTConfig
+from export.report.gate import DEFAULT_LIMITS, GateLimits, gate
+from export.report.model_card import model_card
 
 MIN_GOLDEN = 64  # images; DESIGN section 3
 MAX_BYTES = 15_000_000  # of a bundle that is shipped; DESIGN section 3
@@ -69,16 +69,16 @@ class LabelledCrops:
 class Ingredients:
     """Everything a bundle is made of. All crops are uint8 [N,1,S,S], made by `edge.screen.preprocess`.
 
-    calibration: 32-500 training images, for INT8 ranges. selection: other training images, on which the range method is
-    chosen. judged: training images that the hygroma head judges, for the lean (export/lean.py). assessable: training images
-    that are assessable planes, for the embedding statistics. typical: held-out images of the same sort, an array a source; the
-    distance that `ood_quantile` of every source stay under becomes the threshold. gate: held-out, labelled, for the gate.
+    student: with 32-500 training images for INT8 ranges, and as many others to choose the range method on. judged: training
+    images that the hygroma head judges, for the lean (int8/log_odds_shift.py). assessable: training images that are assessable
+    planes, for the embedding statistics. typical: held-out images of the same sort, an array a source; the distance that
+    `ood_quantile` of every source stay under becomes the threshold. gate: held-out, labelled, for the gate.
     golden: at least 64 held-out images of every sort, for the self-test.
+    others: the thresholds of the heads besides plane and hygroma, by name.
     finetune: quantisation-aware fine-tuning, None for none; done where nothing else passes the gate, or always.
     """
 
-    state: Mapping[str, torch.Tensor]
-    config: ViTConfig
+    student: FloatModel
     model: ModelInfo
     preprocessing: Preprocessing
     operating_point: OperatingPoint
@@ -86,14 +86,13 @@ class Ingredients:
     decision: Mapping[str, float]
     provenance: Provenance  # its `quantisation` is replaced by what was really done
     evidence: Sequence[EvidenceTable]
-    calibration: np.ndarray
-    selection: np.ndarray
     judged: np.ndarray
     assessable: np.ndarray
     typical: Sequence[np.ndarray]
     gate: LabelledCrops
     golden: np.ndarray
     ood_quantile: float = KEPT
+    others: Mapping[str, float] = field(default_factory=dict)
     finetune: Callable[[Choice], Choice] | None = None
     finetune_always: bool = False
 
@@ -104,7 +103,6 @@ def assemble_bundle(
     accept_failing_gate: bool = False,
     limits: GateLimits = DEFAULT_LIMITS,
     max_bytes: int = MAX_BYTES,
-    threads: int = 1,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Bundle:
     """Convert, check, and write the bundle to the new directory (or .tar) `path`. `progress` is told each stage as it
@@ -114,23 +112,24 @@ def assemble_bundle(
     (recorded in the manifest). BundleError when the graph is not canonical or the bundle is larger than `max_bytes`.
     InputError for too few images.
     """
-    i = ingredients
+    i, student = ingredients, ingredients.student
+    config, threads = student.config, student.threads
     if len(i.golden) < MIN_GOLDEN:
         raise InputError(f"golden crops: found {len(i.golden)}; give at least {MIN_GOLDEN} held-out images")
     progress("INT8 graph")
-    falls = Falls.near(i.state, i.config, i.judged, threads)
-    choice = quantize_leaning(i.state, i.config, i.calibration, i.selection, falls, threads)
+    falls = Falls.near(student.state, config, i.judged, threads)
+    choice = quantize_leaning(student, falls)
     fallback = i.finetune
     if i.finetune is not None and i.finetune_always:
         progress("quantisation-aware fine-tuning")
         choice, fallback = i.finetune(choice), None
-    with TorchRunner(i.state, i.config) as reference:
+    with TorchRunner(student.state, config) as reference:
         progress("gate")
         temperature, threshold = i.temperatures.hygroma_temperature, i.operating_point.hygroma_threshold
         judge = gate_of(reference, i.gate, threshold, temperature, limits, threads)
-        converted = convert(choice, i.state, i.config, i.calibration, i.selection, falls, judge, threads, fallback)
+        converted = convert(choice, student, falls, judge, fallback)
         model, result = converted.model, converted.gate
-        require_canonical(MODEL_FILE, model, i.config, converted.spared)
+        require_canonical(MODEL_FILE, model, config, converted.spared)
         if not result.passed and not accept_failing_gate:
             raise GateError(
                 f"the INT8 conversion failed its gate: {'; '.join(result.reasons)}. Flipped: "
@@ -145,16 +144,16 @@ def assemble_bundle(
     farthest = distance_limit(ood, [run_graph(model, crops, threads).embedding for crops in i.typical], i.ood_quantile)
 
     quantisation = (
-        f"INT8 on {4 * i.config.depth - len(converted.spared)} matrix products: weights signed per channel, inputs signed "
-        f"per tensor, everything else float. {_fallback(converted)}{converted.choice.described()}; {len(i.calibration)} "
-        f"training crops for the ranges, {len(i.selection)} others for the choice."
+        f"INT8 on {4 * config.depth - len(converted.spared)} matrix products: weights signed per channel, inputs signed "
+        f"per tensor, everything else float. {_fallback(converted)}{converted.choice.described()}; {len(student.calibration)} "
+        f"training crops for the ranges, {len(student.selection)} others for the choice."
     )
     manifest = Manifest(
-        schema_version=SCHEMA_VERSION,
+        schema_version=WITH_OTHER_HEADS if i.others else SCHEMA_VERSION,
         model=i.model,
-        input=InputSpec("image", "uint8", i.config.image),
+        input=InputSpec("image", "uint8", config.image),
         preprocessing=i.preprocessing,
-        heads=Heads(i.config.width, i.config.grid),
+        heads=Heads(config.width, config.grid, dict(i.others)),
         operating_point=i.operating_point,
         calibration=i.temperatures,
         decision=dict(i.decision),
@@ -231,7 +230,7 @@ def _fallback(converted: Converted) -> str:
 
 
 def golden_tolerances(golden: GoldenVectors, temperatures: Calibration, raised: float) -> Golden:
-    """What the self-test allows beside these vectors. raised: how far the INT8 graph leans (export/lean.py)."""
+    """What the self-test allows beside these vectors. raised: how far the INT8 graph leans (export/int8/log_odds_shift.py)."""
     # The lean is no error of a runner's: held to the graph that leans too, one may differ by what rounding did alone.
     upright = replace(golden.qdq, hygroma=golden.qdq.hygroma - raised)
     return Golden(

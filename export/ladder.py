@@ -27,21 +27,25 @@ import torch
 
 from edge.engines.selftest import sigmoid
 from edge.errors import ConfigError
-from export import metrics
 from export.atomic import appearing, remove
-from export.evidence import HEADS, HeldOut, held_out, increased_rows, shipped_threshold, thickness_rows
-from export.gate import gate
+from export.int8.convert import Converted, convert
+from export.int8.log_odds_shift import quantize_leaning
+from export.int8.ort_graph import run_graph
+from export.int8.quantize import quantize_best
 from export.jobs import load_ray, run_jobs
-from export.lean import quantize_leaning
-from export.mixed import Converted, convert
-from export.ort_graph import run_graph
+from export.model.heads import HEADS, HYGROMA, PLANE, Head
+from export.model.vit import HygromaViT, ViTConfig
 from export.phantoms import Progress
-from export.pipeline import Pipeline, probabilities, run_name
-from export.quantize import quantize_best
+from export.pipeline import Pipeline
 from export.recipe import Ladder, Recipe
+from export.report import metrics
+from export.report.evidence import HeldOut, held_out, increased_rows, shipped_threshold, thickness_rows
+from export.report.gate import gate
+from export.stages.crops import REFIT, run_name
+from export.stages.evidence import probabilities
+from export.stages.graphs import float_model
 from export.stamps import Stamps
-from export.train import predict
-from export.vit import HygromaViT, ViTConfig
+from export.training.train import predict
 
 log = logging.getLogger("hygroma.ladder")
 
@@ -162,30 +166,23 @@ def judge(job: RungJob, pipeline: Pipeline) -> tuple[dict[str, Any], onnx.ModelP
     name = f"fold {fold}"
     shared = Pipeline(job.base).predictions(fold)  # of the teacher, at its own input size
     index = shared["index"]
-    crops = pipeline.crops(index)
+    crops = pipeline.crops.of(index)
     part = {k: v for k, v in shared.items() if k == "index" or k.startswith("teacher_")}
     part |= probabilities("student", predict(student, crops))
-    threshold = shipped_threshold(held_out(name, bank, {name: part}), "student", "hygroma")
+    threshold = shipped_threshold(held_out(name, bank, {name: part}), "student", HYGROMA)
 
-    gated = pipeline.gate_crops()
+    gated = pipeline.crops.labelled(REFIT)
     before = sigmoid(predict(student, gated.crops[:, 0])["hygroma"])
-    calibration, selection = pipeline.calibration_crops(fold)
-    state = student.state_dict()
-    falls = pipeline.falls(fold)
-    choice = quantize_leaning(state, config, calibration, selection, falls, threads)
+    model, falls = float_model(student, pipeline.crops, fold, threads), pipeline.falls(fold)
     converted = convert(
-        choice,
-        state,
-        config,
-        calibration,
-        selection,
+        quantize_leaning(model, falls),
+        model,
         falls,
-        lambda model: gate(
-            gated.labels, before, sigmoid(run_graph(model, gated.crops, threads).hygroma), threshold, gated.ids
+        lambda graph: gate(
+            gated.labels, before, sigmoid(run_graph(graph, gated.crops, threads).hygroma), threshold, gated.ids
         ),
-        threads,
     )
-    part |= probabilities("qdq", asdict(run_graph(converted.model, crops[:, None], threads)))
+    part |= probabilities("qdq", run_graph(converted.model, crops[:, None], threads).named())
     data = held_out(name, bank, {name: part})
     row = {
         "name": job.name,
@@ -196,7 +193,7 @@ def judge(job: RungJob, pipeline: Pipeline) -> tuple[dict[str, Any], onnx.ModelP
         "teacher": evidence(data, "teacher"),
         "fp32": evidence(data, "student"),
         "evidence": evidence(data, "qdq"),
-        "agreement": {head: agreement(data, head) for head in HEADS},
+        "agreement": {head.name: agreement(data, head) for head in HEADS},
         "conversion": _conversion(converted),
     }
     return row, converted.model
@@ -204,30 +201,32 @@ def judge(job: RungJob, pipeline: Pipeline) -> tuple[dict[str, Any], onnx.ModelP
 
 def evidence(data: HeldOut, form: str) -> dict[str, dict[str, Any]]:
     """Each kind of evidence: its figure with the 95 % interval, and n. `lesions` and `planes`: areas under the ROC curve;
-    `thickness` and `increased`: see export/evidence.py; "..., cleaned": the same with the calipers painted out. A kind that
+    `thickness` and `increased`: see report/evidence.py; "..., cleaned": the same with the calipers painted out. A kind that
     the fold has no images for is left out."""
     out: dict[str, dict[str, Any]] = {}
-    for kind, head in (("lesions", "hygroma"), ("planes", "plane")):
+    for kind, head in (("lesions", HYGROMA), ("planes", PLANE)):
         keep = data.known(head)
         labels = data.labels(head)[keep]
         if 0 < labels.sum() < len(labels):
-            area = metrics.auc(labels, data.probability[f"{form}_{head}"][keep])
+            area = metrics.auc(labels, data.said(form, head)[keep])
             out[kind] = {**asdict(area), "positives": int(labels.sum())}
-    for kind, rows, value in (
-        ("thickness", thickness_rows([data], form), "rho"),
-        ("increased", increased_rows([data], form), "auc"),
-    ):
-        for row in rows:
-            name = f"{kind}, cleaned" if "painted" in row["split"] else kind
-            out[name] = {"value": row[value], **{k: row[k] for k in ("low", "high", "n", "positives") if k in row}}
+    for r in thickness_rows([data], form):
+        out[_of("thickness", r["split"])] = {"value": r["rho"], "low": r["low"], "high": r["high"], "n": r["n"]}
+    for i in increased_rows([data], form):
+        found = {"value": i["auc"], "low": i["low"], "high": i["high"], "n": i["n"], "positives": i["positives"]}
+        out[_of("increased", i["split"])] = found
     return out
 
 
-def agreement(data: HeldOut, head: str) -> dict[str, Any]:
+def _of(kind: str, split: str) -> str:
+    return f"{kind}, cleaned" if "painted" in split else kind
+
+
+def agreement(data: HeldOut, head: Head) -> dict[str, Any]:
     """Of the INT8 student's logits with the teacher's on the images that the head is judged on: Pearson's r, root mean square
     difference."""
     keep = data.known(head)
-    found, aim = (_log_odds(data.probability[f"{form}_{head}"][keep]) for form in ("qdq", "teacher"))
+    found, aim = (_log_odds(data.said(form, head)[keep]) for form in ("qdq", "teacher"))
     return {
         "n": int(keep.sum()),
         "r": float(np.corrcoef(found, aim)[0, 1]),

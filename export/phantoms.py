@@ -18,8 +18,8 @@ from edge.decision.params import DecisionParams
 from edge.screen.geometry import full_fan
 from edge.screen.preprocess import Preprocessing, prepare
 from edge.screen.still import read_still
-from export import metrics
 from export.recipe import PhantomRecipe
+from export.report import metrics
 
 PHANTOM_MIX = {"normal": 0.35, "hygroma": 0.4, "other": 0.25}  # of the training frames
 PER_PATIENT = 4  # training frames: patients differ more than frames do; at 16, what was missed was missed a whole exam

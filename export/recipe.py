@@ -15,8 +15,9 @@ import yaml
 
 from calibration.stills import FOLDS
 from edge.errors import ConfigError
-from export.train import Schedule
-from export.vit import ViTConfig
+from export.model.heads import EVERY_PART, HEADS, KEEPING, REPORTED, SPECIFIC, TOGETHER, Head
+from export.model.vit import ViTConfig
+from export.training.train import Schedule
 
 QAT_WHEN = ("never", "fallback", "always")
 RECIPES = Path(__file__).parent / "recipes"
@@ -44,7 +45,7 @@ class TeacherRecipe:
 class StudentRecipe:
     """blocks: which of the teacher's blocks the student starts from; its depth is their number. image, width, heads: input
     side in pixels, channels, attention heads; 0: the teacher's. A thinner student starts from a selection of its teacher's
-    channels (export/weights.py)."""
+    channels (export/model/weights.py)."""
 
     blocks: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4, 5])
     image: int = 0
@@ -58,7 +59,7 @@ class StudentRecipe:
 
 @dataclass(frozen=True)
 class UnlabelledRecipe:
-    """Distillation on frames without labels, before the student is shown any (export/unlabelled.py). epochs: 0 for none. frames:
+    """Distillation on frames without labels, before the student is shown any (unlabelled.py). epochs: 0 for none. frames:
     a folder of frames besides the run's own training pictures, in every run; left out: none."""
 
     epochs: int = 0
@@ -68,7 +69,7 @@ class UnlabelledRecipe:
 
 @dataclass(frozen=True)
 class QatRecipe:
-    """Quantisation-aware fine-tuning of the student (export/qat.py). when: never; fallback, where plain INT8, corrected biases
+    """Quantisation-aware fine-tuning of the student (int8/qat.py). when: never; fallback, where plain INT8, corrected biases
     and spared products all miss the gate; always, in every fold too."""
 
     when: str = "never"
@@ -85,6 +86,24 @@ class PhantomRecipe:
     fitting_exams: int = 400
     measuring_hygromas: int = 100
     measuring_healthy: int = 600
+
+
+@dataclass(frozen=True)
+class HeadRecipe:
+    """A head besides plane and hygroma: an answer of its own to the whole picture. name: of the graph's output. column: of the
+    data's manifest.csv, with its label of a still: 0, 1, or nothing where it is not known. task: what a positive is, in words.
+    threshold: the one that 98 % of the negatives stay below (specific), or that 95 % of the positives reach (keeping). gate:
+    whether a conversion that fails on it refuses the bundle (every part, or together), or is told (reported)."""
+
+    name: str
+    column: str
+    task: str
+    threshold: str = SPECIFIC
+    gate: str = REPORTED
+
+    @property
+    def head(self) -> Head:
+        return Head(self.name, self.column, threshold=self.threshold, gated=self.gate, task=self.task)
 
 
 @dataclass(frozen=True)
@@ -125,11 +144,13 @@ class Recipe:
     student: StudentRecipe = field(default_factory=StudentRecipe)
     qat: QatRecipe = field(default_factory=QatRecipe)
     phantom: PhantomRecipe = field(default_factory=PhantomRecipe)
+    heads: list[HeadRecipe] = field(default_factory=list)
 
     @property
     def teacher_config(self) -> ViTConfig:
         t = self.teacher
-        return ViTConfig(self.image, PATCH, t.width, t.depth, t.heads, t.layer_scale, tap=self.tap)
+        others = tuple(own.head for own in self.heads)
+        return ViTConfig(self.image, PATCH, t.width, t.depth, t.heads, t.layer_scale, tap=self.tap, others=others)
 
     @property
     def student_config(self) -> ViTConfig:
@@ -262,6 +283,16 @@ def _problems(recipe: Recipe) -> Problems:
         yield "teacher.width", t.width, f"must be a multiple of teacher.heads, {t.heads}"
     yield from _rate_problems("teacher", t, t.depth)
     yield from _student_problems(recipe)
+    taken = [*(head.name for head in HEADS), "embedding", "nuchal_map", "image"]
+    for number, own in enumerate(recipe.heads):
+        where = f"heads[{number}]"
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", own.name) or own.name in taken:
+            yield f"{where}.name", repr(own.name), f"give a name of its own, of a-z 0-9 _, other than {', '.join(taken)}"
+        if own.threshold not in (SPECIFIC, KEEPING):
+            yield f"{where}.threshold", own.threshold, f"expected {SPECIFIC} or {KEEPING}"
+        if own.gate not in (EVERY_PART, TOGETHER, REPORTED):
+            yield f"{where}.gate", own.gate, f"expected one of {', '.join((EVERY_PART, TOGETHER, REPORTED))}"
+        taken.append(own.name)
     if recipe.qat.when not in QAT_WHEN:
         yield "qat.when", recipe.qat.when, f"expected one of {', '.join(QAT_WHEN)}"
     if not math.isfinite(recipe.unlabelled.lr):
@@ -324,8 +355,11 @@ def _build(kind: type, content: Any, where: str, prefix: str) -> Any:
             if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
                 raise ConfigError(f"{where}: {prefix}{name}: missing; give {hints[name]}")
             continue
-        unsaid = content[name] == f.default == ""  # as good as left out
-        values[name] = "" if unsaid else _value(hints[name], content[name], where, prefix + name)
+        unsaid: Any = "" if f.default == "" else [] if f.default_factory is list else None
+        if unsaid is not None and content[name] == unsaid:  # as good as left out
+            values[name] = unsaid
+            continue
+        values[name] = _value(hints[name], content[name], where, prefix + name)
     return kind(**values)
 
 

@@ -3,6 +3,7 @@ for, and what needs all of them follows here."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +14,12 @@ from export.pipeline import STAGES, Pipeline
 from export.recipe import Recipe
 
 # stage -> what makes a run's part of it, and of the stages before it. A bundle needs what `validate` leaves of each.
-MADE_BY = {
-    "train": "teacher",
-    "distill": "student",
-    "quantize": "qdq",
-    "validate": "predictions",
-    "bundle": "predictions",
+MADE_BY: dict[str, Callable[[Pipeline, int], object]] = {
+    "train": Pipeline.teacher,
+    "distill": Pipeline.student,
+    "quantize": Pipeline.qdq,
+    "validate": Pipeline.predictions,
+    "bundle": Pipeline.predictions,
 }
 
 
@@ -82,4 +83,4 @@ def make_run(job: RunJob) -> None:
             f"{Path(job.recipe.work) / 'bank'}: not seen on this machine; `work` in the recipe must be storage that all "
             "machines share"
         )
-    getattr(pipeline, MADE_BY[job.until])(job.run)
+    MADE_BY[job.until](pipeline, job.run)

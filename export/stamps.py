@@ -11,16 +11,18 @@ import csv
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import edge
 from edge.errors import ConfigError, InputError
-from export.atomic import PARTIAL, appearing, sha256_of
-from export.frames import contents_of, find_frames
+from export.atomic import PARTIAL, Form, appearing, kept, sha256_of
 from export.recipe import Recipe
+from export.training.frames import contents_of, find_frames
 
+T = TypeVar("T")
 STAMP = "recipe.json"
 # Raise a stage's number when its code would make something else of the same recipe: what the older code made is refused then.
 VERSIONS = {
@@ -60,7 +62,7 @@ NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys 
 # stage -> its own keys of the recipe; "x." stands for every key under x. What fine-tuning with rounding is like is a key only of
 # what it makes.
 KEYS: dict[str, tuple[str, ...]] = {
-    "bank": ("data", "seed"),
+    "bank": ("data", "seed", "heads if any"),
     "bank_phantom": ("phantom.training_frames",),
     "frames": ("unlabelled.frames",),
     "teacher": ("image", "batch", "tap", "teacher."),
@@ -148,6 +150,20 @@ class Stamps:
             self.write(stage, self.path(stage))
         return self.folder(stage)
 
+    def kept(self, stage: str, name: str, form: Form[T], make: Callable[[], T]) -> T:
+        """The artefact `name` of `stage`: read where it is there, else made, and left there whole under the stage's stamp."""
+        return kept(self.claim(stage) / name, form, make)
+
+    def kept_whole(self, stage: str, form: Form[T], make: Callable[[], T]) -> T:
+        """The same of a stage whose folder is the artefact: it appears with its stamp, and so is never taken for another's."""
+        self.check(stage)
+
+        def write(made: T, folder: Path) -> None:
+            form.write(made, folder)
+            self.write(stage, folder / STAMP)
+
+        return kept(self.folder(stage), dataclasses.replace(form, write=write), make)
+
     def _stamped(self, stage: str) -> bool:
         """Jobs that run at the same time (export/runs.py) must not write again what was claimed for all of them."""
         try:
@@ -174,6 +190,8 @@ class Stamps:
             return {key: self._data}
         if key == "teacher.init's name":
             return {key: Path(self.recipe.teacher.init).name}
+        if key == "heads if any":
+            return {"heads": [dataclasses.asdict(head) for head in self.recipe.heads]} if self.recipe.heads else {}
         if key == "hygroma-edge":
             return {key: edge.__version__}
         if key in ("qat. if always", "qat. unless never"):

@@ -67,7 +67,7 @@ def pictures() -> Callable[..., np.ndarray]:
 def tiny_student() -> tuple[dict[str, Any], Any]:
     """(state dict, ViTConfig) of an untrained student, 48 pixels, two blocks; weights so large that every layer matters."""
     torch = pytest.importorskip("torch")
-    from export.vit import HygromaViT, ViTConfig
+    from export.model.vit import HygromaViT, ViTConfig
 
     config = ViTConfig(image=48, patch=16, width=64, depth=2, heads=2, tap=1)
     generator = torch.Generator().manual_seed(0)
@@ -90,7 +90,7 @@ def tiny_student() -> tuple[dict[str, Any], Any]:
 def tiny_float_graph(tiny_student: tuple[dict[str, Any], Any]) -> Any:
     """The tiny student's float ONNX graph."""
     pytest.importorskip("onnx")
-    from export.onnx_graph import build_float_graph
+    from export.int8.onnx_graph import build_float_graph
 
     return build_float_graph(*tiny_student)
 
@@ -98,7 +98,7 @@ def tiny_float_graph(tiny_student: tuple[dict[str, Any], Any]) -> Any:
 @pytest.fixture(scope="session")
 def tiny_int8_graph(tiny_student: tuple[dict[str, Any], Any]) -> Any:
     """The tiny student's canonical INT8 graph."""
-    from export.quantize import quantize_best
+    from export.int8.quantize import quantize_best
 
     return quantize_best(*tiny_student, noise(32, 48, seed=1), noise(32, 48, seed=2)).model
 

@@ -36,7 +36,7 @@ def imported(path: Path) -> set[str]:
 @pytest.mark.requirement("S-07")
 def test_imports_go_one_way(folder: str) -> None:
     for path in sorted((ROOT / folder).rglob("*.py")):
-        if path.parent == ROOT / "edge" and path.stem.startswith("cli"):  # they compose everything, lazily
+        if path.parent == ROOT / "edge" / "cli":  # it composes everything, lazily
             continue
         wrong = imported(path) & set(ALLOWED) - ALLOWED[folder]
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
@@ -70,7 +70,7 @@ def test_what_judges_an_engine_imports_with_the_tensorrt_extra_alone() -> None:
     script = (  # refused as if absent: scipy looks torch up in sys.modules and takes what it finds there
         "import sys\nclass Absent:\n    def find_spec(self, name, *_):\n"
         f"        if name in {sorted(HEAVY - named)!r}: raise ModuleNotFoundError(name)\n"
-        "sys.meta_path.insert(0, Absent())\nimport export.engine_gate\n"
+        "sys.meta_path.insert(0, Absent())\nimport export.report.engine_gate\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=120)
 
@@ -86,3 +86,66 @@ def test_no_file_of_the_data_set_is_in_the_repository() -> None:
         path = ROOT / name
         if path.is_file():
             assert hashlib.sha256(path.read_bytes()).hexdigest()[:16] not in known, name
+
+
+# export's rooms and what stands at its top, from the ground up: each imports what comes before it, and nothing after it.
+EXPORT = (
+    "atomic", "jobs", "model", "training", "int8", "heads", "recipe", "stamps", "report", "phantoms", "bundle", "stages", "site",
+    "pipeline", "runs", "ladder",
+)  # fmt: skip
+
+
+def arrows(folder: str) -> dict[str, set[str]]:
+    """Module of `folder` -> its own modules that it imports, wherever in the file, for types or not."""
+    paths = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    out = {}
+    for name, path in paths.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+                own = {f"{node.module}.{alias.name}" for alias in node.names} & set(paths)
+                found |= own or {node.module}
+        out[name] = (found & set(paths)) - {name}
+    return out
+
+
+@pytest.mark.requirement("E-03")
+def test_each_room_of_export_imports_only_what_lies_below_it() -> None:
+    rooms = [name.split(".")[1] for name in arrows("export") if "." in name]
+    assert set(rooms) == set(EXPORT)
+    for name, targets in arrows("export").items():
+        for target in (t for t in targets if "." in name and "." in t):
+            room, below = name.split(".")[1], target.split(".")[1]
+            assert EXPORT.index(below) <= EXPORT.index(room), f"{name} imports {target}, which lies above it"
+    assert not any("export.stages" in t for name, ts in arrows("export").items() if ".site." in name for t in ts)
+
+
+@pytest.mark.requirement("E-03")
+@pytest.mark.parametrize("folder", ["export", "calibration"])
+def test_no_imports_go_round_in_a_circle(folder: str) -> None:
+    left = arrows(folder)
+    while free := {name for name, targets in left.items() if not targets & set(left)}:
+        left = {name: targets for name, targets in left.items() if name not in free}
+    assert not left, f"a circle among {sorted(left)}"
+
+
+def test_the_pipeline_is_followed_by_name() -> None:
+    for name in ("pipeline", "runs"):
+        called = {
+            node.func.id
+            for node in ast.walk(ast.parse((ROOT / "export" / f"{name}.py").read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert not called & {"getattr", "eval", "vars"}, name
+
+
+@pytest.mark.requirement("E-03")
+def test_no_stage_is_handed_the_pipeline() -> None:
+    for folder in ("stages", "report", "heads", "int8", "training", "model"):
+        for path in sorted((ROOT / "export" / folder).rglob("*.py")):
+            assert "Pipeline" not in path.read_text(encoding="utf-8"), path

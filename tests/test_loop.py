@@ -20,9 +20,9 @@ from edge.errors import EngineError, HygromaError, StoreError
 from edge.events import Clips, Disk, EventStore, NewEvent, Retention
 from edge.events.clip import AFTER_NS, decode_webp
 from edge.loop import FAILURES_IN_A_ROW_MAX, HISTORY_POINTS, LATE_NS, RETRY_NS, Identity, Watch
-from edge.notify import Notifier
 from edge.records import Event, Frame, Reading, Scores, Signal, Verdict
 from edge.screen.geometry import full_fan
+from edge.sd_notify import Notifier
 from edge.status.board import Board, NewExamRequest, ReviewRequest, Snapshot
 
 STEP_NS = 100_000_000  # nanoseconds between the fake feed's frames

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from fakes.runner_fake import FakeRunner
 from pydicom import dcmread
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
@@ -24,7 +25,6 @@ from edge.bundle import write_bundle
 from edge.bundle.manifest import Manifest
 from edge.capture.dicom import read_dicom
 from edge.decision import DecisionParams
-from edge.engines.fake_runner import FakeRunner
 from edge.engines.scorer import Scorer
 from edge.errors import ConfigError, EngineError
 from edge.stills import Overlays, Scored, Unscored, list_files, score_paths

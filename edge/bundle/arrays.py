@@ -5,18 +5,16 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from edge.engines.runner import RawOutputs
 from edge.errors import BundleError
+from edge.records import OUTPUT_NAMES, RawOutputs
 
 # Bytes after decompression: 4096 golden images of 192 x 192 are 151 MB, and a zip bomb is far beyond.
 MAX_UNPACKED_BYTES = 512 * 2**20
-
-_OUTPUTS = ("plane", "hygroma", "embedding", "nuchal_map")
 
 
 @dataclass(frozen=True)
@@ -64,18 +62,24 @@ def pack_golden(golden: GoldenVectors) -> bytes:
     """GoldenVectors -> the bytes of `golden.npz`."""
     arrays: dict[str, np.ndarray] = {"inputs": golden.inputs}
     for prefix, outputs in (("fp32", golden.fp32), ("qdq", golden.qdq)):
-        arrays |= {f"{prefix}_{name}": getattr(outputs, name).astype(np.float32) for name in _OUTPUTS}
+        arrays |= {f"{prefix}_{name}": array.astype(np.float32) for name, array in outputs.named().items()}
     return _pack(arrays)
 
 
-def unpack_golden(data: bytes, file: str, count: int, size: int, dim: int, grid: int) -> GoldenVectors:
+def unpack_golden(
+    data: bytes, file: str, count: int, size: int, dim: int, grid: int, others: Collection[str] = ()
+) -> GoldenVectors:
     """The bytes of `golden.npz` -> GoldenVectors of `count` images of side `size`, embeddings `dim`, maps `grid` x
-    `grid`."""
-    arrays = _unpack(data, file, {"inputs", *(f"{p}_{n}" for p in ("fp32", "qdq") for n in _OUTPUTS)})
-    shapes = {"plane": (count,), "hygroma": (count,), "embedding": (count, dim), "nuchal_map": (count, grid, grid)}
+    `grid`, with the heads `others` besides plane and hygroma."""
+    arrays = _unpack(data, file, {"inputs", *(f"{p}_{n}" for p in ("fp32", "qdq") for n in (*OUTPUT_NAMES, *others))})
+    shapes = {"embedding": (count, dim), "nuchal_map": (count, grid, grid)}
+
+    def outputs(prefix: str, names: Collection[str]) -> dict[str, np.ndarray]:
+        return {n: _checked(arrays, file, f"{prefix}_{n}", np.float32, shapes.get(n, (count,))) for n in names}
+
     inputs = _checked(arrays, file, "inputs", np.uint8, (count, 1, size, size))
     fp32, qdq = (
-        RawOutputs(**{name: _checked(arrays, file, f"{prefix}_{name}", np.float32, shapes[name]) for name in _OUTPUTS})
+        RawOutputs(**outputs(prefix, OUTPUT_NAMES), others=outputs(prefix, others))
         for prefix in ("fp32", "qdq")
     )
     return GoldenVectors(inputs, fp32, qdq)

@@ -69,7 +69,7 @@ class Bundle:
         """Self-test vectors. BundleError if the file does not hold what the manifest says."""
         m = self.manifest
         return unpack_golden(self.files[GOLDEN_FILE], f"{self.path}/{GOLDEN_FILE}", m.golden.count, m.input.size,
-                             m.heads.embedding, m.heads.map_grid)  # fmt: skip
+                             m.heads.embedding, m.heads.map_grid, m.heads.others)  # fmt: skip
 
 
 def load_bundle(path: str | Path, trust: Trust | None = None) -> Bundle:

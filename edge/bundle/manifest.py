@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from edge.bundle.schema import Decoder, encode, rule
 from edge.bundle.trust import SIGNATURE_FILE
+from edge.schema import Decoder, encode, rule
 from edge.screen.preprocess import Preprocessing
 
-SCHEMA_VERSION = 1  # raised when an older reader would misread a newer manifest
+# Raised when an older reader would misread a newer manifest. The second has heads besides plane and hygroma, and is written for
+# those bundles alone: whoever reads the first reads all others.
+SCHEMA_VERSION, WITH_OTHER_HEADS = 1, 2
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.qdq.onnx"  # the canonical INT8 graph
@@ -60,10 +62,13 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Heads:
-    """Sizes of the graph's outputs: `embedding` is D of [N,D], `map_grid` is G of the nuchal map [N,G,G]."""
+    """Sizes of the graph's outputs: `embedding` is D of [N,D], `map_grid` is G of the nuchal map [N,G,G].
+    `others`: the heads besides plane and hygroma, by the names of their outputs, [N] each: the probability from which on each
+    says yes. Schema 2 alone has it."""
 
     embedding: int = field(metadata=rule(low=1, high=8192))
     map_grid: int = field(metadata=rule(low=1, high=256))
+    others: dict[str, float] = field(default_factory=dict, metadata=rule(low=0, high=16))  # heads, not thresholds
 
 
 @dataclass(frozen=True)
@@ -219,12 +224,21 @@ def parse_manifest(data: bytes, file: str = "manifest.json") -> Manifest:
         raise decoder.fail("", raw, "expected an object")
     version = raw.get("schema_version")
     if (
-        type(version) is not int or version != SCHEMA_VERSION
+        type(version) is not int or version not in (SCHEMA_VERSION, WITH_OTHER_HEADS)
     ):  # before all else: another schema's fields would only confuse
         raise decoder.fail(
-            "schema_version", version, f"this version reads {SCHEMA_VERSION}; update hygroma-edge or the bundle"
+            "schema_version",
+            version,
+            f"this version reads {SCHEMA_VERSION} and {WITH_OTHER_HEADS}; update hygroma-edge or the bundle",
         )
     manifest = decoder.dataclass(Manifest, raw)
+    if bool(manifest.heads.others) != (version == WITH_OTHER_HEADS):
+        raise decoder.fail(
+            "heads.others", manifest.heads.others, f"schema {WITH_OTHER_HEADS} names heads here, schema {SCHEMA_VERSION} has none"
+        )
+    for name, threshold in manifest.heads.others.items():
+        if not is_plain_name(name) or not 0 <= threshold <= 1:
+            raise decoder.fail(f"heads.others.{name}", threshold, "expected a plain name, and a probability in [0, 1]")
     spec = manifest.preprocessing
     if spec.size != manifest.input.size:
         raise decoder.fail("preprocessing.size", spec.size, f"must equal input.size, which is {manifest.input.size}")
@@ -264,7 +278,10 @@ def parse_manifest(data: bytes, file: str = "manifest.json") -> Manifest:
 def dump_manifest(manifest: Manifest) -> bytes:
     """Manifest -> the bytes of `manifest.json`: UTF-8, indented, keys in the records' order, so that equal manifests
     give equal bytes."""
-    return (json.dumps(encode(manifest), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    content = encode(manifest)
+    if not manifest.heads.others:
+        del content["heads"]["others"]
+    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def is_plain_name(name: str) -> bool:

@@ -13,15 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from edge.bundle.bundle import Bundle
-from edge.engines.engine_build import Host, this_host
-from edge.engines.engine_cache import EngineCache, Entry, Stored, by_speed, candidates_of
-from edge.engines.engine_key import sha256
-from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
-from edge.engines.openvino_runner import INSTALL, OpenVinoRunner, has_openvino
-from edge.engines.race import result_name
 from edge.engines.runner import Runner
+from edge.engines.runtimes import AUTO, DEFAULT, PORTABLE, TENSORRT
 from edge.engines.selftest import run_selftest
-from edge.engines.tensorrt_runner import TensorRTRunner, engine_name
+from edge.engines.tensorrt.cache import EngineCache, Entry, Stored, by_speed, candidates_of
+from edge.engines.tensorrt.host import Host, this_host
+from edge.engines.tensorrt.key import sha256
+from edge.engines.tensorrt.race import result_name
+from edge.engines.tensorrt.runner import TensorRTRunner, engine_name
 from edge.engines.validated import failed, record_of
 from edge.errors import EngineError
 
@@ -49,32 +48,31 @@ def choose(
     find_host: Callable[[], Host] = this_host,
     installed: Callable[[], bool] = has_tensorrt,
 ) -> Choice:
-    """The bundle's runner, not entered, for `runtime` auto, onnxruntime, openvino or tensorrt. cache_folder: "" for the default.
+    """The bundle's runner, not entered, for `runtime` auto or one of RUNTIMES. cache_folder: "" for the default.
 
     For `auto` an engine from the cache passes the golden self-test here, since one that does not must not keep the machine
-    from watching. EngineError for runtime tensorrt when there is no engine that works, and for openvino when it is not
+    from watching. EngineError for runtime tensorrt when there is no engine that works, and for a portable one when it is not
     installed, saying what to do.
     """
-    if runtime == "openvino":
-        if not has_openvino():
-            raise EngineError(f"engine.runtime openvino: OpenVINO is not installed; {INSTALL}")
-        return Choice(OpenVinoRunner(bundle.model, threads))
-    portable = OnnxRuntimeRunner(bundle.model, threads)
-    if runtime == "onnxruntime" or (runtime == "auto" and not installed()):
-        return Choice(portable)
+    if portable := PORTABLE.get(runtime):
+        if not portable.installed():
+            raise EngineError(f"engine.runtime {runtime}: {portable.title} is not installed; {portable.install}")
+        return Choice(portable.open(bundle.model, threads))
+    if runtime == AUTO and not installed():
+        return Choice(DEFAULT.open(bundle.model, threads))
     try:
         runner, instead = _engine_choice(bundle, EngineCache(cache_folder or None), find_host())
-        if runtime == "auto":
+        if runtime == AUTO:
             with runner:
                 run_selftest(runner, bundle.golden(), bundle.manifest.golden, bundle.manifest.calibration)
         if instead:
             log.warning("engine.runtime %s: %s", runtime, instead)
         return Choice(runner, instead)
     except EngineError as error:
-        if runtime == "tensorrt":
+        if runtime == TENSORRT:
             raise
-        log.warning("engine.runtime auto: falls back to ONNX Runtime: %s", error)
-        return Choice(portable, f"TensorRT is not used: {error}")
+        log.warning("engine.runtime auto: falls back to %s: %s", DEFAULT.title, error)
+        return Choice(DEFAULT.open(bundle.model, threads), f"TensorRT is not used: {error}")
 
 
 def find_engine(bundle: Bundle, cache: EngineCache, host: Host) -> tuple[Stored | None, list[Stored]]:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from edge.bundle.manifest import Tolerance
-from edge.engines.tensorrt_api import PRECISIONS
 from edge.errors import EngineError
+
+PRECISIONS = ("int8", "fp16", "mixed", "fp32")  # int8: the rest FP32; mixed: the rest FP16; fp32: nothing else
 
 # How far a form may be from its FP32 sibling, over the golden images, in the units of Tolerance. FP16 keeps 11 bits;
 # a rounding that moves a value across an int8 step moves it by a whole step, hence more for `mixed`.

@@ -8,14 +8,12 @@ from typing import Any
 
 from edge.bundle.bundle import Bundle
 from edge.engines.choice import find_engine, has_tensorrt
-from edge.engines.engine_build import Host, this_host
-from edge.engines.engine_cache import EngineCache, candidates_of
-from edge.engines.engine_key import sha256
-from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
-from edge.engines.openvino_runner import INSTALL as INSTALL_OPENVINO
-from edge.engines.openvino_runner import OpenVinoRunner, has_openvino
-from edge.engines.race import result_name
-from edge.engines.tensorrt_api import INSTALL
+from edge.engines.runtimes import DEFAULT, PORTABLE, TENSORRT, Portable
+from edge.engines.tensorrt.api import INSTALL
+from edge.engines.tensorrt.cache import EngineCache, candidates_of
+from edge.engines.tensorrt.host import Host, this_host
+from edge.engines.tensorrt.key import sha256
+from edge.engines.tensorrt.race import result_name
 from edge.engines.validated import day_of, failed, read_record, record_of, told
 from edge.errors import EngineError
 
@@ -27,10 +25,6 @@ VALIDATED = (
 VALIDATED_PORTABLE = (
     "judge it again with `hygroma validate --engine --runtime ...`, set another engine.runtime, or install another bundle"
 )
-PORTABLE = {
-    "onnxruntime": ("ONNX Runtime", OnnxRuntimeRunner.name),
-    "openvino": ("OpenVINO", OpenVinoRunner.name),
-}
 
 
 def engine_state(
@@ -41,16 +35,15 @@ def engine_state(
     installed: Callable[[], bool] = has_tensorrt,
 ) -> tuple[str, str, str]:
     """(level, found, fix) as a doctor's Finding has them."""
-    if runtime == "openvino" and not has_openvino():
-        return "fail", "no OpenVINO here", INSTALL_OPENVINO
-    if runtime in PORTABLE:
-        name, engine = PORTABLE[runtime]
-        return _portable(f"{name}, as configured", engine, bundle, cache_folder)
-    must = runtime == "tensorrt"
+    if portable := PORTABLE.get(runtime):
+        if not portable.installed():
+            return "fail", f"no {portable.title} here", portable.install
+        return _portable(f"{portable.title}, as configured", portable, bundle, cache_folder)
+    must = runtime == TENSORRT
     if not installed():
         if must:
             return "fail", "no TensorRT here", INSTALL
-        return _portable("ONNX Runtime; no TensorRT here", OnnxRuntimeRunner.name, bundle, cache_folder)
+        return _portable(f"{DEFAULT.title}; no TensorRT here", DEFAULT, bundle, cache_folder)
     level = "fail" if must else "warn"
     try:
         host = find_host()
@@ -71,10 +64,10 @@ def engine_state(
     return ("warn", found, VALIDATED) if beside else ("ok", found, "")
 
 
-def _portable(found: str, engine: str, bundle: Bundle, cache_folder: str) -> tuple[str, str, str]:
+def _portable(found: str, runtime: Portable, bundle: Bundle, cache_folder: str) -> tuple[str, str, str]:
     """`found` and what was validated of this bundle's graph on this runtime, if anything was."""
     try:
-        record = read_record(EngineCache(cache_folder or None), sha256(bundle.model), engine)
+        record = read_record(EngineCache(cache_folder or None), sha256(bundle.model), runtime.open(bundle.model, 1).name)
     except EngineError:  # a folder that holds engines for nobody
         record = None
     if record is None:

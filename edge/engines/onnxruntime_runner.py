@@ -9,15 +9,15 @@ import numpy as np
 import onnxruntime as ort
 
 from edge.engines.fused_form import fuse
-from edge.engines.runner import RawOutputs, check_crops
+from edge.engines.runner import check_crops
 from edge.engines.saturation import INPUT, OUTPUT, probe, saturates
 from edge.errors import EngineError
 from edge.hardware import VNNI, cpu_flags
+from edge.records import OUTPUT_NAMES, RawOutputs
 
 # ONNX Runtime joins a sum and the LayerNormalization after it to one node whose kernel is the slower one: 1.32, AVX512, 0.28 ms
 # against 0.05 for [1,145,384].
 WITHOUT_FUSIONS = ("SkipLayerNormFusion",)
-OUTPUT_NAMES = ("plane", "hygroma", "embedding", "nuchal_map")  # of every graph that export writes
 
 
 def has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
@@ -110,6 +110,7 @@ class OnnxRuntimeRunner:
             raise EngineError(
                 f"onnxruntime-cpu: model ({shown}): outputs {sorted(missing)} are missing; export it again"
             )
+        self._others = [o.name for o in session.get_outputs() if o.name not in OUTPUT_NAMES]
         self._input_name, self.input_size, self._session = inputs[0].name, int(shape[2]), session
         return self
 
@@ -121,6 +122,9 @@ class OnnxRuntimeRunner:
         check_crops(self.name, self._session is not None, crops, self.input_size)
         assert self._session is not None  # check_crops raised otherwise
         try:
-            return RawOutputs(*self._session.run(OUTPUT_NAMES, {self._input_name: np.ascontiguousarray(crops)}))
+            names = [*OUTPUT_NAMES, *self._others]
+            found = self._session.run(names, {self._input_name: np.ascontiguousarray(crops)})
+            count = len(OUTPUT_NAMES)
+            return RawOutputs(*found[:count], others=dict(zip(self._others, found[count:], strict=True)))
         except Exception as error:  # as above
             raise EngineError(f"onnxruntime-cpu: inference failed: {error}") from error

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from edge.engines.onnxruntime_runner import OUTPUT_NAMES
-from edge.engines.runner import RawOutputs, check_crops
+from edge.engines.runner import check_crops
 from edge.engines.saturation import OUTPUT, probe, saturates
 from edge.engines.selftest import SAME_GRAPH_TOLERANCE
 from edge.errors import EngineError
+from edge.records import OUTPUT_NAMES, RawOutputs
 
 INSTALL = "pip install 'hygroma-edge[openvino]', or set engine.runtime: onnxruntime"
 # OpenVINO's switch for its INT8 transformations (ov::internal::enable_lp_transformations). Off, products are float32, on the

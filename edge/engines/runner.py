@@ -5,26 +5,15 @@ Every implementation is run through the same tests (`tests/contract`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from edge.errors import EngineError
+from edge.records import RawOutputs
 
 if TYPE_CHECKING:
     from edge.bundle.manifest import Tolerance
-
-
-@dataclass(frozen=True)
-class RawOutputs:
-    """What the graph gives for N crops, float32: `plane` [N] and `hygroma` [N] are logits, `embedding` [N,D],
-    `nuchal_map` [N,G,G] logits per patch."""
-
-    plane: np.ndarray
-    hygroma: np.ndarray
-    embedding: np.ndarray
-    nuchal_map: np.ndarray
 
 
 @runtime_checkable

@@ -78,7 +78,7 @@ class Scorer:
         """uint8 [N,S,S] -> N Scores; `ms` is the batch's wall time divided by N."""
         start = time.perf_counter()
         raw = self._runner.infer(crops[:, None])
-        if not all(np.isfinite(a).all() for a in (raw.plane, raw.hygroma, raw.nuchal_map, raw.embedding)):
+        if not all(np.isfinite(a).all() for a in raw.named().values()):
             raise EngineError(
                 f"{self.runner_name}: the engine's answer is not finite; restart, and rebuild the engine if it happens "
                 "again"
@@ -89,7 +89,8 @@ class Scorer:
         nuchal_map = sigmoid(raw.nuchal_map).astype(np.float32)
         ood = self._ood.distance(raw.embedding)
         ms = (time.perf_counter() - start) * 1000 / len(crops)
+        others = {name: sigmoid(raw.others[name]) for name in self.manifest.heads.others}
         return [
-            Scores(float(p), float(h), float(o), m, ms)
-            for p, h, o, m in zip(plane, hygroma, ood, nuchal_map, strict=True)
+            Scores(float(p), float(h), float(o), m, ms, {name: float(said[i]) for name, said in others.items()})
+            for i, (p, h, o, m) in enumerate(zip(plane, hygroma, ood, nuchal_map, strict=True))
         ]

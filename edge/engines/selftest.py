@@ -12,8 +12,9 @@ import numpy as np
 
 from edge.bundle.arrays import GoldenVectors
 from edge.bundle.manifest import Calibration, Golden, Tolerance
-from edge.engines.runner import RawOutputs, Runner
+from edge.engines.runner import Runner
 from edge.errors import EngineError
+from edge.records import OUTPUT_NAMES, RawOutputs
 
 BATCH = 1  # images a call, as the daemon scores: ONNX Runtime keeps what its largest call needed (8 at once: 90 MB more)
 
@@ -39,7 +40,8 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 def infer_all(runner: Runner, inputs: np.ndarray, batch: int = BATCH) -> RawOutputs:
     """uint8 [N,1,S,S] -> RawOutputs for all N, `batch` images at a time."""
     parts = [runner.infer(inputs[i : i + batch]) for i in range(0, len(inputs), batch)]
-    return RawOutputs(*(np.concatenate([getattr(p, name) for p in parts]) for name in RawOutputs.__dataclass_fields__))
+    found = {name: np.concatenate([p.named()[name] for p in parts]) for name in parts[0].named()}
+    return RawOutputs(*(found.pop(name) for name in OUTPUT_NAMES), others=found)
 
 
 def difference(found: RawOutputs, recorded: RawOutputs, calibration: Calibration) -> Tolerance:
@@ -54,6 +56,7 @@ def difference(found: RawOutputs, recorded: RawOutputs, calibration: Calibration
         probability=max(
             gap(found.plane, recorded.plane, calibration.plane_temperature),
             gap(found.hygroma, recorded.hygroma, calibration.hygroma_temperature),
+            *(gap(found.others[name], logits, 1.0) for name, logits in recorded.others.items()),
         ),
         embedding=float((norm / np.maximum(np.linalg.norm(recorded.embedding, axis=1), 1e-9)).max()),
         map=gap(found.nuchal_map, recorded.nuchal_map, 1.0),
@@ -68,8 +71,14 @@ def run_selftest(runner: Runner, vectors: GoldenVectors, limits: Golden, calibra
     """Score the golden images with an entered runner. EngineError, naming every figure beyond its limit, if any is."""
     found = infer_all(runner, vectors.inputs)
     qdq_limit = stricter(limits.qdq, runner.qdq_limit) if runner.qdq_limit else limits.qdq
-    for name in RawOutputs.__dataclass_fields__:
-        have, want = getattr(found, name), getattr(vectors.qdq, name)
+    outputs, recorded = found.named(), vectors.qdq.named()
+    if outputs.keys() != recorded.keys():
+        raise EngineError(
+            f"self-test of {runner.name}: found outputs {', '.join(outputs)}; the bundle's heads give {', '.join(recorded)}; "
+            "use a runtime that gives them all: onnxruntime"
+        )
+    for name, have in outputs.items():
+        want = recorded[name]
         if have.shape != want.shape:
             raise EngineError(
                 f"self-test of {runner.name}: {name}: found shape {list(have.shape)}; the bundle's heads say "

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge.engines.engine_cache import EngineCache, Stored, record_prefix
-from edge.engines.engine_key import sha256 as sha256_of
-from edge.engines.tensorrt_runner import engine_name
+from edge.engines.tensorrt.cache import EngineCache, Stored, record_prefix
+from edge.engines.tensorrt.key import sha256 as sha256_of
+from edge.engines.tensorrt.runner import engine_name
 
 
 def keep_record(cache: EngineCache, sha256: str, report: Mapping[str, Any]) -> Path:
-    """Keep what export/engine_gate.py reports, without the names of images, in a file for what ran and on what. EngineError when
+    """Keep what report/engine_gate.py reports, without the names of images, in a file for what ran and on what. EngineError when
     the disk refuses."""
     steps = {name: {k: v for k, v in step.items() if k != "flipped"} for name, step in report["steps"].items()}
     record = {**report, "steps": steps, "sha256": sha256, "validated_s": time.time()}

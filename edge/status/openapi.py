@@ -10,10 +10,10 @@ from enum import Enum
 from typing import Any
 
 from edge import __version__
-from edge.bundle.schema import Rule
 from edge.capture.feed import FeedStats
 from edge.metrics import LatencySummary
 from edge.records import Event, Verdict
+from edge.schema import Rule
 from edge.status.board import BundleState, ExamRow
 from edge.status.render import STATES
 from edge.status.routes import COOKIE, HTML, JSON, NUMBER, NUMBER_DIGITS, ROUTES, Answer, Route

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edge.bundle.schema import rule
 from edge.records import REVIEWER, REVIEWER_MAX, REVIEWS
+from edge.schema import rule
 
 NUMBER_DIGITS = 18  # of an event's number: below SQLite's largest
 NUMBER = "{event_id}"  # stands for one in a path
@@ -52,7 +52,7 @@ class Route:
     name: str
     text: str
     answers: tuple[Answer, ...]
-    body: type | None = None  # a dataclass that edge.bundle.schema decodes, for POST
+    body: type | None = None  # a dataclass that edge.schema decodes, for POST
 
     @property
     def for_people(self) -> bool:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlsplit
 
-from edge.bundle.schema import Decoder
 from edge.errors import BundleError, ConfigError, SourceError
+from edge.schema import Decoder
 from edge.status.board import Board, NewExamRequest, Request, ReviewRequest
 from edge.status.openapi import describe
 from edge.status.pool import PooledServer

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from edge.bundle import Bundle
 from edge.config import Config
 from edge.engines.choice import has_tensorrt
-from edge.engines.engine_build import Host, this_host
-from edge.engines.engine_cache import EngineCache
-from edge.engines.race import race
-from edge.engines.tensorrt_build import BuildOptions
+from edge.engines.runtimes import AUTO, PORTABLE, TENSORRT
+from edge.engines.tensorrt.build import BuildOptions
+from edge.engines.tensorrt.cache import EngineCache
+from edge.engines.tensorrt.host import Host, this_host
+from edge.engines.tensorrt.race import race
 from edge.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -30,12 +31,12 @@ def build_engine(
     fall back to a slower runtime. `auto` where TensorRT lies about unusable goes on with ONNX Runtime, as the daemon does.
     """
     runtime = config.engine.runtime
-    if runtime in ("onnxruntime", "openvino") or (runtime == "auto" and not installed()):
+    if runtime in PORTABLE or (runtime == AUTO and not installed()):
         return
     try:
         host = find_host()
     except EngineError as error:
-        if runtime == "tensorrt":
+        if runtime == TENSORRT:
             raise
         log.warning("no engine is built, as the daemon will use ONNX Runtime: %s", error)
         return

@@ -15,7 +15,7 @@ from edge.config import Config
 from edge.decision.params import DecisionParams
 from edge.engines.scorer import Scorer
 from edge.errors import BundleError, EngineError, HygromaError
-from edge.notify import Notifier
+from edge.sd_notify import Notifier
 from edge.status.board import BundleState
 from edge.update.slots import Slots, bundles_folder
 from edge.update.trial import Trial, TrialNotifier, load_state

@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
-from edge.bundle.schema import Decoder, encode, rule
 from edge.errors import BundleError, StoreError
-from edge.notify import Notifier
+from edge.schema import Decoder, encode, rule
+from edge.sd_notify import Notifier
 from edge.update.slots import STATE_FILE, Slots
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ import pytest
 pytest.importorskip("torch")
 
 from benchmarks import gpu
-from edge.engines.runner import RawOutputs
-from export.engine_gate import StoredCrops, save_crops
+from edge.records import RawOutputs
+from export.report.engine_gate import StoredCrops, save_crops
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.sh"
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from edge.bundle.manifest import Manifest, dump_manifest, parse_manifest
-from edge.bundle.schema import encode
 from edge.errors import BundleError
+from edge.schema import encode
 
 _DELETE = "<delete>"
 
@@ -43,7 +43,8 @@ def test_a_manifest_survives_the_round_trip(fake_bundle: Any) -> None:
 
 
 WRONG = [
-    ("schema_version", 2, "schema_version: found 2; this version reads 1"),
+    ("schema_version", 3, "schema_version: found 3; this version reads 1 and 2"),
+    ("schema_version", 2, "heads.others: found {}; schema 2 names heads here, schema 1 has none"),
     ("schema_version", True, "schema_version: found True"),
     ("schema_version", _DELETE, "schema_version: found None"),
     ("surprise", 1, "surprise: found 1; unknown field"),

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes.runner_fake import FakeRunner
 
 from edge.bundle import Bundle, write_bundle
-from edge.engines.fake_runner import FakeRunner
-from edge.engines.runner import RawOutputs
 from edge.engines.scorer import Scorer
 from edge.engines.selftest import sigmoid
 from edge.errors import EngineError
+from edge.records import RawOutputs
 
 
 def logits(crop: np.ndarray) -> tuple[float, float]:

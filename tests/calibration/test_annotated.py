@@ -103,7 +103,7 @@ def test_data_that_would_fail_after_hours_is_refused(
 
 
 def test_the_data_that_the_shipped_model_was_made_of_passes() -> None:
-    unfamiliar = pytest.importorskip("export.unfamiliar")
+    unfamiliar = pytest.importorskip("export.report.other_anatomy")
     data = Path(__file__).parents[3] / "shared/data"
     if not data.is_dir():
         pytest.skip(f"{data}: not on this machine")

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from calibration.phantom import PhantomSource
-from edge import cli
 from edge.capture import FeedStats
-from edge.cli import main
+from edge.cli import device, main
+from edge.cli.main import make_parser
 from edge.config import Config
 from edge.loop import STAGES, Summary
 from edge.metrics import LatencySummary
@@ -120,7 +120,7 @@ def test_the_result_is_printed_before_the_page_lingers(
         raise KeyboardInterrupt
 
     stage.summary = summary
-    monkeypatch.setattr(cli, "_wait_for_ever", interrupted)
+    monkeypatch.setattr(device, "_wait_for_ever", interrupted)
     assert main(["demo", "--serve", "--json", "--out", str(tmp_path)]) == code
     assert json.loads(printed[0])["bundle"] == "student"
 
@@ -128,7 +128,7 @@ def test_the_result_is_printed_before_the_page_lingers(
 def test_a_demo_whose_port_is_taken_serves_on_another(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "_wait_for_ever", lambda: None)
+    monkeypatch.setattr(device, "_wait_for_ever", lambda: None)
     monkeypatch.setattr("edge.status.server.port_problem", lambda host, port: "Address already in use")
     assert main(["demo", "--serve", "--json", "--out", str(tmp_path)]) == 0
     assert stage.config.status.enabled and stage.config.status.port == 0
@@ -229,7 +229,7 @@ def test_the_phantom_can_be_watched(
     ],
 )
 def test_verbose_is_taken_anywhere(argv: str, verbose: bool) -> None:
-    assert cli._parser().parse_args(argv.split()).verbose is verbose
+    assert make_parser().parse_args(argv.split()).verbose is verbose
 
 
 def test_a_missing_toolchain_says_how_to_install_it(

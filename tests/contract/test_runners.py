@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes.cuda_fake import FakeDevice, python_module
+from fakes.runner_fake import FakeRunner
 from fakes.tensorrt_fake import World, make_tensorrt
 
-from edge.engines.cuda_api import Cuda, python_caller
-from edge.engines.fake_runner import FakeRunner
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.engines.openvino_runner import OpenVinoRunner, has_openvino
-from edge.engines.runner import RawOutputs, Runner
-from edge.engines.tensorrt_api import describe
-from edge.engines.tensorrt_build import BuildOptions, build_plan
-from edge.engines.tensorrt_runner import TensorRTRunner
+from edge.engines.runner import Runner
+from edge.engines.tensorrt.api import describe
+from edge.engines.tensorrt.build import BuildOptions, build_plan
+from edge.engines.tensorrt.cuda import Cuda, python_caller
+from edge.engines.tensorrt.runner import TensorRTRunner
 from edge.errors import EngineError
+from edge.records import OUTPUT_NAMES, RawOutputs
 
 pytestmark = pytest.mark.kernels
 
@@ -35,7 +36,7 @@ def runner(request: pytest.FixtureRequest) -> Runner:
     if request.param == "tensorrt":
         return fake_tensorrt_runner(request.getfixturevalue("tiny_int8_graph").SerializeToString())
     pytest.importorskip("torch")
-    from export.torch_runner import TorchRunner
+    from export.model.torch_runner import TorchRunner
 
     return TorchRunner(*request.getfixturevalue("tiny_student"))
 
@@ -61,7 +62,7 @@ def active(runner: Runner) -> Iterator[Runner]:
 
 
 def assert_equal(a: RawOutputs, b: RawOutputs, tolerance: float = 0.0) -> None:
-    for name in RawOutputs.__dataclass_fields__:
+    for name in OUTPUT_NAMES:
         np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=0, atol=tolerance)
 
 
@@ -76,7 +77,7 @@ def test_outputs_have_the_shapes_and_type_of_the_contract(active: Runner, pictur
     assert out.plane.shape == out.hygroma.shape == (n,)
     assert out.embedding.ndim == 2 and out.embedding.shape[0] == n
     assert out.nuchal_map.ndim == 3 and out.nuchal_map.shape == (n, out.nuchal_map.shape[1], out.nuchal_map.shape[1])
-    for name in RawOutputs.__dataclass_fields__:
+    for name in OUTPUT_NAMES:
         value = getattr(out, name)
         assert value.dtype == np.float32 and np.isfinite(value).all()
 
@@ -92,7 +93,7 @@ def test_a_crop_scores_alone_as_it_does_in_a_batch(active: Runner, pictures: Cal
     for i in range(4):
         alone = active.infer(crops[i : i + 1])
         assert_equal(
-            alone, RawOutputs(*(getattr(together, n)[i : i + 1] for n in RawOutputs.__dataclass_fields__)), 1e-3
+            alone, RawOutputs(*(getattr(together, n)[i : i + 1] for n in OUTPUT_NAMES)), 1e-3
         )
 
 

@@ -15,13 +15,13 @@ from fakes.tensorrt_fake import World, make_tensorrt
 from edge.bundle import Bundle, write_bundle
 from edge.bundle import manifest as mf
 from edge.bundle.arrays import GoldenVectors, OodStats, pack_golden, pack_ood
-from edge.engines.cuda_api import Cuda, python_caller
-from edge.engines.engine_build import Host
-from edge.engines.engine_cache import EngineCache
-from edge.engines.engine_key import this_platform
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.engines.selftest import infer_all
-from edge.engines.tensorrt_api import describe
+from edge.engines.tensorrt.api import describe
+from edge.engines.tensorrt.cache import EngineCache
+from edge.engines.tensorrt.cuda import Cuda, python_caller
+from edge.engines.tensorrt.host import Host
+from edge.engines.tensorrt.key import this_platform
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -61,7 +61,7 @@ def cache(tmp_path: Path) -> EngineCache:
 @pytest.fixture(scope="session")
 def tiny_golden(tiny_int8_graph: Any, tiny_student: Any) -> GoldenVectors:
     """64 pictures, and what PyTorch and the canonical graph of the tiny student say to them."""
-    from export.torch_runner import TorchRunner
+    from export.model.torch_runner import TorchRunner
 
     coarse = np.random.default_rng(5).integers(0, 255, (64, 1, 6, 6))
     inputs = coarse.repeat(8, 2).repeat(8, 3).astype(np.uint8)

@@ -11,10 +11,10 @@ from benchmarks.case import Bench
 from benchmarks.suites import cases, run_case
 from edge.bundle import Bundle
 from edge.engines import choice
-from edge.engines.engine_build import Host
-from edge.engines.engine_cache import EngineCache
-from edge.engines.race import race
-from edge.engines.tensorrt_build import BuildOptions
+from edge.engines.tensorrt.build import BuildOptions
+from edge.engines.tensorrt.cache import EngineCache
+from edge.engines.tensorrt.host import Host
+from edge.engines.tensorrt.race import race
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def bench(
 ) -> Bench:
     monkeypatch.setenv("CACHE_DIRECTORY", str(cache.root.parent))
     monkeypatch.setattr(choice, "this_host", lambda: host)
-    monkeypatch.setattr("edge.engines.engine_build.this_host", lambda: host)
+    monkeypatch.setattr("edge.engines.tensorrt.host.this_host", lambda: host)
     for module in (models, peers, startup):
         monkeypatch.setattr(module, "has_tensorrt", lambda: True)
     folder = tmp_path / "bench"

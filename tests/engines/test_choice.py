@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any
 
@@ -9,14 +10,14 @@ import pytest
 from fakes.tensorrt_fake import World
 
 from edge.bundle import Bundle
-from edge.engines import choice as choice_module
 from edge.engines.choice import Choice, choose, find_engine
-from edge.engines.engine_build import Host, cached_engine
-from edge.engines.engine_cache import PLAN_FILE, EngineCache
 from edge.engines.health import engine_state
-from edge.engines.race import race
+from edge.engines.runtimes import PORTABLE
 from edge.engines.scorer import Scorer
-from edge.engines.tensorrt_build import BuildOptions
+from edge.engines.tensorrt.build import BuildOptions
+from edge.engines.tensorrt.cache import PLAN_FILE, EngineCache
+from edge.engines.tensorrt.host import Host, cached_engine
+from edge.engines.tensorrt.race import race
 from edge.errors import EngineError
 
 
@@ -43,10 +44,10 @@ def test_a_machine_without_tensorrt_falls_back_from_nothing(pick: Any, caplog: p
 
 
 def test_openvino_is_taken_only_when_asked_for(pick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice_module, "has_openvino", lambda: True)
+    monkeypatch.setitem(PORTABLE, "openvino", dataclasses.replace(PORTABLE["openvino"], installed=lambda: True))
     assert pick("openvino").runner.name == "openvino-cpu"
     assert pick("auto", installed=False).runner.name == "onnxruntime-cpu"
-    monkeypatch.setattr(choice_module, "has_openvino", lambda: False)
+    monkeypatch.setitem(PORTABLE, "openvino", dataclasses.replace(PORTABLE["openvino"], installed=lambda: False))
     with pytest.raises(EngineError, match=r"engine.runtime openvino: .* pip install 'hygroma-edge\[openvino\]'"):
         pick("openvino")
 

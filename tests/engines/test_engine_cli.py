@@ -20,11 +20,14 @@ from fakes.tensorrt_fake import World
 from edge.bundle import Bundle
 from edge.bundle.manifest import GateResult
 from edge.cli import main
-from edge.engines import choice, engine_build, race, tensorrt_api
-from edge.engines.engine_build import Host
+from edge.engines import choice
 from edge.engines.health import engine_state
 from edge.engines.openvino_runner import has_openvino
 from edge.engines.selftest import SAME_GRAPH_TOLERANCE
+from edge.engines.tensorrt import api as tensorrt_api
+from edge.engines.tensorrt import host as engine_host
+from edge.engines.tensorrt import race
+from edge.engines.tensorrt.host import Host
 from edge.errors import EngineError
 
 GATE = GateResult(True, False, 64, 32, 0, 1, 0.0, 0.01, 0.01, (), ("secret-name.png",))
@@ -34,7 +37,7 @@ GATE = GateResult(True, False, 64, 32, 0, 1, 0.0, 0.01, 0.01, (), ("secret-name.
 def machine(host: Host, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine has TensorRT 10.3 and a GPU; both are fake."""
     world.ms = {"int8": 0.4, "fp16": 0.6, "mixed": 0.3}
-    monkeypatch.setattr(engine_build, "this_host", lambda: host)
+    monkeypatch.setattr(engine_host, "this_host", lambda: host)
     monkeypatch.setattr(choice, "this_host", lambda: host)
     monkeypatch.setattr(race, "CALLS", 5)
 
@@ -114,7 +117,7 @@ def test_wrong_options_are_refused(capsys: pytest.CaptureFixture[str], given: tu
 @pytest.fixture
 def crops(tmp_path: Path, tiny_bundle: Bundle) -> Path:
     """The golden images, as if they were held-out crops: half of them called positive by the model's own answers."""
-    from export.engine_gate import StoredCrops, save_crops
+    from export.report.engine_gate import StoredCrops, save_crops
 
     golden = tiny_bundle.golden()
     labels = (golden.fp32.hygroma > np.median(golden.fp32.hygroma)).astype(np.int8)
@@ -141,7 +144,7 @@ def test_an_engine_is_held_against_pytorch_and_the_graph(
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """Lets every engine pass the gate from now on, or none."""
-    from export import engine_gate
+    from export.report import engine_gate
 
     def call(passed: bool) -> None:
         verdict = dataclasses.replace(GATE, passed=passed)
@@ -271,7 +274,7 @@ def test_other_runtimes_are_held_against_the_same_gate(
 def test_an_engine_that_loses_positives_fails_the_gate(
     given: tuple[str, ...], world: World, crops: Path, tiny_bundle: Bundle
 ) -> None:
-    from export.engine_gate import engine_report, load_crops
+    from export.report.engine_gate import engine_report, load_crops
 
     point = dataclasses.replace(tiny_bundle.manifest.operating_point, hygroma_threshold=0.5)
     bundle = dataclasses.replace(tiny_bundle, manifest=dataclasses.replace(tiny_bundle.manifest, operating_point=point))

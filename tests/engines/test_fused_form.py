@@ -16,7 +16,8 @@ from edge.bundle.trust import SHIPPED_BUNDLE
 from edge.engines import onnxruntime_runner
 from edge.engines.fused_form import fuse
 from edge.engines.onnx_bytes import fields, read_varint
-from edge.engines.onnxruntime_runner import OUTPUT_NAMES, OnnxRuntimeRunner, has_vnni, open_session, session_options
+from edge.engines.onnxruntime_runner import OnnxRuntimeRunner, has_vnni, open_session, session_options
+from edge.records import OUTPUT_NAMES
 
 onnx = pytest.importorskip("onnx")
 needs_vnni = pytest.mark.skipif(not has_vnni(), reason="this CPU has no VNNI: its unsigned products saturate")
@@ -113,7 +114,7 @@ def test_attention_that_something_else_looks_into_keeps_its_nodes(tiny_int8_grap
 @pytest.mark.parametrize("heads", [1, 2, 8])
 def test_attention_of_any_number_of_heads_keeps_its_numbers(tiny_student: Any, pictures: Any, heads: int) -> None:
     """A head of 64, 32 and 8 values: what the queries are divided by is a power of two for none but the first."""
-    from export.quantize import quantize_best
+    from export.int8.quantize import quantize_best
 
     state, config = tiny_student
     config = dataclasses.replace(config, heads=heads)

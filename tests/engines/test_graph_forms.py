@@ -23,11 +23,11 @@ from edge.engines.graph_forms import (
     half_typed,
     strip_quantisers,
 )
-from edge.engines.onnxruntime_runner import OUTPUT_NAMES, OnnxRuntimeRunner
+from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.engines.openvino_runner import OpenVinoRunner, has_openvino
-from edge.engines.runner import RawOutputs
 from edge.engines.selftest import SAME_GRAPH_TOLERANCE, difference, infer_all
 from edge.errors import EngineError
+from edge.records import OUTPUT_NAMES, RawOutputs
 
 CALIBRATION = Calibration(1.0, 1.0)
 
@@ -84,7 +84,7 @@ def test_which_form_is_for_what(canonical: bytes) -> None:
 
 def test_stripping_leaves_the_float_graph_with_the_quantised_weights(tiny_float_graph: Any, pictures: Any) -> None:
     """The float graph whose block weights are rounded to the canonical grid is what stripping must give back."""
-    from export.quantize import block_linears, quantize, quantize_weight
+    from export.int8.quantize import block_linears, quantize, quantize_weight
 
     wanted = onnx.ModelProto()
     wanted.CopyFrom(tiny_float_graph)
@@ -98,7 +98,7 @@ def test_stripping_leaves_the_float_graph_with_the_quantised_weights(tiny_float_
     assert not any("Quantize" in node.op_type for node in onnx.load_from_string(stripped).graph.node)
     crops = pictures(8, 48)
     a, b = run(stripped, crops), run(wanted.SerializeToString(), crops)
-    for name in RawOutputs.__dataclass_fields__:
+    for name in OUTPUT_NAMES:
         np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=0, atol=1e-5)
 
 

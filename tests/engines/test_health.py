@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 from fakes.tensorrt_fake import World
 
 from edge.bundle import Bundle
-from edge.engines import health
-from edge.engines.engine_build import Host, cached_engine
-from edge.engines.engine_cache import PLAN_FILE, EngineCache
 from edge.engines.health import engine_state
-from edge.engines.race import race
-from edge.engines.tensorrt_build import BuildOptions
+from edge.engines.runtimes import PORTABLE
+from edge.engines.tensorrt.build import BuildOptions
+from edge.engines.tensorrt.cache import PLAN_FILE, EngineCache
+from edge.engines.tensorrt.host import Host, cached_engine
+from edge.engines.tensorrt.race import race
 from edge.errors import EngineError
 
 
@@ -33,9 +34,9 @@ def test_a_machine_without_tensorrt(state: Any) -> None:
 
 
 def test_openvino_as_configured_or_missing(state: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "has_openvino", lambda: True)
+    monkeypatch.setitem(PORTABLE, "openvino", dataclasses.replace(PORTABLE["openvino"], installed=lambda: True))
     assert state("openvino") == ("ok", "OpenVINO, as configured", "")
-    monkeypatch.setattr(health, "has_openvino", lambda: False)
+    monkeypatch.setitem(PORTABLE, "openvino", dataclasses.replace(PORTABLE["openvino"], installed=lambda: False))
     level, _, fix = state("openvino")
     assert level == "fail" and "hygroma-edge[openvino]" in fix
 

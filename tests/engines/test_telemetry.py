@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-MODULES = ("edge.engines.onnxruntime_runner", "benchmarks.machine", "export.ort_graph")
+MODULES = ("edge.engines.onnxruntime_runner", "benchmarks.machine", "export.int8.ort_graph")
 SESSION = (
     "import importlib, sys\n"
     "importlib.import_module(sys.argv[1])\n"

@@ -10,8 +10,8 @@ import pytest
 from fakes.cuda_fake import FakeDevice
 from fakes.tensorrt_fake import World, make_tensorrt, recorded
 
-from edge.engines import tensorrt_api
-from edge.engines.tensorrt_api import builder_flags, describe, load_tensorrt, make_logger, make_progress, network_flags
+from edge.engines.tensorrt import api as tensorrt_api
+from edge.engines.tensorrt.api import builder_flags, describe, load_tensorrt, make_logger, make_progress, network_flags
 from edge.errors import EngineError
 
 WEAK = {"8.6.1", "10.3.0", "10.7.0"}
@@ -68,7 +68,7 @@ def test_an_exception_in_the_report_cancels_and_is_kept() -> None:
 
 def test_errors_are_kept_and_logged(api: Any, caplog: pytest.LogCaptureFixture) -> None:
     logger, severity = make_logger(api), api.trt.ILogger.Severity
-    with caplog.at_level(logging.DEBUG, "edge.engines.tensorrt_api"):
+    with caplog.at_level(logging.DEBUG, "edge.engines.tensorrt.api"):
         logger.log(severity.ERROR, "broken")
         logger.log(severity.WARNING, "odd")
         logger.log(severity.INFO, "chatter")

@@ -10,11 +10,11 @@ import pytest
 from fakes.tensorrt_fake import World, recorded
 
 from edge.bundle import Bundle
-from edge.engines.engine_build import Host, cached_engine
-from edge.engines.engine_cache import PLAN_FILE, EngineCache
-from edge.engines.layer_summary import LayerSummary, summarise
-from edge.engines.tensorrt_api import PRECISIONS
-from edge.engines.tensorrt_build import BuildOptions, build_engine, build_plan
+from edge.engines.graph_forms import PRECISIONS
+from edge.engines.tensorrt.build import BuildOptions, build_engine, build_plan
+from edge.engines.tensorrt.cache import PLAN_FILE, EngineCache
+from edge.engines.tensorrt.host import Host, cached_engine
+from edge.engines.tensorrt.layers import LayerSummary, summarise
 from edge.errors import EngineError
 
 WEAK = {"8.6.1", "10.3.0", "10.7.0"}

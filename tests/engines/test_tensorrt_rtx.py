@@ -11,8 +11,9 @@ rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not insta
 pytest.importorskip("onnx")
 
 from edge.bundle import ANYONE, load_bundle
-from edge.engines.tensorrt_api import PRECISIONS, describe
-from edge.engines.tensorrt_build import BuildOptions, build_plan
+from edge.engines.graph_forms import PRECISIONS
+from edge.engines.tensorrt.api import describe
+from edge.engines.tensorrt.build import BuildOptions, build_plan
 from edge.errors import EngineError
 from edge.watching import SHIPPED_BUNDLE
 
@@ -37,9 +38,9 @@ def test_what_is_no_graph_is_refused_in_tensorrts_words() -> None:
 def test_a_block_of_the_papers_teacher_builds_too(precision: str) -> None:
     """The shape of USF-MAE's ViT-B/16, one block of its twelve."""
     torch = pytest.importorskip("torch")
-    from export.onnx_graph import build_float_graph
-    from export.quantize import block_linears, quantize
-    from export.vit import HygromaViT, ViTConfig
+    from export.int8.onnx_graph import build_float_graph
+    from export.int8.quantize import block_linears, quantize
+    from export.model.vit import HygromaViT, ViTConfig
 
     torch.manual_seed(0)
     config = ViTConfig(image=224, patch=16, width=768, depth=1, heads=12, layer_scale=False)

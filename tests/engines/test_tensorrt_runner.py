@@ -10,13 +10,13 @@ import pytest
 from fakes.tensorrt_fake import World, recorded
 
 from edge.bundle import Bundle
-from edge.engines.engine_build import Host
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
-from edge.engines.runner import RawOutputs
 from edge.engines.selftest import infer_all
-from edge.engines.tensorrt_build import BuildOptions, build_plan
-from edge.engines.tensorrt_runner import TensorRTRunner
+from edge.engines.tensorrt.build import BuildOptions, build_plan
+from edge.engines.tensorrt.host import Host
+from edge.engines.tensorrt.runner import TensorRTRunner
 from edge.errors import EngineError
+from edge.records import OUTPUT_NAMES
 
 
 def runner_for(host: Host, model: bytes, batch: int = 1) -> TensorRTRunner:
@@ -35,7 +35,7 @@ def test_it_computes_the_graph_on_every_version(
     with runner_for(host_of(version), tiny_bundle.model, batch) as runner:
         found = runner.infer(crops)  # not a multiple of the batch: the last call is filled up
         assert (runner.name, runner.input_size, runner.batch, runner.captured) == ("tensorrt-int8", 48, batch, True)
-    for name in RawOutputs.__dataclass_fields__:
+    for name in OUTPUT_NAMES:
         np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), rtol=0, atol=1e-3)
 
 

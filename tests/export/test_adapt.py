@@ -31,16 +31,16 @@ from edge.engines.graph_forms import strip_quantisers
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.engines.selftest import infer_all, sigmoid
 from edge.errors import ConfigError, GateError, InputError
-from export import adapt as adapting
-from export import site_bundle
-from export.adapt import Settings, adapt
-from export.anchored import STRENGTHS, Anchored, Samples, fit_anchored
-from export.head_graph import hygroma_said, plane_said, with_hygroma, with_plane
-from export.heads import Reading
-from export.ort_graph import run_graph
-from export.shown import HYGROMA, PLANE, Shown
-from export.site_heads import Head, fit_head
-from export.validate import Step
+from export.heads.anchored import STRENGTHS, Anchored, Samples, fit_anchored
+from export.heads.features import HYGROMA, PLANE, Shown
+from export.heads.fit import Reading
+from export.heads.head_graph import hygroma_said, plane_said, with_hygroma, with_plane
+from export.int8.ort_graph import run_graph
+from export.report.validate import Step
+from export.site import adapt as adapting
+from export.site import bundle as site_bundle
+from export.site.adapt import Settings, adapt
+from export.site.heads import Head, fit_head
 
 pytestmark = [pytest.mark.usefixtures("few_draws", "made_before", "short_exams"), pytest.mark.kernels]
 

@@ -21,11 +21,12 @@ from edge.engines.selftest import infer_all, sigmoid  # noqa: E402
 from edge.errors import BundleError, EngineError, GateError, InputError  # noqa: E402
 from edge.screen.preprocess import Preprocessing  # noqa: E402
 from export.bundle import Ingredients, LabelledCrops, assemble_bundle  # noqa: E402
-from export.gate import GateLimits  # noqa: E402
-from export.model_card import model_card  # noqa: E402
-from export.ood import fit_ood  # noqa: E402
-from export.sources import DINOV2_INITIALISATION, PROTOTYPE_LIMITS, fetus_framework, hc18  # noqa: E402
-from export.torch_runner import TorchRunner  # noqa: E402
+from export.heads.ood import fit_ood  # noqa: E402
+from export.int8.quantize import FloatModel  # noqa: E402
+from export.model.torch_runner import TorchRunner  # noqa: E402
+from export.report.gate import GateLimits  # noqa: E402
+from export.report.model_card import model_card  # noqa: E402
+from export.report.provenance import DINOV2_INITIALISATION, PROTOTYPE_LIMITS, fetus_framework, hc18  # noqa: E402
 
 pytestmark = pytest.mark.kernels
 
@@ -38,8 +39,7 @@ def ingredients(tiny_student: Any, pictures: Callable[..., np.ndarray]) -> Ingre
         p = sigmoid(infer_all(runner, crops).hygroma)
     middle = np.sort(p)[31:33].mean()  # between two images, so that rounding flips none
     return Ingredients(
-        state=state,
-        config=config,
+        student=FloatModel(state, config, pictures(16, 48, seed=1), pictures(16, 48, seed=2)),
         model=ModelInfo("tiny-student", "0.1.0", "ViT 2x64/16"),
         preprocessing=Preprocessing(size=48),
         operating_point=OperatingPoint(hygroma_threshold=float(middle), plane_threshold=0.5),
@@ -55,8 +55,6 @@ def ingredients(tiny_student: Any, pictures: Callable[..., np.ndarray]) -> Ingre
             limits=PROTOTYPE_LIMITS,
         ),
         evidence=(),
-        calibration=pictures(16, 48, seed=1),
-        selection=pictures(16, 48, seed=2),
         judged=pictures(16, 48, seed=2),
         assessable=pictures(80, 48, seed=3),
         typical=[pictures(40, 48, seed=4), pictures(20, 48, seed=5)],
@@ -99,9 +97,10 @@ def test_a_bundle_is_assembled_loads_and_scores(
 
 def test_another_models_outputs_fail_the_self_test(ingredients: Ingredients, tmp_path: Path) -> None:
     bundle = assemble_bundle(tmp_path / "b", ingredients, limits=LENIENT)
-    state = {name: value.clone() for name, value in ingredients.state.items()}
+    state = {name: value.clone() for name, value in ingredients.student.state.items()}
     state["hygroma_head.2.bias"] += 3.0
-    other = assemble_bundle(tmp_path / "c", dataclasses.replace(ingredients, state=state), limits=LENIENT)
+    student = dataclasses.replace(ingredients.student, state=state)
+    other = assemble_bundle(tmp_path / "c", dataclasses.replace(ingredients, student=student), limits=LENIENT)
     files = dict(bundle.files) | {"model.qdq.onnx": other.model}
     write_bundle(tmp_path / "mixed", bundle.manifest, files)
     with pytest.raises(EngineError, match="probability differs"), Scorer.open(tmp_path / "mixed"):

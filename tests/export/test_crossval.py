@@ -22,12 +22,12 @@ pytest.importorskip("sklearn")
 from fakes.labelled import write_checkpoint, write_csv, write_images
 
 from edge.cli import main
-from export import crossval as module
-from export import finetune
-from export.crossval import choose_threshold, load_run, write_report
-from export.finetune import Examples
 from export.jobs import run_jobs
-from export.systems import build, choose_system
+from export.site import crossval as module
+from export.site.crossval import choose_threshold, load_run, write_report
+from export.training import finetune
+from export.training.finetune import Examples
+from export.training.systems import build, choose_system
 
 
 @pytest.fixture(scope="module")

@@ -26,13 +26,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from edge.cli import main
 from edge.errors import ConfigError, InputError
 from export import pipeline as stages
-from export import precision
-from export.finetune import open_device
+from export.model.vit import HygromaViT
 from export.pipeline import REFIT, Pipeline
 from export.recipe import Recipe
 from export.runs import RunJob, make_run, run_recipe
-from export.train import CPU, Schedule, distillation_loss, fit, predict
-from export.vit import HygromaViT
+from export.stages import evidence, weights
+from export.training import precision
+from export.training.finetune import open_device
+from export.training.train import CPU, Schedule, distillation_loss, fit, predict
 
 pytestmark = pytest.mark.usefixtures("made_before")
 
@@ -167,8 +168,8 @@ def test_a_recipe_trains_and_predicts_where_it_is_told(
     fitted: list[object] = []
     predicted: list[object] = []
     monkeypatch.setattr(stages, "open_device", lambda name: {"cuda": FAR}[name])
-    monkeypatch.setattr(stages, "fit", lambda *a, device, **m: (fitted.append(device), fit(*a, device=device, **m)))
-    monkeypatch.setattr(stages, "predict", lambda *a, device: (predicted.append(device), predict(*a, device=device))[1])
+    monkeypatch.setattr(weights, "fit", lambda *a, device, **m: (fitted.append(device), fit(*a, device=device, **m)))
+    monkeypatch.setattr(evidence, "predict", lambda *a, device: (predicted.append(device), predict(*a, device=device))[1])
     with far_device():
         found = Pipeline(recipe, device="cuda").predictions(0)
     assert set(fitted) == set(predicted) == {FAR} and len(fitted) >= 2 and len(predicted) == 2

@@ -20,12 +20,12 @@ from benchmarks import ladder as costs
 from edge.cli import main
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.errors import ConfigError, InputError
+from export.int8.ort_graph import optimised_graph
 from export.ladder import climb, graph_of, graphs, link, macs, rung_jobs, shapes, untrained
-from export.ort_graph import optimised_graph
+from export.model.vit import HygromaViT, ViTConfig, normalise
+from export.model.weights import at_image, student_from_teacher
 from export.recipe import Ladder, Recipe, Rung, StudentRecipe, load_ladder, load_recipe, shipped_ladder
-from export.train import distillation_loss, make_batch, token_distance
-from export.vit import HygromaViT, ViTConfig, normalise
-from export.weights import at_image, student_from_teacher
+from export.training.train import distillation_loss, make_batch, token_distance
 
 pytestmark = pytest.mark.usefixtures("few_draws", "made_before")
 

@@ -33,16 +33,20 @@ from edge.errors import BundleError, ConfigError, GateError, InputError
 from export import bundle as assembling
 from export import pipeline as stages
 from export.atomic import remove
-from export.gate import gate
-from export.ort_graph import run_graph
+from export.int8.ort_graph import run_graph
+from export.int8.quantize import lint_qdq
+from export.model.heads import HEADS
+from export.model.vit import HygromaViT
+from export.model.weights import _OURS  # noqa: E402
 from export.pipeline import REFIT, Pipeline
-from export.quantize import lint_qdq
 from export.recipe import PhantomRecipe, QatRecipe, Recipe, StudentRecipe, TeacherRecipe
+from export.report.gate import gate
+from export.report.validate import EvaluationSet, validation_report
+from export.stages import bundle as bundling
+from export.stages import evidence
+from export.stages.crops import Crops
 from export.stamps import STAMP, VERSIONS
-from export.train import predict
-from export.validate import EvaluationSet, validation_report
-from export.vit import HygromaViT
-from export.weights import _OURS  # noqa: E402
+from export.training.train import predict
 
 pytestmark = pytest.mark.usefixtures("few_draws", "made_before", "short_exams")
 
@@ -167,7 +171,7 @@ def no_exams(monkeypatch: pytest.MonkeyPatch) -> None:
         row = EvidenceRow("exam sensitivity", "measuring exams", exams.measuring_hygromas, 0.5, None, None)
         return base, [EvidenceTable("phantom exams", "phantom", f"would fit on {exams.fitting_exams}", (row,))]
 
-    monkeypatch.setattr(stages, "decide_on_exams", decide)
+    monkeypatch.setattr(bundling, "decide_on_exams", decide)
 
 
 def edit(recipe: Recipe, key: str, value: object) -> Recipe:
@@ -270,14 +274,14 @@ def test_lesion_checks_are_made_once_and_those_of_another_start_are_refused(
     pipeline = Pipeline(tiny(tmp_path))
     found = Check("sham against untouched", "texture", 60, 30, 0.55, 0.5, 0.62, UNSHOWN)
     asked: list[int] = []
-    monkeypatch.setattr(stages, "make_specimens", lambda stills, count, *_: asked.append(count) or Specimens([], [], []))
-    monkeypatch.setattr(stages, "backbone_features", lambda _: None)
-    monkeypatch.setattr(stages, "check_lesions", lambda *_, **__: [found])
-    assert pipeline._honesty() == pipeline._honesty() == [dataclasses.asdict(found)]
+    monkeypatch.setattr(evidence, "make_specimens", lambda stills, count, *_: asked.append(count) or Specimens([], [], []))
+    monkeypatch.setattr(evidence, "backbone_features", lambda _: None)
+    monkeypatch.setattr(evidence, "check_lesions", lambda *_, **__: [found])
+    assert pipeline.honesty() == pipeline.honesty() == [dataclasses.asdict(found)]
     assert asked == [30]
     (tmp_path / "init.pt").write_bytes(b"another checkpoint")
     with pytest.raises(ConfigError, match="teacher.init: found 'SHA-256 .* delete .*honesty"):
-        Pipeline(tiny(tmp_path))._honesty()
+        Pipeline(tiny(tmp_path)).honesty()
 
 
 def test_the_report_says_where_the_model_looked(finished: Path) -> None:
@@ -524,7 +528,7 @@ def test_a_lost_plane_refuses_no_bundle_and_fails_no_validation(
 ) -> None:
     lost = losing(monkeypatch, "plane, folds", "plane, validation")
     recipe = tiny(finished, work=str(work))
-    assert stages.out_of_fold(validation_report(Pipeline(recipe).evaluation_sets()), False) == [] and len(lost) == 2
+    assert bundling.out_of_fold(validation_report(Pipeline(recipe).evaluation_sets()), HEADS, False) == [] and len(lost) == 2
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(dataclasses.asdict(recipe)))
     assert main(["validate", str(tmp_path / "recipe.yaml")]) == 0
     said = capsys.readouterr().out
@@ -578,7 +582,7 @@ def test_a_bundle_says_so_when_its_graph_is_not_the_one_that_the_evidence_is_of(
     same = onnx.load_from_string(made.model) == onnx.load(str(work / "qdq/refit.onnx"))
     text, card = made.manifest.provenance.quantisation, made.files["MODEL_CARD.md"].decode()
     assert same == (misses == 0) and ("the biases after each branch were corrected" in text) == (misses == 1)
-    assert (stages.ANOTHER_GRAPH in text) == (stages.ANOTHER_GRAPH in card) == (misses == 1)
+    assert (bundling.ANOTHER_GRAPH in text) == (bundling.ANOTHER_GRAPH in card) == (misses == 1)
     assert made.manifest.gate.passed and made.manifest.gate.reasons == ()
 
 
@@ -608,7 +612,7 @@ def dying_save_bank(bank: Any, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "name", "dying", "stage", "file"),
     [
-        (stages.onnx, "save", dying_onnx_save, "qdq", "qdq/refit.onnx"),
+        (onnx, "save", dying_onnx_save, "qdq", "qdq/refit.onnx"),
         (np, "savez", dying_savez, "predictions", "predictions/refit.npz"),
         (stages, "save_bank", dying_save_bank, "bank", "bank/entries.json"),
         (stages, "save_bank", dying_save_bank, "bank_phantom", "bank_phantom/entries.json"),
@@ -727,7 +731,7 @@ def test_a_bundle_is_replaced_whole(
 ) -> None:
     recipe = tiny(finished, work=str(work), name="renamed")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # while the new one is written
-        patch.setattr(stages, "write_bundle", dying_write_bundle)
+        patch.setattr(bundling, "write_bundle", dying_write_bundle)
         Pipeline(recipe).bundle(accept_failing_gate=True)
     assert load_bundle(work / "bundle", ANYONE).manifest.model.id == "tiny"
     pipeline = Pipeline(recipe)
@@ -764,7 +768,7 @@ def test_a_file_that_only_validation_reads_is_missed_before_training(tmp_path: P
 def test_fewer_crops_than_a_batch_are_refused_before_training(finished: Path, work: Path) -> None:
     shutil.rmtree(work / "teacher")
     recipe = tiny(finished, work=str(work), batch=64)
-    keep = stages._taught(Pipeline(dataclasses.replace(recipe, batch=8)).bank(), 0)
+    keep = Pipeline(dataclasses.replace(recipe, batch=8)).crops.taught(0)
     with pytest.raises(
         InputError, match=r"data: found (\d+) crops an epoch to train (\w+) on, fewer than one batch"
     ) as e:
@@ -804,7 +808,7 @@ def test_finetuning_as_a_fallback_is_the_bundles_affair(finished: Path, work: Pa
     assert Pipeline(fallback).stamps.differences("bundle")
     made = Pipeline(fallback).bundle(accept_failing_gate=True)
     manifest = load_bundle(made, ANYONE).manifest
-    own = [reason for reason in manifest.gate.reasons if not reason.startswith(stages.OUT_OF_FOLD)]
+    own = [reason for reason in manifest.gate.reasons if not reason.startswith("hygroma, folds")]
     assert (work / "qat/refit.pt").is_file() == (bool(own) or "fine-tuned" in manifest.provenance.quantisation)
     assert {k: v for k, v in weights(work).items() if not k.startswith("qat")} == before
 
@@ -821,8 +825,8 @@ def test_the_teacher_is_quantised_too_and_gated_at_its_own_threshold(
     assert (code, said["teacher's gate"] == "passed") in ((0, True), (3, False))  # untrained weights may lose anything
     graph = onnx.load(said["teacher"])
     assert lint_qdq(graph) == [] and graph != onnx.load(str(work / "qdq/refit.onnx"))
-    teacher, keep = Pipeline(recipe).teacher(REFIT), Pipeline(recipe).held_out_of(REFIT)[:8]
-    crops = Pipeline(recipe).crops(keep)
+    teacher, keep = Pipeline(recipe).teacher(REFIT), Pipeline(recipe).crops.held_out(REFIT)[:8]
+    crops = Pipeline(recipe).crops.of(keep)
     found, wanted = run_graph(graph, crops[:, None]), predict(teacher, crops)
     assert np.abs(sigmoid(found.hygroma) - sigmoid(wanted["hygroma"])).max() < 0.05
     assert {k: v for k, v in weights(work).items() if "qdq_teacher" not in k} == before
@@ -844,24 +848,24 @@ def sensitivity(recipe: Recipe, folder: Path, *more: str) -> int:
 def test_ranges_and_their_choice_come_from_training_images_alone(
     finished: Path, monkeypatch: pytest.MonkeyPatch, run: int
 ) -> None:
-    pipeline, asked, whole = Pipeline(tiny(finished)), [], Pipeline.crops
+    pipeline, asked, whole = Pipeline(tiny(finished)), [], Crops.of
 
-    def crops(self: Pipeline, keep: np.ndarray, spec: Any = None) -> np.ndarray:
+    def crops(self: Crops, keep: np.ndarray, spec: Any = None) -> np.ndarray:
         asked.append([int(i) for i in keep])
         return whole(self, keep, spec)
 
-    monkeypatch.setattr(Pipeline, "crops", crops)
-    ranges, choice = pipeline.calibration_crops(run)
+    monkeypatch.setattr(Crops, "of", crops)
+    ranges, choice = pipeline.crops.calibration(run)
     (taken,) = asked
     assert len(ranges) + len(choice) == len(taken) == len(set(taken)) and len(ranges) and len(choice)  # no crop is in both
-    judged_on = set(pipeline.held_out_of(run).tolist())
-    assert judged_on and not judged_on & set(taken) and set(taken) <= set(pipeline.training(run).tolist())
+    judged_on = set(pipeline.crops.held_out(run).tolist())
+    assert judged_on and not judged_on & set(taken) and set(taken) <= set(pipeline.crops.training(run).tolist())
     entries = pipeline.bank().entries
     assert {entries[i].still for i in judged_on}.isdisjoint(entries[i].still for i in taken if entries[i].fold >= 0)
     asked.clear()
-    lean_on = pipeline.judged_crops(run)
+    lean_on = pipeline.crops.judged(run)
     (taken,) = asked
-    assert len(lean_on) == len(taken) == len(set(taken)) > 0 and set(taken) <= set(pipeline.training(run).tolist())
+    assert len(lean_on) == len(taken) == len(set(taken)) > 0 and set(taken) <= set(pipeline.crops.training(run).tolist())
     assert {entries[i].plane for i in taken} == {1} and not {entries[i].source for i in taken} & {"phantom", "cleaned", "hc18"}
 
 
@@ -879,10 +883,10 @@ def test_sensitivity_of_a_fold_is_measured_on_that_fold(
     assert f"n = 14 crops, {result['positives']} positive" in (out / "sensitivity.md").read_text()
     assert (out / "sensitivity.svg").read_text().count("<rect") == 16
     pipeline = Pipeline(recipe)
-    data, entries = pipeline.labelled(1), pipeline.bank().entries
-    assert {entries[i].fold for i in pipeline.held_out_of(1)} == {1}
+    data, entries = pipeline.crops.labelled(1), pipeline.bank().entries
+    assert {entries[i].fold for i in pipeline.crops.held_out(1)} == {1}
     assert len(data.labels) > 14 and set(data.labels) == {0, 1} and len(data.crops) == len(data.ids)
-    assert set(pipeline.labelled(1, 14).ids) < set(data.ids)
+    assert set(pipeline.crops.labelled(1, 14).ids) < set(data.ids)
     assert weights(work) == before
 
 

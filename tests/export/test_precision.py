@@ -16,10 +16,10 @@ pytest.importorskip("sklearn")
 
 from test_training import TINY, bank
 
-from export import precision
-from export.precision import BFLOAT16, CPU, FLOAT32, autocast, precision_on, product_ms, record, recorded
-from export.train import Schedule, fit
-from export.vit import HygromaViT
+from export.model.vit import HygromaViT
+from export.training import precision
+from export.training.precision import BFLOAT16, CPU, FLOAT32, autocast, precision_on, product_ms, record, recorded
+from export.training.train import Schedule, fit
 
 
 @pytest.fixture(scope="module", autouse=True)

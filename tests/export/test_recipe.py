@@ -13,9 +13,9 @@ pytest.importorskip("onnx")
 from fakes.labelled import usf_mae_state
 
 from edge.errors import ConfigError
+from export.model.vit import HygromaViT
+from export.model.weights import _DROPPED, _OURS, student_from_teacher
 from export.recipe import RECIPES, load_recipe
-from export.vit import HygromaViT
-from export.weights import _DROPPED, _OURS, student_from_teacher
 
 GOOD = "data: d\nwork: w\nname: n\nversion: 1.0.0\nteacher: {init: t.pt}\n"
 

@@ -13,10 +13,10 @@ pytest.importorskip("onnx")
 
 from calibration.bank import BANK_SIZE, Bank, Entry
 from edge.errors import InputError
-from export.augment import augment, cut_anew, map_target
-from export.train import Schedule, distillation_loss, fit, label_loss, make_batch, predict
-from export.vit import HygromaViT, ViTConfig
-from export.weights import _OURS, load_backbone, student_from_teacher
+from export.model.vit import HygromaViT, ViTConfig
+from export.model.weights import _OURS, load_backbone, student_from_teacher
+from export.training.augment import augment, cut_anew, map_target
+from export.training.train import Schedule, distillation_loss, fit, label_loss, make_batch, predict
 
 TINY = ViTConfig(image=48, patch=16, width=64, depth=2, heads=2, tap=1)
 
@@ -116,8 +116,8 @@ def test_training_learns_and_resumes_to_the_same_weights(tmp_path: Path) -> None
 def test_distillation_pulls_the_student_to_its_teacher() -> None:
     torch.manual_seed(0)
     teacher = HygromaViT(TINY)
-    from export.train import make_batch
-    from export.vit import normalise
+    from export.model.vit import normalise
+    from export.training.train import make_batch
 
     batch = make_batch(bank(), np.arange(8), 48, 3, np.random.default_rng(0))
     x = normalise(batch.crops)

@@ -18,14 +18,14 @@ pytest.importorskip("sklearn")
 from test_pipeline import edit, prepared, still  # noqa: E402
 
 from edge.errors import ConfigError, InputError  # noqa: E402
-from export import pipeline as stages  # noqa: E402
+from export.model.vit import HygromaViT, ViTConfig, normalise  # noqa: E402
+from export.model.weights import student_from_teacher  # noqa: E402
 from export.pipeline import REFIT, Pipeline  # noqa: E402
 from export.recipe import Recipe, UnlabelledRecipe, load_recipe  # noqa: E402
+from export.stages import weights  # noqa: E402
 from export.stamps import Stamps  # noqa: E402
-from export.train import Schedule, token_distance  # noqa: E402
-from export.unlabelled import distil_unlabelled, seen_anew  # noqa: E402
-from export.vit import HygromaViT, ViTConfig, normalise  # noqa: E402
-from export.weights import student_from_teacher  # noqa: E402
+from export.training.train import Schedule, token_distance  # noqa: E402
+from export.training.unlabelled import distil_unlabelled, seen_anew  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("made_before")
 
@@ -119,7 +119,7 @@ def test_a_fold_is_shown_its_own_training_pictures_and_the_sites_and_then_labels
         seen.append([np.asarray(frame).tobytes() for frame in shown])
         distil_unlabelled(student, teacher, shown, *rest, **more)
 
-    monkeypatch.setattr(stages, "distil_unlabelled", spy)
+    monkeypatch.setattr(weights, "distil_unlabelled", spy)
     pipeline = Pipeline(recipe)
     with_frames = pipeline.student(0)
     bank, (shown,) = pipeline.bank(), seen
@@ -204,11 +204,11 @@ def test_a_recipe_that_tried_it_and_left_it_goes_on_with_what_it_had(recipe: Rec
 
 
 def test_the_card_says_what_it_was_shown(recipe: Recipe) -> None:
-    found = Pipeline(recipe)._provenance()
+    found = Pipeline(recipe).provenance()
     said = "1 epochs of the teacher's tokens on training pictures and 10 of a site's own, without labels; 1 epochs of labels"
     assert said in found.recipe
     assert (found.data[-1].images, found.data[-1].licence) == (10, "not known here")
-    plain = Pipeline(edit(recipe, "unlabelled", UnlabelledRecipe()))._provenance()
+    plain = Pipeline(edit(recipe, "unlabelled", UnlabelledRecipe())).provenance()
     assert "without labels" not in plain.recipe and len(plain.data) == 3
 
 

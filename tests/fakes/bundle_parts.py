@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from fakes.runner_fake import FakeRunner
 
 from edge.bundle import manifest as mf
 from edge.bundle.arrays import GoldenVectors, OodStats, pack_golden, pack_ood
-from edge.engines.fake_runner import FakeRunner
 from edge.engines.selftest import infer_all
 from edge.screen.preprocess import Preprocessing
 

@@ -18,8 +18,9 @@ import numpy as np
 import onnxruntime as ort
 from fakes.cuda_fake import FakeDevice
 
-from edge.engines.cuda_api import host_view
-from edge.engines.onnxruntime_runner import OUTPUT_NAMES, session_options
+from edge.engines.onnxruntime_runner import session_options
+from edge.engines.tensorrt.cuda import host_view
+from edge.records import OUTPUT_NAMES
 
 NAMES = Path(__file__).with_name("tensorrt_names.tsv")
 MAGIC = b"FAKETRT1"

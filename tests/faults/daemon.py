@@ -35,10 +35,10 @@ from edge.errors import SourceError
 from edge.events import EventStore, NewEvent
 from edge.events.disk import Disk
 from edge.loop import Identity, Watch
-from edge.notify import Notifier
 from edge.records import Event, Frame, Reading, Scores, Signal, Verdict
 from edge.screen.geometry import full_fan
 from edge.screen.reader import ScreenReader
+from edge.sd_notify import Notifier
 from edge.status.board import Board, NewExamRequest
 from edge.status.server import StatusServer
 from edge.watching import SHIPPED_BUNDLE

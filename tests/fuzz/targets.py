@@ -31,8 +31,8 @@ from edge.capture.dicom import read_dicom
 from edge.capture.recorded import FileSource
 from edge.capture.uri import parse_uri, redact
 from edge.config import EXAMPLE, load_config
-from edge.engines.runner import RawOutputs
 from edge.errors import HygromaError
+from edge.records import RawOutputs
 from edge.status.board import Board
 from edge.status.server import SECURITY_HEADERS, StatusServer
 from edge.stills import _read_still_file

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from fakes.runner_fake import FakeRunner
+
 from edge.bundle import ANYONE, Bundle, load_bundle, sign_bundle, write_bundle
 from edge.bundle.keys import new_key, read_signing_key
 from edge.config import BundleConfig, Config, EngineConfig, EventsConfig
 from edge.decision.params import DecisionParams
-from edge.engines.fake_runner import FakeRunner
 from edge.engines.scorer import Scorer
 from edge.update.disk import SlotDisk
 from edge.update.install import Installed, install

@@ -18,17 +18,16 @@ import cv2
 import numpy as np
 import pytest
 from device import Device, RecordingDisk, open_fake
+from fakes.runner_fake import FakeRunner
 
 from edge.bundle import Bundle, load_bundle, sign_bundle, tar, write_bundle
 from edge.bundle.keys import new_key, read_signing_key
 from edge.config import Config
-from edge.engines.fake_runner import FakeRunner
-from edge.engines.runner import RawOutputs
 from edge.engines.scorer import Scorer
 from edge.errors import BundleError, ConfigError, EngineError, HygromaError, StoreError
 from edge.events.evidence import render_evidence
 from edge.events.store import EventStore, NewEvent
-from edge.records import Scores
+from edge.records import RawOutputs, Scores
 from edge.update.disk import SlotDisk
 from edge.update.engine import build_engine
 from edge.update.install import STEPS, install

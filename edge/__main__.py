@@ -1,0 +1,7 @@
+"""`python -m edge`: the same as `hygroma`."""
+
+import sys
+
+from edge.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,86 @@
+"""The command `bench`: what this machine costs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from edge.cli.common import Parser, Progress, add_bundle, add_numbers, bundle_of, config_of, hours, positive, share
+from edge.errors import ConfigError
+
+
+def _add_bench(bench: Parser) -> None:
+    from benchmarks.suites import DEFAULT, MODULES
+
+    bench.description = (
+        f"Suites: {', '.join(MODULES)}; or all. When none is named, {', '.join(DEFAULT)}: a few minutes. Exit code 1 when a case "
+        "failed or the older run is of another machine, 3 when a budget or --fail-if-slower was not kept."
+    )
+    bench.add_argument("suites", nargs="*", metavar="SUITE")
+    form = bench.add_mutually_exclusive_group()
+    for name in ("json", "markdown"):
+        form.add_argument(f"--{name}", action="store_const", dest="form", const=name, help=f"print {name}")
+    bench.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON here")
+    bench.add_argument("--compare", type=Path, metavar="OLD.json", help="say what changed since an older run's JSON")
+    bench.add_argument(
+        "--fail-if-slower",
+        type=share,
+        metavar="10%",
+        dest="allowed",
+        help="exit code 3 when a figure is worse by more",
+    )
+    bench.add_argument(
+        "--budgets", action="store_true", help="exit code 3 when a budget of benchmarks/budgets.yaml is exceeded"
+    )
+    add_numbers(bench, (
+        ("threads", 1, "of inference"),
+        ("calls", 1000, "timed calls a case"),
+        ("seconds", 30, "a case may take, about"),
+        ("fps", 30, "the camera's rate"),
+        ("events", 1_000_000, "rows that `growth` fills the event store with"),
+        ("frames", 18000, "of `soak`: ten minutes at 30 fps"),
+    ), positive)  # fmt: skip
+    bench.add_argument("--hours", type=hours, default=0.0, metavar="H", help="of `soak`, instead of --frames")
+    add_bundle(bench)
+    bench.set_defaults(handler=_bench, form="text")
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from benchmarks.command import Request, bench
+
+    if args.allowed is not None and not args.compare:
+        raise ConfigError("--fail-if-slower: needs --compare OLD.json, a result of `hygroma bench --out OLD.json`")
+    progress = Progress()
+    request = Request(
+        suites=tuple(args.suites),
+        bundle=bundle_of(config_of(args)),
+        threads=args.threads,
+        calls=args.calls,
+        limit_s=float(args.seconds),
+        rate_hz=float(args.fps),
+        events_max=args.events,
+        soak_frames=args.frames,
+        soak_hours=args.hours,
+        form=args.form,
+        out=args.out,
+        compare=args.compare,
+        allowed=args.allowed,
+        budgets=args.budgets,
+    )
+
+    def say(text: str) -> None:
+        progress.clear()
+        print(text)
+
+    edge_log = logging.getLogger("edge")
+    usual = edge_log.level
+    edge_log.setLevel(logging.INFO if args.verbose else logging.ERROR)  # flags made on purpose are no news
+    try:
+        return bench(request, progress, say, say if args.form == "text" else lambda text: print(text, file=sys.stderr))
+    finally:
+        edge_log.setLevel(usual)
+
+
+COMMANDS = {"bench": _add_bench}

@@ -1,0 +1,231 @@
+"""What commands share: kinds of arguments, options that several have, the configuration that they mean, and how they answer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edge.bundle import Bundle
+    from edge.config import Config
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes -v before and after a command's name. `fill` adds its arguments, once they are to be read: of a command that is not
+    asked for, the module stays unread."""
+
+    def __init__(self, *args: Any, fill: Callable[[Parser], None] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._fill = fill
+        self.add_argument(
+            "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="log what happens to stderr"
+        )
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._fill is not None:
+            fill, self._fill = self._fill, None
+            fill(self)
+        return super().parse_known_args(args, namespace)
+
+
+# -- kinds of arguments -------------------------------------------------------------------------------------------------
+
+
+def share(text: str) -> float:
+    try:
+        value = float(text.rstrip("% ")) / 100
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 100:
+        raise argparse.ArgumentTypeError(f"found {text!r}; must be a percentage of 0 or more, such as 10%")
+    return value
+
+
+def positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}; must be a whole number of at least 1") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"found {value}; must be at least 1")
+    return value
+
+
+def hours(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 24 * 366:
+        raise argparse.ArgumentTypeError(f"found {text!r}; must be hours, above 0 and at most 8784, a year")
+    return value
+
+
+def seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"found {value}; must be 0 or more, below 2^31")
+    return value
+
+
+def rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"found {value}; must be above 0 and below 1, such as 2e-4")
+    return value
+
+
+# -- options that several commands have ---------------------------------------------------------------------------------
+
+
+def add_json(command: argparse.ArgumentParser, text: str = "print one JSON object") -> None:
+    command.add_argument("--json", action="store_true", help=text)
+
+
+def add_bundle(command: argparse._ActionsContainer, text: str = "another bundle than the shipped one") -> None:
+    """Which bundle, and that it may be one that nobody trusted signed."""
+    command.add_argument("--bundle", metavar="B", help=text)
+    command.add_argument("--allow-unsigned", action="store_true", help="run a bundle that nobody trusted signed")
+
+
+def add_config(command: argparse._ActionsContainer, text: str | None = None) -> None:
+    command.add_argument("--config", metavar="C", type=Path, help=text)
+
+
+def add_store(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--events", metavar="DIR", dest="store", help="the event store (else events.dir of the configuration)"
+    )
+
+
+def add_numbers(
+    command: argparse.ArgumentParser, rows: Iterable[tuple[str, float, str]], kind: Callable[[str], Any] | None = None
+) -> None:
+    """Options with a number each. rows: name, default, help. kind: None for the default's own type."""
+    for name, default, text in rows:
+        command.add_argument(
+            f"--{name}", type=kind or type(default), default=default, metavar="N", help=f"{text} (default {default})"
+        )
+
+
+def add_device(command: argparse.ArgumentParser) -> None:
+    """Where it trains."""
+    command.add_argument(
+        "--device", default="cpu", choices=("cpu", "cuda"), help="in float32 or bf16, by what is faster there (default: cpu)"
+    )
+
+
+def add_ray(command: argparse.ArgumentParser, tasks: str) -> None:
+    """tasks: what is one."""
+    command.add_argument(
+        "--ray", metavar="ADDRESS", help=f"{tasks} as tasks of a Ray cluster: auto, host:port, or local"
+    )
+
+
+def add_accept_failing(command: argparse.ArgumentParser, what: str = "it") -> None:
+    command.add_argument(
+        "--accept-failing-gate", action="store_true", help=f"write {what} all the same; recorded and shown"
+    )
+
+
+def add_labelled(command: argparse.ArgumentParser) -> None:
+    """A user's own images, by class."""
+    command.add_argument("data", type=Path, metavar="DATA", help="a folder with two folders of images, one a class")
+    command.add_argument("--csv", type=Path, metavar="FILE", help="path,label,patient[,site][,plane][,fold], a row an image")
+    command.add_argument("--positive", default="hygroma", metavar="CLASS", help="the positive folder (default: hygroma)")
+
+
+# -- what the arguments mean --------------------------------------------------------------------------------------------
+
+
+def config_of(args: argparse.Namespace, at_home: bool = False) -> Config:
+    """The configuration of --config, changed by --bundle, --allow-unsigned and --events where a command has them. at_home: where
+    neither --config nor --events names a store, one that this user may write."""
+    from edge.config import Config, load_config
+
+    given = vars(args)
+    config = load_config(given["config"]) if given.get("config") else Config()
+    if given.get("bundle"):
+        config = config.but(engine={"bundle": args.bundle})
+    if given.get("allow_unsigned"):
+        config = config.but(bundle={"allow_unsigned": True})
+    if given.get("store"):
+        return config.but(events={"dir": args.store})
+    if at_home and not given.get("config"):
+        from edge.watching import keep_at_home
+
+        return keep_at_home(config)
+    return config
+
+
+def bundle_of(config: Config) -> Bundle:
+    """The bundle that the configuration names, else the shipped one, whatever has been installed."""
+    from edge.bundle import load_bundle
+    from edge.bundle.trust import SHIPPED_BUNDLE
+
+    return load_bundle(config.engine.bundle or SHIPPED_BUNDLE, config.bundle.trust())
+
+
+@contextmanager
+def toolchain() -> Iterator[None]:
+    """Around the imports of a workstation's command: ConfigError, saying how to install it, for a package that is missing."""
+    try:
+        yield
+    except ImportError as error:
+        if (error.name or "").split(".")[0] in ("edge", "export", "calibration"):  # ours: a bug, not a package to install
+            raise
+        raise ConfigError(
+            f"the workstation's packages are missing ({error.name}): pip install -e '.[toolchain]'"
+        ) from None
+
+
+def require_writable(folder: Path, option: str) -> Path:
+    """ConfigError, naming the option, when this user cannot write the folder."""
+    from edge.events.disk import why_unwritable
+
+    if problem := why_unwritable(folder):
+        raise ConfigError(f"{option}: {problem}; name a folder that this user may write")
+    return folder
+
+
+# -- how it answers -----------------------------------------------------------------------------------------------------
+
+
+def tell(args: argparse.Namespace, value: object, text: Callable[[], str]) -> int:
+    """Prints what was found, as JSON or in words; returns exit code 0."""
+    print(json.dumps(value) if args.json else text())
+    return 0
+
+
+class Progress:
+    """A one-line bar on a terminal; a line now and then elsewhere. Always on stderr."""
+
+    WIDTH = 30  # characters
+    QUIET_S = 10.0  # seconds between lines when stderr is a file
+
+    def __init__(self) -> None:
+        self._live, self._last, self._what = sys.stderr.isatty(), 0.0, ""
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        wait = 0.1 if self._live else self.QUIET_S
+        if what == self._what and now - self._last < wait:
+            return
+        self._last, self._what = now, what
+        filled = self.WIDTH * done // max(1, total)
+        line = f"[{'#' * filled}{'.' * (self.WIDTH - filled)}] {what} {done}/{total} {note}"
+        print(
+            f"\r{line[:110]:<110}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True
+        )
+
+    def clear(self) -> None:
+        if self._live:
+            print("\r" + " " * 110 + "\r", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,266 @@
+"""Commands of the device that watches: `demo`, `run`, `score`, `doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge.cli.common import (
+    Parser,
+    Progress,
+    add_bundle,
+    add_config,
+    add_json,
+    add_store,
+    config_of,
+    positive,
+    require_writable,
+)
+from edge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edge.capture.source import Source
+    from edge.config import Config
+    from edge.demo import DemoResult
+    from edge.loop import Summary
+    from edge.stills import Scored
+
+
+def _add_demo(demo: Parser) -> None:
+    add_json(demo)
+    demo.add_argument(
+        "--realtime", action="store_true", help="play the clip at its own rate (72 s) instead of as fast as possible"
+    )
+    demo.add_argument(
+        "--serve", action="store_true", help="real time with the status page, which stays up until Ctrl-C"
+    )
+    add_bundle(demo)
+    demo.add_argument(
+        "--out", metavar="DIR", help="where events and evidence images go (default: a new temporary folder)"
+    )
+    demo.set_defaults(handler=_demo)
+
+
+def _add_run(run: Parser) -> None:
+    from edge.capture.uri import KNOWN
+
+    run.description = f"Watch a source until it ends or SIGTERM. URI: {KNOWN}"
+    run.add_argument("--source", metavar="URI", help="what to watch (else source.uri of the configuration)")
+    add_bundle(run, "a bundle's folder or .tar (else the configuration's, else the shipped one)")
+    add_config(run, "a YAML file; edge/config.example.yaml shows every key")
+    add_store(run)
+    run.add_argument(
+        "--as-fast-as-possible", action="store_true", dest="fast", help="play a file without waiting for its clock"
+    )
+    run.add_argument("--no-status", action="store_true", help="no status page")
+    add_json(run, "print the summary as one JSON object")
+    run.set_defaults(handler=_run)
+
+
+def _add_score(score: Parser) -> None:
+    score.description = (
+        "One line a frame. Every picture that decodes gets probabilities; `assessable` says if they mean anything."
+    )
+    score.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    add_json(score, "one JSON object a line")
+    add_bundle(score)
+    score.add_argument(
+        "--every", type=positive, default=1, metavar="N", help="of clips, score every Nth frame (default 1)"
+    )
+    score.add_argument("--overlay", type=Path, metavar="DIR", help="also write each frame with its nuchal map")
+    score.set_defaults(handler=_score)
+
+
+def _add_doctor(doctor: Parser) -> None:
+    add_config(doctor)
+    add_bundle(doctor, "another bundle than the configured one")
+    add_json(doctor, "print one JSON array")
+    doctor.set_defaults(handler=_doctor)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from edge.demo import run_demo, to_json
+    from edge.status.server import port_problem
+
+    folder = require_writable(Path(args.out) if args.out else Path(tempfile.mkdtemp(prefix="hygroma-demo-")), "--out")
+    config = config_of(args).but(events={"dir": str(folder), "min_free_mb": 0}, status={"enabled": args.serve})
+    if args.serve and (problem := port_problem(config.status.host, config.status.port)):
+        print(f"port {config.status.port} cannot be had ({problem}): the page goes to a free one", file=sys.stderr)
+        config = config.but(status={"port": 0})
+    progress = Progress()
+    if not args.json:
+        print("The daemon watches a simulated clinic session (phantom). Not real patients.")
+
+    def note(done: int, total: int, verdict: Any) -> None:
+        state = "FLAGGED" if verdict.flagged else ", ".join(verdict.reasons) or "assessing"
+        progress("frame", done, total, state)
+
+    def end(result: DemoResult) -> None:
+        progress.clear()
+        if args.json:
+            print(json.dumps(to_json(result)), flush=True)
+        else:
+            _print_demo(result, folder)
+        if args.serve:
+            print("the status page stays up; Ctrl-C ends it", file=sys.stderr, flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                _wait_for_ever()
+
+    def show(url: str) -> None:
+        print(f"status page: {url}", file=sys.stderr, flush=True)
+
+    result = run_demo(config, args.realtime or args.serve, note, show, end)
+    return 1 if result.summary.lost_events else 0
+
+
+def _wait_for_ever() -> None:
+    while True:
+        time.sleep(3600)
+
+
+def _print_demo(result: DemoResult, folder: Path) -> None:
+    print(f"\n{'exam':<20}{'truth':<10}{'flagged':<9}{'after':<9}{'best':<7}{'assessable':<14}the screen was mostly")
+    for exam in result.exams:
+        after = f"{exam.seconds_to_flag:.1f} s" if exam.seconds_to_flag is not None else "-"
+        best = f"{exam.best_hygroma:.2f}" if exam.best_hygroma is not None else "-"
+        counted = f"{exam.assessable_frames}/{exam.frames}"
+        print(
+            f"{exam.name:<20}{exam.truth:<10}{'YES' if exam.flagged else 'no':<9}{after:<9}{best:<7}{counted:<14}{exam.said}"
+        )
+    for event in result.events:
+        print(
+            f"\nsuspected nuchal collection: refer. Exam {event.exam_id}, p {event.hygroma:.2f}, evidence {event.evidence:.1f}"
+        )
+        print(f"  {folder / event.image_path}")
+    t = result.latency_ms
+    print(
+        f"\na frame took p50 {t.p50:.1f}, p95 {t.p95:.1f}, p99 {t.p99:.1f} ms from memory to verdict (n = {t.count}); "
+        f"{result.fps:.0f} frames a second, {result.dropped} dropped"
+    )
+    print(f"bundle {result.bundle} on {result.engine}; events in {folder}")
+    _say_lost(result.summary)
+
+
+def _say_lost(summary: Summary) -> None:
+    if summary.lost_events:
+        flags = "1 flag" if summary.lost_events == 1 else f"{summary.lost_events} flags"
+        print(f"{flags} raised but NOT WRITTEN: {summary.store_problem or 'the store failed for too long'}")
+
+
+def _run(args: argparse.Namespace) -> int:
+    from edge.watching import open_watching
+
+    config = config_of(args, at_home=True)
+    if args.source:
+        config = config.but(source={"uri": args.source})
+    if args.no_status:
+        config = config.but(status={"enabled": False})
+    if not config.source.uri:
+        raise ConfigError("source.uri: nothing to watch; give --source URI or set source.uri in the configuration")
+    source = _open_source(config, args.fast)
+    with open_watching(config, source) as watching:
+        if watching.url and not args.json:
+            print(f"watching {source.name}; status page: {watching.url}", file=sys.stderr)
+        summary = watching.watch.run()
+        label = watching.scorer.label
+    total = summary.latencies["verdict"]
+    if args.json:
+        print(json.dumps({
+            "source": source.name, "bundle": label, "frames": summary.frames, "seconds": round(summary.seconds, 2),
+            "signal": summary.frames_by_signal, "duplicates": summary.duplicates, "dropped": summary.feed.dropped,
+            "decode_errors": summary.feed.decode_errors, "errors": summary.errors, "store": str(watching.store.root),
+            "store_problem": summary.store_problem, "lost_events": summary.lost_events,
+            "exams": [asdict(exam) for exam in summary.exams],
+            "events": [asdict(event) for event in summary.events],
+            "latency_ms": {"p50": total.p50, "p95": total.p95, "p99": total.p99, "max": total.max},
+        }))  # fmt: skip
+        return 1 if summary.lost_events else 0
+    states = ", ".join(f"{n} {state}" for state, n in sorted(summary.frames_by_signal.items()))
+    assessed = sum(exam.assessable_frames for exam in summary.exams)
+    print(
+        f"{source.name}: {summary.frames} frames ({states or 'none'}), {assessed} assessable, {summary.feed.dropped} dropped, "
+        f"{len(summary.events) + summary.lost_events} flagged; p50 {total.p50:.1f}, p99 {total.p99:.1f} ms a frame"
+    )
+    if summary.events:
+        print(f"events in {watching.store.root}")
+    _say_lost(summary)
+    return 1 if summary.lost_events else 0
+
+
+def _open_source(config: Config, fast: bool) -> Source:
+    """The source that is configured. The phantom is made here: `edge` does not know it."""
+    from edge.capture.build import open_source
+    from edge.capture.recorded import FramesSource
+    from edge.capture.uri import parse_uri
+
+    if parse_uri(config.source.uri).scheme != "phantom":
+        return open_source(config.source.uri, config.capture, fast)
+    try:
+        from calibration.phantom import PhantomSource
+    except ImportError:
+        raise ConfigError(
+            "phantom: needs the `calibration` package, which this installation lacks; `hygroma demo` plays a clip"
+        ) from None
+    phantom = PhantomSource()
+
+    def images() -> Iterator[Any]:
+        while (image := phantom.read()) is not None:
+            yield image
+
+    return FramesSource("phantom", images(), phantom.fps, fast)
+
+
+def _score(args: argparse.Namespace) -> int:
+    from edge.stills import Overlays, Unscored, score_paths
+    from edge.watching import SHIPPED_BUNDLE, open_scorer
+
+    overlays = Overlays(args.overlay) if args.overlay else None
+    failed = False
+    with open_scorer(args.bundle or SHIPPED_BUNDLE, config_of(args)) as scorer:
+        for result in score_paths(args.paths, scorer, args.every, overlays):
+            if not isinstance(result, Unscored):
+                print(json.dumps(_scored_json(result)) if args.json else _scored_line(result), flush=True)
+                continue
+            failed = True
+            if args.json:
+                print(json.dumps({"path": str(result.path), "error": result.error}), flush=True)
+            else:
+                print(f"hygroma: {result.error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _scored_json(scored: Scored) -> dict[str, object]:
+    return {
+        "path": str(scored.path), "frame": scored.frame, "signal": scored.reading.signal.value, "assessable": scored.assessable,
+        "reasons": list(scored.reasons), "plane": round(scored.scores.plane, 6), "hygroma": round(scored.scores.hygroma, 6),
+        "ood": round(scored.scores.ood, 4), "ms": round(scored.ms, 2),
+    }  # fmt: skip
+
+
+def _scored_line(scored: Scored) -> str:
+    s = scored.scores
+    state = "assessable" if scored.assessable else f"not assessable ({', '.join(scored.reasons)})"
+    return f"{scored.path} frame {scored.frame}: {state}; plane {s.plane:.2f}, hygroma {s.hygroma:.2f}, ood {s.ood:.2f}"
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from edge.doctor import examine
+
+    findings = list(examine(lambda: config_of(args, at_home=True)))
+    if args.json:
+        print(json.dumps([asdict(f) for f in findings]))
+    else:
+        for f in findings:
+            print(f"{f.level.upper():<5} {f.check:<9} {f.found}" + (f"\n      -> {f.fix}" if f.fix else ""))
+    return 1 if any(f.level == "fail" for f in findings) else 0
+
+
+COMMANDS = {"demo": _add_demo, "run": _add_run, "score": _add_score, "doctor": _add_doctor}

@@ -1,0 +1,205 @@
+"""Commands on a user's own labelled images, after the paper: `crossval`, `compare`, `explain`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from edge.cli.common import (
+    Parser,
+    Progress,
+    add_device,
+    add_json,
+    add_labelled,
+    add_numbers,
+    add_ray,
+    positive,
+    rate,
+    seed,
+    toolchain,
+)
+from edge.errors import ConfigError
+
+METRICS = ("accuracy", "sensitivity", "specificity", "roc_auc")
+
+
+def _add_crossval(crossval: Parser) -> None:
+    crossval.description = (
+        "4-fold cross-validation, grouped by patient, on a folder per class (DATA/hygroma, DATA/normal). Everything "
+        "wrong with the data is said before anything is trained. Goes on where it was cut off."
+    )
+    crossval.epilog = "docs/paper-protocol.md has the whole protocol, command by command."
+    add_labelled(crossval)
+    crossval.add_argument(
+        "--system", required=True, choices=("usf-mae", "vit-random", "densenet169"), help="what is trained"
+    )
+    crossval.add_argument(
+        "--init", metavar="FILE|random", help="usf-mae: its checkpoint; densenet169: torchvision's, or random (default)"
+    )
+    crossval.add_argument(
+        "--shape-of", type=Path, metavar="FILE", help="vit-random: this checkpoint's architecture (default: ViT-B/16)"
+    )
+    crossval.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="results, weights and crops of the images"
+    )
+    add_device(crossval)
+    add_ray(crossval, "folds")
+    add_numbers(crossval, (
+        ("image", 224, "input side, pixels"),
+        ("epochs", 50, "at most"),
+        ("patience", 10, "epochs without improvement before a fold stops"),
+        ("batch", 32, "images a step"),
+        ("threads", 2, "CPU threads a fold"),
+    ), positive)  # fmt: skip
+    add_numbers(crossval, [("seed", 0, "of folds, starts and augmentation")], seed)
+    crossval.add_argument("--lr", type=rate, metavar="RATE", help="peak learning rate (default: the system's own)")
+    add_json(crossval, "print the report as one JSON object")
+    crossval.set_defaults(handler=_crossval)
+
+
+def _add_compare(compare: Parser) -> None:
+    compare.description = (
+        "Two `hygroma crossval --out` folders of the same images and folds. Beside every p: n, the smallest p that "
+        "this n allows, and what either system started from."
+    )
+    compare.add_argument("a", type=Path, metavar="A", help="one --out folder")
+    compare.add_argument("b", type=Path, metavar="B", help="the other; gains are B's over A")
+    compare.add_argument(
+        "--unit",
+        default="image",
+        choices=("image", "patient", "fold", "fold-metric"),
+        help="what is paired (default: image)",
+    )
+    add_json(compare)
+    compare.set_defaults(handler=_compare)
+
+
+def _add_explain(explain: Parser) -> None:
+    explain.description = (
+        "Where each fold's model looked in images that it never saw. One forward pass a channel: seconds an image."
+    )
+    explain.add_argument("run", type=Path, metavar="RUN", help="the --out folder of `hygroma crossval`")
+    explain.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the overlays go")
+    add_numbers(explain, [("each", 8, "images of either class")], positive)
+    explain.add_argument(
+        "--boxes",
+        type=Path,
+        metavar="CSV",
+        help="path,x0,y0,x1,y1 in pixels: nuchal regions drawn by a reader; says how much of the maps lies inside (needs --data)",
+    )
+    explain.add_argument("--data", type=Path, metavar="DATA", help="the folder that was cross-validated, for --boxes")
+    add_json(explain, "print one JSON array; with --boxes an object with both lists")
+    explain.set_defaults(handler=_explain)
+
+
+def _crossval(args: argparse.Namespace) -> int:
+    with toolchain():
+        from export.site.crossval import Settings, cross_validate
+        from export.training.systems import choose_system
+    progress = Progress()
+    report = cross_validate(
+        args.data,
+        choose_system(args.system, args.init, args.image, args.shape_of),
+        args.out,
+        args.csv,
+        args.positive,
+        Settings(args.epochs, args.patience, args.batch, args.lr, args.seed, args.threads),
+        args.device,
+        args.ray,
+        progress,
+    )
+    progress.clear()
+    if args.json:
+        print(json.dumps(report))
+        return 0
+    whose = "" if report["patients known"] else " (no CSV: every image counts as a patient of its own)"
+    print(
+        f"{report['system']} from {report['start']}: {report['images']} images, {report['positives']} {report['classes'][1]}, "
+        f"{report['patients']} patients{whose}\n"
+    )
+    print(f"{_figures_head()}threshold  best epoch")
+    for fold in report["folds"]:
+        print(f"fold {fold['fold']:<3}{_figures_line(fold['figures'])}{fold['threshold']:<11.3f}{fold['best_epoch']}")
+    print(f"{'pooled':<8}{_figures_line(report['pooled'])}")
+    if report["by site"]:
+        print("by site, each image by its fold's model and threshold, as pooled")
+        for site in report["by site"]:
+            print(f"{'':<8}{_figures_line(site['figures'])}{_site_name(site)}")
+    shown = [report["pooled"], *(site["figures"] for site in report["by site"])]
+    kinds = sorted({figure["interval"] for part in shown for figure in part.values()})
+    print(f"\n95 % intervals: {', '.join(kinds)}. Out-of-fold predictions: {args.out / 'predictions.csv'}")
+    if shared := report["patients in both classes"]:
+        print(
+            f"{shared} patients have images of both classes and stay in one fold; if the CSV numbers each class anew, two "
+            "patients share a number there: write hygroma-1 and normal-1, and give another --out"
+        )
+    odd = {signal: n for signal, n in report["signals"].items() if signal != "OK"}
+    if odd:
+        print(f"the daemon would not assess {sum(odd.values())} of these images ({odd}); they count all the same")
+    return 0
+
+
+def _figures_head() -> str:
+    return f"{'':<8}{'n':>5}  " + "".join(f"{name:<20}" for name in METRICS)
+
+
+def _figures_line(figures: dict[str, Any]) -> str:
+    cells = [f"{f['value']:.3f} ({f['low']:.3f}-{f['high']:.3f})" if f else "-" for f in map(figures.get, METRICS)]
+    return f"{figures['accuracy']['n']:>5}  " + "".join(f"{cell:<20}" for cell in cells)
+
+
+def _site_name(site: dict[str, Any]) -> str:
+    only = {0: "no positive image, so no area", site["images"]: "positive images only, so no area"}.get(
+        site["positives"]
+    )
+    name = site["site"] or "no site given"
+    return f"{name} ({only})" if only else f"{name} ({site['positives']} positive)"
+
+
+def _compare(args: argparse.Namespace) -> int:
+    with toolchain():
+        from export.site.compare import compare
+        from export.site.crossval import load_run
+    result = compare(load_run(args.a), load_run(args.b), args.unit)
+    if args.json:
+        print(json.dumps(result))
+        return 0
+    if any(system["by site"] for system in result["systems"]):
+        print(f"{_figures_head()}site")
+    for letter, system in zip("AB", result["systems"], strict=True):
+        print(f"{letter} {system['system']}, start: {system['start']} ({system['folder']})")
+        for site in system["by site"]:
+            print(f"{'':<8}{_figures_line(site['figures'])}{_site_name(site)}")
+    print(f"{result['images']} images of {result['patients']} patients\n")
+    for test in result["tests"]:
+        print(
+            f"{test['paired']}: p = {test['p']:.3g} (n = {test['n']}, {test['ties']} of them without a difference; smallest p "
+            f"possible {test['smallest_p']:.3g}; B better in {test['second_better']}; {test['starts']})"
+        )
+    print("".join(f"\n{remark}" for remark in result["remarks"]))
+    return 0
+
+
+def _explain(args: argparse.Namespace) -> int:
+    with toolchain():
+        from export.report.localise import mass_in_words
+        from export.site.explain import explain
+    if (args.boxes is None) != (args.data is None):
+        raise ConfigError("--boxes and --data: found one without the other; give both, or neither")
+    progress = Progress()
+    boxes = None if args.boxes is None else (args.boxes, args.data)
+    rows, located = explain(args.run, args.out, args.each, boxes, lambda done, total: progress("Score-CAM", done, total))
+    progress.clear()
+    if args.json:
+        print(json.dumps(rows if boxes is None else {"overlays": rows, "localisation": located}))
+        return 0
+    for row in rows:
+        print(f"{row['label']:<12}{row['probability']:.3f}  called {row['decision']:<12}{row['overlay']}")
+    for found in located:
+        print(mass_in_words(found))
+    return 0
+
+
+COMMANDS = {"crossval": _add_crossval, "compare": _add_compare, "explain": _add_explain}

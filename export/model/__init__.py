@@ -1,0 +1,1 @@
+"""The vision transformer, its checkpoints, and its runner in PyTorch."""

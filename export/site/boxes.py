@@ -1,0 +1,94 @@
+"""Boxes that a reader drew around the nuchal region of cross-validated images: `path,x0,y0,x1,y1`, pixels of the image as it
+lies in the data folder, left, top, right, bottom; paths relative to that folder, as in the data set's own CSV."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from pathlib import Path
+
+import numpy as np
+
+from calibration.bank import box_in_crop
+from calibration.dataset import open_table, read_image
+from edge.errors import InputError
+from edge.screen.geometry import full_fan
+from edge.screen.preprocess import Preprocessing, prepare
+from edge.screen.still import read_still
+from export.training.augment import Box
+
+COLUMNS = ("path", "x0", "y0", "x1", "y1")
+SIDES = COLUMNS[1:]
+
+
+def read_boxes(table: Path, data: Path, paths: list[str], crops: np.ndarray) -> dict[int, Box]:
+    """Index of an image -> its box in fractions of its crop, cut to the fan. paths [N]: the images' names under `data`; crops
+    uint8 [N,S,S]: what was made of them. InputError names the table's line: a column, a number or a path that is wrong, two boxes
+    of one image, a box outside the image or its fan, an image that is not the one that was cross-validated."""
+    if not data.is_dir():
+        raise InputError(f"{data}: no such folder; give the one that was cross-validated with --data")
+    order = {path: i for i, path in enumerate(paths)}
+    out: dict[int, Box] = {}
+    for line, row in _rows(table):
+        where, name = f"{table}, line {line}", row["path"].replace("\\", "/").removeprefix("./")
+        if name not in order:
+            close = difflib.get_close_matches(name, paths, 1)
+            hint = f"; did you mean {close[0]}?" if close else "; give the path under the data folder"
+            raise InputError(f"{where}: path: found {name!r}, which is no image of this cross-validation{hint}")
+        if order[name] in out:
+            raise InputError(f"{where}: path: found a second box for {name}; keep one")
+        out[order[name]] = _in_crop(where, _sides(where, row), data / name, crops[order[name]])
+    if not out:
+        raise InputError(f"{table}: has no rows; add one for each image that has a box, or leave --boxes out")
+    return out
+
+
+def _sides(where: str, row: dict[str, str]) -> Box:
+    values = []
+    for side in SIDES:
+        try:
+            values.append(float(row[side]))
+        except ValueError:
+            values.append(math.nan)
+        if not math.isfinite(values[-1]):
+            raise InputError(f"{where}: {side}: found {row[side]!r}; expected a number of pixels")
+    x0, y0, x1, y1 = values
+    if x0 >= x1 or y0 >= y1:
+        raise InputError(f"{where}: found the box {_shown(values)}; x0 must be less than x1, and y0 less than y1")
+    return x0, y0, x1, y1
+
+
+def _in_crop(where: str, box: Box, path: Path, crop: np.ndarray) -> Box:
+    picture = read_image(path)
+    height, width = picture.shape[:2]
+    if box[0] < 0 or box[1] < 0 or box[2] > width or box[3] > height:
+        raise InputError(
+            f"{where}: found the box {_shown(box)} outside {path}, {width} x {height} pixels; give pixels of that image"
+        )
+    spec = Preprocessing(size=crop.shape[0])
+    fan = read_still(picture, spec).fan or full_fan(picture.shape)
+    if not np.array_equal(prepare(picture, fan, spec), crop):
+        raise InputError(f"{path}: not the image that was cross-validated; give the same data folder with --data")
+    left, top, right, bottom = fan.box
+    cut = (max(box[0], left), max(box[1], top), min(box[2], right), min(box[3], bottom))
+    if cut[0] >= cut[2] or cut[1] >= cut[3]:
+        raise InputError(
+            f"{where}: found the box {_shown(box)} outside the fan of {path}, {_shown(fan.box)}, which is what the model sees; "
+            "correct it, or leave the row out"
+        )
+    return box_in_crop((cut[0] - left, cut[1] - top, cut[2] - left, cut[3] - top), (bottom - top, right - left))
+
+
+def _shown(box: Box | list[float]) -> str:
+    return ", ".join(f"{v:g}" for v in box)
+
+
+def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """Line numbers and stripped cells."""
+    reader, columns = open_table(table, "--boxes")
+    if missing := [column for column in COLUMNS if column not in columns]:
+        raise InputError(
+            f"{table}: found the columns {', '.join(columns) or 'none'}; {', '.join(missing)} missing; expected "
+            f"{','.join(COLUMNS)}"
+        )
+    return [(reader.line_num, {column: (row[column] or "").strip() for column in COLUMNS}) for row in reader]

@@ -1,0 +1,200 @@
+"""validate: what every form of a run's models says of images that they never saw, and what the report makes of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from calibration.honesty import MIN_EACH, Check, Specimens, check_lesions, make_specimens, write_checks
+from calibration.stills import editable, load_stills
+from edge.bundle.manifest import Provenance
+from edge.engines.selftest import sigmoid
+from edge.screen.preprocess import Preprocessing
+from export.atomic import Form
+from export.heads.ood import distance_limit, fit_ood
+from export.int8.ort_graph import run_graph
+from export.model.heads import HEADS, Head
+from export.model.vit import HygromaViT
+from export.phantoms import Progress
+from export.recipe import Recipe
+from export.report.controls import control_rows
+from export.report.design import design
+from export.report.evidence import HeldOut, increased_rows, operating_point, thickness_rows
+from export.report.framing import ASPECT, CUT, aspects, cut_stills, framing_rows
+from export.report.other_anatomy import Judged, read_pictures, read_sources, unfamiliar
+from export.report.records import Checked, Looked, OtherAnatomy, Report
+from export.report.saliency import CAM_STILLS, boxed, cams_of, evenly, looked, panel, panel_stills
+from export.report.validate import EvaluationSet, validation_report
+from export.stages.crops import Crops
+from export.training.features import backbone_features
+from export.training.train import predict
+
+PLANES = "standard planes"
+JUDGED = ("ok", "plane", "distance")  # of export.report.other_anatomy.Judged
+CHECKED_STILLS = 480  # of some 1,020: an area of .60 between 480 and 480 is then told from .5 (95 %)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as saved:
+        return dict(saved)
+
+
+ARRAYS: Form[dict[str, np.ndarray]] = Form(
+    lambda arrays, path: np.savez(path, **arrays),  # type: ignore[arg-type]
+    _read_arrays,
+)
+
+
+def probabilities(
+    form: str, logits: Mapping[str, np.ndarray], heads: Sequence[Head] = HEADS
+) -> dict[str, np.ndarray]:
+    """A form's outputs on held-out crops, as `predict` gives them -> "<form>_<head>" [n] and "<form>_map" [n,G,G]."""
+    said = {f"{form}_{head.name}": sigmoid(logits[head.name]).astype(np.float32) for head in heads}
+    return said | {f"{form}_map": sigmoid(logits["nuchal_map"]).astype(np.float16)}
+
+
+def predicted(
+    teacher: HygromaViT,
+    student: HygromaViT,
+    graph: onnx.ModelProto,
+    crops: Crops,
+    run: int,
+    threads: int,
+    device: torch.device,
+) -> dict[str, np.ndarray]:
+    """Held-out probabilities of a run: keys "<form>_<head>" and "<form>_map" for teacher, student, qdq; "index" into the bank;
+    and what export/report/framing.py asks of untouched stills, NaN for all others."""
+    keep, heads = crops.held_out(run), student.config.answers
+    own = crops.of(keep)
+    taught = own if teacher.config.image == crops.spec.size else crops.of(keep, Preprocessing(size=teacher.config.image))
+    out = {"index": keep}
+    out |= probabilities("teacher", predict(teacher, taught, device=device), heads)
+    out |= probabilities("student", predict(student, own, device=device), heads)
+    out |= probabilities("qdq", run_graph(graph, own[:, None], threads).named(), heads)
+    real = np.array([crops.bank.entries[i].source == "real" for i in keep], bool)
+    out |= {name: np.full(len(keep), np.nan, np.float32) for name in (CUT, ASPECT)}
+    if real.any():
+        cut = cut_stills(crops.bank, keep[real], crops.spec, [crops.seed, run])
+        out[CUT][real] = sigmoid(run_graph(graph, cut[:, None], threads).plane)
+        out[ASPECT][real] = aspects(crops.bank, keep[real])
+    return out
+
+
+def explained(validation: HeldOut) -> tuple[np.ndarray, np.ndarray]:
+    """Of the validation split's entries: those whose Score-CAM is measured, and those that the report shows."""
+    return evenly(boxed(validation), CAM_STILLS), panel_stills(validation)
+
+
+def cams(student: HygromaViT, crops: np.ndarray) -> dict[str, np.ndarray]:
+    """Score-CAM of crops uint8 [n,S,S]."""
+    return {"cams": cams_of(student, crops)}
+
+
+def saliency(folds: HeldOut, validation: HeldOut, crops: np.ndarray, cams: np.ndarray, student: HygromaViT) -> Looked:
+    """Where the maps of `folds` and `validation` lie; Score-CAM and panels of the refit, on the validation split. crops, cams: of
+    the entries that `explained` names, one after the other."""
+    stills, shown = explained(validation)
+    found = looked((folds, validation), validation, stills, cams[: len(stills)], student.config)
+    found["panels"] = [
+        panel(
+            crop,
+            validation.maps["student"][i],
+            cam,
+            f"{'Simulated lesion' if validation.entries[i].source == 'lesion' else 'Untouched still'}, "
+            f"{validation.entries[i].thickness_mm:.1f} mm-equivalents, hygroma probability "
+            f"{validation.probability['student_hygroma'][i]:.2f}. Left to right: picture, nuchal map, Score-CAM.",
+        )
+        for i, crop, cam in zip(shown, crops[len(stills) :], cams[len(stills) :], strict=True)
+    ]
+    return found
+
+
+def other_anatomy(crops: Crops, graph: onnx.ModelProto, threads: int, progress: Progress) -> dict[str, np.ndarray]:
+    """Other anatomy and the validation split's standard planes through the refit's INT8 graph, as arrays: "sources", their names;
+    of each, by its number, groups and JUDGED; "limit", the shipped limit of distances."""
+    standard = [(s.path, s.group) for s in load_stills(crops.data) if s.split == "validation" and s.plane]
+    pictures = read_sources(crops.data, crops.spec, partial(progress, "other anatomy"))
+    pictures = {PLANES: read_pictures(standard, crops.spec), **pictures} if standard else {}
+    assessable, typical = crops.familiar()
+    ood = fit_ood(run_graph(graph, assessable, threads).embedding)
+    out = {"sources": np.array(list(pictures), dtype=str)}
+    out["limit"] = np.array(distance_limit(ood, [run_graph(graph, own, threads).embedding for own in typical]))
+    for number, shown in enumerate(pictures.values()):
+        raw = run_graph(graph, shown.crops[:, None], threads)
+        out[f"{number}_groups"] = np.array(shown.groups, dtype=str)
+        for key, values in zip(JUDGED, (shown.ok, sigmoid(raw.plane), ood.distance(raw.embedding)), strict=True):
+            out[f"{number}_{key}"] = values
+    return out
+
+
+def called_assessable(found: Mapping[str, np.ndarray], plane_threshold: float) -> OtherAnatomy | None:
+    """The report's part, of what `other_anatomy` found."""
+    judged = {
+        str(name): Judged(found[f"{number}_groups"].tolist(), *(found[f"{number}_{key}"] for key in JUDGED))
+        for number, name in enumerate(found["sources"])
+    }
+    return unfamiliar(judged.pop(PLANES), judged, plane_threshold, float(found["limit"]))
+
+
+@dataclass(frozen=True)
+class LesionChecks:
+    """Whether the edits give themselves away, as `hygroma lesions` finds it; specimens: that it was found on."""
+
+    checks: Sequence[Check]
+    specimens: Specimens
+    seed: int
+    init: Path
+
+
+def checked_stills(data: Path) -> int:
+    """How many stills are checked; 0 where the data holds too few to tell."""
+    count = min(CHECKED_STILLS, len(editable(load_stills(data))))
+    return count if count >= 2 * MIN_EACH else 0
+
+
+CHECKS: Form[Any] = Form(
+    lambda found, path: write_checks(found.checks, found.specimens, found.seed, found.init, path),
+    lambda path: json.loads(path.read_text())["checks"],
+)
+
+
+def lesion_checks(data: Path, count: int, seed: int, init: Path, progress: Progress) -> LesionChecks:
+    specimens = make_specimens(load_stills(data), count, seed, partial(progress, "lesion checks: edits"))
+    checks = check_lesions(specimens, backbone_features(init), on_step=partial(progress, "lesion checks"))
+    return LesionChecks(checks, specimens, seed, init)
+
+
+def gather(
+    recipe: Recipe,
+    sets: Sequence[EvaluationSet],
+    folds: HeldOut,
+    validation: HeldOut,
+    localisation: Looked,
+    other: OtherAnatomy | None,
+    honesty: list[Checked],
+    leans: dict[str, float],
+    origin: Provenance,
+) -> Report:
+    """The report."""
+    splits = folds, validation
+    report = validation_report(sets)
+    report["design"] = design(recipe, operating_point(folds))
+    report["controls"] = control_rows(folds, validation)
+    report["thickness"] = thickness_rows(splits)
+    report["increased"] = increased_rows(splits)
+    report["framing"] = framing_rows(splits)
+    report["localisation"] = localisation
+    report["unfamiliar"] = other or {}  # type: ignore[typeddict-item]  # as it has always been written
+    report["honesty"] = honesty
+    if recipe.qat.when != "always":
+        report["lean"] = leans
+    report["provenance"] = asdict(origin)
+    return report

@@ -1,0 +1,1 @@
+"""What makes weights: epochs on labels, distillation with and without them, pretraining."""
