@@ -25,7 +25,7 @@ SHORT_S = 5.0  # seconds of a phantom exam instead of 8: the approach, then some
 @pytest.fixture(scope="module")
 def few_draws() -> Iterator[None]:
     """Intervals over patients from few draws: they are three quarters of a report's time, and no test that asks for this reads
-    their ends. tests/export/test_compare.py holds the interval itself, with all draws."""
+    their ends. tests/export/site/test_compare.py holds the interval itself, with all draws."""
     from calibration.intervals import patient_interval
 
     with pytest.MonkeyPatch.context() as patch:
@@ -48,6 +48,8 @@ def short_exams() -> Iterator[None]:
 def made_before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Crops that depend on nothing but their arguments, and on the data's files, are made once a run: a data set's bank, the
     phantoms to train on, golden images, and the phantoms that set the limit of distance, of which FEW_PHANTOMS do."""
+    import export.pipeline
+    import export.site.adapt  # noqa: F401  both first: what is imported below a patch would keep it
     from calibration import bank
     from calibration.bank import Bank, load_bank, save_bank
     from export import phantoms
@@ -95,7 +97,7 @@ def one_precision(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     if find_spec("torch") is None:
         yield
         return
-    from export import precision
+    from export.training import precision
 
     choose = precision._chosen
 
