@@ -55,7 +55,7 @@ def labelled(data: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+def pipeline(tmp_path_factory: pytest.TempPathFactory, few_draws: None, made_before: None) -> Pipeline:
     base = tmp_path_factory.mktemp("third")
     recipe = dataclasses.replace(prepared(base), heads=[SHARP])
     labelled(base / "data")
