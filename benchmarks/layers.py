@@ -29,6 +29,7 @@ PARTS = (  # the first pattern that is in a node's name
     (r"\.attn\.qkv\.attention", "attention: queries, keys, values and what is made of them"),
     (r"\.attn\.(qkv|proj)", "attention: linear layers"),
     (r"\.attn\.", "attention: the rest"),
+    (r"\.mlp\..*gelu$", "MLP: GELU and scaling"),  # named after fc1's bias where that is a node of its own
     (r"\.mlp\.(fc1|fc2)", "MLP: linear layers"),
     (r"\.mlp\.", "MLP: GELU and scaling"),
     (r"norm", "LayerNorm"),

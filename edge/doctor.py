@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.errors import BundleError, HygromaError
-from edge.hardware import THROTTLE_C, is_jetson, power_mode, temperatures, usable_cores
+from edge.hardware import THROTTLE_C, VNNI, cpu_flags, is_jetson, power_mode, temperatures, usable_cores
 
 if TYPE_CHECKING:
     from edge.bundle import Bundle
@@ -74,6 +74,7 @@ class System:
     free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free
     answers: Callable[[str, int], str] = _answers
     cores: Callable[[], int] = usable_cores
+    machine: Callable[[], str] = platform.machine
     engine_state: Callable[[Bundle, str, str], tuple[str, str, str]] = _engine_state
 
     def path(self, name: str | Path) -> Path:
@@ -95,7 +96,7 @@ def examine(load: Callable[[], Config], system: System | None = None) -> Iterato
     """Every check, in order, as it finishes. A check that breaks is itself a finding, and so is a configuration that
     `load` cannot give: what depends on it is then left out."""
     system = system or System()
-    for check in (_python, _packages, _clock, _thermal, _power):
+    for check in (_python, _processor, _packages, _clock, _thermal, _power):
         yield _guarded(check.__name__, partial(check, system))
     loaded: list[Config] = []
     yield _guarded("config", lambda: _config(load, loaded))
@@ -127,6 +128,25 @@ def _config(load: Callable[[], Config], loaded: list[Config]) -> Finding:
 def _python(system: System) -> Finding:
     found = f"Python {platform.python_version()} on {platform.machine()}"
     return Finding("python", "ok", found)
+
+
+def _processor(system: System) -> Finding:
+    """What INT8 means on this kind of processor. Figures: docs/performance.md."""
+    flags, machine = cpu_flags(system.path("/proc/cpuinfo")), system.machine()
+    if machine in ("x86_64", "AMD64"):
+        if found := sorted(flags & VNNI):
+            return Finding("processor", "ok", f"x86-64 with {', '.join(found)}: INT8 products are exact and fastest")
+        if "avx2" in flags:
+            exact = "ONNX Runtime's INT8 products are exact by another kernel, and take .75 of float's time, not .4"
+            return Finding("processor", "ok", f"x86-64 with AVX2, without VNNI: {exact}; OpenVINO computes in float32 here")
+        unknown = "x86-64 without AVX2" if flags else "x86-64, and /proc/cpuinfo does not say what it can do"
+        fix = "watch with it only if the bundle's finding says less than 33 ms a frame; AVX2 or newer was tried, nothing older"
+        return Finding("processor", "warn", unknown, fix)
+    if machine == "aarch64":
+        if "asimddp" in flags:
+            return Finding("processor", "ok", "aarch64 with asimddp: INT8 products are exact")
+        return Finding("processor", "ok", "aarch64 without asimddp: INT8 products are exact, and slower than they could be")
+    return Finding("processor", "warn", f"{machine}: never tried", "use x86-64 with AVX2, or aarch64")
 
 
 def _packages(system: System) -> Finding:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path("/")
 THROTTLE_C = 85.0  # degrees Celsius: Jetson modules begin to throttle in the nineties
+VNNI = {"avx512_vnni", "avx_vnni"}  # as Linux names them in /proc/cpuinfo
 _MODE = re.compile(r"POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)")
 
 
@@ -45,6 +46,13 @@ def power_mode(root: Path = ROOT) -> PowerMode | None:
     modes = {int(number): name for number, name in _MODE.findall(read_text(root / "etc/nvpmodel.conf"))}
     number = int(status.group(1))
     return PowerMode(number, modes.get(number, ""), {name: key for key, name in modes.items() if key != number})
+
+
+def cpu_flags(cpuinfo: Path = ROOT / "proc/cpuinfo") -> set[str]:
+    """What every listed core can do, in Linux's words; empty where that cannot be read."""
+    lines = (line.partition(":") for line in read_text(cpuinfo).splitlines())
+    flags = [set(value.split()) for key, _, value in lines if key.strip() in ("flags", "Features")]  # x86, ARM
+    return set.intersection(*flags) if flags else set()
 
 
 def usable_cores() -> int:

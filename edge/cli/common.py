@@ -118,7 +118,9 @@ def add_numbers(
 
 def add_device(command: argparse.ArgumentParser) -> None:
     """Where it trains."""
-    command.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="bf16 on both (default: cpu)")
+    command.add_argument(
+        "--device", default="cpu", choices=("cpu", "cuda"), help="in float32 or bf16, by what is faster there (default: cpu)"
+    )
 
 
 def add_ray(command: argparse.ArgumentParser, tasks: str) -> None:

@@ -13,16 +13,39 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge.engines.onnx_bytes import BYTES, fields, read_varint, write_bytes, write_float, write_int
+from edge.engines.onnx_bytes import (
+    ATTRIBUTE_NAME,
+    ATTRIBUTES,
+    BYTES,
+    DIMS,
+    FLOAT32,
+    GRAPH,
+    INPUTS,
+    INT,
+    INT8,
+    INT64,
+    INTS,
+    NAME,
+    NODES,
+    OP,
+    OPSETS,
+    OUTPUTS,
+    RAW,
+    RESULTS,
+    TENSOR_NAME,
+    TENSORS,
+    TYPE,
+    UINT8,
+    fields,
+    read_varint,
+    write_bytes,
+    write_float_attribute,
+    write_int,
+    write_int_attribute,
+    write_node,
+    write_tensor,
+)
 
-# Field numbers of onnx.proto: in a model, a graph, a node, a tensor, an attribute.
-GRAPH, OPSETS = 7, 8
-NODES, TENSORS, RESULTS = 1, 5, 12
-INPUTS, OUTPUTS, NAME, OP, ATTRIBUTES, DOMAIN = 1, 2, 3, 4, 5, 7
-DIMS, TYPE, TENSOR_NAME, RAW = 1, 2, 8, 9
-ATTRIBUTE_NAME, FLOAT, INT, INTS, ATTRIBUTE_TYPE = 1, 2, 3, 8, 20
-FLOAT32, UINT8, INT8, INT64 = 1, 2, 3, 7  # TensorProto.DataType
-A_FLOAT, AN_INT = 1, 2  # AttributeProto.AttributeType
 CONTRIB = "com.microsoft"
 MIDDLE = "zero_point.uint8"  # 128: where an unsigned grid has its zero
 
@@ -69,14 +92,19 @@ def fuse(model: bytes) -> bytes:
         [
             *(fusion.written(node) for node in nodes),
             *(bytes(tensor.raw) for name, tensor in tensors.items() if name not in fusion.biases),
-            *(_tensor(name, (tensors[name].dims[-1],), tensors[name]) for name in sorted(fusion.biases)),
-            _tensor(MIDDLE, (), _Tensor((), UINT8, b"\x80", memoryview(b""))),
+            *(_flat(name, tensors[name]) for name in sorted(fusion.biases)),
+            write_tensor(MIDDLE, (), UINT8, b"\x80"),
             *(bytes(raw) for number, _, _, raw in fields(graph) if number not in (NODES, TENSORS)),
         ]
     )
     opset = write_bytes(OPSETS, write_bytes(1, CONTRIB.encode()) + write_int(2, 1))
     others = [bytes(raw) for number, _, _, raw in parts if number != GRAPH]
     return b"".join([*others, opset, write_bytes(GRAPH, new)])
+
+
+def _flat(name: str, tensor: _Tensor) -> bytes:
+    """The tensor without its leading dimensions, which are 1."""
+    return write_tensor(name, (tensor.dims[-1],), tensor.type, tensor.data)
 
 
 class _Fusion:
@@ -119,19 +147,19 @@ class _Fusion:
         if output in self._gone:
             return b""
         if output in self._unsigned:
-            return _node("QuantizeLinear", node.name, [*node.inputs[:2], MIDDLE], output)
+            return write_node("QuantizeLinear", node.name, [*node.inputs[:2], MIDDLE], output)
         if output in self.attended:
             total, heads = self.attended[output]
             product, (a, a_scale), (b, b_scale) = self._operands(total)
             # "": no mask. The scale is in the weights already.
             inputs = [a, b, self._bias(total), a_scale, b_scale, "", MIDDLE]
-            attributes = _int_attribute("num_heads", heads) + _float_attribute("scale", 1.0)
-            return _node("QAttention", f"{product.name}.attention", inputs, output, CONTRIB, attributes)
+            attributes = write_int_attribute("num_heads", heads) + write_float_attribute("scale", 1.0)
+            return write_node("QAttention", f"{product.name}.attention", inputs, output, CONTRIB, attributes)
         if output in self.biased:
             product, (a, a_scale), (b, b_scale) = self._operands(node)
             # "": b has no zero point
             inputs = [a, b, a_scale, b_scale, MIDDLE, "", self._bias(node)]
-            return _node("MatMulIntegerToFloat", product.name, inputs, output, CONTRIB)
+            return write_node("MatMulIntegerToFloat", product.name, inputs, output, CONTRIB)
         return bytes(node.raw)
 
     def _operands(self, total: _Node) -> tuple[_Node, tuple[str, str], tuple[str, str]]:
@@ -265,26 +293,3 @@ def _read_tensor(message: memoryview, raw: memoryview) -> tuple[str, _Tensor]:
         elif number == RAW:
             data = value
     return name, _Tensor(tuple(dims), kind, data, raw)
-
-
-def _node(op: str, name: str, inputs: list[str], output: str, domain: str = "", attributes: bytes = b"") -> bytes:
-    message = b"".join(write_bytes(INPUTS, text.encode()) for text in inputs)
-    for number, text in ((OUTPUTS, output), (NAME, name), (OP, op), (DOMAIN, domain)):
-        message += write_bytes(number, text.encode()) if text else b""
-    return write_bytes(NODES, message + attributes)
-
-
-def _int_attribute(name: str, value: int) -> bytes:
-    message = write_bytes(ATTRIBUTE_NAME, name.encode()) + write_int(INT, value) + write_int(ATTRIBUTE_TYPE, AN_INT)
-    return write_bytes(ATTRIBUTES, message)
-
-
-def _float_attribute(name: str, value: float) -> bytes:
-    message = write_bytes(ATTRIBUTE_NAME, name.encode()) + write_float(FLOAT, value)
-    return write_bytes(ATTRIBUTES, message + write_int(ATTRIBUTE_TYPE, A_FLOAT))
-
-
-def _tensor(name: str, dims: tuple[int, ...], like: _Tensor) -> bytes:
-    message = b"".join(write_int(DIMS, dim) for dim in dims)
-    message += write_int(TYPE, like.type) + write_bytes(TENSOR_NAME, name.encode()) + write_bytes(RAW, like.data)
-    return write_bytes(TENSORS, message)

@@ -22,9 +22,6 @@ PRECISIONS = ("int8", "fp16", "mixed", "fp32")  # int8: the rest FP32; mixed: th
 # How far a form may be from its FP32 sibling, over the golden images, in the units of Tolerance. FP16 keeps 11 bits;
 # a rounding that moves a value across an int8 step moves it by a whole step, hence more for `mixed`.
 FP16_TOLERANCE = Tolerance(probability=0.01, embedding=0.01, map=0.02)
-# Two computations of one INT8 graph, such as ONNX Runtime's optimised and plain ones, or OpenVINO's: the last bit of a float sum
-# decides on which side of half a step an activation falls.
-SAME_GRAPH_TOLERANCE = Tolerance(probability=0.05, embedding=0.02, map=0.05)
 MIXED_TOLERANCE = Tolerance(probability=0.10, embedding=0.06, map=0.2)
 
 FP16_MAX = 65504.0

@@ -11,6 +11,15 @@ from collections.abc import Iterator
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 WIDTHS = {FIXED64: 8, FIXED32: 4}  # bytes
 
+# Field numbers of onnx.proto: in a model, a graph, a node, a tensor, an attribute.
+GRAPH, OPSETS = 7, 8
+NODES, TENSORS, RESULTS = 1, 5, 12
+INPUTS, OUTPUTS, NAME, OP, ATTRIBUTES, DOMAIN = 1, 2, 3, 4, 5, 7
+DIMS, TYPE, TENSOR_NAME, RAW = 1, 2, 8, 9
+ATTRIBUTE_NAME, FLOAT, INT, INTS, ATTRIBUTE_TYPE = 1, 2, 3, 8, 20
+FLOAT32, UINT8, INT8, INT64 = 1, 2, 3, 7  # TensorProto.DataType
+A_FLOAT, AN_INT = 1, 2  # AttributeProto.AttributeType
+
 
 def fields(message: bytes | memoryview) -> Iterator[tuple[int, int, memoryview, memoryview]]:
     """(number, wire type, value, the whole field as it stands) of each field, in order. ValueError where it breaks off, or is no
@@ -67,3 +76,26 @@ def _varint(value: int) -> bytes:
         value >>= 7
     out.append(value)
     return bytes(out)
+
+
+def write_node(op: str, name: str, inputs: list[str], output: str, domain: str = "", attributes: bytes = b"") -> bytes:
+    message = b"".join(write_bytes(INPUTS, text.encode()) for text in inputs)
+    for number, text in ((OUTPUTS, output), (NAME, name), (OP, op), (DOMAIN, domain)):
+        message += write_bytes(number, text.encode()) if text else b""
+    return write_bytes(NODES, message + attributes)
+
+
+def write_int_attribute(name: str, value: int) -> bytes:
+    message = write_bytes(ATTRIBUTE_NAME, name.encode()) + write_int(INT, value) + write_int(ATTRIBUTE_TYPE, AN_INT)
+    return write_bytes(ATTRIBUTES, message)
+
+
+def write_float_attribute(name: str, value: float) -> bytes:
+    message = write_bytes(ATTRIBUTE_NAME, name.encode()) + write_float(FLOAT, value)
+    return write_bytes(ATTRIBUTES, message + write_int(ATTRIBUTE_TYPE, A_FLOAT))
+
+
+def write_tensor(name: str, dims: tuple[int, ...], kind: int, data: bytes | memoryview) -> bytes:
+    message = b"".join(write_int(DIMS, dim) for dim in dims)
+    message += write_int(TYPE, kind) + write_bytes(TENSOR_NAME, name.encode()) + write_bytes(RAW, data)
+    return write_bytes(TENSORS, message)

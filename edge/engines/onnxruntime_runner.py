@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ import onnxruntime as ort
 
 from edge.engines.fused_form import fuse
 from edge.engines.runner import check_crops
+from edge.engines.saturation import INPUT, OUTPUT, probe, saturates
 from edge.errors import EngineError
+from edge.hardware import VNNI, cpu_flags
 from edge.records import OUTPUT_NAMES, RawOutputs
 
-VNNI_FLAGS = {"avx512_vnni", "avx_vnni"}  # as Linux names them in /proc/cpuinfo
 # ONNX Runtime joins a sum and the LayerNormalization after it to one node whose kernel is the slower one: 1.32, AVX512, 0.28 ms
 # against 0.05 for [1,145,384].
 WITHOUT_FUSIONS = ("SkipLayerNormFusion",)
@@ -21,12 +23,7 @@ WITHOUT_FUSIONS = ("SkipLayerNormFusion",)
 def has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether every core of an x86 machine multiplies bytes without saturating. False where that cannot be read, as on a
     system without /proc/cpuinfo: slower there, never wrong. Other architectures ignore what it decides."""
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return False
-    flags = [set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")]
-    return bool(flags) and all(flag & VNNI_FLAGS for flag in flags)
+    return bool(cpu_flags(cpuinfo) & VNNI)
 
 
 def session_options(threads: int, spinning: bool) -> ort.SessionOptions:
@@ -72,6 +69,7 @@ class OnnxRuntimeRunner:
     """
 
     name = "onnxruntime-cpu"
+    qdq_limit = None
 
     def __init__(self, model: str | Path | bytes, threads: int = 1, spinning: bool = False):
         if threads < 1:
@@ -80,14 +78,22 @@ class OnnxRuntimeRunner:
         self._options = session_options(threads, spinning)
         self._session: ort.InferenceSession | None = None
         self.input_size = 0  # known once activated
+        self.note = ""
 
     def __enter__(self) -> OnnxRuntimeRunner:
         shown = f"{len(self._model)} bytes" if isinstance(self._model, bytes) else self._model
         try:
             model = self._model if isinstance(self._model, bytes) else Path(self._model).read_bytes()
             session = open_session(model, self._options)
+            check = ort.InferenceSession(probe(), self._options, providers=["CPUExecutionProvider"])
+            wrong = saturates(lambda x: np.asarray(check.run([OUTPUT], {INPUT: x})[0]))
         except Exception as error:  # onnxruntime raises its own unrelated classes, and RuntimeError
             raise EngineError(f"onnxruntime-cpu: cannot load the model ({shown}): {error}") from error
+        if wrong:
+            raise EngineError(
+                f"onnxruntime-cpu: INT8 products of ONNX Runtime {ort.__version__} saturate on this processor "
+                f"({platform.machine()}), so its answers would be wrong; install another version of onnxruntime"
+            )
         inputs = session.get_inputs()
         shape = inputs[0].shape if len(inputs) == 1 else []
         if (

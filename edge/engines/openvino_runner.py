@@ -5,15 +5,23 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from edge.engines.runner import check_crops
+from edge.engines.saturation import OUTPUT, probe, saturates
+from edge.engines.selftest import SAME_GRAPH_TOLERANCE
 from edge.errors import EngineError
 from edge.records import OUTPUT_NAMES, RawOutputs
 
 INSTALL = "pip install 'hygroma-edge[openvino]', or set engine.runtime: onnxruntime"
+# OpenVINO's switch for its INT8 transformations (ov::internal::enable_lp_transformations). Off, products are float32, on the
+# values that the quantisers gave. Not documented: where a version does not know it, the runner does not start there.
+NO_INT8 = {"LP_TRANSFORMS_MODE": False}
+SATURATES = "INT8 products saturate on this processor, which has no VNNI"
+FLOAT_KERNELS = ("f32", "f16", "bf16")  # how the names of kernels that multiply floats end
 # What OpenVINO's CPU code says where memory must not become executable (seen under PR_SET_MDWE, 2026.4).
 NO_JIT = "can't protect"
 JIT_FIX = "OpenVINO compiles its kernels as it loads, which MemoryDenyWriteExecute=yes forbids: docs/install.md has the drop-in"
@@ -41,13 +49,18 @@ class OpenVinoRunner:
     model: the graph's bytes, a verified bundle's. threads: as OnnxRuntimeRunner. Crops are inferred one by one: the graph is
     compiled for one, which is faster than for any number, and a crop's answer does not depend on its neighbours.
 
+    Where OpenVINO's INT8 kernels saturate (an x86 without VNNI: edge/engines/saturation.py), its own switch makes the products
+    run in float32 on the same quantised values: as exact as INT8 with VNNI, slower than ONNX Runtime there. `note` then says so.
+
     What is not INT8 runs in float32. OpenVINO would take bfloat16 where the CPU has it: a little faster, but the answers
     would then be twice as far from the canonical graph's, and other ones on other machines (docs/quantisation.md).
 
-    EngineError when OpenVINO is missing, or the model cannot be compiled or has other inputs or outputs.
+    EngineError when OpenVINO is missing or saturates with that switch too, or the model cannot be compiled or has other inputs
+    or outputs.
     """
 
     name = "openvino-cpu"
+    qdq_limit = SAME_GRAPH_TOLERANCE
 
     def __init__(self, model: bytes, threads: int = 1):
         if threads < 1:
@@ -56,6 +69,7 @@ class OpenVinoRunner:
         self._request: Any = None
         self.input_size = 0  # known once activated
         self.int8_products = 0  # matrix products that run in INT8; known once activated
+        self.note = ""  # known once activated
 
     def __enter__(self) -> OpenVinoRunner:
         openvino = import_openvino()
@@ -69,13 +83,19 @@ class OpenVinoRunner:
         }
         try:
             core = openvino.Core()
+            exact = next((more for more in ({}, NO_INT8) if not saturates(_product(core, settings | more))), None)
+            if exact is None:
+                raise EngineError(f"openvino-cpu: {SATURATES} with {NO_INT8} too; set engine.runtime: onnxruntime")
+            self.note = f"openvino-cpu: {SATURATES}: computed in float32" if exact else ""
             model = core.read_model(self._model)
             size = _input_size(model)
             missing = set(OUTPUT_NAMES) - {name for output in model.outputs for name in output.names}
             if size and not missing:
                 model.reshape([1, 1, size, size])
-                compiled = core.compile_model(model, "CPU", settings)
+                compiled = core.compile_model(model, "CPU", settings | exact)
                 self._request = compiled.create_infer_request()
+        except EngineError:
+            raise
         except Exception as error:  # openvino raises RuntimeError, and classes of its own
             said = " ".join(str(error).split())
             fix = f"; {JIT_FIX}" if NO_JIT in said else ""
@@ -115,8 +135,23 @@ def _input_size(model: Any) -> int:
     return int(height) if channels == 1 and height == width else 0
 
 
+def _product(core: Any, settings: dict[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
+    """Runs `edge.engines.saturation.probe` as the model would be."""
+    request = core.compile_model(core.read_model(probe()), "CPU", settings).create_infer_request()
+
+    def multiply(x: np.ndarray) -> np.ndarray:
+        request.infer([x])
+        return np.array(request.get_tensor(OUTPUT).data)
+
+    return multiply
+
+
 def _int8_products(executed: Any) -> int:
-    """How many products with constant weights the compiled graph really computes in INT8."""
+    """How many products with constant weights the compiled graph really computes in INT8. Their precision is that of the weights;
+    the kernel's name ends in what it computes in."""
     infos = [node.get_rt_info() for node in executed.get_ops()]
-    kinds = [(info["layerType"].astype(str), info["runtimePrecision"].astype(str)) for info in infos]
-    return sum(layer == "FullyConnected" and precision in ("i8", "u8") for layer, precision in kinds)
+    kinds = [tuple(info[key].astype(str) for key in ("layerType", "runtimePrecision", "primitiveType")) for info in infos]
+    return sum(
+        layer == "FullyConnected" and precision in ("i8", "u8") and not kernel.endswith(FLOAT_KERNELS)
+        for layer, precision, kernel in kinds
+    )

@@ -5,12 +5,15 @@ Every implementation is run through the same tests (`tests/contract`).
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from edge.errors import EngineError
 from edge.records import RawOutputs
+
+if TYPE_CHECKING:
+    from edge.bundle.manifest import Tolerance
 
 
 @runtime_checkable
@@ -19,6 +22,11 @@ class Runner(Protocol):
 
     name: str  # e.g. "onnxruntime-cpu"
     input_size: int  # S
+    note: str  # what a person must know of how it computes on this machine, "" for nothing; known once activated
+
+    @property
+    def qdq_limit(self) -> Tolerance | None:
+        """How far its answers may be from the canonical graph's, where that is less than the manifest allows."""
 
     def __enter__(self) -> Runner: ...
 

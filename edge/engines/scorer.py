@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from edge.engines.selftest import SelfTestReport, run_selftest, sigmoid
 from edge.errors import EngineError
 from edge.records import Scores
 
+log = logging.getLogger(__name__)
+
 
 class Scorer:
     """Scores crops with a verified bundle. Enter it (`with`): that activates the runner and runs the golden self-test.
@@ -25,8 +28,8 @@ class Scorer:
     """
 
     def __init__(self, bundle: Bundle, runner: Runner, fallback: str = ""):
-        """fallback: why this runner stands in for a better one, kept as `fallback`. BundleError when the bundle's arrays
-        are not what its manifest says."""
+        """fallback: why this runner stands in for a better one, kept as `fallback`; the runner's `note` joins it.
+        BundleError when the bundle's arrays are not what its manifest says."""
         self.fallback = fallback
         self.manifest: Manifest = bundle.manifest
         self.label = bundle.label
@@ -55,6 +58,9 @@ class Scorer:
                     f"{self.runner_name}: takes {self._runner.input_size} pixels; the manifest's input.size says "
                     f"{wanted}"
                 )
+            if note := self._runner.note:
+                log.warning("%s", note)
+                self.fallback = "; ".join(filter(None, (self.fallback, note)))
             self.selftest = run_selftest(self._runner, self._golden, self.manifest.golden, self.manifest.calibration)
         except BaseException:
             self._runner.__exit__(None, None, None)

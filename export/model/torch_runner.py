@@ -17,6 +17,7 @@ class TorchRunner:
     count."""
 
     name = "torch-fp32"
+    qdq_limit, note = None, ""
 
     def __init__(self, state: Mapping[str, torch.Tensor], config: ViTConfig):
         self._model = HygromaViT(config).eval()

@@ -281,3 +281,27 @@ def test_more_threads_than_cores(tmp_path: Path) -> None:
     config = dataclasses.replace(Config(), engine=EngineConfig(threads=4))
     found = findings(lambda: config, machine(tmp_path, cores=lambda: 2))["cores"]
     assert found.level == "warn" and found.fix == "set engine.threads to at most 2"
+
+
+@pytest.mark.requirement("X-02")
+@pytest.mark.parametrize(
+    ("machine", "cpuinfo", "level", "said"),
+    [
+        ("x86_64", "flags\t\t: fpu avx2 avx512_vnni\n", "ok", "avx512_vnni: INT8 products are exact and fastest"),
+        ("x86_64", "flags\t\t: fpu avx2 avx_vnni\n", "ok", "avx_vnni"),
+        ("x86_64", "flags\t\t: fpu avx2 avx512f\n", "ok", "without VNNI"),
+        ("x86_64", "flags\t\t: fpu avx2\n\nflags\t\t: fpu avx2 avx_vnni\n", "ok", "without VNNI"),  # every core must
+        ("x86_64", "flags\t\t: fpu sse4_2\n", "warn", "without AVX2"),
+        ("x86_64", "", "warn", "does not say"),
+        ("aarch64", "Features\t: fp asimd asimddp\n", "ok", "with asimddp"),
+        ("aarch64", "Features\t: fp asimd\n", "ok", "without asimddp"),
+        ("riscv64", "", "warn", "riscv64: never tried"),
+    ],
+)
+def test_the_kind_of_processor_is_named_with_what_it_means(
+    tmp_path: Path, machine: str, cpuinfo: str, level: str, said: str
+) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "cpuinfo").write_text(cpuinfo)
+    found = findings(Config, System(root=tmp_path, machine=lambda: machine))["processor"]
+    assert found.level == level and said in found.found

@@ -21,9 +21,9 @@ from edge.bundle import Bundle
 from edge.bundle.manifest import GateResult
 from edge.cli import main
 from edge.engines import choice
-from edge.engines.graph_forms import SAME_GRAPH_TOLERANCE
 from edge.engines.health import engine_state
 from edge.engines.openvino_runner import has_openvino
+from edge.engines.selftest import SAME_GRAPH_TOLERANCE
 from edge.engines.tensorrt import api as tensorrt_api
 from edge.engines.tensorrt import host as engine_host
 from edge.engines.tensorrt import race

@@ -19,14 +19,13 @@ from edge.bundle.trust import SHIPPED_BUNDLE
 from edge.engines.graph_forms import (
     FP16_TOLERANCE,
     MIXED_TOLERANCE,
-    SAME_GRAPH_TOLERANCE,
     graph_for,
     half_typed,
     strip_quantisers,
 )
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.engines.openvino_runner import OpenVinoRunner, has_openvino
-from edge.engines.selftest import difference, infer_all
+from edge.engines.selftest import SAME_GRAPH_TOLERANCE, difference, infer_all
 from edge.errors import EngineError
 from edge.records import OUTPUT_NAMES, RawOutputs
 

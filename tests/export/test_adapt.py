@@ -26,7 +26,8 @@ from edge.bundle.manifest import GOLDEN_FILE, MODEL_FILE, OOD_FILE
 from edge.bundle.trust import ANYONE, SHIPPED_BUNDLE
 from edge.cli import main
 from edge.engines.graph_forms import strip_quantisers
-from edge.engines.selftest import sigmoid
+from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
+from edge.engines.selftest import infer_all, sigmoid
 from edge.errors import ConfigError, GateError, InputError
 from export.heads.anchored import STRENGTHS, Anchored, Samples, fit_anchored
 from export.heads.features import HYGROMA, PLANE, Shown
@@ -400,4 +401,6 @@ def test_few_planes_of_one_sort_leave_the_plane_head_alone(site: Path, tmp_path:
     made = load_bundle(found["bundle"], ANYONE)
     assert any("frozen" in text for text in made.manifest.provenance.limits)
     assert {MODEL_FILE, GOLDEN_FILE} <= set(made.files)
-    assert sigmoid(made.golden().qdq.plane) == pytest.approx(sigmoid(start.golden().qdq.plane))
+    with OnnxRuntimeRunner(start.model) as runner:  # on this processor: another rounds otherwise, by .008 (AVX2 and AVX512)
+        plane = infer_all(runner, start.golden().inputs).plane
+    assert sigmoid(made.golden().qdq.plane) == pytest.approx(sigmoid(plane))

@@ -28,6 +28,7 @@ class FakeRunner:
     """
 
     name = "fake"
+    qdq_limit, note = None, ""
 
     def __init__(
         self,

@@ -36,6 +36,8 @@ class TensorRTRunner:
     EngineError when TensorRT, the driver or the engine is not what it should be.
     """
 
+    qdq_limit, note = None, ""
+
     def __init__(self, plan: bytes, precision: str, api: Api | None = None, cuda: Cuda | None = None):
         self.name = engine_name(precision)
         self.input_size = 0  # this and the next two are known once activated
