@@ -15,8 +15,8 @@ AUTO, TENSORRT = "auto", "tensorrt"
 
 @dataclass(frozen=True)
 class Portable:
-    """`title`: its maker's name for it. `open`: a graph's bytes and a number of threads -> its runner, not entered. `install`: how
-    to get it where it is not `installed`."""
+    """`title`: its maker's name for it. `open`: a graph's bytes, and a number of threads, become its runner, not entered.
+    `install`: how to get it where it is not `installed`."""
 
     title: str
     open: Callable[[bytes, int], Runner]
