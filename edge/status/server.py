@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlsplit
 
-from edge.errors import BundleError, ConfigError, SourceError
+from edge.errors import ConfigError, InputError, SourceError
 from edge.schema import Decoder
 from edge.status.board import Board, NewExamRequest, Request, ReviewRequest
 from edge.status.openapi import describe
@@ -157,6 +157,10 @@ class _Reply:
     headers: dict[str, str] = field(default_factory=dict)  # beyond SECURITY_HEADERS
 
 
+class _Body(Decoder):
+    whole = "all that was sent"
+
+
 class _Refused(Exception):
     """Ends a request with this reply."""
 
@@ -276,11 +280,11 @@ class _Handler(BaseHTTPRequestHandler):
         kind = self.headers.get("Content-Type", JSON)
         if data and kind.partition(";")[0].strip().lower() != JSON:
             _refuse(415, f"the body must be {JSON}; found {kind[:80]!r} in Content-Type")
-        decoder = Decoder("body")
+        decoder = _Body("body", InputError)
         assert route.body is not None
         try:
-            return decoder.dataclass(route.body, decoder.parse(data or b"{}"))
-        except BundleError as error:
+            return decoder.dataclass(route.body, decoder.parse(data or b"{}", "send one JSON object, or nothing"))
+        except InputError as error:
             _refuse(400, str(error))
 
     # -- what is answered
