@@ -649,6 +649,7 @@ def _events(args: argparse.Namespace) -> int:
         return code
     for e in found:
         reviewer = (f" by {e.reviewed_by}" if e.reviewed_by else "") + (", pinned" if e.pinned else "")
+        reviewer += f"  [boundary not sure: {e.boundary}]" if e.boundary else ""
         print(
             f"{e.id:>5}  {e.t_wall}  exam {e.exam_id}  p {e.hygroma:.2f}  evidence {e.evidence:.1f}  {e.review}{reviewer}  "
             f"{root / e.image_path}"

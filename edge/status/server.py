@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from edge.bundle.schema import Decoder
 from edge.errors import BundleError, ConfigError, SourceError
-from edge.status.board import Board, NewExamRequest, Request, ReviewRequest
+from edge.status.board import Board, NewExamRequest, Request, ReviewRequest, SameExamRequest
 from edge.status.openapi import describe
 from edge.status.pool import PooledServer
 from edge.status.rate import REQUESTS, WRONG_TOKENS, Rate, client_of
@@ -353,6 +353,7 @@ _ANSWERS: dict[str, Callable[[_Handler, int, Any], _Reply]] = {
     "clip": lambda handler, number, _: _picture(WEBP, handler.clip(number)),
     "description": lambda handler, *_: _json(200, handler.api),
     "new_exam": lambda handler, *_: handler._ask(NewExamRequest()),
+    "same_exam": lambda handler, *_: handler._ask(SameExamRequest()),
     "review": lambda handler, number, said: handler._ask(ReviewRequest(number, said.review, said.by)),
 }
 
