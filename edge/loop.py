@@ -34,7 +34,16 @@ from edge.screen.geometry import screen_iou
 from edge.screen.held import NOISE_MAX
 from edge.screen.layout import SAME_LAYOUT
 from edge.screen.view import View, look
-from edge.status.board import Board, BundleState, ExamRow, NewExamRequest, Request, ReviewRequest, SameExamRequest, Snapshot
+from edge.status.board import (
+    Board,
+    BundleState,
+    ExamRow,
+    NewExamRequest,
+    Request,
+    ReviewRequest,
+    SameExamRequest,
+    Snapshot,
+)
 
 log = logging.getLogger(__name__)
 
@@ -239,7 +248,8 @@ class Watch:
     # -- the stages
 
     def _receive(self, frame: Frame | None, now_ns: int) -> Reading | None:
-        """The reading of a frame; NO_SIGNAL when none has come for `stall_s`, or for longer than its source takes; None when there is nothing to say yet."""
+        """The reading of a frame; NO_SIGNAL when none has come for `stall_s`, or 2.5 periods of a slow source; None when
+        there is nothing to say yet."""
         if frame is None:
             last_ns = self._started_ns if self._last_arrival_ns is None else self._last_arrival_ns
             if now_ns - last_ns < self._rhythm.stall_ns:
@@ -485,8 +495,8 @@ class Watch:
             problems.append("pictures are too old when they have been scored: the machine is too slow, or was stopped")
         if self._noise > NOISE_MAX:
             problems.append(
-                f"a frozen picture cannot be told from a live one here: the source's noise is {self._noise:.1f} grey levels, up to"
-                f" {NOISE_MAX:g} can be told; fix the camera and its light, or compress less (docs/sources.md)"
+                f"a frozen picture cannot be told from a live one here: the source's noise is {self._noise:.1f} grey levels,"
+                f" up to {NOISE_MAX:g} it could be told; fix the camera and its light, or compress less (docs/sources.md)"
             )
         if self._verdict is not None and self._verdict.question:
             problems.append(self._verdict.question)

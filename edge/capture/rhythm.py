@@ -1,4 +1,4 @@
-"""How long a source may give nothing before that is a stall, by its own rate: one of a picture a second is not lost in between."""
+"""How long a source may give nothing before that is a stall, by its own rate: between two pictures a slow one is not lost."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What an exam has counted carries no evidence again: a loop that is replayed, the fields of a frozen picture.
 
-Pictures are known by their fingerprints. Those between two counted ones are remembered as well: they came too soon to count, and a
-replay that falls out of step must not count them instead.
+Pictures are known by their fingerprints. Those between two counted ones are remembered as well: they came too soon to
+count, and a replay that falls out of step must not count them instead.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from edge.screen.likeness import differences
 PICTURES = 8192  # remembered of one exam, 10 MB at most: over four minutes at 30 a second; scanners replay a minute or less
 POOL = 4  # cells along a side of the blocks by which likely pictures are looked up
 LIKELY = 24  # of them that are compared cell by cell
-RETURN = 0.5  # of the difference from the last counted picture: nearer to one before it, the screen goes back, it does not go on
+RETURN = 0.7  # of the difference from the last counted picture: nearer to one before it, the screen goes back, it does not go on
 RETURN_MAX = 1.5  # grey levels; as much may the noise of a source be before a frozen picture cannot be told
 SHARED = 0.6  # of the cells of a fan that must lie in all fans of the exam so far, else pictures are not comparable
 

@@ -14,10 +14,10 @@ import numpy as np
 from edge.records import Fingerprint
 from edge.screen.likeness import differences
 
-ALIKE_OF_CONTRAST = 0.012  # of the fan's contrast, that two pictures may differ by whatever the noise: a dark gain shows less of all
+ALIKE_OF_CONTRAST = 0.012  # of the fan's contrast, that two pictures may always differ by: a dark gain shows less of everything
 ALIKE_LOW, ALIKE_HIGH = 0.2, 0.4  # grey levels of cells: noise of sigma 3 leaves .18 at 720p, live phantoms .3 to 1.5 after .12 s
 ALIKE_OVER_NOISE = 1.4  # times the measured noise: its largest differences over its upper fifth (measured, a shaking camera)
-STEADY = 1.3  # times its neighbours' difference, up to which a picture belongs to the stretch; live ones leave it in 2 to 4 pictures
+STEADY = 1.3  # times its neighbours' difference, up to which a picture belongs to the stretch; a live one leaves it in 2 to 4
 STEADY_NS = 250_000_000  # ns that a stretch must last to be one: at most three pictures count in it (min_interval_ms)
 STEADY_PICTURES = 3  # pictures that follow its first
 STEADY_QUANTILE = 0.8  # of the neighbours' differences of a stretch, which of a shaking camera are unequal
@@ -83,6 +83,9 @@ class Changes:
         found = float(np.quantile(self._steps, STEADY_QUANTILE))
         if from_first > STEADY * found or now - self._before_ns > SPACING_MAX_NS:
             self._begin(taken, now)
-        elif now - self._first_ns >= STEADY_NS and len(self._steps) >= STEADY_PICTURES:
-            if found <= NOISE_OF_CONTRAST * contrast:
-                self.noise = max(self.noise, found)
+        elif (
+            now - self._first_ns >= STEADY_NS
+            and len(self._steps) >= STEADY_PICTURES
+            and found <= NOISE_OF_CONTRAST * contrast
+        ):
+            self.noise = max(self.noise, found)

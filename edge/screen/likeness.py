@@ -14,7 +14,7 @@ from edge.screen.geometry import fan_mask
 
 CELLS = 48  # cells along the screen's longest side: 27 px of 1280, over which noise of sigma 3 leaves .16 of difference
 CELL_MIN = 16  # px; fewer average too little
-CELLS_MIN = 24  # cells inside the fan from which gain, offset and shift can be told from the picture; fewer are compared as they are
+CELLS_MIN = 24  # cells inside the fan from which gain, offset and shift are fitted; fewer are compared as they are
 ROW_CELLS_MIN = 4  # cells of a row from which its own gain and offset are fitted
 DRAWN_SHARE = 0.03  # of the cells, those that differ most, that do not count: a caliper is drawn over as many (chosen)
 FLAT = 1e-6  # squared grey levels: what varies less has no direction
@@ -40,7 +40,8 @@ class Fingerprinter:
             fan_mask(fan, fan.box).astype(np.uint8), np.ones((edge, edge), np.uint8), borderValue=0
         )
         whole = inside[: height // cell * cell, : width // cell * cell]
-        self.inside = whole.reshape(height // cell, cell, width // cell, cell).all(axis=(1, 3))
+        cells = whole.reshape(height // cell, cell, width // cell, cell)
+        self.inside = np.asarray(cells.all(axis=(1, 3)))
         self.inside.setflags(write=False)
 
     def take(self, crop: np.ndarray) -> Fingerprint:

@@ -14,7 +14,7 @@ from edge.screen.preprocess import to_grey
 from edge.screen.signal import NOTICE_SPREAD
 
 CHANGED_LEVELS = 16  # grey levels by which a pixel around the fan has become another
-CHANGED_SHARE = 0.3  # of the lettering then and now around the fan: a menu leaves little of it, a clock or a read-out changes less (chosen)
+CHANGED_SHARE = 0.3  # of the lettering then and now around the fan: a menu leaves little, a clock changes less (chosen)
 BACKGROUND_LEVELS = 8  # grey levels around the commonest one that are no lettering
 
 

@@ -122,7 +122,7 @@ def to_prometheus(snapshot: Snapshot | None, now_ns: int, root: Path = ROOT) -> 
         metric("flagged", "gauge", "1 while the exam is flagged.", ("", verdict.flagged))
         metric("evidence", "gauge", "Accumulated evidence of the exam.", ("", verdict.evidence))
         metric("exam_id", "gauge", "Number of the exam under way.", ("", verdict.exam_id))
-        metric("boundary_asked", "gauge", "1 while the operator is asked if the patient is the same.", ("", bool(verdict.question)))
+        metric("boundary_asked", "gauge", "1 while the operator is asked whose exam it is.", ("", bool(verdict.question)))
     metric("source_noise_levels", "gauge", "Measured noise of a held picture, grey levels.", ("", snapshot.noise))
     metric("source_connected", "gauge", "0 while a live source is away.", ("", feed.connected))
     if (bundle := snapshot.bundle_state) is not None:
