@@ -645,7 +645,8 @@ def _events(args: argparse.Namespace) -> int:
     if args.action == "show":
         shown = dataclasses.asdict(found[0])
         shown |= {name: root / shown[name] for name in ("image_path", "clip_path") if shown[name]}
-        print("\n".join(f"{name:<14}{value}" for name, value in shown.items()))
+        told = {name: value for name, value in shown.items() if value or name != "boundary"}
+        print("\n".join(f"{name:<14}{value}" for name, value in told.items()))
         return code
     for e in found:
         reviewer = (f" by {e.reviewed_by}" if e.reviewed_by else "") + (", pinned" if e.pinned else "")

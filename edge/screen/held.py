@@ -12,7 +12,7 @@ from collections import deque
 import numpy as np
 
 from edge.records import Fingerprint
-from edge.screen.likeness import differences
+from edge.screen.likeness import Cells
 
 ALIKE_OF_CONTRAST = 0.012  # of the fan's contrast, that two pictures may always differ by: a dark gain shows less of everything
 ALIKE_LOW, ALIKE_HIGH = 0.2, 0.4  # grey levels of cells: noise of sigma 3 leaves .18 at 720p, live phantoms .3 to 1.5 after .12 s
@@ -34,6 +34,7 @@ class Changes:
 
     def __init__(self) -> None:
         self.noise = 0.0  # grey levels of cells between two pictures of the same; 0 until a held picture was seen
+        self._cells = Cells(np.zeros((0, 0), bool))
         self._before: Fingerprint | None = None
         self._before_ns = 0
         self._distinct: Fingerprint | None = None  # the last that differed
@@ -53,12 +54,13 @@ class Changes:
     def see(self, taken: Fingerprint, now: int) -> tuple[bool, float]:
         """The picture at `now`, ns -> (the same as the last distinct one, difference up to which pictures are alike)."""
         before, first, distinct = self._before, self._first, self._distinct
-        contrast = float(taken.values[taken.inside].std()) if taken.inside.any() else 0.0
+        cells = self._shared(taken)
+        values = cells.of(taken.values)
+        contrast = float(values.std()) if values.size else 0.0
         same = False
         if before is not None and first is not None and distinct is not None:
-            shared = taken.inside & before.inside & first.inside & distinct.inside
-            others = np.stack([before.values, first.values, distinct.values])
-            step, from_first, from_distinct = (float(d) for d in differences(taken, others, shared))
+            others = np.stack([cells.of(before.values), cells.of(first.values), cells.of(distinct.values)])
+            step, from_first, from_distinct = cells.differences(taken, others).tolist()
             self._learn(taken, step, from_first, contrast, now)
             same = from_distinct <= self._alike(contrast)
         else:
@@ -67,6 +69,13 @@ class Changes:
         if not same:
             self._distinct = taken
         return same, self._alike(contrast)
+
+    def _shared(self, taken: Fingerprint) -> Cells:
+        """The cells that this picture shares with those that it is compared with."""
+        masks = [one.inside for one in (taken, self._before, self._first, self._distinct) if one is not None]
+        if any(mask is not self._cells.inside for mask in masks):
+            self._cells = Cells(masks[0] if all(mask is masks[0] for mask in masks) else np.logical_and.reduce(masks))
+        return self._cells
 
     def _alike(self, contrast: float) -> float:
         own = min(max(ALIKE_OF_CONTRAST * contrast, ALIKE_LOW), ALIKE_HIGH)
@@ -80,7 +89,7 @@ class Changes:
         if step < RELAXES_BELOW * self.noise:  # live or held, neighbours differ by the noise at least
             self.noise += RELAX * (step - self.noise)
         self._steps.append(step)
-        found = float(np.quantile(self._steps, STEADY_QUANTILE))
+        found = sorted(self._steps)[int(STEADY_QUANTILE * (len(self._steps) - 1))]
         if from_first > STEADY * found or now - self._before_ns > SPACING_MAX_NS:
             self._begin(taken, now)
         elif (

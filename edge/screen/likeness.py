@@ -73,50 +73,54 @@ class _Edges:
         return np.diff(np.diff(self.of(rows.T), axis=0), axis=1).T
 
 
-def differences(now: Fingerprint, others: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """float [M,R,C] -> float [M]: root mean square difference from `now`, grey levels, over the cells `inside` [R,C].
+class Cells:
+    """The cells of a mask, bool [R,C], along its rows: what pictures are compared over."""
 
-    What a camera or a lamp does is left out: in each row a gain and an offset (flicker, a rolling bar, drift), and a shift
-    of all by part of a cell (a camera that shakes), and the few cells over which a caliper may be drawn. 255 without a cell.
-    """
-    count = int(np.count_nonzero(inside))
-    if count == 0:
-        return np.full(len(others), 255.0)
-    values = now.values[inside]
-    rest = values - others[:, inside]
-    if count < CELLS_MIN:
-        return np.asarray(np.sqrt((rest * rest).mean(axis=1)))
-    lengths = np.count_nonzero(inside, axis=1)
-    lengths = lengths[lengths > 0]
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    rows = _Rows(starts, lengths)
-    shape = rows.centred(values[None])[0]
-    strength = np.sqrt(np.add.reduceat(shape * shape, starts))
-    fitted = (lengths >= ROW_CELLS_MIN) & (strength > FLAT)
-    shape *= np.repeat(np.where(fitted, 1 / np.maximum(strength, FLAT), 0), lengths)
-    rest = rows.without(rows.centred(rest), shape)
-    for slope in now.slopes[:, inside]:
-        along = rows.without(rows.centred(slope[None]), shape)[0]
-        length = float(along @ along)
-        if length > FLAT * count:
-            rest = rest - np.outer(rest @ along / length, along)
-    kept = count - int(DRAWN_SHARE * count)
-    squares = np.partition(rest * rest, kept - 1, axis=1)[:, :kept]
-    free = max(1, kept - len(lengths) - int(np.count_nonzero(fitted)) - 2)
-    return np.sqrt(squares.sum(axis=1) / free)
+    def __init__(self, inside: np.ndarray) -> None:
+        self.inside = inside
+        self.index = np.flatnonzero(inside)
+        lengths = np.count_nonzero(inside, axis=1)
+        self._lengths = lengths[lengths > 0]
+        self._starts = np.concatenate([[0], np.cumsum(self._lengths)[:-1]]).astype(np.intp)
+        self._row = np.repeat(np.arange(len(self._lengths)), self._lengths)  # of each cell
+        self._long = self._lengths >= ROW_CELLS_MIN
+        self._kept = len(self.index) - int(DRAWN_SHARE * len(self.index))
 
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """[R,C] -> [cells]"""
+        return np.asarray(values.ravel()[self.index])
 
-class _Rows:
-    """Sums along the rows of a mask's cells, which lie one row after the other."""
+    def differences(self, now: Fingerprint, others: np.ndarray) -> np.ndarray:
+        """float32 [M,cells] -> float [M]: root mean square difference from `now`, grey levels.
 
-    def __init__(self, starts: np.ndarray, lengths: np.ndarray) -> None:
-        self.starts, self.lengths = starts, lengths
+        What a camera or a lamp does is left out: in each row a gain and an offset (flicker, a rolling bar), and a shift
+        of all by part of a cell (a camera that shakes), and the few cells over which a caliper may be drawn. 255 without a cell.
+        """
+        count = len(self.index)
+        if count == 0:
+            return np.full(len(others), 255.0)
+        values = self.of(now.values)
+        rest = values - others
+        if count < CELLS_MIN:
+            return np.asarray(np.sqrt((rest * rest).mean(axis=1)))
+        # The picture and its slopes along with the differences: all are taken without their rows' means.
+        slopes = now.slopes.reshape(2, -1)[:, self.index]
+        rest = np.concatenate([rest, slopes, values[None]])
+        rest -= (self._sums(rest) / self._lengths)[:, self._row]
+        rest, shape = rest[:-1], rest[-1]
+        strength = self._sums((shape * shape)[None])[0]
+        fitted = self._long & (strength > FLAT)
+        gains = self._sums(rest * shape) * np.where(fitted, 1 / np.maximum(strength, FLAT), 0)
+        rest -= gains[:, self._row] * shape
+        rest, (down, across) = rest[:-2], rest[:-3:-1]
+        for slope in (across, down - across * (down @ across / max(float(across @ across), FLAT))):
+            length = float(slope @ slope)
+            if length > FLAT * count:
+                rest -= (rest @ slope / length)[:, None] * slope
+        squares = np.partition(rest * rest, self._kept - 1, axis=1)[:, : self._kept]
+        free = max(1, self._kept - len(self._lengths) - int(np.count_nonzero(fitted)) - 2)
+        return np.asarray(np.sqrt(squares.sum(axis=1) / free))
 
-    def centred(self, cells: np.ndarray) -> np.ndarray:
-        means = np.add.reduceat(cells, self.starts, axis=1) / self.lengths
-        return np.asarray(cells - np.repeat(means, self.lengths, axis=1))
-
-    def without(self, cells: np.ndarray, shape: np.ndarray) -> np.ndarray:
-        """`shape`: [cells], of unit length in every row, or zero."""
-        parts = np.add.reduceat(cells * shape, self.starts, axis=1)
-        return np.asarray(cells - np.repeat(parts, self.lengths, axis=1) * shape)
+    def _sums(self, cells: np.ndarray) -> np.ndarray:
+        """[M,cells] -> [M,rows]"""
+        return np.add.reduceat(cells, self._starts, axis=1)

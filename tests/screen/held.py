@@ -84,7 +84,7 @@ def shake(pixels: float) -> Noise:
 
 
 def camera(image: np.ndarray, turn: int, rng: np.random.Generator) -> np.ndarray:
-    return jpeg(85, 2.0)(bar(shake(0.5)(image, turn, rng), turn, rng), turn, rng)
+    return jpeg(85, 2.0)(flicker(2)(shake(0.5)(image, turn, rng), turn, rng), turn, rng)
 
 
 def gain(share: float) -> Noise:
