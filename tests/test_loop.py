@@ -375,6 +375,19 @@ def test_a_flag_after_an_unsure_boundary_says_so_wherever_it_is_read(tmp_path: P
     assert [(row.exam_id, bool(row.boundary)) for row in summary.exams] == [(1, True), (2, True)]
 
 
+@pytest.mark.requirement("E-01")
+@pytest.mark.parametrize(("noise", "told"), [(0.4, False), (1.9, True)])
+def test_noise_that_hides_a_freeze_is_a_problem_with_its_figure(tmp_path: Path, noise: float, told: bool) -> None:
+    class Noisy(FakeReader):
+        def read(self, frame: Frame) -> Reading:
+            return replace(super().read(frame), noise=noise)
+
+    bench = Bench(tmp_path, "." * 5, reader=Noisy())
+    bench.watch.run()
+    assert bench.shown().noise == noise
+    assert any("frozen picture cannot be told" in p and "1.9" in p for p in bench.shown().degraded) == told
+
+
 @pytest.mark.requirement("E-05")
 @pytest.mark.parametrize("after", ["new exam", "menu", "another layout"])
 def test_a_withheld_picture_is_shown_once_its_fan_is_sure_whatever_exam_is_under_way(tmp_path: Path, after: str) -> None:

@@ -111,13 +111,13 @@ def is_hygroma(host: str, port: int) -> bool:
 
 
 def running_problems(host: str, port: int) -> list[str]:
-    """What the hygroma there says is wrong; nothing when it wants a token, or does not answer as one does."""
+    """What the hygroma that watches there says is wrong; nothing when it only starts, wants a token, or cannot be understood."""
     here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     connection = http.client.HTTPConnection(here, port, timeout=CLIENT_TIMEOUT_S)
     try:
         connection.request("GET", "/healthz")
-        problems = json.loads(connection.getresponse().read(HEALTH_MAX))["problems"]
-        return [str(problem) for problem in problems]
+        health = json.loads(connection.getresponse().read(HEALTH_MAX))
+        return [str(problem) for problem in health["problems"]] if health["ready"] else []
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         return []
     finally:
