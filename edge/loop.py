@@ -21,16 +21,29 @@ from typing import Protocol
 import numpy as np
 
 from edge.capture.feed import Feed, FeedStats
+from edge.capture.rhythm import Rhythm
 from edge.decision.exam import Exam
 from edge.errors import EngineError, HygromaError, NoSuchEvent, StoreError
 from edge.events.clip import Clips
 from edge.events.evidence import render_evidence
 from edge.events.store import FORGOTTEN_AT_ONCE, EventStore, NewEvent
 from edge.metrics import Latency, LatencySummary
-from edge.records import Event, Frame, Reading, Scores, Signal, Verdict
+from edge.records import Event, Fan, Frame, Reading, Scores, Signal, Verdict
+from edge.screen.geometry import screen_iou
+from edge.screen.held import NOISE_MAX
+from edge.screen.layout import SAME_LAYOUT
 from edge.screen.view import View, look
 from edge.sd_notify import Notifier
-from edge.status.board import Board, BundleState, ExamRow, NewExamRequest, Request, ReviewRequest, Snapshot
+from edge.status.board import (
+    Board,
+    BundleState,
+    ExamRow,
+    NewExamRequest,
+    Request,
+    ReviewRequest,
+    SameExamRequest,
+    Snapshot,
+)
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +62,7 @@ COMMITTED_MAX = 1000  # events of this run that are remembered, 1 kB each: weeks
 LATE_NS = 500_000_000  # nanoseconds: the newest frame behind a flag is at most this old (DESIGN section 6)
 VIEW_NS = 100_000_000  # nanoseconds of the source's time between views: what the page can show
 HISTORY_NS = 500_000_000  # nanoseconds between points of the evidence curve
+WITHHELD_MAX = 4  # flagged pictures in memory that wait for a sure fan, 3 to 6 MB each: more than come within its two seconds
 HISTORY_POINTS = 120  # points of the evidence curve: one minute
 STAGES = ("wait", "read", "infer", "decide", "commit", "publish", "overhead", "verdict", "flag")
 
@@ -99,9 +113,11 @@ class _Withheld:
     """A flagged frame, in memory only, until it is sure which part of it may be kept."""
 
     key: tuple[int, int]  # exam and frame
+    fan: Fan  # as it was taken to be
     image: np.ndarray
     scores: Scores
     t_wall: str
+    interrupted: bool = False  # the fan was away since, or another: what is there now may be another layout
 
 
 class Watch:
@@ -130,7 +146,7 @@ class Watch:
     ) -> None:
         self._feed, self._reader, self._scorer = feed, reader, scorer
         self._exam, self._store, self._board = exam, store, board
-        self._identity, self._stall_ns = identity, round(stall_s * 1e9)
+        self._identity, self._rhythm = identity, Rhythm(round(stall_s * 1e9))
         self._clock_ns, self._wall = clock_ns, wall
         self._notifier, self._on_verdict = notifier or Notifier({}), on_verdict
         self._clips = clips or Clips()
@@ -156,7 +172,8 @@ class Watch:
         self._committed: deque[Event] = deque(maxlen=COMMITTED_MAX)
         self._waiting: deque[NewEvent] = deque()
         self._reviews: deque[ReviewRequest] = deque()  # what people said of events, not written yet
-        self._withheld: _Withheld | None = None
+        self._withheld: deque[_Withheld] = deque(maxlen=WITHHELD_MAX)
+        self._noise = 0.0  # grey levels, the source's, as last measured
         self._lost = 0
         self._store_problem = ""
         self._retry_at_ns = self._retain_at_ns = self._publish_at_ns = self._started_ns
@@ -211,7 +228,7 @@ class Watch:
             if self._view is not None and self._view_ns == reading.t_mono_ns:
                 self._clips.see(self._view.image, reading.t_mono_ns, verdict.exam_id)
             self._clips.tick(reading.t_mono_ns)
-            self._show_withheld(reading, verdict)
+            self._show_withheld(reading)
             if verdict.newly_flagged:
                 self._clips.flag((verdict.exam_id, verdict.frame_id), reading.t_mono_ns)
                 self._flag(frame, reading, scores, verdict, now_ns)
@@ -231,16 +248,18 @@ class Watch:
     # -- the stages
 
     def _receive(self, frame: Frame | None, now_ns: int) -> Reading | None:
-        """The reading of a frame; NO_SIGNAL when none has come for `stall_s`; None when there is nothing to say yet."""
+        """The reading of a frame; NO_SIGNAL when none has come for `stall_s`, or 2.5 periods of a slow source; None when
+        there is nothing to say yet."""
         if frame is None:
             last_ns = self._started_ns if self._last_arrival_ns is None else self._last_arrival_ns
-            if now_ns - last_ns < self._stall_ns:
+            if now_ns - last_ns < self._rhythm.stall_ns:
                 return None
             self._view = None
             return Reading(self._last_frame.id if self._last_frame else 0, now_ns, Signal.NO_SIGNAL, None, None)
         self._frames += 1
         self._last_frame = replace(frame, image=_NO_IMAGE)  # the id and the stamp; pixels are not kept
         self._last_arrival_ns = now_ns
+        self._rhythm.see(now_ns)
         try:
             with self._timed("read"):
                 reading = self._reader.read(frame)
@@ -252,6 +271,7 @@ class Watch:
         self._in_a_row["screen"] = 0
         self._signals[reading.signal.value] += 1
         self._duplicates += reading.duplicate
+        self._noise = reading.noise if reading.fan is not None else self._noise
         return reading
 
     def _look(self, frame: Frame, reading: Reading) -> None:
@@ -306,9 +326,11 @@ class Watch:
             image=render_evidence(
                 look(frame.image, reading.fan).image if reading.settled else None, scores, t_wall, *whose
             ),
+            boundary=verdict.boundary,
         )
         if not reading.settled:
-            self._withheld = _Withheld((verdict.exam_id, verdict.frame_id), frame.image, scores, t_wall)
+            key = verdict.exam_id, verdict.frame_id
+            self._withheld.append(_Withheld(key, reading.fan, frame.image, scores, t_wall))
         if len(self._waiting) == WAITING_MAX:
             self._waiting.popleft()
             self._lost += 1
@@ -375,23 +397,28 @@ class Watch:
                 self._errors["store"] += 1
                 log.error("event %d has no clip: %s", event.id, error)
 
-    def _show_withheld(self, reading: Reading, verdict: Verdict) -> None:
-        """The picture of a flag that came before its fan was sure, once it is; another layout would cut it wrongly."""
-        held = self._withheld
-        if held is None:
-            return
-        if verdict.exam_id != held.key[0] or reading.layout_changed or reading.fan is None:
-            self._withheld = None
-        elif reading.settled and (event := self._committed_as(held.key)) is not None:
-            self._withheld = None
+    def _show_withheld(self, reading: Reading) -> None:
+        """The pictures of flags that came before their fan was sure, once it is. Whose exam is under way by then is no matter;
+        another layout would cut them wrongly."""
+        away = reading.layout_changed or reading.fan is None
+        for held in [self._withheld.popleft() for _ in range(len(self._withheld))]:
+            interrupted = held.interrupted or away
+            if reading.fan is None or not reading.settled or (event := self._committed_as(held.key)) is None:
+                self._withheld.append(replace(held, interrupted=interrupted))
+            elif interrupted and screen_iou(held.fan, reading.fan) < SAME_LAYOUT:
+                log.warning("event %d keeps no picture: the screen's layout changed before its fan was sure", event.id)
+            else:
+                self._show(held, event, reading.fan)
+
+    def _show(self, held: _Withheld, event: Event, fan: Fan) -> None:
+        try:
             whose = event.exam_id, self._identity.bundle
-            try:
-                image = render_evidence(look(held.image, reading.fan).image, held.scores, held.t_wall, *whose)
-                self._renew(event, self._store.replace_image(event.id, image))
-                self._events = self._store.events(limit=EVENTS_SHOWN)
-            except Exception as error:  # the store's, or of a picture of another shape
-                self._errors["store"] += 1
-                log.error("event %d keeps no picture: %s", event.id, error)
+            image = render_evidence(look(held.image, fan).image, held.scores, held.t_wall, *whose)
+            self._renew(event, self._store.replace_image(event.id, image))
+            self._events = self._store.events(limit=EVENTS_SHOWN)
+        except Exception as error:  # the store's, or of a picture of another shape
+            self._errors["store"] += 1
+            log.error("event %d keeps no picture: %s", event.id, error)
 
     def _renew(self, old: Event, new: Event) -> None:
         """The summary names the files that are there at the end."""
@@ -430,22 +457,27 @@ class Watch:
                 view=self._view,
                 nuchal_map=self._scores.nuchal_map if verdict and verdict.assessable and self._scores else None,
                 bundle_state=self._identity.bundle_state,
+                noise=self._noise,
             )
         )
 
     # -- what the loop remembers
 
     def _remember(self, reading: Reading, scores: Scores | None, verdict: Verdict) -> None:
+        if verdict.question and (self._verdict is None or self._verdict.question != verdict.question):
+            log.warning("operator: %s", verdict.question)
         self._verdict, self._scores = verdict, scores
         if verdict.exam_started:
             started = self._wall().isoformat(timespec="seconds")
             self._exams.append(ExamRow(verdict.exam_id, started, 0, False, None))
-        if self._exams and verdict.exam_id == self._exams[-1].exam_id:
-            row = self._exams[-1]
+        # The last but for the operator's word that an earlier exam goes on.
+        place = next((i for i in range(len(self._exams) - 1, -1, -1) if self._exams[i].exam_id == verdict.exam_id), None)
+        if place is not None:
+            row = self._exams[place]
             if verdict.assessable and verdict.hygroma is not None:
                 best = verdict.hygroma if row.best_hygroma is None else max(row.best_hygroma, verdict.hygroma)
                 row = replace(row, assessable_frames=row.assessable_frames + 1, best_hygroma=best)
-            self._exams[-1] = replace(row, flagged=verdict.flagged)
+            self._exams[place] = replace(row, flagged=verdict.flagged, boundary=verdict.boundary)
         now_ns = self._clock_ns()
         if not self._history or now_ns - self._history[-1][0] >= HISTORY_NS:
             self._history.append((now_ns, verdict.evidence, verdict.hygroma if verdict.assessable else None))
@@ -461,6 +493,13 @@ class Watch:
             problems.append("the engine gives no answer")
         if self._late:
             problems.append("pictures are too old when they have been scored: the machine is too slow, or was stopped")
+        if self._noise > NOISE_MAX:
+            problems.append(
+                f"a frozen picture cannot be told from a live one here: the source's noise is {self._noise:.1f} grey levels,"
+                f" up to {NOISE_MAX:g} it could be told; fix the camera and its light, or compress less (docs/sources.md)"
+            )
+        if self._verdict is not None and self._verdict.question:
+            problems.append(self._verdict.question)
         if self._store_problem:
             problems.append(f"events cannot be written: {self._store_problem}")
         if waiting := len(self._waiting):
@@ -478,6 +517,8 @@ class Watch:
     def _obey(self, request: Request) -> None:
         if isinstance(request, NewExamRequest):
             log.info("operator: exam %d begins", self._exam.new_exam())
+        elif isinstance(request, SameExamRequest):
+            log.info("operator: the patient is the same, exam %d goes on", self._exam.same_exam())
         elif len(self._reviews) < WAITING_MAX:
             self._reviews.append(request)
             self._retry_at_ns = 0  # now

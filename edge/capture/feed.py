@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge.capture.lag import STALE_NS
+from edge.capture.rhythm import Rhythm
 from edge.capture.source import Source
 from edge.errors import SourceError
 from edge.records import Frame
@@ -36,7 +37,7 @@ class FeedStats:
     stale: int = 0  # too old when they arrived, and not shown to the loop
     decode_errors: int = 0
     format_changes: int = 0  # pictures of another size, or with colour where the one before had none, or the reverse
-    stalls: int = 0  # times that a source which is there gave nothing for `stall_s`
+    stalls: int = 0  # times that a source which is there gave nothing for `stall_s`, or for longer by its own rate
     reconnects: int = 0
     connected: bool = True
     problem: str = ""
@@ -105,7 +106,8 @@ class LatestFrame:
     """One thread reads and keeps the newest frame; the loop takes it. A live source that is lost is reopened for ever.
 
     A live source need not be there yet when the feed starts. A recording that cannot be opened raises on enter.
-    `backoff_max_s`: the longest wait between attempts to reopen. `stall_s`: seconds without a frame that count as a stall.
+    `backoff_max_s`: the longest wait between attempts to reopen. `stall_s`: seconds without a frame that count as a stall;
+    more for a source of less than 4 frames a second (see Rhythm).
     """
 
     def __init__(
@@ -117,7 +119,7 @@ class LatestFrame:
     ) -> None:
         self.name, self.media_time = source.name, source.media_time
         self._source, self._backoff_max_s = source, backoff_max_s
-        self._stall_ns, self._clock_ns = round(stall_s * 1e9), clock_ns
+        self._rhythm, self._clock_ns = Rhythm(round(stall_s * 1e9)), clock_ns
         self._shapes = _Shapes(source.name)
         self._changed = threading.Condition()
         self._stop = threading.Event()
@@ -160,7 +162,7 @@ class LatestFrame:
         return self._source.live and self._clock_ns() - frame.t_mono_ns > STALE_NS
 
     def _note_stall(self) -> None:
-        if self._connected and self._last_ns is not None and self._clock_ns() - self._last_ns > self._stall_ns:
+        if self._connected and self._last_ns is not None and self._clock_ns() - self._last_ns > self._rhythm.stall_ns:
             self._stalls += 1
             self._last_ns = None
 
@@ -232,6 +234,7 @@ class LatestFrame:
                 self._stale += 1
                 return
             self._last_ns = self._clock_ns()
+            self._rhythm.see(self._last_ns)
             self._dropped += self._slot is not None
             self._slot = frame
             self._changed.notify_all()

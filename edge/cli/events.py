@@ -62,7 +62,8 @@ def _show(args: argparse.Namespace, store: EventStore) -> int:
     shown = asdict(event)
     if not args.json:
         shown |= {name: store.root / shown[name] for name in ("image_path", "clip_path") if shown[name]}
-        print("\n".join(f"{name:<14}{value}" for name, value in shown.items()))
+        told = {name: value for name, value in shown.items() if value or name != "boundary"}
+        print("\n".join(f"{name:<14}{value}" for name, value in told.items()))
     else:
         print(json.dumps(shown))
     return 0
@@ -103,6 +104,7 @@ def _print_many(args: argparse.Namespace, store: EventStore, events: list[Event]
 
 def _line(e: Event, store: EventStore) -> str:
     reviewer = (f" by {e.reviewed_by}" if e.reviewed_by else "") + (", pinned" if e.pinned else "")
+    reviewer += f"  [boundary not sure: {e.boundary}]" if e.boundary else ""
     return (
         f"{e.id:>5}  {e.t_wall}  exam {e.exam_id}  p {e.hygroma:.2f}  evidence {e.evidence:.1f}  {e.review}{reviewer}  "
         f"{store.root / e.image_path}"

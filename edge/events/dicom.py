@@ -78,6 +78,7 @@ def _dataset(event: Event, kind: UID, part: str, series: int) -> FileDataset:
     data.ImageComments = (
         f"{WORDS}. Research prototype, not a diagnosis. Exam {event.exam_id}, score {event.hygroma:.3f},"
         f" evidence {event.evidence:.2f}, bundle {event.bundle}, review {review}"
+        + (f". Boundary not sure: {event.boundary}" if event.boundary else "")
     )
     data.BurnedInAnnotation = "NO"  # the caption names no person; pixels outside the fan are not in it
     data.BitsAllocated = data.BitsStored = 8

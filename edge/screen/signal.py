@@ -22,8 +22,6 @@ DOPPLER_SHARE = 0.004  # of the fan's area: a colour box of 1/20 of the fan with
 PHOTO_SHARE = 0.12  # of a rectangle's picture in colours that no single map explains: photographs and desktops
 FEW_LEVELS_SHARE = 0.75  # of the picture in its eight commonest grey levels: drawn interface, never speckle
 TINT_BEND = 24  # levels of chroma by which a tinted map may leave its straight line through black
-CHANGE_CLIP = 12  # levels at which one pixel's change saturates, so that a moved caliper does not outweigh the speckle
-CHANGE_FLOOR = 6  # grey level below which a pixel shows no echo and so cannot change
 
 
 def is_flat(thumb: np.ndarray) -> bool:
@@ -117,16 +115,6 @@ def is_drawn(thumb: np.ndarray, picture: np.ndarray, kind: str) -> bool:
     if thumb.ndim == 2 or kind == "sector":  # no photograph is a sector, and colour flow may fill one
         return False
     return bool(foreign_colour(thumb, picture).sum() > PHOTO_SHARE * count)
-
-
-def change(now: np.ndarray, before: np.ndarray, inside: np.ndarray) -> float:
-    """Mean clipped change of the picture inside the fan, grey levels, between two sample grids uint8 [h,w]."""
-    lit = inside & (np.maximum(now, before) > CHANGE_FLOOR)
-    count = int(np.count_nonzero(lit))
-    if count == 0:
-        return 0.0
-    moved = np.minimum(cv2.absdiff(now, before), CHANGE_CLIP)
-    return float(moved[lit].sum()) / count
 
 
 def readable(image: np.ndarray) -> bool:

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from edge.errors import ConfigError, InputError, SourceError
 from edge.schema import Decoder
-from edge.status.board import Board, NewExamRequest, Request, ReviewRequest
+from edge.status.board import Board, NewExamRequest, Request, ReviewRequest, SameExamRequest
 from edge.status.openapi import describe
 from edge.status.pool import PooledServer
 from edge.status.rate import REQUESTS, WRONG_TOKENS, Rate, client_of
@@ -34,6 +34,7 @@ TOKEN_MIN = 16  # characters; shorter could be tried out over a network
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # what fits into a header, a cookie and a link (RFC 6750)
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+))(?::[0-9]{1,5})?")
 BODY_MAX = 4096  # bytes; the longest request is a name and a word
+HEALTH_MAX = 2**16  # bytes that are read of another's health
 LENGTH_DIGITS = 12  # of Content-Length; more is no length
 CLIENT_TIMEOUT_S = 5.0  # seconds a client may take to say what it wants before its thread is freed
 LINGER_S, LINGER_BYTES = 1.0, 2**18  # what is still heard of a request that was refused before its end
@@ -105,6 +106,20 @@ def is_hygroma(host: str, port: int) -> bool:
         return (connection.getresponse().getheader("Server") or "").split()[:1] == [_Handler.server_version]
     except (OSError, http.client.HTTPException):
         return False
+    finally:
+        connection.close()
+
+
+def running_problems(host: str, port: int) -> list[str]:
+    """What the hygroma that watches there says is wrong; nothing when it only starts, wants a token, or cannot be understood."""
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    connection = http.client.HTTPConnection(here, port, timeout=CLIENT_TIMEOUT_S)
+    try:
+        connection.request("GET", "/healthz")
+        health = json.loads(connection.getresponse().read(HEALTH_MAX))
+        return [str(problem) for problem in health["problems"]] if health["ready"] else []
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return []
     finally:
         connection.close()
 
@@ -357,6 +372,7 @@ _ANSWERS: dict[str, Callable[[_Handler, int, Any], _Reply]] = {
     "clip": lambda handler, number, _: _picture(WEBP, handler.clip(number)),
     "description": lambda handler, *_: _json(200, handler.api),
     "new_exam": lambda handler, *_: handler._ask(NewExamRequest()),
+    "same_exam": lambda handler, *_: handler._ask(SameExamRequest()),
     "review": lambda handler, number, said: handler._ask(ReviewRequest(number, said.review, said.by)),
 }
 
