@@ -13,7 +13,7 @@ from edge.records import Fan, Frame, Reading, Signal
 from edge.screen.geometry import fan_mask
 from edge.screen.layout import SECOND, LayoutTracker, thumbnail
 from edge.screen.preprocess import Preprocessing, prepare, to_grey, to_screen
-from edge.screen.signal import change, is_colour_bars, is_doppler, is_flat, readable
+from edge.screen.signal import change, is_doppler, readable, shows_nothing
 
 TINY_SIDE = 160  # px, longest side of the one on which the whole screen's state is looked at
 SAMPLE_SIDE = 160  # px, longest side of the grid on which colour and change inside the fan are looked at
@@ -53,7 +53,7 @@ class ScreenReader:
             self._shape, self._tracker = image.shape, LayoutTracker(image.shape)
             self._fan = None
         tiny = thumbnail(image, TINY_SIDE)
-        if is_flat(tiny) or is_colour_bars(tiny):
+        if shows_nothing(tiny, to_grey(tiny)):
             self._dark = True
             return Reading(frame.id, now, Signal.NO_SIGNAL, None, layout_changed=resized)
         layout_changed = self._tracker.update(image, tiny, now, fresh=self._dark) or resized

@@ -8,11 +8,14 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from edge.screen.bars import cut, inner_box
 from edge.screen.preprocess import to_grey
 
 MIN_SIDE = 16  # px; below this there is no screen to read
 FLAT_LEVELS = 8  # grey levels around the commonest one that still count as flat: room for codec noise (chosen)
 FLAT_SHARE = 0.97  # flat share of a screen without signal; a line of lettering covers less
+TWO_LEVELS_SHARE = 0.9  # of a screen without signal inside bars that has the bars' or its own level
+COLOURFUL_SHARE = 0.15  # of a test pattern inside bars that is saturated
 NOTICE_SPREAD = 0.4  # of the screen that a notice's bounding box may take; a dark scanner's lettering takes nearly all
 BAR_ROWS = 0.5  # upper part of the screen that colour bars fill in every standard pattern (SMPTE, EBU)
 BAR_STEP = 4  # pixels of the thumbnail between samples; bars are a seventh of the screen wide
@@ -24,6 +27,22 @@ FEW_LEVELS_SHARE = 0.75  # of the picture in its eight commonest grey levels: dr
 TINT_BEND = 24  # levels of chroma by which a tinted map may leave its straight line through black
 CHANGE_CLIP = 12  # levels at which one pixel's change saturates, so that a moved caliper does not outweigh the speckle
 CHANGE_FLOOR = 6  # grey level below which a pixel shows no echo and so cannot change
+
+
+def shows_nothing(thumb: np.ndarray, grey: np.ndarray) -> bool:
+    """uint8 thumbnail, grey [h,w] or BGR [h,w,3], and the same in grey: no picture, or a test pattern, with or without bars
+    around it?"""
+    if is_flat(thumb) or is_colour_bars(thumb):
+        return True
+    levels = np.convolve(np.bincount(grey.ravel(), minlength=256), np.ones(2 * FLAT_LEVELS + 1), "same")
+    most = int(np.argmax(levels))
+    rest = levels.copy()
+    rest[max(most - 2 * FLAT_LEVELS, 0) : most + 2 * FLAT_LEVELS + 1] = 0
+    colourful = thumb.ndim == 3 and np.count_nonzero(spread(thumb[::BAR_STEP, ::BAR_STEP]) > BAR_CHROMA) * BAR_STEP**2
+    if levels[most] + rest.max() < TWO_LEVELS_SHARE * grey.size and colourful < COLOURFUL_SHARE * grey.size:
+        return False  # neither one colour nor a pattern of them inside bars, the usual case
+    inner = cut(thumb, inner_box(grey))
+    return inner.shape != thumb.shape and (is_flat(inner) or is_colour_bars(inner))
 
 
 def is_flat(thumb: np.ndarray) -> bool:
