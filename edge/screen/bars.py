@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-LAYERS = 3  # bars within bars: an underscanned screen in a letterboxed capture
+LAYERS = 4  # bars within bars: an underscanned screen in a letterboxed capture, or of another level on each side
 MIN_INNER = 0.2  # of the frame's height and of its width that must be left; less is a notice on an empty screen
 LEAST = 0.008  # of the frame's side that a bar must take: thinner ones do not outweigh the background along the border
 APART = 4  # grey levels by which a bar must differ from the background beside it; less is background to a fan's search too
@@ -30,13 +30,12 @@ FLAT_NOISE = 1.0  # grey levels on average by which a drawn background may be ro
 Box = tuple[int, int, int, int]  # (x0, y0, x1, y1), pixels, half open
 
 
-@dataclass
-class _Side:
-    """One side's bar: its level and spread in grey levels, and how many lines of it were taken off."""
+@dataclass(frozen=True)
+class _Bar:
+    """Grey levels; `spread` is the median absolute difference."""
 
     level: float
-    spread: float  # median absolute difference
-    lines: int = 0
+    spread: float
 
 
 def inner_box(grey: np.ndarray) -> Box:
@@ -62,53 +61,63 @@ def cut(image: np.ndarray, box: Box) -> np.ndarray:
 
 
 def _without_layer(grey: np.ndarray, box: Box) -> Box:
-    """The box without one layer of bars, on the sides where they differ from the background of what they enclose."""
-    sides: dict[int, _Side] = {}
+    """The box without one layer of bars of one level, where they differ from the background of what they enclose."""
+    tried: list[float] = []
+    for side in range(4):
+        bar = _bar(cut(grey, box), side)
+        if bar is None or any(abs(bar.level - level) <= SAME_LEVEL for level in tried):
+            continue
+        tried.append(bar.level)
+        inside = _peel(grey, box, bar)
+        if inside == box:
+            continue
+        background = _drawn_background(cut(grey, inside), bar.spread)
+        if background is not None and abs(bar.level - background) > APART:
+            return inside
+    return box
+
+
+def _bar(part: np.ndarray, side: int) -> _Bar | None:
+    """The bar that the outermost line of a side may be of: 0 left, 1 top, 2 right, 3 bottom."""
+    line = np.ascontiguousarray(_from_outside(part, side)[0])
+    level = float(np.sort(line)[line.size // 2])
+    spread = float(np.sort(cv2.absdiff(line, np.full_like(line, level)).ravel())[line.size // 2])
+    bar = _Bar(level, spread)
+    return bar if spread <= NOISE_MAX and _lines(line[None], bar, FRINGE_STRAY) else None
+
+
+def _peel(grey: np.ndarray, box: Box, bar: _Bar) -> Box:
+    """The box without what its sides show of a bar; the box itself if that is too little to matter, or nearly all."""
     inside, before = box, None
     while inside != before:  # a pillar's columns are uniform only once the letterbox's rows are off
         before = inside
         for side in range(4):
-            inside = _peel(grey, inside, side, sides)
+            lines = _from_outside(cut(grey, inside), side)
+            count = _lines(lines, bar, STRAY)
+            if count:
+                deep = max(1, round(FRINGE * grey.shape[side % 2 == 0]))
+                count += _lines(lines[count : count + deep], bar, FRINGE_STRAY)
+            inside = _replaced(inside, side, inside[side] + (count if side < 2 else -count))
             if inside[2] - inside[0] < MIN_INNER * grey.shape[1] or inside[3] - inside[1] < MIN_INNER * grey.shape[0]:
                 return box
-    if inside == box:
-        return box
-    taken = {side: bar for side, bar in sides.items() if bar.lines >= LEAST * grey.shape[side % 2 == 0]}
-    if not taken:
-        return box
-    background = _drawn_background(cut(grey, inside), max(bar.spread for bar in taken.values()))
-    if background is None:  # then a picture reaches to the bars, and they are all the background that there is
-        return box
-    kept = list(box)
-    for side, bar in taken.items():
-        if abs(bar.level - background) > APART:
-            kept[side] = inside[side]
-    return kept[0], kept[1], kept[2], kept[3]
+    for side in range(4):
+        if abs(inside[side] - box[side]) < LEAST * grey.shape[side % 2 == 0]:
+            inside = _replaced(inside, side, box[side])
+    return inside
 
 
-def _peel(grey: np.ndarray, box: Box, side: int, sides: dict[int, _Side]) -> Box:
-    """The box without the bar at one side: 0 left, 1 top, 2 right, 3 bottom. Its level is learned from the outermost line."""
-    part = cut(grey, box)
-    part = part.T if side % 2 == 0 else part
-    part = part[::-1] if side >= 2 else part  # lines from the outside inwards
-    if side not in sides:
-        level = float(np.median(part[0]))
-        spread = float(np.median(cv2.absdiff(part[0], np.full_like(part[0], round(level)))))
-        sides[side] = _Side(level, spread)
-    bar = sides[side]
-    if bar.spread > NOISE_MAX:
-        return box
-    count = _lines(part, bar, STRAY)
-    if count:
-        deep = max(1, round(FRINGE * (grey.shape[0] if side % 2 else grey.shape[1])))
-        count += _lines(part[count : count + deep], bar, FRINGE_STRAY)
-    bar.lines += count
-    out = list(box)
-    out[side] += count if side < 2 else -count
-    return out[0], out[1], out[2], out[3]
+def _from_outside(part: np.ndarray, side: int) -> np.ndarray:
+    """The lines [N,L] that run along a side, the outermost first."""
+    lines = part.T if side % 2 == 0 else part
+    return lines[::-1] if side >= 2 else lines
 
 
-def _lines(part: np.ndarray, bar: _Side, stray: float) -> int:
+def _replaced(box: Box, side: int, value: int) -> Box:
+    x0, y0, x1, y1 = (value if k == side else old for k, old in enumerate(box))
+    return x0, y0, x1, y1
+
+
+def _lines(part: np.ndarray, bar: _Bar, stray: float) -> int:
     """How many lines of [N,L], from the first on, are the bar's."""
     reach = TOLERANCE + NOISE_REACH * bar.spread
     done, step = 0, 1  # most screens have no bar, and one line tells
@@ -138,5 +147,6 @@ def _drawn_background(inner: np.ndarray, spread: float) -> float | None:
     if share[level] < FLAT_SHARE:
         return None
     near = np.abs(levels.astype(np.int16) - level) <= 1
-    rough = float(cv2.absdiff(inner, smooth)[ring][near].mean())
+    off = cv2.absdiff(inner, smooth)[ring][near]
+    rough = float(off[off <= TOLERANCE + NOISE_REACH * spread].mean())  # lettering is not the background's
     return float(level) if rough <= FLAT_NOISE + spread else None

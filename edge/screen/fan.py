@@ -54,11 +54,14 @@ def border(image: np.ndarray) -> np.ndarray:
     return np.concatenate([part.ravel() for part in (image[:deep], image[-deep:], image[:, :deep], image[:, -deep:])])
 
 
-def gather(grey: np.ndarray, ranged: np.ndarray | None = None, screen: tuple[int, int] | None = None) -> Evidence:
+def gather(
+    grey: np.ndarray, ranged: np.ndarray | None = None, screen: tuple[int, int] | None = None, by_motion: bool = False
+) -> Evidence:
     """uint8 [H,W] (one frame, or a temporal maximum) -> Evidence.
 
     `ranged`: uint8 [H,W] or None: over how many grey levels live video ranged. Components that never move are interface.
     `screen`: (height, width) of the frame when `grey` is a thumbnail of it. Bars around the screen are not looked at.
+    `by_motion`: picture is only what moves; for screens without one background.
     """
     box = screen_box(grey)
     frame = screen if screen is not None else (grey.shape[0], grey.shape[1])
@@ -77,18 +80,27 @@ def gather(grey: np.ndarray, ranged: np.ndarray | None = None, screen: tuple[int
         grey = shrink(grey, size)
         moving = None if moving is None else shrink(moving.astype(np.uint8), size) > 0
         faint = None if faint is None else np.asarray(cv2.resize(faint, size, interpolation=cv2.INTER_NEAREST), np.uint8)
-    level = background_level(grey)
-    # A median of 5 removes strokes up to 2 px wide at the working scale: text, rulers, calipers, frames.
-    smooth = cv2.medianBlur(np.ascontiguousarray(grey), 5)
-    # Either way from the background: on a grey interface the fan's own black is picture too.
-    mask = (cv2.absdiff(smooth, np.full_like(smooth, level)) > BACKGROUND_MARGIN).astype(np.uint8)
+    if by_motion and moving is not None:
+        mask = np.asarray(cv2.medianBlur(moving.astype(np.uint8), 5), np.uint8)
+    else:
+        mask = _standing_out(grey, faint)
     side = min(grey.shape)
-    if faint is not None:  # fluid is wide; what a codec's blocks stir up around the picture, or a clock's digits, is not
-        mask |= cv2.morphologyEx(faint & (1 - mask), cv2.MORPH_OPEN, disc(FAINT_WIDTH * side)).astype(np.uint8)
     # Join speckle, then drop whatever is narrower than a grey bar (about 2.5 % of the screen's height).
     joined = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, disc(0.012 * side))
     solid = cv2.morphologyEx(joined, cv2.MORPH_OPEN, disc(0.025 * side))
     return Evidence(_weigh(np.asarray(solid, np.uint8), moving), scale, frame, inner, live=ranged is not None)
+
+
+def _standing_out(grey: np.ndarray, faint: np.ndarray | None) -> np.ndarray:
+    """uint8 [h,w]: 1 where the picture differs from the screen's background, or is faint noise."""
+    # A median of 5 removes strokes up to 2 px wide at the working scale: text, rulers, calipers, frames.
+    smooth = cv2.medianBlur(np.ascontiguousarray(grey), 5)
+    # Either way from the background: on a grey interface the fan's own black is picture too.
+    mask = (cv2.absdiff(smooth, np.full_like(smooth, background_level(grey))) > BACKGROUND_MARGIN).astype(np.uint8)
+    if faint is not None:  # fluid is wide; what a codec's blocks stir up around the picture, or a clock's digits, is not
+        width = FAINT_WIDTH * min(grey.shape)
+        mask |= cv2.morphologyEx(faint & (1 - mask), cv2.MORPH_OPEN, disc(width)).astype(np.uint8)
+    return mask
 
 
 def screen_box(grey: np.ndarray) -> Box:

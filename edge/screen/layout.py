@@ -12,8 +12,10 @@ import cv2
 import numpy as np
 
 from edge.records import Fan, Signal
+from edge.screen.bars import Box
 from edge.screen.fan import MOVING_RANGE, finding_two, gather, judging
 from edge.screen.geometry import rasterise, scaled, screen_iou
+from edge.screen.lettering import Strokes, find_strokes, is_unsure
 from edge.screen.preprocess import to_grey
 from edge.screen.steps import Steps, finish
 
@@ -49,6 +51,7 @@ class LayoutTracker:
         self._next_check = 0
         self._quiet_until = 0
         self._unchecked = False  # the screen around the fan jumped while no check was due
+        self._unsure = False  # what was last taken for the fan may hold a piece of the interface
         self._check: Steps[Layout] | None = None  # a look under way
         self._check_ns = self._stepped_ns = 0  # when it began, when its last steps were done
         self._alive = False  # whether its window shows live picture
@@ -67,8 +70,9 @@ class LayoutTracker:
     def settled(self) -> bool:
         """Whether the layout has had its last look of the first two seconds: until then a sector may still be taken for
         the rectangle around it, patient's name included. Nor is it sure when the screen has jumped and was not looked at since:
-        it may be a form by now."""
-        return self._layout is not None and not self._settling and self._rival is None and not self._unchecked
+        it may be a form by now; nor one whose fan may be the whole screen (see `edge.screen.lettering`)."""
+        known = self._layout is not None and not self._settling and self._rival is None
+        return known and not self._unchecked and not self._unsure
 
     def update(self, image: np.ndarray, tiny: np.ndarray, now: int, fresh: bool) -> bool:
         """Take in one frame at time `now`, ns; returns whether the layout changed for good.
@@ -194,12 +198,33 @@ class LayoutTracker:
 
     def _estimate(self, thumb: np.ndarray, peak: np.ndarray, ranged: np.ndarray) -> Steps[Layout]:
         """In steps; `peak` and `ranged` are done with after the first."""
-        evidence = gather(peak, ranged if self._alive else None, screen=(self._shape[0], self._shape[1]))
+        screen, moved = (self._shape[0], self._shape[1]), ranged if self._alive else None
+        evidence = gather(peak, moved, screen)
+        strokes = find_strokes(cv2.subtract(peak, ranged), moved)
+        peak, moved = peak.copy(), None if moved is None else moved.copy()
         yield
         if (yield from finding_two(evidence)) is not None:
             return Signal.DUAL, None
         fit = yield from judging(thumb, evidence)
-        return (Signal.OK, fit.fan) if fit is not None else (Signal.MENU, None)
+        if fit is None:
+            return Signal.MENU, None
+        unsure = is_unsure(strokes, fit.fan, evidence.inner, screen)
+        if unsure and moved is not None:  # a screen of several backgrounds: what moves on it is left
+            evidence = gather(peak, moved, screen, by_motion=True)
+            yield
+            within = yield from judging(thumb, evidence)
+            if within is not None and not is_unsure(strokes, within.fan, evidence.inner, screen):
+                fit, unsure = within, False
+        self._see(strokes, fit.fan, unsure, evidence.inner)
+        return Signal.OK, fit.fan
+
+    def _see(self, strokes: Strokes, fan: Fan, unsure: bool, inner: Box) -> None:
+        """Whether the fan just found may hold interface, and the one in use too. Where nothing moves, that tells less than
+        what is known already."""
+        known = self.layout[1]
+        if known is None or self._rival is not None or strokes.alive:
+            screen = self._shape[0], self._shape[1]
+            self._unsure = unsure or (known is not None and is_unsure(strokes, known, inner, screen))
 
     def _adopt(self, seen: Layout, small: tuple[int, ...]) -> None:
         self._layout, self._rival = seen, None
