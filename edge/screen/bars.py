@@ -23,6 +23,7 @@ NOISE_REACH = 4  # of a noisy bar's own spread (median absolute difference) that
 STRAY = 0.02  # of a bar's line that may be anything: a codec's blocks at the corners
 FRINGE = 0.02  # of the frame's side, at most, of the lines into which a codec carries what lies beside the bar
 FRINGE_STRAY = 0.25  # of such a line that may be anything
+MOSTLY = 0.5  # of a line that may be anything if it is still to be of the bar's level for the most part
 RING = 0.05  # of the inner picture's lesser side: depth of the border that shows its background
 FLAT_SHARE = 0.35  # share of that border at one grey level (+-1) that makes it a drawn background; chosen
 FLAT_NOISE = 1.0  # grey levels on average by which a drawn background may be rougher than the bar
@@ -97,6 +98,9 @@ def _peel(grey: np.ndarray, box: Box, bar: _Bar) -> Box:
             if count:
                 deep = max(1, round(FRINGE * grey.shape[side % 2 == 0]))
                 count += _lines(lines[count : count + deep], bar, FRINGE_STRAY)
+                beyond = lines[min(count + deep, len(lines) - 1)]
+                if _lines(beyond[None], bar, MOSTLY):  # lettering on it: a bar of the interface's own
+                    count = 0
             inside = _replaced(inside, side, inside[side] + (count if side < 2 else -count))
             if inside[2] - inside[0] < MIN_INNER * grey.shape[1] or inside[3] - inside[1] < MIN_INNER * grey.shape[0]:
                 return box

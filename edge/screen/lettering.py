@@ -31,9 +31,11 @@ SIDES = 3  # of four that a fan may end at the screen's edge before any stroke i
 
 @dataclass(frozen=True)
 class Strokes:
-    """bool [h,w] of one thumbnail: still strokes, and where the picture moves or, where it is not alive, is uneven."""
+    """bool [h,w] of one thumbnail: still strokes, where they would stand on even ground, and where the picture moves or,
+    where it is not alive, is uneven."""
 
     strokes: np.ndarray
+    even: np.ndarray
     picture: np.ndarray
     alive: bool
 
@@ -44,12 +46,13 @@ def find_strokes(low: np.ndarray, ranged: np.ndarray | None) -> Strokes:
     bright = cv2.morphologyEx(low, cv2.MORPH_TOPHAT, kernel)
     dark = cv2.morphologyEx(low, cv2.MORPH_BLACKHAT, kernel)
     strokes = cv2.max(bright, dark) > STROKE_LEVELS
-    if ranged is not None:
-        return Strokes(strokes & (ranged <= STILL_LEVELS), ranged > MOVING_LEVELS, True)
     three = np.ones((3, 3), np.uint8)
     even = (cv2.morphologyEx(low, cv2.MORPH_GRADIENT, three) <= EVEN_LEVELS).astype(np.float32)
-    around = cv2.blur(even, (2 * STROKE + 1, 2 * STROKE + 1))
-    return Strokes(strokes & (around >= EVEN_SHARE), around < EVEN_SHARE, False)
+    around = cv2.blur(even, (2 * STROKE + 1, 2 * STROKE + 1)) >= EVEN_SHARE
+    if ranged is None:
+        return Strokes(strokes, around, ~around, False)
+    strokes &= ranged <= STILL_LEVELS
+    return Strokes(strokes, around, ranged > MOVING_LEVELS, True)
 
 
 def is_unsure(seen: Strokes, fan: Fan, inner: Box, frame: tuple[int, int]) -> bool:
@@ -64,6 +67,7 @@ def is_unsure(seen: Strokes, fan: Fan, inner: Box, frame: tuple[int, int]) -> bo
     strokes = cut(seen.strokes, (x0, y0, x1, y1)) & inside
     if fan.kind != "sector" and ends(fan, inner) >= SIDES:
         return not seen.alive or int(np.count_nonzero(strokes)) >= LEAST_STROKES
+    strokes = strokes & cut(seen.even, (x0, y0, x1, y1))  # a probe's ringing is thin and still too, but in no even grey
     picture = cut(seen.picture, (x0, y0, x1, y1))
     down, across = max(2, round(EDGE * (y1 - y0))), max(2, round(EDGE * (x1 - x0)))
     for strip in (np.s_[:down], np.s_[-down:], np.s_[:, :across], np.s_[:, -across:]):
