@@ -39,11 +39,13 @@ class _Bar:
     spread: float
 
 
-def inner_box(grey: np.ndarray) -> Box:
-    """uint8 [H,W] -> the box of the screen inside its bars; the whole picture where there are none, or none that matter."""
+def inner_box(grey: np.ndarray, around_anything: bool = False) -> Box:
+    """uint8 [H,W] -> the box of the screen inside its bars; the whole picture where there are none, or none that matter.
+
+    `around_anything`: also bars around what has no background of its own, such as a test pattern."""
     box: Box = (0, 0, grey.shape[1], grey.shape[0])
     for _ in range(LAYERS):
-        inside = _without_layer(grey, box)
+        inside = _without_layer(grey, box, around_anything)
         if inside == box:
             break
         box = inside
@@ -61,7 +63,7 @@ def cut(image: np.ndarray, box: Box) -> np.ndarray:
     return image[box[1] : box[3], box[0] : box[2]]
 
 
-def _without_layer(grey: np.ndarray, box: Box) -> Box:
+def _without_layer(grey: np.ndarray, box: Box, around_anything: bool) -> Box:
     """The box without one layer of bars of one level, where they differ from the background of what they enclose."""
     tried: list[float] = []
     for side in range(4):
@@ -72,6 +74,8 @@ def _without_layer(grey: np.ndarray, box: Box) -> Box:
         inside = _peel(grey, box, bar)
         if inside == box:
             continue
+        if around_anything:
+            return inside
         background = _drawn_background(cut(grey, inside), bar.spread)
         if background is not None and abs(bar.level - background) > APART:
             return inside

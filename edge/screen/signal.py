@@ -41,7 +41,7 @@ def shows_nothing(thumb: np.ndarray, grey: np.ndarray) -> bool:
     colourful = thumb.ndim == 3 and np.count_nonzero(spread(thumb[::BAR_STEP, ::BAR_STEP]) > BAR_CHROMA) * BAR_STEP**2
     if levels[most] + rest.max() < TWO_LEVELS_SHARE * grey.size and colourful < COLOURFUL_SHARE * grey.size:
         return False  # neither one colour nor a pattern of them inside bars, the usual case
-    inner = cut(thumb, inner_box(grey))
+    inner = cut(thumb, inner_box(grey, around_anything=True))
     return inner.shape != thumb.shape and (is_flat(inner) or is_colour_bars(inner))
 
 
