@@ -122,7 +122,7 @@ def worn(skin: str, n: int, seed: int = 0, lettering: tuple[int, int, int] | Non
         ink = np.abs(blank.astype(np.int16) - skins.SKINS[skin].background).max(axis=2) > 60
         blank[ink] = lettering
     x0, y0, x1, y1 = fan.box
-    source, out = cv2.cvtColor(np.minimum(speckle(rng, (2 * SCREEN[0], 2 * SCREEN[1])), 150), cv2.COLOR_GRAY2BGR), []
+    source, out = cv2.cvtColor(np.minimum(speckle(rng, (2 * SCREEN[0], 2 * SCREEN[1])), 130), cv2.COLOR_GRAY2BGR), []
     mask = rasterise(fan, fan.box).astype(np.uint8)
     for _ in range(n):
         x, y = rng.integers(0, 2 * SCREEN[1] - (x1 - x0)), rng.integers(0, 2 * SCREEN[0] - (y1 - y0))
