@@ -35,6 +35,8 @@ MOVING_SHARE = 0.02  # of the screen that must be live before stillness means an
 JUMP_LEVELS = 16  # grey levels by which a pixel around the fan must change from one frame to the next to count
 JUMP_SHARE = 0.02  # of the screen around the fan that must change at once: a clock changes far less (chosen)
 JUMP_AREA = 0.1  # of the screen that must lie around the fan for this to be watched
+DARK_LEVEL = 24  # grey level that noise in a picture without echoes does not reach; chosen
+LIT_SHARE = 0.02  # of the fan that may be brighter in one: calipers, a focus mark
 
 Layout = tuple[Signal, Fan | None]  # OK with a fan; DUAL or MENU without
 
@@ -60,6 +62,8 @@ class LayoutTracker:
         self._glances = 0  # thumbnails in the window
         self._next_glance = 0
         self._before: np.ndarray | None = None  # uint8, the frame before, tiny
+        self._scene: np.ndarray | None = None  # the same of when the layout was last confirmed
+        self._within = np.zeros((0, 0), bool)  # pixels of it that lie in the fan
         self._around: np.ndarray | None = None  # bool, pixels of it that lie around the fan; None: no fan, or too few
 
     @property
@@ -156,6 +160,10 @@ class LayoutTracker:
             else:
                 self._schedule()
             return changed and settled  # until it has settled, a better estimate is no other layout
+        if self._is_dark(seen):  # the gain is down, or the probe is off the skin: the screen is still the one that it was
+            self._settling = self._settling[1:]
+            self._schedule()
+            return False
         if not self._alive and seen[1] is not None:  # a frozen picture: one frame tells less than what is known already
             self._settling = self._settling[1:]
             self._schedule()
@@ -167,6 +175,15 @@ class LayoutTracker:
             return False
         self._schedule()
         return self._challenge(seen, small)
+
+    def _is_dark(self, seen: Layout) -> bool:
+        """Whether nothing is seen because the picture in the fan went dark, while the screen around it stayed what it was."""
+        if seen[0] is not Signal.MENU or self._around is None or self._scene is None or self._before is None:
+            return False
+        changed = (cv2.absdiff(self._before, self._scene) > JUMP_LEVELS) & self._around
+        lit = (self._before > DARK_LEVEL) & self._within
+        same_screen = np.count_nonzero(changed) <= JUMP_SHARE * np.count_nonzero(self._around)
+        return bool(same_screen and np.count_nonzero(lit) <= LIT_SHARE * np.count_nonzero(self._within))
 
     def _begin(self, seen: Layout, small: tuple[int, ...], now: int) -> None:
         """A new layout, known from one look: adopt it and let it settle. What has no fan has nothing to settle."""
@@ -185,7 +202,7 @@ class LayoutTracker:
         """A check of a settled layout: adopt another one only when it repeats itself."""
         assert self._layout is not None
         if same(seen, self._layout, SAME_LAYOUT):
-            self._rival = None
+            self._rival, self._scene = None, self._before
             return False
         if self._rival is None or not same(seen, self._rival, SAME_ESTIMATE):
             self._rival, self._repeats = seen, 0
@@ -229,9 +246,10 @@ class LayoutTracker:
     def _adopt(self, seen: Layout, small: tuple[int, ...]) -> None:
         self._layout, self._rival = seen, None
         fan = seen[1]
-        self._around = None
+        self._around, self._scene = None, self._before
         if fan is not None:
             covered = rasterise(scaled(fan, small[1] / self._shape[1]), (0, 0, small[1], small[0]))
+            self._within = covered
             around = cv2.dilate(covered.astype(np.uint8), np.ones((5, 5), np.uint8)) == 0
             self._around = around if around.mean() >= JUMP_AREA else None
 

@@ -10,6 +10,7 @@ from collections import deque
 import numpy as np
 
 from edge.records import Fan, Frame, Reading, Signal
+from edge.screen.cover import is_covered
 from edge.screen.geometry import fan_mask
 from edge.screen.layout import SECOND, LayoutTracker, thumbnail
 from edge.screen.preprocess import Preprocessing, prepare, to_grey, to_screen
@@ -35,6 +36,7 @@ class ScreenReader:
         self._dark = False  # the frame before showed no picture
         self._fan: Fan | None = None  # the fan that the state below belongs to
         self._samples: np.ndarray | None = None  # uint8, the last distinct picture inside the fan
+        self._seen = np.zeros((0, 0), np.uint8)  # the newest picture inside the fan
         self._inside = np.zeros((0, 0), bool)
         self._history: deque[tuple[int, bool]] = deque()  # (t_mono_ns, changed) of the frames of the last FREEZE
         self._watched_since = 0  # ns
@@ -65,8 +67,10 @@ class ScreenReader:
             self._watch(fan, now, keep_time=not layout_changed and not self._dark and self._fan is not None)
         self._dark = False
         signal, duplicate = self._look_inside(image, fan, now)
-        crop = prepare(image, fan, self.spec) if signal is Signal.OK else None
-        return Reading(frame.id, now, signal, fan, crop, duplicate, layout_changed, self._tracker.settled)
+        covered = is_covered(self._seen, self._inside)
+        crop = prepare(image, fan, self.spec) if signal is Signal.OK and not covered else None
+        settled = self._tracker.settled and not covered
+        return Reading(frame.id, now, signal, fan, crop, duplicate, layout_changed, settled)
 
     def _watch(self, fan: Fan, now: int, keep_time: bool) -> None:
         """Begin to watch the inside of a fan; a better estimate of the same one does not restart the freeze clock."""
@@ -81,7 +85,7 @@ class ScreenReader:
         x0, y0, x1, y1 = fan.box
         step = max(1, -(-max(x1 - x0, y1 - y0) // SAMPLE_SIDE))
         samples = np.ascontiguousarray(image[y0:y1:step, x0:x1:step])
-        grey = to_grey(samples)
+        grey = self._seen = to_grey(samples)
         if self._samples is None:
             self._inside = fan_mask(fan, fan.box)[::step, ::step]
             duplicate = bool(self._history) and not self._history[-1][1]  # the fan was re-estimated: carry on as before

@@ -17,6 +17,8 @@ FLAT_SHARE = 0.97  # flat share of a screen without signal; a line of lettering 
 TWO_LEVELS_SHARE = 0.9  # of a screen without signal inside bars that has the bars' or its own level
 COLOURFUL_SHARE = 0.15  # of a test pattern inside bars that is saturated
 NOTICE_SPREAD = 0.4  # of the screen that a notice's bounding box may take; a dark scanner's lettering takes nearly all
+LOGO_FLAT_SHARE = 0.75  # flat share around a grabber's logo, which moves so that it does not burn in
+LOGO_SPREAD = 0.25  # of the screen that the logo's bounding box may take
 BAR_ROWS = 0.5  # upper part of the screen that colour bars fill in every standard pattern (SMPTE, EBU)
 BAR_STEP = 4  # pixels of the thumbnail between samples; bars are a seventh of the screen wide
 BAR_CHROMA = 80  # BGR spread of a saturated bar, levels; EBU 75 % bars have 191
@@ -53,11 +55,14 @@ def is_flat(thumb: np.ndarray) -> bool:
         plane = channels[..., c]
         mode = int(np.argmax(np.bincount(plane.ravel(), minlength=256)))
         near &= cv2.inRange(plane, max(mode - FLAT_LEVELS, 0), min(mode + FLAT_LEVELS, 255)) != 0
-        if np.count_nonzero(near) < FLAT_SHARE * near.size:
+        if np.count_nonzero(near) < LOGO_FLAT_SHARE * near.size:
             return False
     rows, columns = np.flatnonzero(~near.all(axis=1)), np.flatnonzero(~near.all(axis=0))
     taken = (np.ptp(rows) + 1) * (np.ptp(columns) + 1) / near.size if rows.size else 0.0
-    return bool(taken < NOTICE_SPREAD)
+    if np.count_nonzero(near) >= FLAT_SHARE * near.size:
+        return bool(taken < NOTICE_SPREAD)
+    levels = np.sort(np.bincount(to_grey(thumb)[~near], minlength=256))  # a small fan on black is as compact, but no drawing
+    return bool(taken < LOGO_SPREAD and levels[-8:].sum() > FEW_LEVELS_SHARE * levels.sum())
 
 
 def is_colour_bars(thumb: np.ndarray) -> bool:
