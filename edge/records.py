@@ -79,7 +79,8 @@ class Reading:
     t_mono_ns: int
     signal: Signal
     fan: Fan | None
-    crop: np.ndarray | None = field(repr=False, compare=False, default=None)  # uint8 [S,S], model input; None unless OK
+    # uint8 [S,S], model input; None unless OK with nothing over the fan
+    crop: np.ndarray | None = field(repr=False, compare=False, default=None)
     duplicate: bool = False  # the same picture inside the fan as before, but for noise: carries no evidence
     layout_changed: bool = False  # the fan moved: the exam's evidence starts again
     settled: bool = True  # the fan is sure enough to show and keep what lies in it; the model may look before

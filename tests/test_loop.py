@@ -354,7 +354,7 @@ def test_another_fan_in_the_running_loop_is_the_same_patient_seen_otherwise(tmp_
     assert after.evidence < before.evidence and after.flagged and not after.newly_flagged
 
 
-@pytest.mark.requirement("E-03")
+@pytest.mark.requirement("H-03")
 def test_a_flag_after_an_unsure_boundary_says_so_wherever_it_is_read(tmp_path: Path) -> None:
     seen: list[Snapshot] = []
     turns = round((HELD_S + 1) * 1e9 / STEP_NS)
@@ -375,7 +375,7 @@ def test_a_flag_after_an_unsure_boundary_says_so_wherever_it_is_read(tmp_path: P
     assert [(row.exam_id, bool(row.boundary)) for row in summary.exams] == [(1, True), (2, True)]
 
 
-@pytest.mark.requirement("E-01")
+@pytest.mark.requirement("H-01")
 @pytest.mark.parametrize(("noise", "told"), [(0.4, False), (1.9, True)])
 def test_noise_that_hides_a_freeze_is_a_problem_with_its_figure(tmp_path: Path, noise: float, told: bool) -> None:
     class Noisy(FakeReader):
@@ -388,7 +388,7 @@ def test_noise_that_hides_a_freeze_is_a_problem_with_its_figure(tmp_path: Path, 
     assert any("frozen picture cannot be told" in p and "1.9" in p for p in bench.shown().degraded) == told
 
 
-@pytest.mark.requirement("E-05")
+@pytest.mark.requirement("H-05")
 @pytest.mark.parametrize("after", ["new exam", "menu", "another layout"])
 def test_a_withheld_picture_is_shown_once_its_fan_is_sure_whatever_exam_is_under_way(tmp_path: Path, after: str) -> None:
     class Unsettled(FakeReader):
@@ -407,7 +407,7 @@ def test_a_withheld_picture_is_shown_once_its_fan_is_sure_whatever_exam_is_under
     assert first.exam_id == 1 and first.image_path.endswith("-shown.png") == (after != "another layout")
 
 
-@pytest.mark.requirement("E-06")
+@pytest.mark.requirement("H-06")
 @pytest.mark.parametrize("spacing", [4, 10, 20])  # turns of .1 s between pictures: 2.5 to .5 a second
 def test_a_slow_source_is_not_lost_between_its_pictures_and_is_told_when_it_is(tmp_path: Path, spacing: int) -> None:
     script = ("." + " " * (spacing - 1)) * 12

@@ -11,12 +11,13 @@ from dataclasses import replace
 import numpy as np
 
 from edge.records import Fan, Frame, Reading, Signal
+from edge.screen.cover import is_covered
 from edge.screen.geometry import fan_mask
 from edge.screen.held import Changes
 from edge.screen.layout import SECOND, LayoutTracker, thumbnail
 from edge.screen.likeness import Fingerprinter
-from edge.screen.preprocess import Preprocessing, prepare, to_screen
-from edge.screen.signal import is_colour_bars, is_doppler, is_flat, readable
+from edge.screen.preprocess import Preprocessing, prepare, to_grey, to_screen
+from edge.screen.signal import is_doppler, readable, shows_nothing
 from edge.screen.surround import Surround
 
 TINY_SIDE = 160  # px, longest side of the one on which the whole screen's state is looked at
@@ -58,7 +59,7 @@ class ScreenReader:
             self._shape, self._tracker = image.shape, LayoutTracker(image.shape)
             self._fan = None
         tiny = thumbnail(image, TINY_SIDE)
-        if is_flat(tiny) or is_colour_bars(tiny):
+        if shows_nothing(tiny, to_grey(tiny)):
             self._dark = True
             return Reading(frame.id, now, Signal.NO_SIGNAL, None, layout_changed=resized)
         layout_changed = self._tracker.update(image, tiny, now, fresh=self._dark) or resized
@@ -75,16 +76,18 @@ class ScreenReader:
         assert self._prints is not None
         taken = self._prints.take(crop)
         duplicate, alike = self._changes.see(taken, now)
-        signal = self._look_inside(image, fan, now, not duplicate)
+        samples = _samples(image, fan)
+        signal = self._look_inside(samples, now, not duplicate)
+        covered = is_covered(to_grey(samples), self._inside)
         return Reading(
             frame.id,
             now,
             signal,
             fan,
-            crop if signal is Signal.OK else None,
+            crop if signal is Signal.OK and not covered else None,
             duplicate,
             layout_changed,
-            self._tracker.settled,
+            self._tracker.settled and not covered,
             fingerprint=replace(taken, alike=alike),
             noise=self._changes.noise,
         )
@@ -100,10 +103,9 @@ class ScreenReader:
             self._frozen = False
             self._watched_since = now
 
-    def _look_inside(self, image: np.ndarray, fan: Fan, now: int, changed: bool) -> Signal:
+    def _look_inside(self, samples: np.ndarray, now: int, changed: bool) -> Signal:
         """Colour and change inside the fan."""
-        x0, y0, x1, y1 = fan.box
-        if is_doppler(np.ascontiguousarray(image[y0 : y1 : _step(fan), x0 : x1 : _step(fan)]), self._inside):
+        if is_doppler(samples, self._inside):
             self._colour_until = now + DOPPLER_HOLD
         if self._is_frozen(now, changed):
             return Signal.FROZEN
@@ -121,6 +123,12 @@ class ScreenReader:
             allowed = min(FROZEN_CHANGES, len(self._history) // FRAMES_PER_CHANGE)
             self._frozen = now - self._watched_since >= FREEZE and changes <= allowed
         return self._frozen and self._changes.tells
+
+
+def _samples(image: np.ndarray, fan: Fan) -> np.ndarray:
+    """Every _step-th pixel of the fan's box."""
+    x0, y0, x1, y1 = fan.box
+    return np.ascontiguousarray(image[y0 : y1 : _step(fan), x0 : x1 : _step(fan)])
 
 
 def _step(fan: Fan) -> int:

@@ -112,7 +112,7 @@ def test_a_port_that_a_hygroma_has_is_all_right(token: str) -> None:
     assert found.level == "ok" and "running hygroma" in found.found
 
 
-@pytest.mark.requirement("E-01")
+@pytest.mark.requirement("H-01")
 def test_what_a_running_hygroma_says_is_wrong_the_doctor_says_too() -> None:
     board = Board()
     problem = "a frozen picture cannot be told from a live one here: the source's noise is 1.9 grey levels"

@@ -179,7 +179,7 @@ def hold_mixed(screen: Screen) -> None:
 UNSURE = [boundary_gap, boundary_silent_gap, hold_frozen, hold_repeats, hold_dark, hold_mixed]
 
 
-@pytest.mark.requirement("E-03")
+@pytest.mark.requirement("H-03")
 @pytest.mark.parametrize("between", UNSURE)
 def test_after_an_unsure_boundary_nothing_of_one_patient_is_the_next_ones_and_the_operator_is_asked(between) -> None:
     screen = Screen()
@@ -191,7 +191,7 @@ def test_after_an_unsure_boundary_nothing_of_one_patient_is_the_next_ones_and_th
     assert screen.show(20)[-1].flagged and screen.exam.state.boundary  # an event raised now says so
 
 
-@pytest.mark.requirement("E-03")
+@pytest.mark.requirement("H-03")
 @pytest.mark.parametrize("between", UNSURE)
 def test_the_operator_says_same_patient(between) -> None:
     screen = Screen()
@@ -207,7 +207,7 @@ def test_the_operator_says_same_patient(between) -> None:
     assert screen.show()[0].boundary == ""
 
 
-@pytest.mark.requirement("E-03")
+@pytest.mark.requirement("H-03")
 def test_the_operator_says_new_exam_to_the_question() -> None:
     screen = Screen()
     screen.show(20)
@@ -217,7 +217,7 @@ def test_the_operator_says_new_exam_to_the_question() -> None:
     assert {(v.exam_id, v.question, v.boundary) for v in screen.show(5, WELL)} == {(3, "", "")}
 
 
-@pytest.mark.requirement("E-03")
+@pytest.mark.requirement("H-03")
 @pytest.mark.parametrize(("held", "asked"), [(50, False), (120, True)])
 def test_another_layout_after_a_hold_is_asked_about(held: int, asked: bool) -> None:
     screen = Screen()
@@ -237,7 +237,7 @@ def test_evidence_goes_on_when_the_patient_is_the_same() -> None:
     assert screen.show(1, duplicate=True)[0].evidence == before
 
 
-@pytest.mark.requirement("E-04")
+@pytest.mark.requirement("H-04")
 def test_a_doubtful_menu_ends_no_exam() -> None:
     screen = Screen()
     screen.show(20)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pydicom
 import pytest
@@ -76,6 +77,16 @@ def test_dicom_holds_the_same_pictures_and_no_patient(store: EventStore, tmp_pat
     export(store, tmp_path / "later", [1], dicom=True)
     later = pydicom.dcmread(tmp_path / "later" / "event1.dcm")
     assert later.SOPInstanceUID != still.SOPInstanceUID and later.SeriesInstanceUID == still.SeriesInstanceUID
+
+
+def test_dicom_claims_no_more_of_text_than_is_known(store: EventStore, tmp_path: Path) -> None:
+    """An image of an earlier version may show a whole screen; nobody wrote down whether its fan was sure."""
+    old, _ = cv2.imencode(".png", np.full((564, 960, 3), 9, np.uint8))[::-1]
+    store.commit(NewEvent(3, "s", 7, 0, "2026-01-24T10:03:00+00:00", 0.95, 6.5, "student 0.1.0", old.tobytes()))
+    store.attach_clip(3, encode_webp([np.full((64, 64), 10 * n, np.uint8) for n in range(12)], 80))
+    export(store, tmp_path, [1, 3], dicom=True)
+    told = {path.stem: pydicom.dcmread(path).get("BurnedInAnnotation") for path in tmp_path.glob("*.dcm")}
+    assert told == {"event1": "NO", "event1-clip": "NO", "event3": None, "event3-clip": "YES"}
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is not installed (apt install dicom3tools)")

@@ -550,7 +550,7 @@ def test_a_clock_that_starts_a_year_ahead_or_was_never_set_costs_no_flag(tmp_pat
         assert store.retain() == 0 and len(store.events()) == 2
 
 
-@pytest.mark.requirement("E-03")
+@pytest.mark.requirement("H-03")
 def test_a_boundary_that_was_not_sure_stays_with_its_event_in_an_older_store_too(tmp_path: Path) -> None:
     with EventStore(tmp_path) as store:
         store.commit(flag())

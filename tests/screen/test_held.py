@@ -18,7 +18,7 @@ from edge.screen.likeness import Cells
 WELL = 60  # pictures of a live exam before what is tried
 
 
-@pytest.mark.requirement("E-01")
+@pytest.mark.requirement("H-01")
 @pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
 def test_a_held_picture_is_frozen_and_flags_nothing(noise) -> None:
     told = watch([*exam()[:WELL], *[exam()[100]] * 70], noise, WELL)[WELL:]
@@ -27,7 +27,7 @@ def test_a_held_picture_is_frozen_and_flags_nothing(noise) -> None:
         assert Counter(reading.signal for reading, _ in told[40:])[Signal.FROZEN] >= 27  # of 30, from 1.6 s on
 
 
-@pytest.mark.requirement("E-01")
+@pytest.mark.requirement("H-01")
 @pytest.mark.parametrize("fps", [5.0, 12.0])
 def test_so_it_is_of_a_slow_source(fps: float) -> None:
     live = exam()[:180:15] if fps == 5 else exam()[:180:4]
@@ -35,7 +35,7 @@ def test_so_it_is_of_a_slow_source(fps: float) -> None:
     assert {reading.signal for reading, _ in told[-8:]} == {Signal.FROZEN} and not any(v.flagged for _, v in told)
 
 
-@pytest.mark.requirement("E-01")
+@pytest.mark.requirement("H-01")
 @pytest.mark.parametrize("noise", [clean, gauss(2), gain(0.4), camera], ids=["clean", "sigma 2", "low gain", "camera"])
 def test_a_live_exam_is_not_frozen_and_is_flagged(noise) -> None:
     told = watch(exam()[:150], noise)
@@ -45,7 +45,7 @@ def test_a_live_exam_is_not_frozen_and_is_flagged(noise) -> None:
     assert sum(verdict.repeats for _, verdict in told) < 15  # a tenth
 
 
-@pytest.mark.requirement("E-02")
+@pytest.mark.requirement("H-02")
 @pytest.mark.parametrize("noise", ["clean", "dither", "sigma 3", "jpeg 20", "camera"])
 @pytest.mark.parametrize("length", [1, 2, 3, 4])
 def test_a_loop_of_few_pictures_flags_nothing(noise: str, length: int) -> None:
@@ -54,7 +54,7 @@ def test_a_loop_of_few_pictures_flags_nothing(noise: str, length: int) -> None:
     assert not any(verdict.flagged for _, verdict in told)
 
 
-@pytest.mark.requirement("E-02")
+@pytest.mark.requirement("H-02")
 @pytest.mark.parametrize("length", [11, 34, 61])
 @pytest.mark.parametrize("way", ["around", "to and fro"])
 def test_a_loop_of_any_length_is_evidence_once(length: int, way: str) -> None:
@@ -66,7 +66,7 @@ def test_a_loop_of_any_length_is_evidence_once(length: int, way: str) -> None:
     assert sum(not verdict.repeats for verdict in later) <= 5  # what came too soon to count the first time may, once
 
 
-@pytest.mark.requirement("E-02")
+@pytest.mark.requirement("H-02")
 def test_the_fields_of_a_frozen_interlaced_picture_flag_nothing() -> None:
     still = exam()[100]
     fields = [np.repeat(still[first::2], 2, axis=0) for first in (0, 1)]
@@ -87,7 +87,7 @@ class Pictures:
         return Fingerprint(values, self.inside, np.zeros((2, *self.inside.shape), np.float32), alike=0.4)
 
 
-@pytest.mark.requirement("E-02")
+@pytest.mark.requirement("H-02")
 def test_what_an_exam_has_counted_it_knows_again_as_far_back_as_it_remembers() -> None:
     pictures, seen = Pictures(PICTURES + 50), Seen()
     for index in range(PICTURES + 50):
@@ -97,7 +97,7 @@ def test_what_an_exam_has_counted_it_knows_again_as_far_back_as_it_remembers() -
     assert seen._values.shape[0] == PICTURES
 
 
-@pytest.mark.requirement("E-02")
+@pytest.mark.requirement("H-02")
 @pytest.mark.parametrize("length", [2, 3, 7, 60, 300])
 def test_a_loop_counts_its_length_however_often_it_is_played(length: int) -> None:
     pictures, running = Pictures(length), Exam(PARAMS)
@@ -129,7 +129,7 @@ def test_pictures_of_another_layout_start_the_evidence_again() -> None:
     assert not verdict.repeats and running.state.counted == 1
 
 
-@pytest.mark.requirement("E-01")
+@pytest.mark.requirement("H-01")
 def test_noise_that_hides_a_freeze_is_told_and_still_gives_no_evidence() -> None:
     """Noise of 2.2 grey levels a cell, as of the worst camera: no FROZEN is claimed, and nothing counts twice."""
     pictures, changes = Pictures(1), Changes()

@@ -27,7 +27,7 @@ def wandering_logo(colour: int) -> list[np.ndarray]:
     return out
 
 
-@pytest.mark.requirement("E-04")
+@pytest.mark.requirement("H-04")
 @pytest.mark.parametrize("level", [0, 2, 3])
 def test_a_picture_gone_dark_on_the_same_screen_is_no_menu_for_sure(level: int) -> None:
     rng = np.random.default_rng(0)
@@ -36,7 +36,7 @@ def test_a_picture_gone_dark_on_the_same_screen_is_no_menu_for_sure(level: int) 
     assert not [reading for reading in told if reading.signal is Signal.MENU and not reading.doubtful]
 
 
-@pytest.mark.requirement("E-04")
+@pytest.mark.requirement("H-04")
 @pytest.mark.parametrize("colour", [0, 60])
 def test_a_wandering_notice_is_no_menu_for_sure(colour: int) -> None:
     told = after_live(wandering_logo(colour))
