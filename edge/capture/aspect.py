@@ -27,7 +27,7 @@ class Squarer:
     """
 
     def __init__(self, name: str, told: float | None, set_to: float | None = None) -> None:
-        self._name = name
+        self._name, self.told = name, told
         self._asked = set_to is not None
         self.words = ""
         known = told is not None and math.isfinite(told) and told > 0

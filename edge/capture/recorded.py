@@ -168,7 +168,9 @@ class FramesSource(OpenClose):
         self.name = name
         self.media_time = fast
         self.decode_errors = 0
-        self.format = ""
+        self._holds = ""  # what it is, in words
+        self._squarer: Squarer | None = None
+        self._times_s: list[float] | None = None  # of each picture, seconds from the first; None: at `fps`
         self._images, self._fps, self._fast = images, fps, fast
         self._iterator: Iterator[np.ndarray] = iter(())
         self._next_id = 0
@@ -178,11 +180,17 @@ class FramesSource(OpenClose):
         self._pacer = Pacer(self._fps, self._fast)
         self._first_id = self._next_id
 
+    @property
+    def format(self) -> str:
+        return ", ".join(part for part in (self._holds, self._squarer.words if self._squarer else "") if part)
+
     def read(self) -> Frame | None:
         image = next(self._iterator, None)
         if image is None:
             return None
-        frame = Frame(self._next_id, self._pacer.stamp(self._next_id - self._first_id), image)
+        index = self._next_id - self._first_id
+        t_ns = self._pacer.stamp(index) if self._times_s is None else self._pacer.stamp_at(self._times_s[index])
+        frame = Frame(self._next_id, t_ns, self._squarer.square(image) if self._squarer else image)
         self._next_id += 1
         return frame
 
