@@ -64,10 +64,7 @@ def is_trimmed(path: Path) -> bool:
 
 
 def _mp4_end(file: BinaryIO, size: int) -> int:
-    end = 0
-    for _, _, end in _boxes(file, 0, size):
-        pass
-    return end
+    return max((end for _, _, end in _boxes(file, 0, size)), default=0)
 
 
 def _boxes(file: BinaryIO, at: int, size: int) -> Iterator[tuple[bytes, int, int]]:
@@ -106,7 +103,7 @@ def _part(data: bytes, *kinds: bytes) -> bytes:
 
 
 def _track_trimmed(track: bytes) -> bool:
-    """Whether pictures lie before the edit's start. It normally is the first picture's own delay: decoding wants some before it."""
+    """Whether pictures lie before the edit's start, which normally is the first picture's own delay in decoding."""
     edits = _part(track, b"edts", b"elst")
     if _part(track, b"mdia", b"hdlr")[8:12] != b"vide" or not edits:
         return False

@@ -10,12 +10,12 @@ import numpy as np
 # Nanoseconds; an older picture is not shown to the loop. The newest one behind a flag may be 500 ms old when the flag
 # commits (DESIGN section 6), and inference and commit take up to 150 of them.
 STALE_NS = 300_000_000
-WINDOW_NS = 20_000_000_000  # nanoseconds of which the quickest picture is the measure: a rate off by less than POINTS tell moves .16 s in two
+WINDOW_NS = 20_000_000_000  # nanoseconds of which the quickest picture is the measure; a rate that POINTS do not tell moves .08 s
 
 SPAN_NS = 250_000_000  # nanoseconds whose quickest picture is one point of the line that tells a clock's rate
 POINTS = 120  # points that are looked back at: thirty seconds, in which a clock that is .4 % off moves RISE_NS
 POINTS_MIN = 4  # a line through three may be a stall, and the way back from it
-RISE_NS = 120_000_000  # nanoseconds that the line must rise: less than half of what makes a picture stale, twice a network's jitter
+RISE_NS = 120_000_000  # nanoseconds that the line must rise: less than half of what makes a picture stale, twice the jitter
 STRAIGHT = 0.12  # of the rise, and JITTER_NS besides: how far a point may lie off the line
 JITTER_NS = 15_000_000  # nanoseconds between the quickest pictures of two spans, on Wi-Fi
 IDLE_MIN = 0.3  # of the time, spent waiting for the camera: a reader with less may be what is slow
