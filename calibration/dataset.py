@@ -21,7 +21,7 @@ import numpy as np
 from calibration.naming import some
 from calibration.stills import FOLDS
 from edge.capture.dicom import read_dicom
-from edge.capture.kinds import DICOMS, STILLS
+from edge.kinds import DICOMS, STILLS
 from edge.errors import InputError
 from edge.stills import INDEX, is_dicom
 

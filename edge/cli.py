@@ -24,6 +24,7 @@ from edge.cli_bundles import add_commands, allow_unsigned, recipe_means_build
 from edge.cli_engine import add_engine, add_engine_validation, validate_engine
 from edge.cli_models import add_device, add_models, add_ray
 from edge.errors import ConfigError, GateError, HygromaError, StoreError
+from edge.kinds import CLIPS, DICOMS, STILLS
 
 if TYPE_CHECKING:
     from edge.config import Config
@@ -105,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         help="watch a source",
         description="Watch a source until it ends or SIGTERM. URI: file:clip.mp4, v4l2:/dev/video0, rtsp://host/path, phantom:",
+        epilog=f"file: plays {' '.join(sorted(CLIPS))}, and whatever else FFmpeg does. images: takes {' '.join(sorted(STILLS))}.",
     )
     run.add_argument("--source", metavar="URI", help="what to watch (else source.uri of the configuration)")
     run.add_argument(
@@ -123,6 +125,8 @@ def _parser() -> argparse.ArgumentParser:
         "score",
         help="score stills, folders, DICOM files and clips",
         description="One line a frame. Every picture that decodes gets probabilities; `assessable` says if they mean anything.",
+        epilog=f"Clips: {' '.join(sorted(CLIPS))}; stills: {' '.join(sorted(STILLS))}; DICOM: {' '.join(sorted(DICOMS))};"
+        " files with another ending, or none, by their content.",
     )
     score.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     score.add_argument("--json", action="store_true", help="one JSON object a line")

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from edge.capture.dicom import read_square
-from edge.capture.kinds import DICOMS, KNOWN, is_clip
+from edge.kinds import DICOMS, KNOWN, is_clip
 from edge.capture.recorded import FileSource
 from edge.decision.assess import assess
 from edge.decision.params import DecisionParams
@@ -104,7 +104,7 @@ def score_paths(
 def list_files(named: Path) -> tuple[list[Path], list[Unscored]]:
     """A file as it is; of a folder all within that can be scored, by name, and what could not be looked at.
 
-    By their endings (edge/capture/kinds.py), and DICOM and clips by content too: files of an archive have numbers for names.
+    By their endings (edge/kinds.py), and DICOM and clips by content too: files of an archive have numbers for names.
     OSError, ValueError: no path.
     """
     if not named.is_dir():

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from edge.capture.kinds import HEAD, TS_PACKET, TS_SYNC, clip_by_content
+from edge.kinds import HEAD, TS_PACKET, TS_SYNC, clip_by_content
 
 MOOV_MAX = 64 * 2**20  # bytes of an MP4's index that are read; an hour's is 2 MB
 EDITS_MAX = 1000  # edits of a track that are looked at; two are enough to know

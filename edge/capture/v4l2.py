@@ -318,8 +318,7 @@ class Device:
     def pixel_aspect(self, size: tuple[int, int]) -> float | None:
         """Width over height of a pixel of a picture of `size` (width, height); None when the driver does not say.
 
-        Drivers of analogue video say 54/59 for PAL. One that says 1/1 has square pixels, scaled or not: sensors name here all
-        that they see, and crop.
+        Drivers of analogue video say 54/59 for PAL. 1/1 is what the kernel answers for every driver that does not say.
         """
         cap = CropCap(type=CAPTURE)
         try:
@@ -328,10 +327,8 @@ class Device:
             if error.errno == errno.ENODEV:
                 raise
             return None
-        if not cap.numerator or not cap.denominator:
+        if not cap.numerator or not cap.denominator or cap.numerator == cap.denominator:
             return None
-        if cap.numerator == cap.denominator:
-            return 1.0
         crop, seen = Crop(type=CAPTURE), cap.defrect
         with contextlib.suppress(OSError):  # a driver that cannot crop shows all
             self._kernel.ioctl(self._fd, G_CROP, crop)
