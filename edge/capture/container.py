@@ -52,14 +52,14 @@ def is_trimmed(path: Path) -> bool:
     with path.open("rb") as file:
         if clip_by_content(file.read(HEAD)) != "mp4":
             return False
-        for kind, start, end in _boxes(file, 0, size):
-            if kind == b"moov" and end - start <= MOOV_MAX:
-                file.seek(start)
-                moov = file.read(end - start)
-                try:
+        try:
+            for kind, start, end in _boxes(file, 0, size):
+                if kind == b"moov" and end - start <= MOOV_MAX:
+                    file.seek(start)
+                    moov = file.read(end - start)
                     return any(_track_trimmed(moov[a:b]) for kind, a, b in _parts(moov) if kind == b"trak")
-                except (struct.error, ValueError):
-                    return False
+        except struct.error:  # ends in the middle of a number
+            pass
     return False
 
 
