@@ -21,8 +21,8 @@ import numpy as np
 from calibration.naming import some
 from calibration.stills import FOLDS
 from edge.capture.dicom import read_dicom
-from edge.kinds import DICOMS, STILLS
 from edge.errors import InputError
+from edge.kinds import DICOMS, STILLS
 from edge.stills import INDEX, is_dicom
 
 POSITIVE = "hygroma"

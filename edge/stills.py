@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 
 from edge.capture.dicom import read_square
-from edge.kinds import DICOMS, KNOWN, is_clip
 from edge.capture.recorded import FileSource
 from edge.decision.assess import assess
 from edge.decision.params import DecisionParams
@@ -20,6 +19,7 @@ from edge.engines.scorer import Scorer
 from edge.errors import ConfigError, HygromaError, InputError
 from edge.events.disk import why_unwritable
 from edge.events.evidence import heat_overlay
+from edge.kinds import DICOMS, KNOWN, is_clip
 from edge.records import Frame, Reading, Scores
 from edge.screen.geometry import full_fan
 from edge.screen.preprocess import Preprocessing, prepare

@@ -11,11 +11,11 @@ import numpy as np
 
 from edge.capture.aspect import Squarer
 from edge.capture.dicom import read_cine
-from edge.kinds import STILLS
 from edge.capture.opencv import cv2
 from edge.capture.pacer import FALLBACK_FPS
 from edge.capture.recorded import FramesSource
 from edge.errors import InputError
+from edge.kinds import STILLS
 
 log = logging.getLogger(__name__)
 

@@ -31,15 +31,18 @@ def watch(
     delay_s: Callable[[float], float] = lambda t: 0.0,
     jump_ms: Callable[[float], float] = lambda t: 0.0,
     wrap_ms: float = 0.0,
+    leaves_out: bool = False,
     seed: int = 0,
 ) -> Seen:
     """A camera whose clock runs at `factor` of the real time, over a network that delays, to a reader that is busy for `busy_s`
-    with each picture and never loses one."""
+    with each picture. `leaves_out`: where the delay shrinks, pictures are lost."""
     rng, clock = np.random.default_rng(seed), StreamClock()
     free = arrived = hidden = 0.0
     stale, shed = [], False
     for n in range(round(seconds * fps)):
         t = n / fps
+        if leaves_out and t + delay_s(t) < arrived:
+            continue
         arrived = max(arrived, t + rng.uniform(0, jitter_s) + delay_s(t))  # in order
         now = max(arrived, free) + 0.004
         stamp_ms = 1000 * factor * t + jump_ms(t)
@@ -72,13 +75,11 @@ def test_at_any_rate_it_is_followed_within_three_seconds_or_four_pictures(factor
 
 
 @pytest.mark.requirement("C-04", "T-03")
-@pytest.mark.parametrize("factor", [0.84, 1.0, 1.2])
-@pytest.mark.parametrize("busy_s", [0.037, 0.041, 0.05, 0.1])
+@pytest.mark.parametrize("factor", [0.84, 1.0])
+@pytest.mark.parametrize("busy_s", [0.041, 0.05, 0.1])
 def test_a_reader_that_is_too_slow_has_a_queue_whatever_the_clock(factor: float, busy_s: float) -> None:
-    """At 1.2 the queue hides behind the clock's gain as long as it grows more slowly; what is hidden is told from the truth."""
     seen = watch(factor, busy_s=busy_s, seconds=30)
-    if factor <= 1.0:
-        assert seen.stale and seen.stale[-1] > 29 and seen.hidden_s < 0.06
+    assert seen.stale and seen.stale[-1] > 29 and seen.hidden_s < 0.06
 
 
 @pytest.mark.requirement("C-04", "T-03")
@@ -124,13 +125,13 @@ def test_a_camera_that_slows_down_in_dim_light_is_followed_there_and_back() -> N
 
 @pytest.mark.requirement("C-04", "T-03")
 def test_a_sender_that_leaves_pictures_out_had_a_queue() -> None:
-    """A network that carries .84 of the stream: ever later, until the sender's queue of two seconds is full and half of it goes."""
+    """A network that carries .84 of the stream: ever later, until the sender's queue of 2 s is full and half of it goes."""
 
     def delay_s(t: float) -> float:
         grown = 0.16 * t
         return grown if grown < 2 else 1 + (grown - 2) % 1
 
-    assert watch(delay_s=delay_s, seconds=20).shed
+    assert watch(delay_s=delay_s, seconds=20, leaves_out=True).shed
     assert not watch(0.84, seconds=20).shed
 
 
@@ -140,7 +141,7 @@ def test_a_thread_is_idle_while_it_waits_and_not_while_it_computes() -> None:
     idle = Idle()
     idle.begin()
     time.sleep(0.05)
-    assert 40e6 < idle.ns()
+    assert idle.ns() > 40e6
     idle.begin()
     until = time.monotonic() + 0.05
     while time.monotonic() < until:

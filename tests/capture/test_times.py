@@ -119,7 +119,8 @@ def test_a_longer_sound_track_is_no_damage(tmp_path: Path, ending: str, caplog: 
 @pytest.mark.parametrize("frames", ["3", "0"])
 @pytest.mark.parametrize("start", ["0.2", "0.52", "0.9"])
 def test_a_trim_is_no_damage(tmp_path: Path, start: str, frames: str, caplog: pytest.LogCaptureFixture) -> None:
-    whole = with_pauses(tmp_path / "whole.mp4", PAUSES["short"], "-c:v", "libx264", "-bf", frames, "-g", "12", "-pix_fmt", "yuv420p")
+    options = ["-c:v", "libx264", "-bf", frames, "-g", "12", "-pix_fmt", "yuv420p"]
+    whole = with_pauses(tmp_path / "whole.mp4", PAUSES["short"], *options)
     assert not is_trimmed(whole)
     path = tmp_path / "x.mp4"
     ffmpeg([np.zeros((2, 2, 3), np.uint8)], "-ss", start, "-i", str(whole), "-map", "1:v", "-c", "copy", str(path))
@@ -168,7 +169,10 @@ def test_a_container_that_never_says_its_length_is_not_cut_off(tmp_path: Path) -
         broken_inside(path)
 
 
-@given(st.binary(max_size=300), st.sampled_from([b"\x1a\x45\xdf\xa3", b"\0\0\0\x20ftyp", b"RIFF\xff\0\0\0AVI ", b"\x47", b"\0\0\0\x08moov"]))
+@given(
+    st.binary(max_size=300),
+    st.sampled_from([b"\x1a\x45\xdf\xa3", b"\0\0\0\x20ftyp", b"RIFF\xff\0\0\0AVI ", b"\x47", b"\0\0\0\x08moov"]),
+)
 def test_no_bytes_make_it_raise(tmp_path_factory: pytest.TempPathFactory, content: bytes, head: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "bytes"
     path.write_bytes(head + content)
