@@ -69,6 +69,7 @@ class CaptureConfig:
     fps: int = _whole(30, 1, 120, "frames per second")
     pixel_format: str = _choice("auto", "auto", "YUYV", "UYVY", "NV12", "MJPG", "GREY")
     grey: bool = False
+    pixel_aspect: float | None = _number(None, 0.25, 4, "width of a pixel over its height")
     open_timeout_s: float = _number(5.0, 0.5, 60, "seconds")
     read_timeout_s: float = _number(2.0, 0.5, 30, "seconds")
     # The upper bound keeps the promise that a source which returns is back within 2 s: it takes up to a second to open.

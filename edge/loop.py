@@ -487,6 +487,8 @@ class Watch:
         feed = self._feed.stats()
         if not feed.connected:
             problems.append(f"source away: {feed.problem}")
+        if feed.trouble:
+            problems.append(feed.trouble)
         if self._in_a_row["screen"]:
             problems.append("the screen cannot be read")
         if self._in_a_row["engine"]:

@@ -25,6 +25,7 @@ from edge.cli.common import (
     require_writable,
 )
 from edge.errors import ConfigError
+from edge.kinds import CLIPS, DICOMS, STILLS
 
 if TYPE_CHECKING:
     from edge.capture.source import Source
@@ -52,6 +53,7 @@ def _add_demo(demo: Parser) -> None:
 def _add_run(run: Parser) -> None:
     from edge.capture.uri import KNOWN
 
+    run.epilog = f"file: plays {' '.join(sorted(CLIPS))}, and whatever else FFmpeg does. images: takes {' '.join(sorted(STILLS))}."
     run.description = f"Watch a source until it ends or SIGTERM. URI: {KNOWN}"
     run.add_argument("--source", metavar="URI", help="what to watch (else source.uri of the configuration)")
     add_bundle(run, "a bundle's folder or .tar (else the configuration's, else the shipped one)")
@@ -68,6 +70,10 @@ def _add_run(run: Parser) -> None:
 def _add_score(score: Parser) -> None:
     score.description = (
         "One line a frame. Every picture that decodes gets probabilities; `assessable` says if they mean anything."
+    )
+    score.epilog = (
+        f"Clips: {' '.join(sorted(CLIPS))}; stills: {' '.join(sorted(STILLS))}; DICOM: {' '.join(sorted(DICOMS))}; "
+        "files with another ending, or none, by their content."
     )
     score.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     add_json(score, "one JSON object a line")

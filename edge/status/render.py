@@ -140,6 +140,9 @@ def to_prometheus(snapshot: Snapshot | None, now_ns: int, root: Path = ROOT) -> 
     metric("frames_duplicate_total", "counter", "Frames that repeated the one before.", ("", snapshot.duplicates))
     metric("frames_missed_total", "counter", "Frames that the driver lost before they were read.", ("", feed.missed))
     metric("frames_stale_total", "counter", "Frames too old to be looked at when they arrived.", ("", feed.stale))
+    metric(
+        "frames_restamped_total", "counter", "Frames whose driver's stamp could not be right.", ("", feed.restamped)
+    )
     metric("stalls_total", "counter", "Times that a connected source gave nothing.", ("", feed.stalls))
     metric("format_changes_total", "counter", "Changes of the picture's size or depth.", ("", feed.format_changes))
     metric("decode_errors_total", "counter", "Damaged pictures.", ("", feed.decode_errors))

@@ -16,7 +16,7 @@ import pytest
 from edge.cli import main
 from edge.errors import StoreError
 from edge.events import EventStore, NewEvent, export, render_evidence
-from edge.events.clip import decode_webp, encode_webp
+from edge.events.clip import Clips, decode_webp, encode_webp
 from edge.records import Event, Scores
 
 
@@ -39,6 +39,22 @@ def test_a_clip_survives_its_encoding() -> None:
     images, ms_each = decode_webp(encode_webp(moving, 80))
     assert ms_each == 80 and len(images) == 10
     assert all(np.abs(a.astype(int) - b).max() <= 4 for a, b in zip(images, moving, strict=True))
+
+
+@pytest.mark.requirement("C-02")
+def test_a_pause_in_a_clip_is_as_long_as_it_was() -> None:
+    """A recorder's pause, two seconds long: the picture before it stays."""
+    clips = Clips()
+    stamps = [*range(0, 1000, 100), *range(3000, 5000, 100)]
+    for n, ms in enumerate(stamps):
+        clips.see(np.full((64, 64), 60 * (n % 4), np.uint8), ms * 1_000_000, 1)
+        if ms == 3000:
+            clips.flag((1, n), ms * 1_000_000)
+    clips.finish()
+    (((_, encoded)),) = clips.ready()
+    images, ms_each = decode_webp(encoded.result())
+    assert ms_each == 100 and len(images) == 50
+    assert [round(images[at // 100].mean() / 60) for at in (0, 900, 2900, 3000, 4900)] == [0, 1, 1, 2, 1]
 
 
 def test_a_folder_with_everything(store: EventStore, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ function showDevice(s) {
     ["Source", s.source + (f.format ? ", " + f.format : "")],
     ["Newest frame", age === null ? "none yet" : fixed(age, 1) + " s ago"],
     ["Frames", f.read + " read, " + f.dropped + " dropped, " + f.missed + " missed, " + f.stale + " stale, " + s.duplicates + " repeats"],
-    ["Trouble", f.decode_errors + " damaged, " + f.stalls + " stalls, " + f.reconnects + " reconnections, " + f.format_changes + " changes of format"],
+    ["Trouble", f.decode_errors + " damaged, " + f.restamped + " restamped, " + f.stalls + " stalls, " + f.reconnects + " reconnections, " + f.format_changes + " changes of format"],
     ["Errors", Object.entries(s.errors).map(p => p[0] + " " + p[1]).join(", ") || "none"],
     ["Verdict", took ? "half within " + fixed(took.p50, 0) + " ms, 99 % within " + fixed(took.p99, 0) + " ms" : "–"],
     ["Model", s.bundle + (s.bundle_state ? ", " + bundle(s.bundle_state) : "")],
