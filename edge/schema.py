@@ -104,7 +104,7 @@ class Decoder:
         root)."""
         if not isinstance(value, dict):
             raise self.wrong(path, value, self.mapping, Rule())
-        hints = _hints_of(kind)
+        hints = _hints_of(typing.cast(Any, kind))
         fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
         for key in value:
             if key not in fields:
