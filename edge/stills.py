@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from edge.capture.dicom import read_dicom
+from edge.capture.images import ENDINGS as STILLS
 from edge.capture.recorded import FileSource
 from edge.decision.assess import assess
 from edge.decision.params import DecisionParams
@@ -26,7 +27,6 @@ from edge.screen.reader import ScreenReader
 from edge.screen.still import read_still
 
 CLIPS = frozenset({".mp4", ".mov", ".avi", ".mkv", ".mpeg", ".mpg", ".webm", ".m4v", ".ts"})
-STILLS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm"})
 DICOMS = frozenset({".dcm", ".dicom"})
 KNOWN = CLIPS | STILLS | DICOMS
 INDEX = "DICOMDIR"  # the table of contents of a DICOM medium: DICOM, without a picture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from pathlib import Path
 
 from edge.cli.common import Parser, Progress, bundle_of, config_of, hours, positive, share
 from edge.errors import ConfigError
@@ -45,14 +46,15 @@ def _add_bench(bench: Parser) -> None:
 
 
 def _bench(args: argparse.Namespace) -> int:
+    from benchmarks.case import Bench
     from benchmarks.command import Request, bench
 
     if args.allowed is not None and not args.compare:
         raise ConfigError("--fail-if-slower: needs --compare OLD.json, a result of `hygroma bench --out OLD.json`")
     progress = Progress()
-    request = Request(
-        suites=tuple(args.suites),
-        bundle=bundle_of(config_of(args)),
+    measured = Bench(
+        bundle_of(config_of(args)),
+        Path(),
         threads=args.threads,
         calls=args.calls,
         limit_s=float(args.seconds),
@@ -60,12 +62,8 @@ def _bench(args: argparse.Namespace) -> int:
         events_max=args.events,
         soak_frames=args.frames,
         soak_hours=args.hours,
-        form=args.form,
-        out=args.out,
-        compare=args.compare,
-        allowed=args.allowed,
-        budgets=args.budgets,
     )
+    request = Request(tuple(args.suites), measured, args.form, args.out, args.compare, args.allowed, args.budgets)
 
     def say(text: str) -> None:
         progress.clear()
