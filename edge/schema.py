@@ -1,15 +1,17 @@
 """The one strict decoder, from values of JSON or YAML to frozen dataclasses, whose errors say where, what was found and what
-would be right. What is read with it says which error that is: configuration, manifest, recipe, cache entry, request.
+would be right. What is read with it says which error that is: configuration, manifest, recipe, cache entry, request,
+result of a bench.
 
 Fields carry their constraints in dataclass metadata, written with `rule(...)`. Every key of a dataclass must be present
-unless the field has a default; no other key may be. Supported types: bool, int, float, str, `X | None`, `tuple[X,
-...]`, `list[X]`, `dict[str, X]`, and dataclasses of these.
+unless the field has a default; no other key may be. Supported types: bool, int, float, str, `X | None`, `float | str`, `tuple[X,
+...]`, `tuple[X, Y]`, `list[X]`, `dict[str, X]`, dataclasses of these, and Any, which takes whatever is there.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import re
@@ -22,6 +24,7 @@ from edge.errors import HygromaError
 
 T = TypeVar("T")
 MAX_DIGITS = 19  # of a whole number: 64 bits
+_hints_of = functools.cache(typing.get_type_hints)  # a result of `hygroma bench` has thousands of records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Decoder:
         root)."""
         if not isinstance(value, dict):
             raise self.wrong(path, value, self.mapping, Rule())
-        hints = typing.get_type_hints(kind)
+        hints = _hints_of(typing.cast(Any, kind))
         fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
         for key in value:
             if key not in fields:
@@ -121,9 +124,12 @@ class Decoder:
         if origin in (types.UnionType, typing.Union):
             if value is None and type(None) in args:
                 return None
-            return self._value(next(a for a in args if a is not type(None)), value, path, limits)
+            arms = [a for a in args if a is not type(None)]
+            return self._value(str if str in arms and isinstance(value, str) else arms[0], value, path, limits)
         if dataclasses.is_dataclass(hint):
             return self.dataclass(typing.cast(type, hint), value, path)
+        if hint is Any:
+            return value
         if origin not in (tuple, list, dict):
             return self._scalar(hint, value, path, limits)
         if not isinstance(value, dict if origin is dict else list):
@@ -133,7 +139,10 @@ class Decoder:
         inner = dataclasses.replace(limits, low=-math.inf, high=math.inf)
         if isinstance(value, dict):
             return {key: self._value(args[1], item, _join(path, key), inner) for key, item in value.items()}
-        return origin(self._value(args[0], item, f"{path}[{i}]", inner) for i, item in enumerate(value))
+        hints = args if origin is tuple and args[-1] is not Ellipsis else args[:1] * len(value)
+        if len(hints) != len(value):
+            raise self.wrong(path, value, f"{len(hints)} entries, found {len(value)}", limits)
+        return origin(self._value(hints[i], item, f"{path}[{i}]", inner) for i, item in enumerate(value))
 
     def _scalar(self, hint: type, value: Any, path: str, limits: Rule) -> Any:
         if hint is bool:

@@ -102,6 +102,7 @@ def test_a_circle_is_found() -> None:
     assert "edge.watching" not in imported_on_loading(known["edge.cli.device"], known)  # in functions only
 
 
+@pytest.mark.requirement("S-07")
 def test_edge_has_no_circle_neither_of_files_nor_of_rooms() -> None:
     known = modules("edge")
     files = {name: imported_on_loading(path, known) for name, path in known.items()}
@@ -112,6 +113,7 @@ def test_edge_has_no_circle_neither_of_files_nor_of_rooms() -> None:
     assert len(rooms) > 15 and circle(rooms) == []
 
 
+@pytest.mark.requirement("S-07")
 def test_nothing_hangs_on_the_roof() -> None:
     """Only `python -m edge` begins there; and its own files import no other folder when they are loaded."""
     for path in sorted((ROOT / "edge").rglob("*.py")):

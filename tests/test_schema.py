@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge import errors
@@ -22,6 +22,7 @@ from edge.errors import ConfigError, EngineError, HygromaError
 from edge.schema import Decoder, Rule, encode, rule
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, HygromaError)]
+BUSY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a machine with other work
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -41,6 +42,9 @@ class Outer:
     inner: Inner
     parts: tuple[Inner, ...] = dataclasses.field(metadata=rule(low=1, high=2))
     numbers: list[int] = dataclasses.field(metadata=rule(low=1))
+    pair: tuple[str, float] = ("", 0.0)
+    word_or_number: float | str = ""
+    anything: Any = None
     by_name: dict[str, float] = dataclasses.field(default_factory=dict)
     maybe: float | None = None
 
@@ -49,8 +53,9 @@ GOOD: dict[str, Any] = {"name": "abc", "count": 3, "inner": {"share": 1}, "parts
 
 
 def test_what_is_right_becomes_the_record() -> None:
-    made = Decoder("f", ConfigError).dataclass(Outer, GOOD)
-    assert made == Outer("abc", 3, Inner(1.0), (Inner(),), [1, 2])
+    more = {"pair": ["a", 1], "word_or_number": "x", "anything": [None, {"a": 1}]}
+    made = Decoder("f", ConfigError).dataclass(Outer, GOOD | more)
+    assert made == Outer("abc", 3, Inner(1.0), (Inner(),), [1, 2], ("a", 1.0), "x", [None, {"a": 1}])
     assert Decoder("f", ConfigError).dataclass(Outer, json.loads(json.dumps(encode(made)))) == made
 
 
@@ -70,6 +75,9 @@ def test_what_is_right_becomes_the_record() -> None:
         ({"numbers": []}, "numbers: found []; expected at least 1 entries"),
         ({"numbers": 3}, "numbers: found 3; expected a list of a whole number"),
         ({"numbers": [1, "2"]}, "numbers[1]: found '2'; expected a whole number"),
+        ({"pair": ["a"]}, "pair: found ['a']; expected 2 entries, found 1"),
+        ({"pair": ["a", "b"]}, "pair[1]: found 'b'; expected a finite number"),
+        ({"word_or_number": []}, "word_or_number: found []; expected a finite number"),
         ({"by_name": {"a": None}}, "by_name.a: found None; expected a finite number"),
         ({"by_name": []}, "by_name: found []; expected an object of name: a finite number"),
     ],
@@ -88,6 +96,7 @@ def test_what_is_no_json_is_answered_with_the_callers_advice(kind: type[HygromaE
     assert "bundle" not in str(caught.value)
 
 
+@BUSY
 @given(json_values)
 def test_nothing_but_its_own_error_leaves_it(value: Any) -> None:
     for target in (Inner, Outer, Config):
@@ -97,6 +106,7 @@ def test_nothing_but_its_own_error_leaves_it(value: Any) -> None:
             assert str(error).startswith("f: ")
 
 
+@BUSY
 @given(st.dictionaries(st.sampled_from(["engine", "events", "source", "bundle", "x"]), json_values, max_size=2))
 def test_a_configuration_raises_nothing_but_its_error(value: dict[str, Any]) -> None:
     try:

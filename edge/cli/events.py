@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.cli.common import Parser, add_json, config_of
+from edge.cli.common import Parser, config_of
 from edge.records import REVIEWS
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def _add_events(events: Parser) -> None:
         action.add_argument(
             "--store", "--events", metavar="DIR", help="the event store's folder (default: where `hygroma run` keeps it)"
         )
-        add_json(action)
+        action.add_json()
         if one:
             action.add_argument("id", type=int)
         action.set_defaults(handler=lambda args: _with_store(args, run))
@@ -37,13 +37,13 @@ def _add_events(events: Parser) -> None:
     add("show", _show, "one event", one=True)
     export = add("export", _export, "images, clips, events.json and events.csv into a folder")
     export.add_argument("folder", type=Path)
-    export.add_argument("--dicom", action="store_true", help="also as DICOM Secondary Capture, without a patient")
+    export.add_flag("--dicom", "also as DICOM Secondary Capture, without a patient")
     export.add_argument("ids", type=int, nargs="*", help="events (default: all)")
     review = add("review", _review, "record what a person decided", one=True)
     review.add_argument("review", choices=REVIEWS)
     review.add_argument("--by", required=True, help="who decided")
     pin = add("pin", _pin, "never remove an event, whatever its age and the disk's space", one=True)
-    pin.add_argument("--off", action="store_true", help="removable again")
+    pin.add_flag("--off", "removable again")
 
 
 def _with_store(args: argparse.Namespace, run: Callable[[argparse.Namespace, EventStore], int]) -> int:
