@@ -20,7 +20,8 @@ from edge.decision.exam import HELD_S
 from edge.errors import EngineError, HygromaError, StoreError
 from edge.events import Clips, Disk, EventStore, NewEvent, Retention
 from edge.events.clip import AFTER_NS, decode_webp
-from edge.loop import FAILURES_IN_A_ROW_MAX, HISTORY_POINTS, LATE_NS, RETRY_NS, Identity, Watch
+from edge.events.keeper import RETRY_NS
+from edge.loop import FAILURES_IN_A_ROW_MAX, HISTORY_POINTS, LATE_NS, Identity, Watch
 from edge.records import Event, Fan, Frame, Reading, Scores, Signal, Verdict
 from edge.screen.geometry import full_fan
 from edge.sd_notify import Notifier
@@ -138,7 +139,7 @@ class Bench:
 
 @pytest.mark.requirement("T-05")
 def test_a_run_without_end_remembers_its_last_flags_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge.loop.COMMITTED_MAX", 2)
+    monkeypatch.setattr("edge.events.keeper.COMMITTED_MAX", 2)
     bench: Bench
     new_exam = {turn: lambda: bench.board.ask(NewExamRequest()) for turn in (40, 80)}
     bench = Bench(tmp_path, "." * 120, new_exam)
