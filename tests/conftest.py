@@ -45,7 +45,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     config.option.loadscopereorder = False  # in the order of `pytest_collection_modifyitems`
     return ByFile(config, log)
 
-if os.environ.get("HYGROMA_TESTS_WITHOUT_VNNI"):  # `.ci/run`: ONNX Runtime is asked for what a machine without VNNI needs; not in child processes
+if os.environ.get("HYGROMA_TESTS_WITHOUT_VNNI"):  # .ci/run; child processes read the real file
     onnxruntime_runner.has_vnni.__defaults__ = (Path(os.devnull),)
 
 
