@@ -63,7 +63,7 @@ class Reading:
     t_mono_ns: int
     signal: Signal
     fan: Fan | None
-    crop: np.ndarray | None = field(repr=False, compare=False, default=None)  # uint8 [S,S], model input; None unless OK with nothing over the fan
+    crop: np.ndarray | None = field(repr=False, compare=False, default=None)  # uint8 [S,S]; None unless OK, all in view
     duplicate: bool = False  # same pixels inside the fan as the frame before: carries no evidence
     layout_changed: bool = False  # the fan moved: the exam's evidence starts again
     settled: bool = True  # the fan is sure enough to show and keep what lies in it; the model may look before

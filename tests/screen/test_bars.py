@@ -1,11 +1,11 @@
-"""Uniform bars around a scanner's screen are taken off before anything else is asked, wherever they are and whatever their level."""
+"""Uniform bars around a scanner's screen are taken off before anything else is asked: any side, any level."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 import pytest
-from drawing import LEFT, RIGHT, SCREEN, SECTOR, SECOND, among_bars, barred, iou, live, menu, screen, worn
+from drawing import LEFT, RIGHT, SCREEN, SECOND, SECTOR, among_bars, barred, iou, live, menu, screen, worn
 
 from edge.records import Frame, Signal
 from edge.screen.bars import inner_box

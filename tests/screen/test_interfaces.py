@@ -6,7 +6,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from drawing import RECT, SCREEN, SECTOR, SECOND, among_bars, barred, iou, live, screen, worn
+from drawing import RECT, SCREEN, SECOND, SECTOR, among_bars, barred, iou, live, screen, worn
 
 from edge.records import Fan, Frame, Signal
 from edge.screen.geometry import rasterise
