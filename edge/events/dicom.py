@@ -32,7 +32,9 @@ def write_still(path: Path, event: Event, png: bytes) -> None:
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
     data = _dataset(event, STILL, "still", 1)
     if holds_no_patient(png):
-        data.BurnedInAnnotation = "NO"  # optional here, and absent it says what is so: that nobody knows (PS3.3 C.7.6.1)
+        data.BurnedInAnnotation = (
+            "NO"  # optional here, and absent it says what is so: that nobody knows (PS3.3 C.7.6.1)
+        )
     data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "RGB", 0
     data.Rows, data.Columns = pixels.shape[:2]
     _save(path, data, pixels.tobytes())
@@ -42,7 +44,9 @@ def write_clip(path: Path, event: Event, webp: bytes, png: bytes) -> None:
     """The clip as a Multi-frame Grayscale Byte Secondary Capture. `png`: the event's image, which knows what may be in both."""
     images, ms_each = decode_webp(webp)
     data = _dataset(event, MOVING, "clip", 2)
-    data.BurnedInAnnotation = "NO" if holds_no_patient(png) else "YES"  # wanted here (PS3.3 C.8.6.3): then the safe word
+    data.BurnedInAnnotation = (
+        "NO" if holds_no_patient(png) else "YES"
+    )  # wanted here (PS3.3 C.8.6.3): then the safe word
     data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
     data.Rows, data.Columns = images[0].shape
     data.NumberOfFrames, data.FrameTime = len(images), ms_each

@@ -15,7 +15,9 @@ import numpy as np
 LAYERS = 4  # bars within bars: an underscanned screen in a letterboxed capture, or of another level on each side
 MIN_INNER = 0.2  # of the frame's height and of its width that must be left; less is a notice on an empty screen
 LEAST = 0.008  # of the frame's side that a bar must take: thinner ones do not outweigh the background along the border
-APART = 4  # grey levels by which a bar must differ from the background beside it; less is background to a fan's search too
+APART = (
+    4  # grey levels by which a bar must differ from the background beside it; less is background to a fan's search too
+)
 SAME_LEVEL = 1  # grey levels by which the mean of a bar's line may differ from the outermost one's level
 TOLERANCE = 4  # grey levels by which a pixel of a bar may differ: codecs (measured: 3 at H.264's default quality)
 NOISE_MAX = 3.0  # median absolute difference, grey levels, of a bar in an analog capture (chosen); more is picture

@@ -26,17 +26,23 @@ BACKGROUND_MARGIN = 4  # grey levels above the background that count as picture;
 MOVING_RANGE = 10  # grey levels that a pixel must range over in a window to count as moving
 DRAWN_SHARE = 0.005  # of a screen inside bars that stands on its background, at least: a name line and a clock
 STILL_SHARE = 0.005  # of the border that may change at all on a perfectly still screen: a clock does (chosen)
-FAINT_WIDTH = 0.035  # of the screen's lesser side, at least, of faint noise in fluid: 25 px of 720, a codec's block has 16
+FAINT_WIDTH = (
+    0.035  # of the screen's lesser side, at least, of faint noise in fluid: 25 px of 720, a codec's block has 16
+)
 MIN_AREA = 0.03  # of the screen; a smaller fan is a thumbnail
 MIN_FILL = 0.30  # picture pixels in the fan; below, the shape rests on scattered interface elements
 MAX_OUTSIDE = 0.10  # of the picture outside the fan; above, the shape does not describe the picture
 DUAL_LIKENESS = 0.45  # area of the smaller fan over the larger; thumbnails are far smaller (chosen)
 DUAL_OUTSIDE = 0.03  # of each picture that may lie outside its own fan: fluid has no straight edges
-DUAL_APART = 0.5  # of what lies between the two middles, between the two apexes: 0 in halves of one fan, 1 in two like pictures
+DUAL_APART = (
+    0.5  # of what lies between the two middles, between the two apexes: 0 in halves of one fan, 1 in two like pictures
+)
 DUAL_FILL = 0.75  # of each fan of a dual view that must be picture
 COMPONENT_SHARE = 0.12  # of the largest component's area: smaller ones are logos, grey bars and thumbnails
 ISLAND_SHARE = 0.01  # of the largest component's area for one that lies between the picture's sides
-LIVE_ISLAND_SHARE = 0.002  # the same for one that moves: 27 px square of a 720p screen's picture, more than a digit or a pointer
+LIVE_ISLAND_SHARE = (
+    0.002  # the same for one that moves: 27 px square of a 720p screen's picture, more than a digit or a pointer
+)
 LIVE_ISLAND_WEIGHT = 6.0  # per pixel, for an island that moves: no interface does, so the fan must stretch to hold it
 
 
@@ -79,7 +85,9 @@ def gather(
     if grey.shape != size[::-1]:
         grey = shrink(grey, size)
         moving = None if moving is None else shrink(moving.astype(np.uint8), size) > 0
-        faint = None if faint is None else np.asarray(cv2.resize(faint, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+        faint = (
+            None if faint is None else np.asarray(cv2.resize(faint, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+        )
     if by_motion and moving is not None:
         mask = np.asarray(cv2.medianBlur(moving.astype(np.uint8), 5), np.uint8)
     else:
@@ -97,7 +105,9 @@ def _standing_out(grey: np.ndarray, faint: np.ndarray | None) -> np.ndarray:
     smooth = cv2.medianBlur(np.ascontiguousarray(grey), 5)
     # Either way from the background: on a grey interface the fan's own black is picture too.
     mask = (cv2.absdiff(smooth, np.full_like(smooth, background_level(grey))) > BACKGROUND_MARGIN).astype(np.uint8)
-    if faint is not None:  # fluid is wide; what a codec's blocks stir up around the picture, or a clock's digits, is not
+    if (
+        faint is not None
+    ):  # fluid is wide; what a codec's blocks stir up around the picture, or a clock's digits, is not
         width = FAINT_WIDTH * min(grey.shape)
         mask |= cv2.morphologyEx(faint & (1 - mask), cv2.MORPH_OPEN, disc(width)).astype(np.uint8)
     return mask

@@ -21,8 +21,12 @@ from edge.screen.steps import Steps, finish
 
 SECOND = 1_000_000_000  # ns
 THUMB_SIDE = 640  # px, longest side of the thumbnail that geometry is estimated on
-GLANCE = SECOND // 11  # ns between thumbnails in a window: every third of 30 fps; each costs .4 ms, more of them tell no more
-STEPS = 400  # steps a second of the source's time, 13 with each picture at 30 fps: some 4 ms of it, and a look takes .25 s
+GLANCE = (
+    SECOND // 11
+)  # ns between thumbnails in a window: every third of 30 fps; each costs .4 ms, more of them tell no more
+STEPS = (
+    400  # steps a second of the source's time, 13 with each picture at 30 fps: some 4 ms of it, and a look takes .25 s
+)
 SETTLING = (SECOND // 2, 2 * SECOND)  # ns after a layout appears at which its first, one-frame estimate is improved
 RECHECK = SECOND  # ns between later checks
 SEARCH = SECOND // 2  # ns between checks while there is no fan
@@ -160,7 +164,9 @@ class LayoutTracker:
             else:
                 self._schedule()
             return changed and settled  # until it has settled, a better estimate is no other layout
-        if self._is_dark(seen):  # the gain is down, or the probe is off the skin: the screen is still the one that it was
+        if self._is_dark(
+            seen
+        ):  # the gain is down, or the probe is off the skin: the screen is still the one that it was
             self._settling = self._settling[1:]
             self._schedule()
             return False

@@ -45,10 +45,10 @@ def find_strokes(low: np.ndarray, ranged: np.ndarray | None) -> Strokes:
     kernel = np.ones((STROKE, STROKE), np.uint8)
     bright = cv2.morphologyEx(low, cv2.MORPH_TOPHAT, kernel)
     dark = cv2.morphologyEx(low, cv2.MORPH_BLACKHAT, kernel)
-    strokes = cv2.max(bright, dark) > STROKE_LEVELS
+    strokes = np.asarray(cv2.max(bright, dark)) > STROKE_LEVELS
     three = np.ones((3, 3), np.uint8)
-    even = (cv2.morphologyEx(low, cv2.MORPH_GRADIENT, three) <= EVEN_LEVELS).astype(np.float32)
-    around = cv2.blur(even, (2 * STROKE + 1, 2 * STROKE + 1)) >= EVEN_SHARE
+    even = cv2.inRange(cv2.morphologyEx(low, cv2.MORPH_GRADIENT, three), 0, EVEN_LEVELS)
+    around = cv2.blur(even, (2 * STROKE + 1, 2 * STROKE + 1)) >= 255 * EVEN_SHARE
     if ranged is None:
         return Strokes(strokes, around, ~around, False)
     strokes &= ranged <= STILL_LEVELS
@@ -73,7 +73,7 @@ def is_unsure(seen: Strokes, fan: Fan, inner: Box, frame: tuple[int, int]) -> bo
     for strip in (np.s_[:down], np.s_[-down:], np.s_[:, :across], np.s_[:, -across:]):
         if np.count_nonzero(strokes[strip]) < LEAST_STROKES:
             continue
-        share = int(np.count_nonzero(picture[strip] & inside[strip])) / max(1, int(np.count_nonzero(inside[strip])))
+        share = float(np.count_nonzero(picture[strip] & inside[strip])) / max(1, int(np.count_nonzero(inside[strip])))
         if share < (MOVING_SHARE if seen.alive else 1 - EVEN_SHARE):
             return True
     return False

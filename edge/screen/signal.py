@@ -14,7 +14,7 @@ from edge.screen.preprocess import to_grey
 MIN_SIDE = 16  # px; below this there is no screen to read
 FLAT_LEVELS = 8  # grey levels around the commonest one that still count as flat: room for codec noise (chosen)
 FLAT_SHARE = 0.97  # flat share of a screen without signal; a line of lettering covers less
-TWO_LEVELS_SHARE = 0.9  # of a screen without signal inside bars that has the bars' or its own level
+TWO_LEVELS_SHARE = 0.95  # of a screen without signal inside bars that has the bars' or its own level
 COLOURFUL_SHARE = 0.15  # of a test pattern inside bars that is saturated
 NOTICE_SPREAD = 0.4  # of the screen that a notice's bounding box may take; a dark scanner's lettering takes nearly all
 LOGO_FLAT_SHARE = 0.75  # flat share around a grabber's logo, which moves so that it does not burn in
@@ -34,15 +34,25 @@ def shows_nothing(thumb: np.ndarray, grey: np.ndarray) -> bool:
     around it?"""
     if is_flat(thumb) or is_colour_bars(thumb):
         return True
-    levels = np.convolve(np.bincount(grey.ravel(), minlength=256), np.ones(2 * FLAT_LEVELS + 1), "same")
+    few = grey[::2, ::2]
+    counts = np.concatenate([[0], np.bincount(few.ravel(), minlength=256).cumsum()])
+    levels = counts[2 * FLAT_LEVELS + 1 :] - counts[: -2 * FLAT_LEVELS - 1]  # pixels in every band of grey levels
     most = int(np.argmax(levels))
-    rest = levels.copy()
-    rest[max(most - 2 * FLAT_LEVELS, 0) : most + 2 * FLAT_LEVELS + 1] = 0
-    colourful = thumb.ndim == 3 and np.count_nonzero(spread(thumb[::BAR_STEP, ::BAR_STEP]) > BAR_CHROMA) * BAR_STEP**2
-    if levels[most] + rest.max() < TWO_LEVELS_SHARE * grey.size and colourful < COLOURFUL_SHARE * grey.size:
+    other = max(
+        levels[: max(most - 2 * FLAT_LEVELS, 0)].max(initial=0), levels[most + 2 * FLAT_LEVELS + 1 :].max(initial=0)
+    )
+    if levels[most] + other < TWO_LEVELS_SHARE * few.size and colourful(thumb) < COLOURFUL_SHARE:
         return False  # neither one colour nor a pattern of them inside bars, the usual case
     inner = cut(thumb, inner_box(grey, around_anything=True))
     return inner.shape != thumb.shape and (is_flat(inner) or is_colour_bars(inner))
+
+
+def colourful(thumb: np.ndarray) -> float:
+    """uint8 thumbnail, grey [h,w] or BGR [h,w,3] -> the share of it that is saturated, from a sixteenth of its pixels."""
+    if thumb.ndim == 2:
+        return 0.0
+    part = np.ascontiguousarray(thumb[::BAR_STEP, ::BAR_STEP])
+    return np.count_nonzero(spread(part) > BAR_CHROMA) / (part.size // 3)
 
 
 def is_flat(thumb: np.ndarray) -> bool:
@@ -59,7 +69,9 @@ def is_flat(thumb: np.ndarray) -> bool:
     taken = (np.ptp(rows) + 1) * (np.ptp(columns) + 1) / near.size if rows.size else 0.0
     if np.count_nonzero(near) >= FLAT_SHARE * near.size:
         return bool(taken < NOTICE_SPREAD)
-    levels = np.sort(np.bincount(to_grey(thumb)[~near], minlength=256))  # a small fan on black is as compact, but no drawing
+    levels = np.sort(
+        np.bincount(to_grey(thumb)[~near], minlength=256)
+    )  # a small fan on black is as compact, but no drawing
     return bool(taken < LOGO_SPREAD and levels[-8:].sum() > FEW_LEVELS_SHARE * levels.sum())
 
 

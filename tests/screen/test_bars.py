@@ -1,4 +1,4 @@
-"""Uniform bars around a scanner's screen are taken off before anything else is asked, wherever they are, at any level."""
+"""Uniform bars around a scanner's screen are taken off before anything else is asked: any side, any level."""
 
 from __future__ import annotations
 
