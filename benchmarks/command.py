@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -30,16 +30,13 @@ from benchmarks.results import (
 )
 from benchmarks.suites import check_names, run_suites
 from benchmarks.text import budgets_text, changes_text, markdown, terminal
-from edge.bundle import Bundle
 from edge.errors import ConfigError, GateError
 from edge.events.disk import why_unwritable
 from edge.hardware import usable_cores
 
-OK, INCOMPLETE, SLOWER = (
-    0,
-    1,
-    GateError.exit_code,
-)  # exit codes; what cannot be judged goes before a figure that is slower
+# Exit codes; what cannot be judged goes before a figure that is slower.
+OK, INCOMPLETE, SLOWER = 0, 1, GateError.exit_code
+SETTINGS = ("calls", "limit_s", "rate_hz", "events_max", "soak_frames", "soak_hours")  # of a Bench; a result names them
 
 
 @dataclass(frozen=True)
@@ -47,14 +44,7 @@ class Request:
     """What the command line asked for. `allowed` is a share: .1 for 10 %; None: a slower figure does not matter."""
 
     suites: tuple[str, ...]
-    bundle: Bundle
-    threads: int = 1
-    calls: int = 1000
-    limit_s: float = 30.0
-    rate_hz: float = 30.0
-    events_max: int = 1_000_000
-    soak_frames: int = 18_000
-    soak_hours: float = 0.0
+    bench: Bench  # what the cases are handed; its folder is made when they run
     form: str = "text"  # what is printed: text, json or markdown
     out: Path | None = None  # where the JSON goes as well
     compare: Path | None = None
@@ -73,8 +63,8 @@ def bench(
     InputError, ConfigError: a file or suite that cannot be used; found before anything is measured.
     """
     suites = check_names(request.suites)
-    if request.threads > usable_cores():
-        raise ConfigError(f"--threads: found {request.threads}; this process may use {usable_cores()} cores")
+    if request.bench.threads > usable_cores():
+        raise ConfigError(f"--threads: found {request.bench.threads}; this process may use {usable_cores()} cores")
     old = read_run(request.compare) if request.compare else None
     if request.out and (problem := _why_not(request.out)):
         raise ConfigError(f"--out: {problem}; name a file that this user may write")
@@ -141,37 +131,14 @@ def measure(request: Request, suites: tuple[str, ...], note: Callable[[str, int,
     with tempfile.TemporaryDirectory(prefix="hygroma-bench-") as folder, PowerMeter() as power:
         records: list[Record] = []
         with _interruptible(records):
-            run_suites(
-                suites,
-                Bench(
-                    bundle=request.bundle,
-                    folder=Path(folder),
-                    threads=request.threads,
-                    calls=request.calls,
-                    limit_s=request.limit_s,
-                    rate_hz=request.rate_hz,
-                    events_max=request.events_max,
-                    soak_frames=request.soak_frames,
-                    soak_hours=request.soak_hours,
-                    note=note,
-                ),
-                records.append,
-            )
+            run_suites(suites, replace(request.bench, folder=Path(folder), note=note), records.append)
     again = yardstick()
     stick = min(stick, again, key=lambda s: s.loop_ms)
     return Run(
         started=started.isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - start, 1),
-        settings={
-            "suites": list(suites),
-            "calls": request.calls,
-            "limit_s": request.limit_s,
-            "rate_hz": request.rate_hz,
-            "events_max": request.events_max,
-            "soak_frames": request.soak_frames,
-            "soak_hours": request.soak_hours,
-        },
-        environment=fingerprint(request.bundle, request.threads),
+        settings={"suites": list(suites)} | {name: getattr(request.bench, name) for name in SETTINGS},
+        environment=fingerprint(request.bench.bundle, request.bench.threads),
         before=before,
         after=conditions(),
         power={"watts": power.watts} if power.watts else {"absent": power.absent},

@@ -18,8 +18,8 @@ from benchmarks.loops import closed_loop
 from benchmarks.pipeline import SETTLE, new_event, scored
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.events.evidence import render_evidence
+from edge.events.keeper import EVENTS_SHOWN
 from edge.events.store import EventStore, Retention
-from edge.loop import EVENTS_SHOWN
 from edge.records import Frame
 from edge.screen.reader import ScreenReader
 

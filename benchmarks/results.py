@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import types
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import yaml
 
 from benchmarks.case import Record
-from benchmarks.samples import Distribution, Histogram, Percentile
 from edge.errors import ConfigError, InputError
+from edge.schema import Decoder
 
 SCHEMA = 1  # raised when an older reader would misread a newer file
 BUDGETS = Path(__file__).with_name("budgets.yaml")
@@ -73,56 +72,20 @@ def to_text(run: Run) -> str:
 
 def read_run(path: Path) -> Run:
     """InputError for a file that is not a run of this schema."""
+    decoder = Decoder("result", InputError)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data.pop("schema") != SCHEMA:
-            raise ValueError(f"its schema is not {SCHEMA}")
-        run = Run(**{**data, "records": [_record(item) for item in data["records"]]})
-        _require(run, Run, "result")
+        data = decoder.parse(path.read_bytes(), "it was cut off, or is another file")
+        if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
+            raise InputError(f"its schema is not {SCHEMA}")
+        run = decoder.dataclass(Run, data)
+        for record in run.records:
+            if record.distribution and "p50" not in record.distribution.percentiles:
+                raise InputError(f"{record.name}: no median")
         return run
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); name a result of `hygroma bench --out`") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        said = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise InputError(f"{path}: not a result of `hygroma bench --out` ({said}); measure again") from None
-
-
-def _require(value: Any, hint: Any, where: str) -> None:
-    """TypeError unless `value` is what a dataclass' field says it is, all the way down."""
-    kind, inner = get_origin(hint) or hint, get_args(hint)
-    below: list[tuple[Any, Any, str]] = []
-    if kind is types.UnionType:
-        kind = inner  # what isinstance takes
-        if not isinstance(value, (type(None), str)):
-            _require(value, next(arm for arm in inner if arm not in (type(None), str)), where)
-    good = kind is Any or isinstance(value, (int, float) if kind is float else kind)
-    if kind in (int, float):
-        good = good and not isinstance(value, bool) and math.isfinite(value)
-    elif good and is_dataclass(kind):
-        hints = get_type_hints(kind)
-        below = [(getattr(value, field.name), hints[field.name], field.name) for field in fields(kind)]
-    elif good and kind is dict:
-        good = all(isinstance(key, str) for key in value)
-        below = [(item, inner[1], key) for key, item in value.items()]
-    elif good and kind in (list, tuple):
-        kinds = [inner[0]] * len(value) if kind is list or Ellipsis in inner else list(inner)
-        good = len(kinds) == len(value)
-        below = [(item, one, str(i)) for i, (item, one) in enumerate(zip(value, kinds, strict=False))]
-    if not good:
-        raise TypeError(f"{where}: found {str(value)[:60]!r}; expected {getattr(hint, '__name__', hint)}")
-    for item, one, name in below:
-        _require(item, one, f"{where}.{name}")
-
-
-def _record(item: dict[str, Any]) -> Record:
-    found = item.pop("distribution")
-    if found is not None:
-        percentiles = {name: Percentile(**value) for name, value in found.pop("percentiles").items()}
-        if "p50" not in percentiles:
-            raise ValueError(f"{item['name']}: no median")
-        found = Distribution(**{**found, "percentiles": percentiles, "histogram": Histogram(**found["histogram"])})
-    item["series"] = {name: [(x, y) for x, y in points] for name, points in item["series"].items()}
-    return Record(**{**item, "distribution": found, "axes": tuple(item["axes"]), "notes": tuple(item["notes"])})
+    except InputError as error:
+        raise InputError(f"{path}: not a result of `hygroma bench --out` ({error}); measure again") from None
 
 
 def no_longer_measured(old: Run, new: Run) -> list[str]:

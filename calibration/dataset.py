@@ -22,7 +22,8 @@ from calibration.naming import some
 from calibration.stills import FOLDS
 from edge.capture.dicom import read_dicom
 from edge.errors import InputError
-from edge.stills import DICOMS, INDEX, STILLS, is_dicom
+from edge.kinds import DICOMS, STILLS
+from edge.stills import INDEX, is_dicom
 
 POSITIVE = "hygroma"
 NEEDED = ("path", "label", "patient")

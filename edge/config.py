@@ -1,121 +1,55 @@
 """The daemon's configuration: one frozen dataclass per concern, loaded from YAML, wrong in no way once loaded.
 
-Every field carries its own rule (kind, bounds), so that the loader, the error message and `config.example.yaml` cannot
+Every field carries its own rule (bounds), so that the loader, the error message and `config.example.yaml` cannot
 disagree about what is allowed. A problem names the file, the full key path, the value found, and what would be right.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 
 from edge.bundle.keys import KEY_FORM, is_key_text, parse_public_key
 from edge.bundle.trust import Trust
-from edge.decision.params import DecisionParams
+from edge.decision.params import BOUNDS, DecisionParams
 from edge.engines.runtimes import AUTO, RUNTIMES
-from edge.errors import ConfigError
+from edge.errors import ConfigError, HygromaError
+from edge.schema import Decoder, Rule, T, did_you_mean, rule, shown
 
 EXAMPLE = Path(__file__).with_name("config.example.yaml")
 MAX_BYTES = 256 * 1024  # bytes; a hundred times the example: anything larger is not a configuration
 
 
-class _Rule(Protocol):
-    expected: str
-
-    def allows(self, value: Any) -> bool: ...
-
-
-@dataclass(frozen=True)
-class _Number:
-    """A bounded number. Python counts True as an int; a configuration does not."""
-
-    low: float
-    high: float
-    unit: str
-    whole: bool
-    optional: bool = False
-
-    @property
-    def expected(self) -> str:
-        kind = "a whole number" if self.whole else "a number"
-        text = f"{kind} from {self.low:g} to {self.high:g}" + (f" ({self.unit})" if self.unit else "")
-        return text + (", or leave the key out" if self.optional else "")
-
-    def allows(self, value: Any) -> bool:
-        if value is None:
-            return self.optional
-        if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
-            return False
-        return math.isfinite(value) and self.low <= value <= self.high
+def _number(default: float | None, low: float, high: float, unit: str, kind: str = "a number") -> Any:
+    expected = f"{kind} from {low:g} to {high:g} ({unit})" + (", or leave the key out" if default is None else "")
+    return field(default=default, metadata=rule(low=low, high=high, expected=expected))
 
 
-@dataclass(frozen=True)
-class _Text:
-    max_chars: int
-    expected: str
-
-    def allows(self, value: Any) -> bool:
-        return isinstance(value, str) and len(value) <= self.max_chars and value.isprintable()
+def _whole(default: int, low: int, high: int, unit: str) -> Any:
+    return _number(default, low, high, unit, "a whole number")
 
 
-@dataclass(frozen=True)
-class _Choice:
-    options: tuple[str, ...]
-
-    @property
-    def expected(self) -> str:
-        return "one of " + ", ".join(self.options)
-
-    def allows(self, value: Any) -> bool:
-        return isinstance(value, str) and value in self.options
-
-
-@dataclass(frozen=True)
-class _Keys:
-    max_keys: int
-
-    @property
-    def expected(self) -> str:
-        return f"a list of at most {self.max_keys} public keys, each {KEY_FORM}"
-
-    def allows(self, value: Any) -> bool:
-        if not isinstance(value, list) or len(value) > self.max_keys:
-            return False
-        return all(isinstance(item, str) and is_key_text(item) for item in value)
-
-
-@dataclass(frozen=True)
-class _Flag:
-    expected: str = "true or false"
-
-    def allows(self, value: Any) -> bool:
-        return isinstance(value, bool)
-
-
-def _number(default: float | None, low: float, high: float, unit: str) -> Any:
-    return field(default=default, metadata={"rule": _Number(low, high, unit, whole=False, optional=default is None)})
-
-
-def _whole(default: int | None, low: int, high: int, unit: str) -> Any:
-    return field(default=default, metadata={"rule": _Number(low, high, unit, whole=True, optional=default is None)})
+def _override(name: str, unit: str) -> Any:
+    """A key that may change one of the bundle's decision parameters."""
+    return _number(None, *BOUNDS[name], unit)
 
 
 def _text(default: str, expected: str, max_chars: int = 1024) -> Any:
-    return field(default=default, metadata={"rule": _Text(max_chars, expected)})
+    return field(default=default, metadata=rule(high=max_chars, allows=str.isprintable, expected=expected))
 
 
 def _choice(default: str, *options: str) -> Any:
-    return field(default=default, metadata={"rule": _Choice(options)})
+    return field(default=default, metadata=rule(choices=options, expected="one of " + ", ".join(options)))
 
 
-def _flag(default: bool) -> Any:
-    return field(default=default, metadata={"rule": _Flag()})
+def _keys(most: int) -> Any:
+    expected = f"a list of at most {most} public keys, each {KEY_FORM}"
+    return field(default=(), metadata=rule(high=most, allows=is_key_text, expected=expected))
 
 
 @dataclass(frozen=True)
@@ -134,7 +68,8 @@ class CaptureConfig:
     height: int = _whole(720, 120, 2160, "pixels")
     fps: int = _whole(30, 1, 120, "frames per second")
     pixel_format: str = _choice("auto", "auto", "YUYV", "UYVY", "NV12", "MJPG", "GREY")
-    grey: bool = _flag(False)
+    grey: bool = False
+    pixel_aspect: float | None = _number(None, 0.25, 4, "width of a pixel over its height")
     open_timeout_s: float = _number(5.0, 0.5, 60, "seconds")
     read_timeout_s: float = _number(2.0, 0.5, 30, "seconds")
     # The upper bound keeps the promise that a source which returns is back within 2 s: it takes up to a second to open.
@@ -158,8 +93,8 @@ class EngineConfig:
 class BundleConfig:
     """Whose bundles run, and where updates are kept. The bundle that came with hygroma is trusted by its hash."""
 
-    trusted_keys: tuple[str, ...] = field(default=(), metadata={"rule": _Keys(16)})
-    allow_unsigned: bool = _flag(False)
+    trusted_keys: tuple[str, ...] = _keys(16)
+    allow_unsigned: bool = False
     dir: str = _text("", "a directory that the daemon may write; empty for `bundles` in events.dir")
     ready_s: float = _number(60.0, 1, 3600, "seconds")
 
@@ -172,11 +107,11 @@ class BundleConfig:
 class DecisionConfig:
     """Overrides of the bundle's decision parameters. Empty is right: they were fitted together with the model."""
 
-    plane_threshold: float | None = _number(None, 0, 1, "probability")
-    ood_threshold: float | None = _number(None, 0, 1e6, "distance")
-    flag_threshold: float | None = _number(None, 0.1, 1000, "evidence")
-    gap_s: float | None = _number(None, 0.5, 3600, "seconds")
-    menu_s: float | None = _number(None, 0.1, 3600, "seconds")
+    plane_threshold: float | None = _override("plane_threshold", "probability")
+    ood_threshold: float | None = _override("ood_threshold", "distance")
+    flag_threshold: float | None = _override("flag_threshold", "evidence")
+    gap_s: float | None = _override("gap_s", "seconds")
+    menu_s: float | None = _override("menu_s", "seconds")
 
     def apply(self, params: DecisionParams) -> DecisionParams:
         """The bundle's parameters with those overridden that were given."""
@@ -198,7 +133,7 @@ class EventsConfig:
 class StatusConfig:
     """The local page. Beyond loopback it wants a token, which lives in a file of its own and never in this one."""
 
-    enabled: bool = _flag(True)
+    enabled: bool = True
     host: str = _text("127.0.0.1", "an IP address of this machine, usually 127.0.0.1", max_chars=64)
     port: int = _whole(8600, 0, 65535, "port; 0 takes a free one")
     token_file: str = _text("", "a file holding a token of at least 16 characters; empty on loopback")
@@ -242,43 +177,20 @@ def load_config(path: str | Path) -> Config:
 def parse_config(data: Any, where: str) -> Config:
     """Plain data (None, or nested dicts) -> Config. `where` names its origin in messages. ConfigError as
     `load_config`."""
-    sections = {item.name: item for item in dataclasses.fields(Config)}
-    built = {}
-    for name, content in _mapping(data, where, "the file").items():
-        if name not in sections:
-            raise ConfigError(f"{where}: {name}: unknown section{_did_you_mean(name, sections)}")
-        built[name] = _section(type(getattr(_DEFAULTS, name)), content, where, name)
-    return Config(**built)
+    return _Decoder(where, ConfigError).dataclass(Config, data)
 
 
-def _section(kind: type, content: Any, where: str, name: str) -> Any:
-    rules = {item.name: item.metadata["rule"] for item in dataclasses.fields(kind)}
-    values = _mapping(content, where, name)
-    for key, value in values.items():
-        if key not in rules:
-            raise ConfigError(f"{where}: {name}.{key}: unknown key{_did_you_mean(key, rules)}")
-        rule: _Rule = rules[key]
-        if not rule.allows(value):
-            raise ConfigError(f"{where}: {name}.{key}: found {_shown(value)}, must be {rule.expected}")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+class _Decoder(Decoder):
+    whole, mapping = "the file", f"keys and values, as in {EXAMPLE}"
 
+    def dataclass(self, kind: type[T], value: object, path: str = "") -> T:
+        return super().dataclass(kind, {} if value is None else value, path)  # empty, or every key is commented out
 
-def _mapping(content: Any, where: str, what: str) -> dict[str, Any]:
-    if content is None:  # an empty file, or a section whose keys are all commented out
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{where}: {what}: found {_shown(content)}, must be keys and values, as in {EXAMPLE}")
-    return {str(key): value for key, value in content.items()}
+    def wrong(self, path: str, found: object, what: str, limits: Rule) -> HygromaError:
+        must = f"must be {limits.expected or what}"
+        return self.error(f"{self.file}: {path or self.whole}: found {shown(found)} ({type(found).__name__}), {must}")
 
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return (text if len(text) <= 80 else text[:77] + "...") + f" ({type(value).__name__})"
-
-
-def _did_you_mean(found: str, known: dict[str, Any]) -> str:
-    close = difflib.get_close_matches(found, known, n=1)
-    return f"; did you mean {close[0]}?" if close else "; known here: " + ", ".join(known)
-
-
-_DEFAULTS = Config()
+    def unknown(self, path: str, found: object, known: Iterable[str]) -> HygromaError:
+        close = did_you_mean(path.rpartition(".")[2], known)
+        hint = f"did you mean {close}?" if close else f"known here: {', '.join(known)}"
+        return self.error(f"{self.file}: {path}: unknown {'key' if '.' in path else 'section'}; {hint}")

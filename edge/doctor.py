@@ -294,7 +294,7 @@ def _events(system: System, config: Config) -> Finding:
 
 
 def _status(system: System, config: Config) -> Finding:
-    from edge.status.server import check_host, is_hygroma, port_problem, read_token
+    from edge.status.server import check_host, is_hygroma, port_problem, read_token, running_problems
 
     if not config.status.enabled:
         return Finding("status", "ok", "switched off")
@@ -304,6 +304,9 @@ def _status(system: System, config: Config) -> Finding:
     if not problem:
         return Finding("status", "ok", f"{host} port {port or 'any'}: free")
     if is_hygroma(host, port):
+        if problems := running_problems(host, port):
+            found = f"{host} port {port}: a running hygroma says: {'; '.join(problems)}"
+            return Finding("status", "warn", found, "do what it says")
         return Finding(
             "status", "ok", f"{host} port {port}: a running hygroma has it; another instance needs another port"
         )

@@ -57,6 +57,21 @@ class Fan:
 
 
 @dataclass(frozen=True)
+class Fingerprint:
+    """A picture inside its fan in a few hundred numbers, to tell whether it was there before (`edge.screen.likeness`).
+
+    `values`: float32 [R,C], mean grey level of each cell of the screen; true only where `inside`, bool [R,C]. `slopes`: float32
+    [2,R,C], what they would change by if the picture lay a pixel further left, or up. `alike`: grey levels of difference up to
+    which two pictures of this source cannot be told from one picture and its noise.
+    """
+
+    values: np.ndarray = field(repr=False, compare=False)
+    inside: np.ndarray = field(repr=False, compare=False)
+    slopes: np.ndarray = field(repr=False, compare=False)
+    alike: float = 0.0
+
+
+@dataclass(frozen=True)
 class Reading:
     """What screen reading made of one frame. Pixels outside the fan end here: only `crop` goes on."""
 
@@ -64,10 +79,15 @@ class Reading:
     t_mono_ns: int
     signal: Signal
     fan: Fan | None
-    crop: np.ndarray | None = field(repr=False, compare=False, default=None)  # uint8 [S,S], model input; None unless OK
-    duplicate: bool = False  # same pixels inside the fan as the frame before: carries no evidence
+    # uint8 [S,S], model input; None unless OK with nothing over the fan
+    crop: np.ndarray | None = field(repr=False, compare=False, default=None)
+    duplicate: bool = False  # the same picture inside the fan as before, but for noise: carries no evidence
     layout_changed: bool = False  # the fan moved: the exam's evidence starts again
     settled: bool = True  # the fan is sure enough to show and keep what lies in it; the model may look before
+    doubtful: bool = False  # a MENU that may be the scanner's own screen gone dark, or a notice: ends no exam by itself
+    fingerprint: Fingerprint | None = field(repr=False, compare=False, default=None)  # None without a fan
+    repeats: bool = False  # the exam has counted this picture, however long ago: carries no evidence
+    noise: float = 0.0  # grey levels, the source's measured noise floor (`edge.screen.held`); 0 until it is known
 
 
 @dataclass(frozen=True)
@@ -126,6 +146,9 @@ class Verdict:
     flagged: bool  # latched for this exam
     newly_flagged: bool  # true on exactly one frame of a flagged exam
     exam_started: bool = False  # true on the first frame of an exam
+    repeats: bool = False  # the exam has counted this picture already
+    boundary: str = ""  # why this exam may hold, or have begun with, another patient than it seems; "" when nothing says so
+    question: str = ""  # what the operator is asked about that boundary; "" when nothing is
 
 
 @dataclass(frozen=True)
@@ -148,3 +171,4 @@ class Event:
     clip_path: str = ""  # "" until the seconds after the flag are there too, and for ever when they could not be kept
     clip_sha256: str = ""
     pinned: bool = False  # never removed
+    boundary: str = ""  # as in Verdict: why the exam's boundary was not sure

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edge.capture.dicom import read_dicom
+from edge.capture.dicom import read_square
 from edge.capture.recorded import FileSource
 from edge.decision.assess import assess
 from edge.decision.params import DecisionParams
@@ -19,16 +19,13 @@ from edge.engines.scorer import Scorer
 from edge.errors import ConfigError, HygromaError, InputError
 from edge.events.disk import why_unwritable
 from edge.events.evidence import heat_overlay
+from edge.kinds import DICOMS, KNOWN, is_clip
 from edge.records import Frame, Reading, Scores
 from edge.screen.geometry import full_fan
 from edge.screen.preprocess import Preprocessing, prepare
 from edge.screen.reader import ScreenReader
 from edge.screen.still import read_still
 
-CLIPS = frozenset({".mp4", ".mov", ".avi", ".mkv", ".mpeg", ".mpg", ".webm", ".m4v", ".ts"})
-STILLS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm"})
-DICOMS = frozenset({".dcm", ".dicom"})
-KNOWN = CLIPS | STILLS | DICOMS
 INDEX = "DICOMDIR"  # the table of contents of a DICOM medium: DICOM, without a picture
 MAX_BYTES = 2**30  # of one file: an hour of 720p H.264; larger is a mistake that would fill memory
 
@@ -107,7 +104,8 @@ def score_paths(
 def list_files(named: Path) -> tuple[list[Path], list[Unscored]]:
     """A file as it is; of a folder all within that can be scored, by name, and what could not be looked at.
 
-    By their endings, and DICOM by content too: files of an archive have numbers for names. OSError, ValueError: no path.
+    By their endings (edge/kinds.py), and DICOM and clips by content too: files of an archive have numbers for names.
+    OSError, ValueError: no path.
     """
     if not named.is_dir():
         return [named], []
@@ -120,11 +118,15 @@ def list_files(named: Path) -> tuple[list[Path], list[Unscored]]:
     for folder, _, names in os.walk(named, onerror=closed):
         for path in (Path(folder, name) for name in names):
             try:
-                if path.is_file() and (path.suffix.lower() in KNOWN or (path.name != INDEX and is_dicom(path))):
+                if path.is_file() and path.name != INDEX and _can_be_scored(path):
                     files.append(path)
             except OSError as error:
                 problems.append(Unscored(path, _told(path, error)))
     return sorted(files), problems
+
+
+def _can_be_scored(path: Path) -> bool:
+    return path.suffix.lower() in KNOWN or is_dicom(path) or is_clip(path)
 
 
 def _told(path: Path, error: Exception) -> str:
@@ -143,16 +145,17 @@ def score_file(path: Path, scorer: Scorer, every: int = 1) -> Iterator[Scored]:
     spec = scorer.manifest.preprocessing
     params = DecisionParams.from_manifest(scorer.manifest)
     suffix = path.suffix.lower()
-    if suffix in CLIPS:
+    if is_clip(path):
         with FileSource(path, fast=True) as source:
             frames = iter(source.read, None)
             yield from _score_cine(path, frames, scorer, spec, params, every)
     elif suffix in DICOMS or is_dicom(path):
-        images, fps = read_dicom(path)
-        if len(images) == 1:
-            yield _score(path, 0, images[0], read_still(images[0], spec), scorer, spec, params, time.perf_counter())
+        cine = read_square(path)
+        if len(cine.images) == 1:
+            image = cine.images[0]
+            yield _score(path, 0, image, read_still(image, spec), scorer, spec, params, time.perf_counter())
         else:
-            frames = (Frame(i, round(i * 1e9 / fps), image) for i, image in enumerate(images))
+            frames = (Frame(i, round(cine.at_s(i) * 1e9), image) for i, image in enumerate(cine.images))
             yield from _score_cine(path, frames, scorer, spec, params, every)
     else:
         started = time.perf_counter()

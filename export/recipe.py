@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import yaml
 
 from calibration.stills import FOLDS
-from edge.errors import ConfigError
+from edge.errors import ConfigError, HygromaError
+from edge.schema import Decoder, Rule, did_you_mean, rule
 from export.model.heads import EVERY_PART, HEADS, KEEPING, REPORTED, SPECIFIC, TOGETHER, Head
 from export.model.vit import ViTConfig
 from export.training.train import Schedule
@@ -64,7 +64,7 @@ class UnlabelledRecipe:
 
     epochs: int = 0
     lr: float = 4e-4
-    frames: str = ""
+    frames: str = field(default="", metadata=rule())
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Recipe:
     student: StudentRecipe = field(default_factory=StudentRecipe)
     qat: QatRecipe = field(default_factory=QatRecipe)
     phantom: PhantomRecipe = field(default_factory=PhantomRecipe)
-    heads: list[HeadRecipe] = field(default_factory=list)
+    heads: list[HeadRecipe] = field(default_factory=list, metadata=rule())
 
     @property
     def teacher_config(self) -> ViTConfig:
@@ -200,7 +200,7 @@ class Recipe:
 
 def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe. Relative paths in it are relative to the recipe's folder. ConfigError names file and key."""
-    recipe: Recipe = _build(Recipe, _read(path), str(path), "")
+    recipe = _Decoder(str(path), ConfigError).dataclass(Recipe, _read(path))
     _refuse(path, _problems(recipe))
     base = path.resolve().parent
     return dataclasses.replace(
@@ -221,7 +221,7 @@ def shipped_ladder() -> Path:
 
 def load_ladder(path: Path, recipe: Recipe) -> Ladder:
     """Read the rungs to compare the recipe's student with, and check them against the recipe. ConfigError names file and key."""
-    ladder: Ladder = _build(Ladder, _read(path), str(path), "")
+    ladder = _Decoder(str(path), ConfigError).dataclass(Ladder, _read(path))
     if ladder.fold not in recipe.folds:
         raise ConfigError(f"{path}: fold: found {ladder.fold}; the recipe holds out {recipe.folds}")
     names = [rung.name for rung in ladder.rungs]
@@ -339,49 +339,24 @@ def _rate_problems(name: str, stage: TeacherRecipe | StudentRecipe, depth: int) 
         yield f"{name}.layer_decay", stage.layer_decay, "give a factor above 0, at most 1"
 
 
-def _build(kind: type, content: Any, where: str, prefix: str) -> Any:
-    if not isinstance(content, dict):
-        raise ConfigError(f"{where}: {prefix or 'the file'}: found {content!r}; expected a mapping of keys")
-    hints = get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    for key in content:
-        if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(fields)}"
-            raise ConfigError(f"{where}: {prefix}{key}: unknown key{hint}")
-    values = {}
-    for name, f in fields.items():
-        if name not in content:
-            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-                raise ConfigError(f"{where}: {prefix}{name}: missing; give {hints[name]}")
-            continue
-        unsaid: Any = "" if f.default == "" else [] if f.default_factory is list else None
-        if unsaid is not None and content[name] == unsaid:  # as good as left out
-            values[name] = unsaid
-            continue
-        values[name] = _value(hints[name], content[name], where, prefix + name)
-    return kind(**values)
+class _Decoder(Decoder):
+    whole, mapping = "the file", "a mapping of keys"
+    rules = {
+        int: Rule(low=0, expected="int, 0 or more"),
+        float: Rule(low=math.ulp(0.0), finite=False, expected="float above 0"),
+        str: Rule(low=1, expected="str"),
+        list: Rule(low=1),
+    }
 
+    def wrong(self, path: str, found: object, what: str, limits: Rule) -> HygromaError:
+        text_for_number = limits is self.rules[float] and isinstance(found, str)
+        more = "; YAML reads a number as text when its point is missing: write 1.0e-4, not 1e-4" if text_for_number else ""
+        return self.fail(path, found, f"expected {limits.expected or what}{more}")
 
-def _value(hint: Any, found: Any, where: str, path: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, found, where, path + ".")  # type: ignore[arg-type]
-    if hint == list[int]:
-        if isinstance(found, list) and found and all(type(v) is int for v in found):
-            return found
-        raise ConfigError(f"{where}: {path}: found {found!r}; expected a list of whole numbers")
-    if get_origin(hint) is list:
-        if isinstance(found, list) and found:
-            (kind,) = get_args(hint)
-            return [_value(kind, item, where, f"{path}[{number}]") for number, item in enumerate(found)]
-        raise ConfigError(f"{where}: {path}: found {found!r}; expected a list with at least one entry")
-    if hint is float and type(found) in (int, float) and found > 0:
-        return float(found)
-    if hint is int and type(found) is int and found >= 0:
-        return found
-    if hint in (str, bool) and type(found) is hint and found != "":
-        return found
-    right = {int: "int, 0 or more", float: "float above 0"}.get(hint, hint.__name__)
-    if hint is float and isinstance(found, str):
-        right += "; YAML reads a number as text when its point is missing: write 1.0e-4, not 1e-4"
-    raise ConfigError(f"{where}: {path}: found {found!r}; expected {right}")
+    def unknown(self, path: str, found: object, known: Iterable[str]) -> HygromaError:
+        close = did_you_mean(path.rpartition(".")[2], known)
+        hint = f"did you mean {close!r}?" if close else f"known keys: {', '.join(known)}"
+        return self.error(f"{self.file}: {path}: unknown key; {hint}")
+
+    def missing(self, path: str, hint: Any) -> HygromaError:
+        return self.error(f"{self.file}: {path}: missing; give {hint}")

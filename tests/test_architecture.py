@@ -19,6 +19,7 @@ ALLOWED = {  # folder -> our folders that it may import
     "export": {"edge", "calibration", "export"},
     "benchmarks": {"edge", "calibration", "export", "benchmarks"},
 }
+ROOF = ROOT / "edge" / "cli"  # the only exemption
 HEAVY = {"torch", "onnx", "sklearn", "scipy", "matplotlib", "safetensors"}
 
 
@@ -36,10 +37,100 @@ def imported(path: Path) -> set[str]:
 @pytest.mark.requirement("S-07")
 def test_imports_go_one_way(folder: str) -> None:
     for path in sorted((ROOT / folder).rglob("*.py")):
-        if path.parent == ROOT / "edge" / "cli":  # it composes everything, lazily
+        if path.parent == ROOF:  # it composes everything, lazily
             continue
         wrong = imported(path) & set(ALLOWED) - ALLOWED[folder]
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def modules(folder: str) -> dict[str, Path]:
+    """Module name -> its file."""
+    found = {}
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported_on_loading(path: Path, known: dict[str, Path]) -> set[str]:
+    """Those of the known modules that a file imports when it is loaded: not in a function, nor for types alone."""
+    names: set[str] = set()
+
+    def walk(node: ast.AST) -> None:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            return
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.update(node.module if f"{node.module}.{a.name}" not in known else f"{node.module}.{a.name}" for a in node.names)
+        for child in ast.iter_child_nodes(node):
+            walk(child)
+
+    walk(ast.parse(path.read_text(encoding="utf-8")))
+    return names & set(known)
+
+
+def circle(arrows: dict[str, set[str]]) -> list[str]:
+    """A way through the graph that comes back to where it began, [] when there is none."""
+    done: set[str] = set()
+
+    def follow(node: str, way: list[str]) -> list[str]:
+        if node in way:
+            return [*way[way.index(node) :], node]
+        if node not in done:
+            for following in sorted(arrows.get(node, ())):
+                if found := follow(following, [*way, node]):
+                    return found
+            done.add(node)
+        return []
+
+    return next((found for node in sorted(arrows) if (found := follow(node, []))), [])
+
+
+def room(module: str) -> str:
+    """A folder of `edge`, or a file beside them."""
+    return ".".join(module.split(".")[:2])
+
+
+def test_a_circle_is_found() -> None:
+    assert circle({"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": set()}) == []
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    known = modules("edge")
+    assert imported_on_loading(known["edge.config"], known) >= {"edge.schema", "edge.errors", "edge.bundle.keys"}
+    assert "edge.watching" not in imported_on_loading(known["edge.cli.device"], known)  # in functions only
+
+
+@pytest.mark.requirement("S-07")
+def test_edge_has_no_circle_neither_of_files_nor_of_rooms() -> None:
+    known = modules("edge")
+    files = {name: imported_on_loading(path, known) for name, path in known.items()}
+    assert len(files) > 80 and circle(files) == []
+    rooms: dict[str, set[str]] = {}
+    for name, found in files.items():
+        rooms.setdefault(room(name), set()).update(room(other) for other in found if room(other) != room(name))
+    assert len(rooms) > 15 and circle(rooms) == []
+
+
+@pytest.mark.requirement("S-07")
+def test_nothing_hangs_on_the_roof() -> None:
+    """Only `python -m edge` begins there; and its own files import no other folder when they are loaded."""
+    for path in sorted((ROOT / "edge").rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if path.parent != ROOF and path != ROOT / "edge" / "__main__.py":
+            assert "edge.cli" not in text, path
+    everything = {name: path for folder in ALLOWED for name, path in modules(folder).items()}
+    for path in sorted(ROOF.glob("*.py")):
+        assert all(name.startswith("edge") for name in imported_on_loading(path, everything)), path
+
+
+def test_tensorrt_has_a_room_of_its_own() -> None:
+    """What names TensorRT's Python package or CUDA's lies there; the other rooms ask what lies there."""
+    for name, path in modules("edge").items():
+        if not name.startswith("edge.engines.tensorrt"):
+            names = set(re.findall(r"import_module\(\"(\w+)|^\s*(?:import|from) (tensorrt|cuda)\b", path.read_text(), re.M))
+            assert not {n for pair in names for n in pair} & {"tensorrt", "cuda"}, path
 
 
 @pytest.mark.requirement("S-07")
@@ -49,14 +140,10 @@ def test_the_device_part_and_the_phantom_never_import_heavy_packages() -> None:
 
 
 def test_every_device_module_imports_without_the_toolchain() -> None:
-    modules = [
-        ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for path in sorted((ROOT / "edge").rglob("*.py"))
-        if path.name not in ("__init__.py", "__main__.py")
-    ]
+    names = [name for name in modules("edge") if not name.endswith("__main__")]
     script = (
         f"import sys, importlib\nfor name in {sorted(HEAVY | {'openvino'})!r}: sys.modules[name] = None\n"
-        f"for name in {modules!r}: importlib.import_module(name)\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=120)
 

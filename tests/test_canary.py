@@ -13,17 +13,19 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "screen"))
-from drawing import RECT, SCREEN, SECTOR, ZOOM, furnish
+from drawing import RECT, SCREEN, SECTOR, ZOOM, barred, furnish, worn
+from test_bars import GEOMETRIES
 
 from edge.capture import EveryFrame, FramesSource
 from edge.capture.recorded import FileSource
 from edge.config import Config, EventsConfig, StatusConfig
 from edge.decision import DecisionParams, Exam
 from edge.demo import CLIP, SESSION, read_session
-from edge.events import EventStore
+from edge.events import EventStore, export
 from edge.events.clip import decode_webp
 from edge.events.evidence import PANEL
 from edge.loop import Identity, Watch
@@ -67,8 +69,14 @@ def crowded(fan: Fan, rng: np.random.Generator) -> np.ndarray:
 
 
 class Sick:
+    """Sick after so many healthy frames."""
+
+    def __init__(self, healthy: int = 0) -> None:
+        self.healthy = healthy
+
     def score(self, crop: np.ndarray) -> Scores:
-        return Scores(0.9, 0.99, 0.1, np.zeros((4, 4), np.float32))
+        self.healthy -= 1
+        return Scores(0.9, 0.99 if self.healthy < 0 else 0.01, 0.1, np.zeros((4, 4), np.float32))
 
 
 def leaks(picture: np.ndarray) -> bool:
@@ -78,14 +86,14 @@ def leaks(picture: np.ndarray) -> bool:
 class Looked:
     """What a page would have shown, frame by frame."""
 
-    def __init__(self, folder: Path, images: list[np.ndarray], size: int = 96) -> None:
+    def __init__(self, folder: Path, images: list[np.ndarray], size: int = 96, healthy: int = 0) -> None:
         self.board, self.store = Board(), EventStore(folder)
         self.shown, self.leaked = 0, []  # type: ignore[var-annotated]
         with EveryFrame(FramesSource("screens", images, FPS, fast=True)) as feed:
             self.watch = Watch(
                 feed=feed,
                 reader=ScreenReader(Preprocessing(size)),
-                scorer=Sick(),
+                scorer=Sick(healthy),
                 exam=Exam(DecisionParams(gap_s=1.0)),
                 store=self.store,
                 board=self.board,
@@ -127,6 +135,26 @@ def test_no_canary_is_shown_or_kept(tmp_path: Path, fans: tuple[Fan, Fan]) -> No
     assert not any(leaks(picture) for picture in pictures)
     stray = [path for path in tmp_path.rglob("*") if path.suffix in (".png", ".tmp", ".jpg", ".webp")]
     assert len(stray) == sum(1 + bool(event.clip_path) for event in looked.store.events())
+
+
+@pytest.mark.requirement("T-06")
+@pytest.mark.parametrize(
+    ("skin", "name", "level"),
+    [("aurelia", "5:4", 16), ("nordwelle", "left", 90), ("kestrel", "letterbox", 0), ("mirador", "askew", 0)],
+)
+def test_no_canary_is_kept_or_exported_of_a_screen_in_bars(tmp_path: Path, skin: str, name: str, level: int) -> None:
+    """To the last byte that leaves the box; every geometry on every skin is read in tests/screen/test_bars.py."""
+    _, images = worn(skin, round(4 * FPS), lettering=(255, 255, 255))
+    looked = Looked(tmp_path / "store", [barred(image, *GEOMETRIES[name], level) for image in images], healthy=18)
+    assert looked.shown > FPS and looked.leaked == [] and len(looked.summary.events) >= 1
+    assert not any(leaks(picture) for picture in kept(looked.store))
+    export(looked.store, tmp_path / "out", dicom=True)
+    objects = [pydicom.dcmread(path) for path in (tmp_path / "out").glob("*.dcm")]
+    assert len(objects) >= 2
+    for data in objects:
+        assert data.BurnedInAnnotation == "NO"
+        pixels = data.pixel_array[:PANEL, :PANEL, 0] if data.get("NumberOfFrames") is None else data.pixel_array
+        assert pixels.mean() > 5 and not leaks(pixels)
 
 
 def test_a_flag_before_the_fan_is_sure_gets_its_picture_later(tmp_path: Path) -> None:

@@ -16,14 +16,16 @@ import pytest
 
 from edge.capture import FeedStats
 from edge.decision import DecisionParams, Exam
+from edge.decision.exam import HELD_S
 from edge.errors import EngineError, HygromaError, StoreError
 from edge.events import Clips, Disk, EventStore, NewEvent, Retention
 from edge.events.clip import AFTER_NS, decode_webp
-from edge.loop import FAILURES_IN_A_ROW_MAX, HISTORY_POINTS, LATE_NS, RETRY_NS, Identity, Watch
-from edge.records import Event, Frame, Reading, Scores, Signal, Verdict
+from edge.events.keeper import RETRY_NS
+from edge.loop import FAILURES_IN_A_ROW_MAX, HISTORY_POINTS, LATE_NS, Identity, Watch
+from edge.records import Event, Fan, Frame, Reading, Scores, Signal, Verdict
 from edge.screen.geometry import full_fan
 from edge.sd_notify import Notifier
-from edge.status.board import Board, NewExamRequest, ReviewRequest, Snapshot
+from edge.status.board import Board, NewExamRequest, ReviewRequest, SameExamRequest, Snapshot
 
 STEP_NS = 100_000_000  # nanoseconds between the fake feed's frames
 IMAGE = np.full((8, 8), 100, np.uint8)
@@ -137,7 +139,7 @@ class Bench:
 
 @pytest.mark.requirement("T-05")
 def test_a_run_without_end_remembers_its_last_flags_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge.loop.COMMITTED_MAX", 2)
+    monkeypatch.setattr("edge.events.keeper.COMMITTED_MAX", 2)
     bench: Bench
     new_exam = {turn: lambda: bench.board.ask(NewExamRequest()) for turn in (40, 80)}
     bench = Bench(tmp_path, "." * 120, new_exam)
@@ -351,6 +353,72 @@ def test_another_fan_in_the_running_loop_is_the_same_patient_seen_otherwise(tmp_
     assert [event.exam_id for event in summary.events] == [1]
     before, after = bench.verdicts[29], bench.verdicts[30]
     assert after.evidence < before.evidence and after.flagged and not after.newly_flagged
+
+
+@pytest.mark.requirement("H-03")
+def test_a_flag_after_an_unsure_boundary_says_so_wherever_it_is_read(tmp_path: Path) -> None:
+    seen: list[Snapshot] = []
+    turns = round((HELD_S + 1) * 1e9 / STEP_NS)
+    end = 30 + turns + 30
+    at = {
+        30 + turns + 2: lambda: seen.append(bench.shown()),
+        end: lambda: bench.board.ask(SameExamRequest()),
+        end + 3: lambda: seen.append(bench.shown()),
+    }
+    reader = ShowsInBetween(range(30, 30 + turns), Signal.FROZEN)
+    bench = Bench(tmp_path, "." * (end + 10), at, reader=reader)
+    summary = bench.watch.run()
+    asked, answered = seen
+    assert asked.verdict is not None and not asked.verdict.flagged and asked.verdict.question in asked.degraded
+    assert answered.verdict is not None and answered.verdict.exam_id == 1 and answered.degraded == ()
+    assert [(event.exam_id, bool(event.boundary)) for event in bench.store.events()] == [(2, True), (1, False)]
+    assert "no live picture for" in bench.store.events()[0].boundary
+    assert [(row.exam_id, bool(row.boundary)) for row in summary.exams] == [(1, True), (2, True)]
+
+
+@pytest.mark.requirement("H-01")
+@pytest.mark.parametrize(("noise", "told"), [(0.4, False), (1.9, True)])
+def test_noise_that_hides_a_freeze_is_a_problem_with_its_figure(tmp_path: Path, noise: float, told: bool) -> None:
+    class Noisy(FakeReader):
+        def read(self, frame: Frame) -> Reading:
+            return replace(super().read(frame), noise=noise)
+
+    bench = Bench(tmp_path, "." * 5, reader=Noisy())
+    bench.watch.run()
+    assert bench.shown().noise == noise
+    assert any("frozen picture cannot be told" in p and "1.9" in p for p in bench.shown().degraded) == told
+
+
+@pytest.mark.requirement("H-05")
+@pytest.mark.parametrize("after", ["new exam", "menu", "another layout"])
+def test_a_withheld_picture_is_shown_once_its_fan_is_sure_whatever_exam_is_under_way(tmp_path: Path, after: str) -> None:
+    class Unsettled(FakeReader):
+        def read(self, frame: Frame) -> Reading:
+            reading = super().read(frame)
+            if after == "menu" and 12 <= frame.id < 30:
+                return Reading(frame.id, frame.t_mono_ns, Signal.MENU, None)
+            changed = after == "another layout" and frame.id == 12
+            fan = Fan("rect", (0, 0, 3, 8)) if after == "another layout" and frame.id >= 12 else reading.fan
+            return replace(reading, fan=fan, settled=frame.id >= 32, layout_changed=changed)
+
+    at = {12: lambda: bench.board.ask(NewExamRequest())} if after == "new exam" else {}
+    bench = Bench(tmp_path, "." * 40, at, reader=Unsettled())
+    bench.watch.run()
+    first = bench.store.events()[-1]
+    assert first.exam_id == 1 and first.image_path.endswith("-shown.png") == (after != "another layout")
+
+
+@pytest.mark.requirement("H-06")
+@pytest.mark.parametrize("spacing", [4, 10, 20])  # turns of .1 s between pictures: 2.5 to .5 a second
+def test_a_slow_source_is_not_lost_between_its_pictures_and_is_told_when_it_is(tmp_path: Path, spacing: int) -> None:
+    script = ("." + " " * (spacing - 1)) * 12
+    bench = Bench(tmp_path, script + " " * 100)
+    bench.watch.run()
+    silent = [verdict.t_mono_ns for verdict in bench.verdicts if words(verdict) == "no signal"]
+    second = bench.verdicts[0].t_mono_ns + spacing * STEP_NS
+    last = second + 10 * spacing * STEP_NS
+    assert not [t for t in silent if second < t < last]
+    assert min(t for t in silent if t > last) - last <= (2.5 * spacing + 3) * STEP_NS
 
 
 class ShowsInBetween(FakeReader):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -57,6 +58,8 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int, *, crf: int 
         "+faststart",
         str(path),
     ]
+    if shutil.which(command[0]) is None:
+        raise InputError(f"{path}: cannot be written without ffmpeg, which is not on the PATH: `apt install ffmpeg`")
     count = 0
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as encoder:
         assert encoder.stdin is not None and encoder.stderr is not None

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from edge.errors import ConfigError
+from edge.schema import shown
 
 PRIVATE_FILE, PUBLIC_FILE = "hygroma.key", "hygroma.pub"
 MAX_KEY_BYTES = 16 * 1024  # bytes of a key file; an Ed25519 PEM has 119
@@ -81,8 +82,7 @@ def is_key_text(text: str) -> bool:
 def parse_public_key(text: str) -> PublicKey:
     """`ed25519:BASE64` -> PublicKey. ConfigError for anything else."""
     if not is_key_text(text):
-        shown = text if len(text) <= 80 else text[:77] + "..."
-        raise ConfigError(f"public key: found {shown!r}, must be {KEY_FORM}")
+        raise ConfigError(f"public key: found {shown(text)}, must be {KEY_FORM}")
     return PublicKey(base64.b64decode(text.partition(":")[2]))
 
 

@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass, field
 
 from edge.bundle.trust import SIGNATURE_FILE
+from edge.errors import BundleError
 from edge.schema import Decoder, encode, rule
 from edge.screen.preprocess import Preprocessing
 
@@ -218,8 +219,8 @@ class Manifest:
 
 def parse_manifest(data: bytes, file: str = "manifest.json") -> Manifest:
     """The bytes of `manifest.json` -> Manifest. BundleError names `file`, field path, value found and fix."""
-    decoder = Decoder(file)
-    raw = decoder.parse(data)
+    decoder = Decoder(file, BundleError)
+    raw = decoder.parse(data, "the file is damaged, fetch the bundle again")
     if not isinstance(raw, dict):
         raise decoder.fail("", raw, "expected an object")
     version = raw.get("schema_version")

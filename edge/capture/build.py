@@ -24,11 +24,11 @@ def open_source(uri: str, config: CaptureConfig, fast: bool = False) -> Source:
     if parsed.scheme == "phantom":
         raise ConfigError("source.uri: phantom: is rendered by the command line; use `hygroma run --source phantom:`")
     if parsed.scheme == "file":
-        return FileSource(parsed.target, fast)
+        return FileSource(parsed.target, fast, config.pixel_aspect)
     if parsed.scheme == "images":
-        return ImagesSource(parsed.target, parsed.fps, fast)
+        return ImagesSource(parsed.target, parsed.fps, fast, config.pixel_aspect)
     if parsed.scheme == "dicom":
-        return DicomSource(parsed.target, fast)
+        return DicomSource(parsed.target, fast, config.pixel_aspect)
     if fast:
         raise ConfigError(f"{parsed.name}: a live source cannot be played as fast as possible; leave the flag out")
     if parsed.scheme == "gst":

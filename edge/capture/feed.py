@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge.capture.lag import STALE_NS
+from edge.capture.rhythm import Rhythm
 from edge.capture.source import Source
 from edge.errors import SourceError
 from edge.records import Frame
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S = 0.1  # seconds before the first attempt to reopen; doubles up to the configured maximum
 SHAPES_LOGGED = 20  # changes of the picture's form that are logged; one that comes and goes would fill the disk with them
+NOTHING_NS = 500_000_000  # nanoseconds in which pictures came and none could be used, until it is told: within a second
 JOIN_S = 3.0  # seconds for the reader to stop: more than the longest blocking read that is configured by default
 
 
@@ -36,11 +38,13 @@ class FeedStats:
     stale: int = 0  # too old when they arrived, and not shown to the loop
     decode_errors: int = 0
     format_changes: int = 0  # pictures of another size, or with colour where the one before had none, or the reverse
-    stalls: int = 0  # times that a source which is there gave nothing for `stall_s`
+    stalls: int = 0  # times that a source which is there gave nothing for `stall_s`, or for longer by its own rate
     reconnects: int = 0
     connected: bool = True
     problem: str = ""
-    format: str = ""  # what was negotiated, in words
+    format: str = ""  # what was negotiated, and what was made of it, in words
+    restamped: int = 0  # pictures whose driver's stamp could not be right
+    trouble: str = ""  # what is wrong though the source is there: no picture can be used, or its stamps cannot be right
 
 
 class Feed(Protocol):
@@ -105,7 +109,8 @@ class LatestFrame:
     """One thread reads and keeps the newest frame; the loop takes it. A live source that is lost is reopened for ever.
 
     A live source need not be there yet when the feed starts. A recording that cannot be opened raises on enter.
-    `backoff_max_s`: the longest wait between attempts to reopen. `stall_s`: seconds without a frame that count as a stall.
+    `backoff_max_s`: the longest wait between attempts to reopen. `stall_s`: seconds without a frame that count as a stall;
+    more for a source of less than 4 frames a second (see Rhythm).
     """
 
     def __init__(
@@ -117,8 +122,9 @@ class LatestFrame:
     ) -> None:
         self.name, self.media_time = source.name, source.media_time
         self._source, self._backoff_max_s = source, backoff_max_s
-        self._stall_ns, self._clock_ns = round(stall_s * 1e9), clock_ns
+        self._rhythm, self._clock_ns = Rhythm(round(stall_s * 1e9)), clock_ns
         self._shapes = _Shapes(source.name)
+        self._unused = _Unused(source)
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._slot: Frame | None = None
@@ -149,8 +155,9 @@ class LatestFrame:
             self._changed.wait_for(lambda: self._slot is not None or self._finished, timeout_s)
             frame, self._slot = self._slot, None
             if frame is not None and self._is_stale(frame):  # it waited here, for a loop that was busy
-                self._stale += 1
+                self._count_stale(frame)
                 frame = None
+            self._unused.look(self._clock_ns(), passed=frame is not None)
             if frame is None and self._failure is not None:
                 raise self._failure
             self._note_stall()
@@ -159,8 +166,12 @@ class LatestFrame:
     def _is_stale(self, frame: Frame) -> bool:
         return self._source.live and self._clock_ns() - frame.t_mono_ns > STALE_NS
 
+    def _count_stale(self, frame: Frame) -> None:
+        self._stale += 1
+        self._unused.stale(self._clock_ns() - frame.t_mono_ns)
+
     def _note_stall(self) -> None:
-        if self._connected and self._last_ns is not None and self._clock_ns() - self._last_ns > self._stall_ns:
+        if self._connected and self._last_ns is not None and self._clock_ns() - self._last_ns > self._rhythm.stall_ns:
             self._stalls += 1
             self._last_ns = None
 
@@ -183,6 +194,8 @@ class LatestFrame:
                 connected=self._connected,
                 problem=self._problem,
                 format=self._source.format,
+                restamped=getattr(self._source, "restamped", 0),
+                trouble="; ".join(part for part in (self._unused.trouble, getattr(self._source, "trouble", "")) if part),
             )
 
     def _run(self) -> None:
@@ -229,9 +242,10 @@ class LatestFrame:
         with self._changed:
             self._read += 1
             if self._is_stale(frame):
-                self._stale += 1
+                self._count_stale(frame)
                 return
             self._last_ns = self._clock_ns()
+            self._rhythm.see(self._last_ns)
             self._dropped += self._slot is not None
             self._slot = frame
             self._changed.notify_all()
@@ -248,6 +262,48 @@ class LatestFrame:
             self._connected, self._problem, self._last_ns = False, problem, None
         if news:
             log.warning("%s; trying again until it is back", problem)
+
+
+class _Unused:
+    """Notices that pictures come and none of them can be used, whatever the reason, and says so once: in `trouble`, and in the
+    log. A source may give a reason of its own, `damage`."""
+
+    def __init__(self, source: Source) -> None:
+        self.trouble = ""
+        self._source = source
+        self._since_ns: int | None = None  # when the first was seen that could not be used, since the last that could
+        self._stale = 0  # of these, too old
+        self._age_ns = 0  # of the newest of those
+        self._damaged_before = source.decode_errors
+
+    def stale(self, age_ns: int) -> None:
+        self._stale, self._age_ns = self._stale + 1, age_ns
+
+    def look(self, now_ns: int, passed: bool) -> None:
+        """`passed`: a picture has just been handed on."""
+        if passed:
+            if self.trouble:
+                log.info("%s: pictures can be used again", self._source.name)
+            self.trouble, self._since_ns, self._stale, self._damaged_before = "", None, 0, self._source.decode_errors
+            return
+        damaged = self._source.decode_errors - self._damaged_before
+        if not self._stale and damaged <= 0:
+            return
+        if self._since_ns is None:
+            self._since_ns = now_ns
+        if now_ns - self._since_ns < NOTHING_NS:
+            return
+        reasons = []
+        if self._stale:
+            age_s, most_s = self._age_ns / 1e9, STALE_NS / 1e9
+            reasons.append(f"{self._stale} too old (the newest by its stamp {age_s:.2f} s, {most_s:g} s is the most)")
+        if damaged > 0:
+            why = getattr(self._source, "damage", "")
+            reasons.append(f"{damaged} damaged" + (f" ({why})" if why else ""))
+        news = not self.trouble
+        self.trouble = f"pictures come and none can be used: {', '.join(reasons)}"
+        if news:
+            log.warning("%s: %s", self._source.name, self.trouble)
 
 
 class _Shapes:

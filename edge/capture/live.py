@@ -6,9 +6,11 @@ import logging
 import re
 import time
 
+from edge.capture.aspect import Squarer, told_by_opencv
 from edge.capture.gst import Pipeline
 from edge.capture.identity import stable_link
-from edge.capture.lag import STALE_NS, StreamClock
+from edge.capture.idle import Idle
+from edge.capture.lag import SAID, STALE_NS, StreamClock
 from edge.capture.opencv import cv2, ffmpeg_options
 from edge.capture.source import OpenClose
 from edge.capture.uri import redact
@@ -37,8 +39,9 @@ class _OpenCvSource(OpenClose):
     def __init__(self, name: str, config: CaptureConfig) -> None:
         self.name = name
         self.decode_errors = 0
-        self.format = ""
         self._config = config
+        self._negotiated = ""
+        self._squarer: Squarer | None = None
         self._capture: cv2.VideoCapture | None = None
         self._next_id = 0
 
@@ -50,11 +53,19 @@ class _OpenCvSource(OpenClose):
             raise SourceError(f"{self.name}: cannot be opened; {self._advice()}")
         self._capture = capture
         width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
-        self.format = f"{self._codec(capture)} {width:.0f}x{height:.0f} at {capture.get(cv2.CAP_PROP_FPS):g} fps"
+        self._negotiated = f"{self._codec(capture)} {width:.0f}x{height:.0f} at {capture.get(cv2.CAP_PROP_FPS):g} fps"
+        told = self._pixel_aspect(capture)
+        if self._squarer is None or self._squarer.told != told:  # opened again for ever, it is said once
+            self._squarer = Squarer(self.name, told, self._config.pixel_aspect)
         log.info("%s: open, %s", self.name, self.format)
 
+    @property
+    def format(self) -> str:
+        squarer = self._squarer.words if self._squarer else ""
+        return ", ".join(part for part in (self._negotiated, squarer, self._of_clock()) if part)
+
     def read(self) -> Frame | None:
-        if self._capture is None:
+        if self._capture is None or self._squarer is None:
             raise SourceError(f"{self.name}: read before open; use the source as a context manager")
         started_ns = time.monotonic_ns()
         for failed in range(1, FAILED_IN_A_ROW_MAX + 1):
@@ -63,7 +74,7 @@ class _OpenCvSource(OpenClose):
             except cv2.error:
                 good, image = False, None
             if good and image is not None:
-                frame = Frame(self._next_id, self._captured_ns(self._capture), image)
+                frame = Frame(self._next_id, self._captured_ns(self._capture), self._squarer.square(image))
                 self._next_id += 1
                 self.decode_errors += failed - 1
                 return frame
@@ -85,6 +96,14 @@ class _OpenCvSource(OpenClose):
     def _captured_ns(self, capture: cv2.VideoCapture) -> int:
         return time.monotonic_ns()
 
+    def _of_clock(self) -> str:
+        """What is to be said of the stream's clock, in words."""
+        return ""
+
+    def _pixel_aspect(self, capture: cv2.VideoCapture) -> float | None:
+        """Width over height of a pixel, where the source tells it."""
+        return None
+
     def _codec(self, capture: cv2.VideoCapture) -> str:
         raise NotImplementedError
 
@@ -102,12 +121,18 @@ class RtspSource(_OpenCvSource):
         super().__init__(redact(uri), config)
         self._uri = uri
         self._clock = StreamClock()
+        self._idle = Idle()
+        self._rate_said = 1.0
         self._late_since_ns: int | None = None
 
     def read(self) -> Frame | None:
+        self._idle.begin()
         frame = super().read()
         if frame is None:
             return None
+        self._say_rate()
+        if self._clock.shed:
+            raise SourceError(f"{self.name}: pictures came ever later, then some were left out; the network is too slow for it")
         now_ns = time.monotonic_ns()
         if now_ns - frame.t_mono_ns <= STALE_NS:
             self._late_since_ns = None
@@ -116,12 +141,21 @@ class RtspSource(_OpenCvSource):
         elif now_ns - self._late_since_ns > LATE_MAX_NS:
             late_s = (now_ns - frame.t_mono_ns) / 1e9
             raise SourceError(
-                f"{self.name}: pictures come {late_s:.1f} s late; this machine or the network is too slow"
+                f"{self.name}: pictures come {late_s:.1f} s late; this machine or the network is too slow, or the camera's clock"
+                " was set back"
             )
         return frame
 
+    def _say_rate(self) -> None:
+        if abs(self._clock.rate - self._rate_said) > SAID:
+            self._rate_said = self._clock.rate
+            log.warning("%s: the camera's clock runs at %.3f of this one's; it is followed", self.name, self._rate_said)
+
+    def _of_clock(self) -> str:
+        return f"its clock at {self._rate_said:.3f} of this one's" if abs(self._rate_said - 1.0) > SAID else ""
+
     def _connect(self) -> cv2.VideoCapture:
-        self._clock, self._late_since_ns = StreamClock(), None
+        self._clock, self._late_since_ns, self._rate_said = StreamClock(), None, 1.0
         parameters = self._timeouts()
         # FFmpeg keeps as many frames back as it has threads: 8 cores at 25 fps made pictures .3 s older (measured).
         if (threads := getattr(cv2, "CAP_PROP_N_THREADS", None)) is not None:
@@ -130,7 +164,10 @@ class RtspSource(_OpenCvSource):
             return cv2.VideoCapture(self._uri, cv2.CAP_FFMPEG, parameters)
 
     def _captured_ns(self, capture: cv2.VideoCapture) -> int:
-        return self._clock.captured_ns(capture.get(cv2.CAP_PROP_POS_MSEC), time.monotonic_ns())
+        return self._clock.captured_ns(capture.get(cv2.CAP_PROP_POS_MSEC), time.monotonic_ns(), self._idle.ns())
+
+    def _pixel_aspect(self, capture: cv2.VideoCapture) -> float | None:
+        return told_by_opencv(capture)
 
     def _codec(self, capture: cv2.VideoCapture) -> str:
         code = int(capture.get(cv2.CAP_PROP_FOURCC))

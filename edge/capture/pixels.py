@@ -21,7 +21,7 @@ LUMA_BLACK, LUMA_GAIN = 16, 255 / 219  # video luma is 16 to 235: the expansion 
 
 
 def decode(data: memoryview, format: Negotiated, grey: bool) -> np.ndarray | None:
-    """One buffer -> uint8 BGR [H,W,3], or grey [H,W] of a grey format or when asked for; None when it is damaged.
+    """One buffer -> uint8 BGR [H,W,3], or grey [H,W] of a grey format or when asked for; None when it is damaged (`why_damaged`).
 
     The picture is a copy: the buffer may be given back. Colour that two pixels share is left out where one has no other: the
     last column of an odd width, and NV12's last line of an odd height.
@@ -31,13 +31,58 @@ def decode(data: memoryview, format: Negotiated, grey: bool) -> np.ndarray | Non
     return _decode_raw(data, format, grey)
 
 
+def why_damaged(data: memoryview, marked: bool, format: Negotiated) -> str:
+    """In words, what is wrong with a buffer that `decode` gives None for. `marked`: the driver says so."""
+    if marked:
+        return "the driver marks it as damaged"
+    if format.fourcc == "MJPG":
+        jpeg = bytes(data)
+        if not jpeg.startswith(_START):
+            return f"{len(jpeg)} bytes that are no JPEG"
+        return "a JPEG that is cut off" if not _has_end(jpeg) else "a JPEG that cannot be decoded"
+    return f"{len(data)} bytes are too few for {format.fourcc} {format.width}x{format.height}"
+
+
+_START, _END, _SCAN, _PROGRESSIVE = b"\xff\xd8", b"\xff\xd9", b"\xff\xda", b"\xff\xc2"
+_FILL, _CORNER = 128, 4  # what libjpeg fills missing blocks with, and the pixels of the last block that are looked at for it
+_SCAN_HEADER = 14  # bytes of the scan's header, of three colours; a grey picture's has 10
+# Entropy-coded bytes that no encoder writes behind a whole picture: a decoder which still wants some takes them for picture.
+# With all restart markers among them, so that one which waits for such a marker goes on too.
+_NONSENSE = np.random.default_rng(0).integers(0, 255, 256, np.uint8).tobytes()  # 0 to 254: no marker
+_TAIL = _NONSENSE + b"".join(bytes([0xFF, 0xD0 + number]) + _NONSENSE for number in range(8))
+
+
 def _decode_jpeg(data: memoryview, grey: bool) -> np.ndarray | None:
+    """Many UVC cameras leave the end marker out. libjpeg fills what is missing with mid grey, up to the last block: a picture
+    whose last block is something else is whole, but for a few pixels in that block. Where it is grey, nonsense is put behind the
+    data: a decoder that has the whole picture does not look at it. (Not always, since libjpeg complains of it on stderr.)"""
     jpeg = bytes(data)
-    if jpeg.rfind(b"\xff\xd9") < 0:  # no end-of-image marker: cut off, and libjpeg would fill up with grey
+    if _has_end(jpeg):
+        return _imdecode(jpeg, grey)
+    jpeg = jpeg.rstrip(b"\xff")  # half a marker
+    scan = jpeg.rfind(_SCAN)
+    # A progressive picture has its whole shape after its first pass. One cut in its header is none, and OpenCV before 5 makes
+    # one of what lay in memory.
+    if not jpeg.startswith(_START) or _PROGRESSIVE in jpeg or scan < 0 or len(jpeg) < scan + _SCAN_HEADER:
         return None
+    image = _imdecode(jpeg + _END, grey)
+    if image is None:
+        return None
+    bottom, right = (max(length - _CORNER, (length - 1) // 8 * 8) for length in image.shape[:2])
+    if (image[bottom:, right:] != _FILL).any():
+        return image
+    other = _imdecode(jpeg + _TAIL + _END, grey)
+    return image if other is not None and np.array_equal(image, other) else None
+
+
+def _has_end(jpeg: bytes) -> bool:
+    """Whether an end marker stands behind the picture's data; a thumbnail in the header has one of its own."""
+    return jpeg.rfind(_END) > jpeg.rfind(_SCAN)
+
+
+def _imdecode(jpeg: bytes, grey: bool) -> np.ndarray | None:
     try:
-        flag = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR
-        return cv2.imdecode(np.frombuffer(jpeg, np.uint8), flag)
+        return cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR)
     except cv2.error:
         return None
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from edge.capture.aspect import Squarer, told_by_opencv
+from edge.capture.container import broken_inside, cut_off, is_trimmed
 from edge.capture.opencv import cv2
-from edge.capture.pacer import Pacer
+from edge.capture.pacer import ClipTimes, Pacer
 from edge.capture.source import OpenClose
 from edge.errors import InputError
 from edge.records import Frame
@@ -19,8 +21,6 @@ log = logging.getLogger(__name__)
 # Reads tried after one that gives nothing: OpenCV does not tell a damaged packet from the end. A second of 30 fps
 # video.
 DAMAGED_IN_A_ROW_MAX = 30
-# Frames. Containers without an index only estimate how many they hold; fewer missing than this is no truncation.
-COUNT_TOLERANCE = 3
 GREY = int.from_bytes(b"Y800", "little")  # what OpenCV calls a clip whose pictures have no colour planes
 
 
@@ -29,22 +29,24 @@ class FileSource(OpenClose):
 
     Frames are BGR uint8 [H,W,3]; of a clip stored as grey, where OpenCV can (5.0 does, 4.6 does not), grey [H,W] as they
     are: no conversion there (.1 ms of CPU at 640x360) and none back in the screen reader. What FFmpeg patched up itself
-    cannot be told from a whole picture; what it gave up is missing and counted.
+    cannot be told from a whole picture; what it gave up is missing and counted. Each picture has the time that the container
+    gives it (see ClipTimes), and square pixels (see Squarer; `pixel_aspect` overrides what the clip says).
     """
 
     live = False
     missed = 0
 
-    def __init__(self, path: str | Path, fast: bool = False) -> None:
+    def __init__(self, path: str | Path, fast: bool = False, pixel_aspect: float | None = None) -> None:
         self.name = f"file:{path}"
         self.media_time = fast
         self.decode_errors = 0
-        self.format = ""
-        self._path, self._fast = Path(path), fast
+        self._path, self._fast, self._pixel_aspect = Path(path), fast, pixel_aspect
+        self._stored = ""  # size and rate, in words
         self._capture: cv2.VideoCapture | None = None
         self._next_id = 0
         self._in_clip = self._failed = 0
-        self._first_ms = self._last_ms = 0.0
+        self._squarer: Squarer | None = None
+        self._times: ClipTimes | None = None
 
     def open(self) -> None:
         self.close()
@@ -65,7 +67,15 @@ class FileSource(OpenClose):
         self._capture, self._in_clip, self._failed = capture, 0, 0
         self._pacer = Pacer(capture.get(cv2.CAP_PROP_FPS), self._fast)
         width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
-        self.format = f"{width:.0f}x{height:.0f} at {self.fps:g} fps"
+        self._stored = f"{width:.0f}x{height:.0f} at {self.fps:g} fps"
+        self._squarer = Squarer(str(self._path), told_by_opencv(capture), self._pixel_aspect)
+        self._times = ClipTimes(str(self._path), self.fps)
+
+    @property
+    def format(self) -> str:
+        """What the clip is, and what was made of it: pixels that were not square, times that it does not tell."""
+        made = [part.words for part in (self._squarer, self._times) if part is not None and part.words]
+        return ", ".join([self._stored, *made])
 
     @property
     def fps(self) -> float:
@@ -73,16 +83,14 @@ class FileSource(OpenClose):
         return self._pacer.fps
 
     def read(self) -> Frame | None:
-        if self._capture is None:
+        if self._capture is None or self._squarer is None or self._times is None:
             raise InputError(f"{self._path}: read before open; use the source as a context manager")
         image = self._decode(self._capture)
         if image is None:
-            self._check_end(self._capture)
+            self._check_end(self._capture, self._times)
             return None
-        frame = Frame(self._next_id, self._pacer.stamp(self._in_clip), image)
-        self._last_ms = self._capture.get(cv2.CAP_PROP_POS_MSEC)
-        if self._in_clip == 0:
-            self._first_ms = self._last_ms
+        due_s = self._times.at(self._capture.get(cv2.CAP_PROP_POS_MSEC))
+        frame = Frame(self._next_id, self._pacer.stamp_at(due_s), self._squarer.square(image))
         self._next_id += 1
         self._in_clip += 1
         return frame
@@ -100,22 +108,49 @@ class FileSource(OpenClose):
                 return image
         return None
 
-    def _check_end(self, capture: cv2.VideoCapture) -> None:
-        """Counts the pictures that should have come in the time played, and an end before the one that the file states."""
+    def _check_end(self, capture: cv2.VideoCapture, times: ClipTimes) -> None:
+        """Counts what should have come, and an end before the one that the container states.
+
+        The number of pictures that OpenCV gives is for many containers their length times their rate: too many for a clip with
+        pauses, or with a longer sound track. It is a reason to look closer and nothing more.
+        """
         if self._in_clip == 0:
             raise InputError(
                 f"{self._path}: opens as video but no picture in it can be decoded; it is damaged or cut off"
             )
-        stated = round(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        due = round((self._last_ms - self._first_ms) * self._pacer.fps / 1000) + 1
-        # The smaller: a clip of varying rate has fewer pictures than its rate says, and not all files state a number.
-        missing = min(due, stated) - self._in_clip - self._failed
-        if missing > 0:
-            self.decode_errors += missing
-            log.warning("%s: %d of %d pictures could not be decoded", self._path, missing + self._failed, due)
-        if max(due, self._in_clip + self._failed) + COUNT_TOLERANCE < stated:
+        here = self._in_clip + self._failed
+        if times.left_out or capture.get(cv2.CAP_PROP_FRAME_COUNT) > here:
+            lost = self._lost(here, times.left_out)
+            if lost:
+                self.decode_errors += lost
+                log.warning("%s: %d of %d pictures could not be decoded", self._path, lost + self._failed, here + lost)
+            elif times.left_out:
+                log.info("%s: pauses up to %.1f s long, as its own times say", self._path, times.longest_s)
+        if cut := cut_off(self._path):
             self.decode_errors += 1
-            log.warning("%s: ended at picture %d of %d; it is cut off", self._path, due, stated)
+            log.warning("%s: ended at picture %d; %s", self._path, here, cut)
+
+    def _lost(self, here: int, left_out: int) -> int:
+        """Pictures that are in the file, or were, and did not come. `left_out`: as many as would fill the times between."""
+        if is_trimmed(self._path):  # what an edit leaves out is not lost, and cannot be told from it
+            return 0
+        lost = self._packets() - here
+        return max(left_out, 1) if lost <= 0 and broken_inside(self._path) else max(0, lost)
+
+    def _packets(self) -> int:
+        """Coded pictures in the file, counted without decoding any; 0 when this OpenCV cannot."""
+        capture = cv2.VideoCapture(str(self._path.resolve()), cv2.CAP_FFMPEG)
+        try:
+            if not capture.isOpened() or not capture.set(cv2.CAP_PROP_FORMAT, -1):  # -1: as they are coded
+                return 0
+            count = 0
+            while capture.grab():
+                count += 1
+            return count
+        except cv2.error:
+            return 0
+        finally:
+            capture.release()
 
     def close(self) -> None:
         if self._capture is not None:
@@ -133,7 +168,9 @@ class FramesSource(OpenClose):
         self.name = name
         self.media_time = fast
         self.decode_errors = 0
-        self.format = ""
+        self._holds = ""  # what it is, in words
+        self._squarer: Squarer | None = None
+        self._times_s: list[float] | None = None  # of each picture, seconds from the first; None: at `fps`
         self._images, self._fps, self._fast = images, fps, fast
         self._iterator: Iterator[np.ndarray] = iter(())
         self._next_id = 0
@@ -143,11 +180,17 @@ class FramesSource(OpenClose):
         self._pacer = Pacer(self._fps, self._fast)
         self._first_id = self._next_id
 
+    @property
+    def format(self) -> str:
+        return ", ".join(part for part in (self._holds, self._squarer.words if self._squarer else "") if part)
+
     def read(self) -> Frame | None:
         image = next(self._iterator, None)
         if image is None:
             return None
-        frame = Frame(self._next_id, self._pacer.stamp(self._next_id - self._first_id), image)
+        index = self._next_id - self._first_id
+        t_ns = self._pacer.stamp(index) if self._times_s is None else self._pacer.stamp_at(self._times_s[index])
+        frame = Frame(self._next_id, t_ns, self._squarer.square(image) if self._squarer else image)
         self._next_id += 1
         return frame
 

@@ -16,7 +16,9 @@ class Source(Protocol):
     `live`: it can be lost and come back, and only its newest frame matters. `media_time`: its stamps are the clip's own
     time laid out from the moment of opening, not the time of capture (see Pacer). `decode_errors`: pictures that
     arrived damaged. `missed`: pictures that were captured and lost before they reached us, as far as the driver says.
-    `format`: what was negotiated, in words, "" before that.
+    `format`: what was negotiated, and what was made of it (square pixels, times), in words, "" before that. A source may
+    also have `trouble` (what is wrong though pictures come), `damage` (what was wrong with the newest picture), both in words
+    and "" when nothing is, and `restamped` (pictures whose stamp could not be right).
     """
 
     name: str  # may be shown: credentials removed
@@ -24,7 +26,9 @@ class Source(Protocol):
     media_time: bool
     decode_errors: int
     missed: int
-    format: str
+
+    @property
+    def format(self) -> str: ...
 
     def open(self) -> None:
         """InputError (a file) or SourceError (a live source), naming it."""

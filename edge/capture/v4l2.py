@@ -99,6 +99,23 @@ class RequestBuffers(ctypes.Structure):
     ]  # fmt: skip
 
 
+class Rect(ctypes.Structure):
+    _fields_ = [("left", ctypes.c_int32), ("top", ctypes.c_int32), ("width", ctypes.c_uint32), ("height", ctypes.c_uint32)]
+
+
+class CropCap(ctypes.Structure):
+    """numerator/denominator: height over width of a pixel, before any scaling."""
+
+    _fields_ = [
+        ("type", ctypes.c_uint32), ("bounds", Rect), ("defrect", Rect), ("numerator", ctypes.c_uint32),
+        ("denominator", ctypes.c_uint32),
+    ]  # fmt: skip
+
+
+class Crop(ctypes.Structure):
+    _fields_ = [("type", ctypes.c_uint32), ("c", Rect)]
+
+
 class Buffer(ctypes.Structure):
     _fields_ = [
         ("index", ctypes.c_uint32), ("type", ctypes.c_uint32), ("bytesused", ctypes.c_uint32),
@@ -126,6 +143,8 @@ STREAMON = _ioc(1, 18, ctypes.sizeof(ctypes.c_int))
 STREAMOFF = _ioc(1, 19, ctypes.sizeof(ctypes.c_int))
 G_PARM = _ioc(3, 21, ctypes.sizeof(StreamParm))
 S_PARM = _ioc(3, 22, ctypes.sizeof(StreamParm))
+CROPCAP = _ioc(3, 58, ctypes.sizeof(CropCap))
+G_CROP = _ioc(3, 59, ctypes.sizeof(Crop))
 ENUM_FRAMESIZES = _ioc(3, 74, ctypes.sizeof(FrameSize))
 ENUM_FRAMEINTERVALS = _ioc(3, 75, ctypes.sizeof(FrameInterval))
 
@@ -295,6 +314,27 @@ class Device:
                 return 0.0
             raise
         return item.denominator / item.numerator if item.numerator else 0.0
+
+    def pixel_aspect(self, size: tuple[int, int]) -> float | None:
+        """Width over height of a pixel of a picture of `size` (width, height); None when the driver does not say.
+
+        Drivers of analogue video say 54/59 for PAL. 1/1 is what the kernel answers for every driver that does not say.
+        """
+        cap = CropCap(type=CAPTURE)
+        try:
+            self._kernel.ioctl(self._fd, CROPCAP, cap)
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                raise
+            return None
+        if not cap.numerator or not cap.denominator or cap.numerator == cap.denominator:
+            return None
+        crop, seen = Crop(type=CAPTURE), cap.defrect
+        with contextlib.suppress(OSError):  # a driver that cannot crop shows all
+            self._kernel.ioctl(self._fd, G_CROP, crop)
+            seen = crop.c if crop.c.width and crop.c.height else seen
+        scaled = seen.width / size[0] / (seen.height / size[1]) if seen.width and seen.height else 1.0
+        return cap.denominator / cap.numerator * scaled
 
     def start(self, buffers: int) -> None:
         """Maps `buffers` buffers (the driver may give another number), queues them and starts the stream."""

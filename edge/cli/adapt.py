@@ -3,22 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from edge.cli.common import (
-    Parser,
-    Progress,
-    add_accept_failing,
-    add_bundle,
-    add_json,
-    add_labelled,
-    add_numbers,
-    bundle_of,
-    config_of,
-    tell,
-    toolchain,
-)
+from edge.cli.common import Parser, Progress, bundle_of, config_of, tell, toolchain
 
 FIGURES = ("ROC-AUC", "sensitivity", "specificity")
 
@@ -30,20 +17,18 @@ def _add_adapt(adapt: Parser) -> None:
         "kept to the bit. Judged out of fold, grouped by patient, against the bundle as it was."
     )
     adapt.epilog = "docs/adapt.md says what is fitted and what the figures mean."
-    add_labelled(adapt)
-    add_bundle(adapt, "the bundle to start from (default: the shipped one)")
-    adapt.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="the bundle; report and predictions, which name your images"
-    )
+    adapt.add_labelled()
+    adapt.add_bundle("the bundle to start from (default: the shipped one)")
+    adapt.add_path("--out", "DIR", "the bundle; report and predictions, which name your images", required=True)
     adapt.add_argument("--name", metavar="ID", help="of the new model (default: the old one's with -site)")
     adapt.add_argument("--version", default="1.0.0", help="of the new model (default 1.0.0)")
-    add_numbers(adapt, (
+    adapt.add_numbers((
         ("exams", 400, "phantom exams that the decision is fitted on; it is measured on 1.75 times as many"),
         ("seed", 0, "of the folds"),
         ("threads", 2, "CPU threads"),
     ))  # fmt: skip
-    add_accept_failing(adapt)
-    add_json(adapt, "print the result as one JSON object")
+    adapt.add_accept_failing()
+    adapt.add_json("print the result as one JSON object")
     adapt.set_defaults(handler=_adapt)
 
 

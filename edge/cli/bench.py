@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from edge.cli.common import Parser, Progress, add_bundle, add_numbers, bundle_of, config_of, hours, positive, share
+from edge.cli.common import Parser, Progress, bundle_of, config_of, hours, positive, share
 from edge.errors import ConfigError
 
 
@@ -22,8 +22,8 @@ def _add_bench(bench: Parser) -> None:
     form = bench.add_mutually_exclusive_group()
     for name in ("json", "markdown"):
         form.add_argument(f"--{name}", action="store_const", dest="form", const=name, help=f"print {name}")
-    bench.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON here")
-    bench.add_argument("--compare", type=Path, metavar="OLD.json", help="say what changed since an older run's JSON")
+    bench.add_path("--out", "FILE", "also write the JSON here")
+    bench.add_path("--compare", "OLD.json", "say what changed since an older run's JSON")
     bench.add_argument(
         "--fail-if-slower",
         type=share,
@@ -31,10 +31,8 @@ def _add_bench(bench: Parser) -> None:
         dest="allowed",
         help="exit code 3 when a figure is worse by more",
     )
-    bench.add_argument(
-        "--budgets", action="store_true", help="exit code 3 when a budget of benchmarks/budgets.yaml is exceeded"
-    )
-    add_numbers(bench, (
+    bench.add_flag("--budgets", "exit code 3 when a budget of benchmarks/budgets.yaml is exceeded")
+    bench.add_numbers((
         ("threads", 1, "of inference"),
         ("calls", 1000, "timed calls a case"),
         ("seconds", 30, "a case may take, about"),
@@ -43,19 +41,20 @@ def _add_bench(bench: Parser) -> None:
         ("frames", 18000, "of `soak`: ten minutes at 30 fps"),
     ), positive)  # fmt: skip
     bench.add_argument("--hours", type=hours, default=0.0, metavar="H", help="of `soak`, instead of --frames")
-    add_bundle(bench)
+    bench.add_bundle()
     bench.set_defaults(handler=_bench, form="text")
 
 
 def _bench(args: argparse.Namespace) -> int:
+    from benchmarks.case import Bench
     from benchmarks.command import Request, bench
 
     if args.allowed is not None and not args.compare:
         raise ConfigError("--fail-if-slower: needs --compare OLD.json, a result of `hygroma bench --out OLD.json`")
     progress = Progress()
-    request = Request(
-        suites=tuple(args.suites),
-        bundle=bundle_of(config_of(args)),
+    measured = Bench(
+        bundle_of(config_of(args)),
+        Path(),
         threads=args.threads,
         calls=args.calls,
         limit_s=float(args.seconds),
@@ -63,12 +62,8 @@ def _bench(args: argparse.Namespace) -> int:
         events_max=args.events,
         soak_frames=args.frames,
         soak_hours=args.hours,
-        form=args.form,
-        out=args.out,
-        compare=args.compare,
-        allowed=args.allowed,
-        budgets=args.budgets,
     )
+    request = Request(tuple(args.suites), measured, args.form, args.out, args.compare, args.allowed, args.budgets)
 
     def say(text: str) -> None:
         progress.clear()

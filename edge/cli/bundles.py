@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.cli.common import Parser, add_config, add_json, add_store, config_of, tell
+from edge.cli.common import Parser, config_of, tell
 from edge.cli.stages import add_stage
 from edge.errors import ConfigError
 
@@ -32,10 +32,10 @@ def _add_update(update: Parser) -> None:
     what.add_argument("file", nargs="?", metavar="FILE.tar", help="from a USB stick, for example")
     what.add_argument("--inbox", type=Path, metavar="DIR", help="every .tar in a folder, as the systemd unit does")
     what.add_argument("--rollback", action="store_true", help="go back to the bundle before this one")
-    add_config(update, "the daemon's YAML file: trusted keys and places")
-    add_store(update)
-    update.add_argument("--allow-downgrade", action="store_true", help="an earlier version too, or another model")
-    add_json(update)
+    update.add_config("the daemon's YAML file: trusted keys and places")
+    update.add_store()
+    update.add_flag("--allow-downgrade", "an earlier version too, or another model")
+    update.add_json()
     update.set_defaults(handler=_update)
 
 
@@ -45,10 +45,10 @@ def _add_keys(keys: Parser) -> None:
     new.add_argument("folder", type=Path, metavar="DIR")
     new.set_defaults(handler=_new_key)
     show = actions.add_parser("show", help="the public half of a key file, as bundle.trusted_keys takes it")
-    show.add_argument("file", type=Path, metavar="FILE", help="hygroma.key or hygroma.pub")
+    show.add_path("file", "FILE", "hygroma.key or hygroma.pub")
     show.set_defaults(handler=_show_key)
     for action in (new, show):
-        add_json(action)
+        action.add_json()
 
 
 def _add_bundle(bundle: Parser) -> None:
@@ -58,15 +58,15 @@ def _add_bundle(bundle: Parser) -> None:
     sign = actions.add_parser("sign", help="sign a bundle's manifest, which vouches for every file")
     sign.add_argument("bundle", metavar="BUNDLE", help="a folder or .tar")
     sign.add_argument("--key", required=True, metavar="FILE", help="the private key that `hygroma keys new` made")
-    sign.add_argument("--out", type=Path, metavar="FILE.tar", help="leave BUNDLE alone and write a signed .tar of it")
+    sign.add_path("--out", "FILE.tar", "leave BUNDLE alone and write a signed .tar of it")
     sign.set_defaults(handler=_sign)
     verify = actions.add_parser("verify", help="check the signature and every file; exit code 65 if it may not run")
     verify.add_argument("bundle", metavar="BUNDLE", help="a folder or .tar")
     verify.add_argument("--trust", nargs="+", default=[], metavar="KEY", help="public keys: their text, or .pub files")
-    add_config(verify, "trust also what the daemon with this file trusts")
+    verify.add_config("trust also what the daemon with this file trusts")
     verify.set_defaults(handler=_verify)
     for action in (sign, verify):
-        add_json(action)
+        action.add_json()
 
 
 def recipe_means_build(argv: list[str]) -> list[str]:

@@ -35,6 +35,56 @@ class Parser(argparse.ArgumentParser):
             fill(self)
         return super().parse_known_args(args, namespace)
 
+    # -- options that several commands have
+
+    def add_flag(self, name: str, text: str) -> None:
+        self.add_argument(name, action="store_true", help=text)
+
+    def add_path(self, name: str, metavar: str, text: str | None = None, **more: Any) -> None:
+        self.add_argument(name, type=Path, metavar=metavar, help=text, **more)
+
+    def add_json(self, text: str = "print one JSON object") -> None:
+        self.add_flag("--json", text)
+
+    def add_bundle(self, text: str = "another bundle than the shipped one") -> None:
+        """Which bundle, and that it may be one that nobody trusted signed."""
+        self.add_argument("--bundle", metavar="B", help=text)
+        self.add_flag("--allow-unsigned", "run a bundle that nobody trusted signed")
+
+    def add_config(self, text: str | None = None) -> None:
+        self.add_path("--config", "C", text)
+
+    def add_store(self) -> None:
+        self.add_argument(
+            "--events", metavar="DIR", dest="store", help="the event store (else events.dir of the configuration)"
+        )
+
+    def add_numbers(self, rows: Iterable[tuple[str, float, str]], kind: Callable[[str], Any] | None = None) -> None:
+        """Options with a number each. rows: name, default, help. kind: None for the default's own type."""
+        for name, default, text in rows:
+            self.add_argument(
+                f"--{name}", type=kind or type(default), default=default, metavar="N", help=f"{text} (default {default})"
+            )
+
+    def add_device(self) -> None:
+        """Where it trains."""
+        self.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="bf16 on both (default: cpu)")
+
+    def add_ray(self, tasks: str) -> None:
+        """tasks: what is one."""
+        self.add_argument(
+            "--ray", metavar="ADDRESS", help=f"{tasks} as tasks of a Ray cluster: auto, host:port, or local"
+        )
+
+    def add_accept_failing(self, what: str = "it") -> None:
+        self.add_flag("--accept-failing-gate", f"write {what} all the same; recorded and shown")
+
+    def add_labelled(self) -> None:
+        """A user's own images, by class."""
+        self.add_path("data", "DATA", "a folder with two folders of images, one a class")
+        self.add_path("--csv", "FILE", "path,label,patient[,site][,plane][,fold], a row an image")
+        self.add_argument("--positive", default="hygroma", metavar="CLASS", help="the positive folder (default: hygroma)")
+
 
 # -- kinds of arguments -------------------------------------------------------------------------------------------------
 
@@ -81,66 +131,6 @@ def rate(text: str) -> float:
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"found {value}; must be above 0 and below 1, such as 2e-4")
     return value
-
-
-# -- options that several commands have ---------------------------------------------------------------------------------
-
-
-def add_json(command: argparse.ArgumentParser, text: str = "print one JSON object") -> None:
-    command.add_argument("--json", action="store_true", help=text)
-
-
-def add_bundle(command: argparse._ActionsContainer, text: str = "another bundle than the shipped one") -> None:
-    """Which bundle, and that it may be one that nobody trusted signed."""
-    command.add_argument("--bundle", metavar="B", help=text)
-    command.add_argument("--allow-unsigned", action="store_true", help="run a bundle that nobody trusted signed")
-
-
-def add_config(command: argparse._ActionsContainer, text: str | None = None) -> None:
-    command.add_argument("--config", metavar="C", type=Path, help=text)
-
-
-def add_store(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--events", metavar="DIR", dest="store", help="the event store (else events.dir of the configuration)"
-    )
-
-
-def add_numbers(
-    command: argparse.ArgumentParser, rows: Iterable[tuple[str, float, str]], kind: Callable[[str], Any] | None = None
-) -> None:
-    """Options with a number each. rows: name, default, help. kind: None for the default's own type."""
-    for name, default, text in rows:
-        command.add_argument(
-            f"--{name}", type=kind or type(default), default=default, metavar="N", help=f"{text} (default {default})"
-        )
-
-
-def add_device(command: argparse.ArgumentParser) -> None:
-    """Where it trains."""
-    command.add_argument(
-        "--device", default="cpu", choices=("cpu", "cuda"), help="in float32 or bf16, by what is faster there (default: cpu)"
-    )
-
-
-def add_ray(command: argparse.ArgumentParser, tasks: str) -> None:
-    """tasks: what is one."""
-    command.add_argument(
-        "--ray", metavar="ADDRESS", help=f"{tasks} as tasks of a Ray cluster: auto, host:port, or local"
-    )
-
-
-def add_accept_failing(command: argparse.ArgumentParser, what: str = "it") -> None:
-    command.add_argument(
-        "--accept-failing-gate", action="store_true", help=f"write {what} all the same; recorded and shown"
-    )
-
-
-def add_labelled(command: argparse.ArgumentParser) -> None:
-    """A user's own images, by class."""
-    command.add_argument("data", type=Path, metavar="DATA", help="a folder with two folders of images, one a class")
-    command.add_argument("--csv", type=Path, metavar="FILE", help="path,label,patient[,site][,plane][,fold], a row an image")
-    command.add_argument("--positive", default="hygroma", metavar="CLASS", help="the positive folder (default: hygroma)")
 
 
 # -- what the arguments mean --------------------------------------------------------------------------------------------

@@ -13,18 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.cli.common import (
-    Parser,
-    Progress,
-    add_bundle,
-    add_config,
-    add_json,
-    add_store,
-    config_of,
-    positive,
-    require_writable,
-)
+from edge.cli.common import Parser, Progress, config_of, positive, require_writable
 from edge.errors import ConfigError
+from edge.kinds import CLIPS, DICOMS, STILLS
 
 if TYPE_CHECKING:
     from edge.capture.source import Source
@@ -35,14 +26,10 @@ if TYPE_CHECKING:
 
 
 def _add_demo(demo: Parser) -> None:
-    add_json(demo)
-    demo.add_argument(
-        "--realtime", action="store_true", help="play the clip at its own rate (72 s) instead of as fast as possible"
-    )
-    demo.add_argument(
-        "--serve", action="store_true", help="real time with the status page, which stays up until Ctrl-C"
-    )
-    add_bundle(demo)
+    demo.add_json()
+    demo.add_flag("--realtime", "play the clip at its own rate (72 s) instead of as fast as possible")
+    demo.add_flag("--serve", "real time with the status page, which stays up until Ctrl-C")
+    demo.add_bundle()
     demo.add_argument(
         "--out", metavar="DIR", help="where events and evidence images go (default: a new temporary folder)"
     )
@@ -52,16 +39,18 @@ def _add_demo(demo: Parser) -> None:
 def _add_run(run: Parser) -> None:
     from edge.capture.uri import KNOWN
 
+    clips, stills = (" ".join(sorted(kinds)) for kinds in (CLIPS, STILLS))
+    run.epilog = f"file: plays {clips}, and whatever else FFmpeg does. images: takes {stills}."
     run.description = f"Watch a source until it ends or SIGTERM. URI: {KNOWN}"
     run.add_argument("--source", metavar="URI", help="what to watch (else source.uri of the configuration)")
-    add_bundle(run, "a bundle's folder or .tar (else the configuration's, else the shipped one)")
-    add_config(run, "a YAML file; edge/config.example.yaml shows every key")
-    add_store(run)
+    run.add_bundle("a bundle's folder or .tar (else the configuration's, else the shipped one)")
+    run.add_config("a YAML file; edge/config.example.yaml shows every key")
+    run.add_store()
     run.add_argument(
         "--as-fast-as-possible", action="store_true", dest="fast", help="play a file without waiting for its clock"
     )
-    run.add_argument("--no-status", action="store_true", help="no status page")
-    add_json(run, "print the summary as one JSON object")
+    run.add_flag("--no-status", "no status page")
+    run.add_json("print the summary as one JSON object")
     run.set_defaults(handler=_run)
 
 
@@ -69,20 +58,24 @@ def _add_score(score: Parser) -> None:
     score.description = (
         "One line a frame. Every picture that decodes gets probabilities; `assessable` says if they mean anything."
     )
+    score.epilog = (
+        f"Clips: {' '.join(sorted(CLIPS))}; stills: {' '.join(sorted(STILLS))}; DICOM: {' '.join(sorted(DICOMS))}; "
+        "files with another ending, or none, by their content."
+    )
     score.add_argument("paths", nargs="+", type=Path, metavar="PATH")
-    add_json(score, "one JSON object a line")
-    add_bundle(score)
+    score.add_json("one JSON object a line")
+    score.add_bundle()
     score.add_argument(
         "--every", type=positive, default=1, metavar="N", help="of clips, score every Nth frame (default 1)"
     )
-    score.add_argument("--overlay", type=Path, metavar="DIR", help="also write each frame with its nuchal map")
+    score.add_path("--overlay", "DIR", "also write each frame with its nuchal map")
     score.set_defaults(handler=_score)
 
 
 def _add_doctor(doctor: Parser) -> None:
-    add_config(doctor)
-    add_bundle(doctor, "another bundle than the configured one")
-    add_json(doctor, "print one JSON array")
+    doctor.add_config()
+    doctor.add_bundle("another bundle than the configured one")
+    doctor.add_json("print one JSON array")
     doctor.set_defaults(handler=_doctor)
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.cli.common import Parser, Progress, add_bundle, add_config, add_json, add_numbers, config_of, tell
+from edge.cli.common import Parser, Progress, config_of, tell
 from edge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,18 +31,16 @@ def _add_engine(engine: Parser) -> None:
 
     def add(name: str, run: Action, text: str, builds: bool = False) -> Parser:
         action: Parser = actions.add_parser(name, help=text)
-        add_bundle(action, "another bundle than the configured one")
-        add_config(action)
+        action.add_bundle("another bundle than the configured one")
+        action.add_config()
         action.add_argument("--cache", metavar="DIR", help="the engines' folder (else engine.cache of the configuration)")
-        add_json(action)
+        action.add_json()
         if builds:
-            add_numbers(action, [("batch", 1, "crops a call, the daemon's one")])
-            add_numbers(action, [("workspace-mb", 1024, "scratch memory for tactics, MB")])
+            action.add_numbers([("batch", 1, "crops a call, the daemon's one")])
+            action.add_numbers([("workspace-mb", 1024, "scratch memory for tactics, MB")])
             action.add_argument("--level", type=int, default=3, metavar="0-5", help="the builder's effort (default 3)")
-            action.add_argument(
-                "--no-library-tactics", action="store_true", help="keep cuBLAS and cuDNN out, where they are stubs"
-            )
-            action.add_argument("--force", action="store_true", help="build again what is there already")
+            action.add_flag("--no-library-tactics", "keep cuBLAS and cuDNN out, where they are stubs")
+            action.add_flag("--force", "build again what is there already")
         action.set_defaults(handler=lambda args: run(args, config_of(args)))
         return action
 
@@ -55,32 +53,27 @@ def _add_engine(engine: Parser) -> None:
     add("prune", _prune, "keep what this machine uses for this bundle, with what is known of it; remove the rest")
 
 
-def add_engine_validation(validate: argparse.ArgumentParser) -> None:
+def add_engine_validation(validate: Parser) -> None:
     """Add the options of `validate` that concern engines."""
     from edge.engines.graph_forms import PRECISIONS
     from edge.engines.runtimes import RUNTIMES
 
-    group = validate.add_argument_group("engines")
-    group.add_argument(
-        "--crops", type=Path, metavar="FILE.npz", help="with a recipe: write the gate's crops here; with --engine: read"
-    )
-    group.add_argument(
-        "--engine", action="store_true", help="compare this machine's engine with PyTorch and the INT8 graph"
-    )
-    group.add_argument(
+    validate.add_path("--crops", "FILE.npz", "with a recipe: write the gate's crops here; with --engine: read")
+    validate.add_flag("--engine", "compare this machine's engine with PyTorch and the INT8 graph")
+    validate.add_argument(
         "--runtime",
         choices=RUNTIMES,
         help="with --engine: whose (else engine.runtime of the configuration, else tensorrt)",
     )
-    group.add_argument(
+    validate.add_argument(
         "--precision",
         default="",
         choices=PRECISIONS,
         help="with --engine: which of this machine's engines (else the race's winner)",
     )
-    add_bundle(group, "with --engine: another bundle than the configured one")
-    add_config(group, "with --engine: the daemon's configuration")
-    group.add_argument("--cache", metavar="DIR", help="with --engine: the engines' folder")
+    validate.add_bundle("with --engine: another bundle than the configured one")
+    validate.add_config("with --engine: the daemon's configuration")
+    validate.add_argument("--cache", metavar="DIR", help="with --engine: the engines' folder")
 
 
 def validate_engine(args: argparse.Namespace) -> int:

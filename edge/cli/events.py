@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.cli.common import Parser, add_json, config_of
+from edge.cli.common import Parser, config_of
 from edge.records import REVIEWS
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def _add_events(events: Parser) -> None:
         action.add_argument(
             "--store", "--events", metavar="DIR", help="the event store's folder (default: where `hygroma run` keeps it)"
         )
-        add_json(action)
+        action.add_json()
         if one:
             action.add_argument("id", type=int)
         action.set_defaults(handler=lambda args: _with_store(args, run))
@@ -37,13 +37,13 @@ def _add_events(events: Parser) -> None:
     add("show", _show, "one event", one=True)
     export = add("export", _export, "images, clips, events.json and events.csv into a folder")
     export.add_argument("folder", type=Path)
-    export.add_argument("--dicom", action="store_true", help="also as DICOM Secondary Capture, without a patient")
+    export.add_flag("--dicom", "also as DICOM Secondary Capture, without a patient")
     export.add_argument("ids", type=int, nargs="*", help="events (default: all)")
     review = add("review", _review, "record what a person decided", one=True)
     review.add_argument("review", choices=REVIEWS)
     review.add_argument("--by", required=True, help="who decided")
     pin = add("pin", _pin, "never remove an event, whatever its age and the disk's space", one=True)
-    pin.add_argument("--off", action="store_true", help="removable again")
+    pin.add_flag("--off", "removable again")
 
 
 def _with_store(args: argparse.Namespace, run: Callable[[argparse.Namespace, EventStore], int]) -> int:
@@ -62,7 +62,8 @@ def _show(args: argparse.Namespace, store: EventStore) -> int:
     shown = asdict(event)
     if not args.json:
         shown |= {name: store.root / shown[name] for name in ("image_path", "clip_path") if shown[name]}
-        print("\n".join(f"{name:<14}{value}" for name, value in shown.items()))
+        told = {name: value for name, value in shown.items() if value or name != "boundary"}
+        print("\n".join(f"{name:<14}{value}" for name, value in told.items()))
     else:
         print(json.dumps(shown))
     return 0
@@ -103,6 +104,7 @@ def _print_many(args: argparse.Namespace, store: EventStore, events: list[Event]
 
 def _line(e: Event, store: EventStore) -> str:
     reviewer = (f" by {e.reviewed_by}" if e.reviewed_by else "") + (", pinned" if e.pinned else "")
+    reviewer += f"  [boundary not sure: {e.boundary}]" if e.boundary else ""
     return (
         f"{e.id:>5}  {e.t_wall}  exam {e.exam_id}  p {e.hygroma:.2f}  evidence {e.evidence:.1f}  {e.review}{reviewer}  "
         f"{store.root / e.image_path}"

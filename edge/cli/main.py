@@ -6,11 +6,11 @@ input; 69 source unavailable; 70 engine; 74 event store; 78 configuration (see e
 
 from __future__ import annotations
 
-import importlib
 import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 
 from edge import __version__
 from edge.cli.common import Parser
@@ -30,7 +30,7 @@ class Command:
     module: str
 
     def fill(self, parser: Parser) -> None:
-        adders: dict[str, Callable[[Parser], None]] = importlib.import_module(f"edge.cli.{self.module}").COMMANDS
+        adders: dict[str, Callable[[Parser], None]] = import_module(f"edge.cli.{self.module}").COMMANDS
         adders[self.name](parser)
 
 

@@ -7,19 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edge.cli.common import (
-    Parser,
-    Progress,
-    add_device,
-    add_json,
-    add_labelled,
-    add_numbers,
-    add_ray,
-    positive,
-    rate,
-    seed,
-    toolchain,
-)
+from edge.cli.common import Parser, Progress, positive, rate, seed, toolchain
 from edge.errors import ConfigError
 
 METRICS = ("accuracy", "sensitivity", "specificity", "roc_auc")
@@ -31,31 +19,27 @@ def _add_crossval(crossval: Parser) -> None:
         "wrong with the data is said before anything is trained. Goes on where it was cut off."
     )
     crossval.epilog = "docs/paper-protocol.md has the whole protocol, command by command."
-    add_labelled(crossval)
+    crossval.add_labelled()
     crossval.add_argument(
         "--system", required=True, choices=("usf-mae", "vit-random", "densenet169"), help="what is trained"
     )
     crossval.add_argument(
         "--init", metavar="FILE|random", help="usf-mae: its checkpoint; densenet169: torchvision's, or random (default)"
     )
-    crossval.add_argument(
-        "--shape-of", type=Path, metavar="FILE", help="vit-random: this checkpoint's architecture (default: ViT-B/16)"
-    )
-    crossval.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="results, weights and crops of the images"
-    )
-    add_device(crossval)
-    add_ray(crossval, "folds")
-    add_numbers(crossval, (
+    crossval.add_path("--shape-of", "FILE", "vit-random: this checkpoint's architecture (default: ViT-B/16)")
+    crossval.add_path("--out", "DIR", "results, weights and crops of the images", required=True)
+    crossval.add_device()
+    crossval.add_ray("folds")
+    crossval.add_numbers((
         ("image", 224, "input side, pixels"),
         ("epochs", 50, "at most"),
         ("patience", 10, "epochs without improvement before a fold stops"),
         ("batch", 32, "images a step"),
         ("threads", 2, "CPU threads a fold"),
     ), positive)  # fmt: skip
-    add_numbers(crossval, [("seed", 0, "of folds, starts and augmentation")], seed)
+    crossval.add_numbers([("seed", 0, "of folds, starts and augmentation")], seed)
     crossval.add_argument("--lr", type=rate, metavar="RATE", help="peak learning rate (default: the system's own)")
-    add_json(crossval, "print the report as one JSON object")
+    crossval.add_json("print the report as one JSON object")
     crossval.set_defaults(handler=_crossval)
 
 
@@ -64,15 +48,15 @@ def _add_compare(compare: Parser) -> None:
         "Two `hygroma crossval --out` folders of the same images and folds. Beside every p: n, the smallest p that "
         "this n allows, and what either system started from."
     )
-    compare.add_argument("a", type=Path, metavar="A", help="one --out folder")
-    compare.add_argument("b", type=Path, metavar="B", help="the other; gains are B's over A")
+    compare.add_path("a", "A", "one --out folder")
+    compare.add_path("b", "B", "the other; gains are B's over A")
     compare.add_argument(
         "--unit",
         default="image",
         choices=("image", "patient", "fold", "fold-metric"),
         help="what is paired (default: image)",
     )
-    add_json(compare)
+    compare.add_json()
     compare.set_defaults(handler=_compare)
 
 
@@ -80,17 +64,17 @@ def _add_explain(explain: Parser) -> None:
     explain.description = (
         "Where each fold's model looked in images that it never saw. One forward pass a channel: seconds an image."
     )
-    explain.add_argument("run", type=Path, metavar="RUN", help="the --out folder of `hygroma crossval`")
-    explain.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the overlays go")
-    add_numbers(explain, [("each", 8, "images of either class")], positive)
+    explain.add_path("run", "RUN", "the --out folder of `hygroma crossval`")
+    explain.add_path("--out", "DIR", "where the overlays go", required=True)
+    explain.add_numbers([("each", 8, "images of either class")], positive)
     explain.add_argument(
         "--boxes",
         type=Path,
         metavar="CSV",
         help="path,x0,y0,x1,y1 in pixels: nuchal regions drawn by a reader; says how much of the maps lies inside (needs --data)",
     )
-    explain.add_argument("--data", type=Path, metavar="DATA", help="the folder that was cross-validated, for --boxes")
-    add_json(explain, "print one JSON array; with --boxes an object with both lists")
+    explain.add_path("--data", "DATA", "the folder that was cross-validated, for --boxes")
+    explain.add_json("print one JSON array; with --boxes an object with both lists")
     explain.set_defaults(handler=_explain)
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from edge.cli.common import Parser, Progress, add_accept_failing, add_device, add_json, add_ray, tell, toolchain
+from edge.cli.common import Parser, Progress, tell, toolchain
 from edge.cli.engines import add_engine_validation, validate_engine
 from edge.errors import ConfigError, GateError
 
@@ -15,15 +15,15 @@ def add_stage(command: Parser, stage: str) -> None:
     """A command that runs a recipe up to `stage`."""
     optional = "?" if stage == "validate" else None  # `validate --engine` needs none
     command.add_argument("recipe", type=Path, metavar="RECIPE.yaml", nargs=optional)
-    add_json(command, "print the result as one JSON object")
-    add_device(command)
-    add_ray(command, "folds and refit")
+    command.add_json("print the result as one JSON object")
+    command.add_device()
+    command.add_ray("folds and refit")
     if stage == "validate":
         add_engine_validation(command)
     if stage == "quantize":
-        command.add_argument("--teacher", action="store_true", help="the refit's teacher too, with its gate")
+        command.add_flag("--teacher", "the refit's teacher too, with its gate")
     if stage == "bundle":
-        add_accept_failing(command, "the bundle")
+        command.add_accept_failing("the bundle")
     command.set_defaults(handler=_stage, stage=stage)
 
 

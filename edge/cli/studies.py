@@ -7,17 +7,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from edge.cli.common import (
-    Parser,
-    Progress,
-    add_device,
-    add_json,
-    add_numbers,
-    add_ray,
-    require_writable,
-    tell,
-    toolchain,
-)
+from edge.cli.common import Parser, Progress, require_writable, tell, toolchain
 from edge.errors import ConfigError
 
 
@@ -26,15 +16,11 @@ def _add_pretrain(pretrain: Parser) -> None:
         "Masked autoencoding (75 % of the patches hidden) on every picture under FOLDER. Frames of patients on whom "
         "anything is tested later must not be in it. Goes on where it was cut off."
     )
-    pretrain.add_argument("folder", type=Path, metavar="FOLDER", help="unlabelled frames: pictures or DICOM stills")
-    pretrain.add_argument(
-        "--init", type=Path, required=True, metavar="FILE", help="USF-MAE's checkpoint, or any ViT with timm's keys"
-    )
-    pretrain.add_argument(
-        "--output", type=Path, required=True, metavar="FILE", help="the checkpoint to write; FILE.work while it runs"
-    )
-    add_device(pretrain)
-    add_numbers(pretrain, (
+    pretrain.add_path("folder", "FOLDER", "unlabelled frames: pictures or DICOM stills")
+    pretrain.add_path("--init", "FILE", "USF-MAE's checkpoint, or any ViT with timm's keys", required=True)
+    pretrain.add_path("--output", "FILE", "the checkpoint to write; FILE.work while it runs", required=True)
+    pretrain.add_device()
+    pretrain.add_numbers((
         ("image", 224, "input side, pixels"),
         ("epochs", 50, "how often every frame is seen"),
         ("batch", 64, "frames a step"),
@@ -43,7 +29,7 @@ def _add_pretrain(pretrain: Parser) -> None:
         ("threads", 2, "CPU threads"),
     ))  # fmt: skip
     pretrain.add_argument("--lr", type=float, metavar="RATE", help="peak rate (default: MAE's, 1.5e-4 x batch / 256)")
-    add_json(pretrain, "print the result as one JSON object")
+    pretrain.add_json("print the result as one JSON object")
     pretrain.set_defaults(handler=_pretrain)
 
 
@@ -70,9 +56,9 @@ def _add_sensitivity(command: Parser) -> None:
     command.add_argument(
         "--run", metavar="NAME", help="fold0 to fold3, or refit on the validation split (default: the first fold)"
     )
-    add_numbers(command, [("crops", 256, "images at most")])
-    command.add_argument("--out", type=Path, metavar="DIR", help="default: `sensitivity` in the recipe's work folder")
-    add_json(command, "print the JSON")
+    command.add_numbers([("crops", 256, "images at most")])
+    command.add_path("--out", "DIR", "default: `sensitivity` in the recipe's work folder")
+    command.add_json("print the JSON")
     command.set_defaults(handler=_sensitivity)
 
 
@@ -117,19 +103,11 @@ def _add_lesions(command: Parser) -> None:
         "is a coin), and a contact sheet of fifty stills. Exit code 1 when one of them tells them apart, or could ask nothing."
     )
     command.epilog = "docs/simulated-lesions.md says what was found on the stills that the shipped model was trained on."
-    command.add_argument("data", type=Path, metavar="DATA", help="a folder laid out as ../shared/data")
-    command.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="lesions.json and the contact sheet: pictures of the data",
-    )
-    add_numbers(command, (("stills", 240, "stills that are edited"), ("seed", 0, "of the stills and the edits")))
-    command.add_argument(
-        "--init", type=Path, metavar="FILE", help="a ViT's checkpoint: its frozen features discriminate too"
-    )
-    add_json(command, "print lesions.json")
+    command.add_path("data", "DATA", "a folder laid out as ../shared/data")
+    command.add_path("--out", "DIR", "lesions.json and the contact sheet: pictures of the data", required=True)
+    command.add_numbers((("stills", 240, "stills that are edited"), ("seed", 0, "of the stills and the edits")))
+    command.add_path("--init", "FILE", "a ViT's checkpoint: its frozen features discriminate too")
+    command.add_json("print lesions.json")
     command.set_defaults(handler=_lesions)
 
 
@@ -169,11 +147,9 @@ def _add_ladder(ladder: Parser) -> None:
     )
     ladder.epilog = "Latencies need an idle machine: measure them by themselves, with --latency-only, as often as you like."
     ladder.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
-    ladder.add_argument(
-        "--rungs", type=Path, metavar="FILE", help="the students to compare with (default: export/recipes/ladder.yaml)"
-    )
-    add_device(ladder)
-    add_ray(ladder, "rungs")
+    ladder.add_path("--rungs", "FILE", "the students to compare with (default: export/recipes/ladder.yaml)")
+    ladder.add_device()
+    ladder.add_ray("rungs")
     which = ladder.add_mutually_exclusive_group()
     which.add_argument("--only", nargs="+", default=[], metavar="NAME", help="make these rungs alone")
     which.add_argument(
@@ -181,7 +157,7 @@ def _add_ladder(ladder: Parser) -> None:
         action="store_true",
         help="measure all rungs in turn, one thread, and train nothing; one that is not finished with random weights",
     )
-    add_json(ladder, "print the table as one JSON object")
+    ladder.add_json("print the table as one JSON object")
     ladder.set_defaults(handler=_ladder)
 
 

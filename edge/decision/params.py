@@ -10,7 +10,7 @@ from edge.bundle.manifest import Manifest
 from edge.errors import BundleError
 
 # Widest sensible value of each parameter: (low, high). Wider is a slip in the manifest, not a choice.
-_BOUNDS: dict[str, tuple[float, float]] = {
+BOUNDS: dict[str, tuple[float, float]] = {
     "plane_threshold": (0.0, 1.0),
     "ood_threshold": (0.0, 1e6),
     "logit_offset": (-20.0, 20.0),
@@ -48,7 +48,7 @@ class DecisionParams:
     menu_s: float = 1.0  # seconds of menu after which the next picture is another exam
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _BOUNDS.items():
+        for name, (low, high) in BOUNDS.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise BundleError(f"decision.{name}: found {value!r}, must be a number from {low:g} to {high:g}")

@@ -7,6 +7,7 @@ own: seventy pictures take about half a second, which the loop does not have.
 from __future__ import annotations
 
 import io
+import statistics
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,13 +20,15 @@ BEFORE_NS = 5_000_000_000  # nanoseconds of the source's time before a flag: wha
 AFTER_NS = 2_000_000_000  # nanoseconds after it: whether it held
 SIDE = 320  # pixels: speckle and septa stay visible, and 70 pictures stay under 10 MB of memory and 1 MB of disk
 QUALITY = 60  # WebP's; at 320 pixels no blocks show in speckle
+MS_MIN, MS_ALONE = 20, 100  # milliseconds: browsers show a picture no shorter; and one without another for its time
 PENDING_MAX = 8  # clips under way or waiting for the store; beyond, the oldest goes: the flag itself is kept elsewhere
 
 Key = tuple[int, int]  # exam and frame of the flag
 
 
-def encode_webp(images: list[np.ndarray], ms_each: int) -> bytes:
-    """uint8 grey [H,W] pictures -> a WebP that plays on a loop."""
+def encode_webp(images: list[np.ndarray], ms_each: int | list[int]) -> bytes:
+    """uint8 grey [H,W] pictures -> a WebP that plays on a loop. `ms_each`: how long each is shown, milliseconds; of all, or of
+    every one."""
     from PIL import Image
 
     first, *rest = (Image.fromarray(image) for image in images)
@@ -37,15 +40,21 @@ def encode_webp(images: list[np.ndarray], ms_each: int) -> bytes:
 
 
 def decode_webp(data: bytes) -> tuple[list[np.ndarray], int]:
-    """(uint8 grey [H,W] pictures, milliseconds each) of `encode_webp`'s bytes, which keep equal ones as a longer one."""
+    """(uint8 grey [H,W] pictures, milliseconds each) of `encode_webp`'s bytes: one that is shown for longer comes as often as its
+    time wants, so that a pause stays one."""
     from PIL import Image, ImageSequence
 
     with Image.open(io.BytesIO(data)) as moving:
         found = [
             (np.asarray(frame.convert("L")), frame.info.get("duration", 0)) for frame in ImageSequence.Iterator(moving)
         ]
-    ms_each = min(ms for _, ms in found) or 100
-    return [image for image, ms in found for _ in range(max(1, round(ms / ms_each)))], ms_each
+    ms_each = min(ms for _, ms in found) or MS_ALONE
+    images: list[np.ndarray] = []
+    end_ms = 0
+    for image, ms in found:
+        end_ms += ms
+        images += [image] * max(1, round(end_ms / ms_each) - len(images))
+    return images, ms_each
 
 
 @dataclass
@@ -60,7 +69,7 @@ class _Take:
 class Clips:
     """Remembers the last seconds of one exam, and makes a clip of each flag. Used from the loop's thread."""
 
-    def __init__(self, encode: Callable[[list[np.ndarray], int], bytes] = encode_webp) -> None:
+    def __init__(self, encode: Callable[[list[np.ndarray], list[int]], bytes] = encode_webp) -> None:
         self._encode = encode
         self._recent: deque[tuple[int, np.ndarray]] = deque()
         self._exam_id: int | None = None
@@ -114,6 +123,12 @@ class Clips:
             return
         take.until_ns = None
         stamps, images = [t for t, _ in take.images], [image for _, image in take.images]
-        ms_each = round((stamps[-1] - stamps[0]) / 1e6 / (len(stamps) - 1)) if len(stamps) > 1 else 100
         if images:
-            take.encoded = self._workers.submit(self._encode, images, max(20, min(ms_each, 1000)))
+            take.encoded = self._workers.submit(self._encode, images, _shown_ms(stamps))
+
+
+def _shown_ms(stamps: list[int]) -> list[int]:
+    """Milliseconds for which each picture is shown: until the next one came. The last one, as long as is usual."""
+    ends = [round((t - stamps[0]) / 1e6) for t in stamps]  # rounded from the start, so that nothing adds up
+    steps = [max(MS_MIN, b - a) for a, b in zip(ends, ends[1:], strict=False)]
+    return [*steps, round(statistics.median(steps)) if steps else MS_ALONE]

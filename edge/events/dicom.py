@@ -18,7 +18,7 @@ from pydicom.uid import SecondaryCaptureImageStorage as STILL
 
 from edge import __version__
 from edge.events.clip import decode_webp
-from edge.events.evidence import WORDS
+from edge.events.evidence import WORDS, holds_no_patient
 from edge.records import Event
 
 MOVING = MultiFrameGrayscaleByteSecondaryCaptureImageStorage
@@ -31,15 +31,18 @@ def write_still(path: Path, event: Event, png: bytes) -> None:
 
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
     data = _dataset(event, STILL, "still", 1)
+    if holds_no_patient(png):
+        data.BurnedInAnnotation = "NO"  # optional here, and absent it says what is so: that nobody knows (PS3.3 C.7.6.1)
     data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "RGB", 0
     data.Rows, data.Columns = pixels.shape[:2]
     _save(path, data, pixels.tobytes())
 
 
-def write_clip(path: Path, event: Event, webp: bytes) -> None:
-    """The clip as a Multi-frame Grayscale Byte Secondary Capture."""
+def write_clip(path: Path, event: Event, webp: bytes, png: bytes) -> None:
+    """The clip as a Multi-frame Grayscale Byte Secondary Capture. `png`: the event's image, which knows what may be in both."""
     images, ms_each = decode_webp(webp)
     data = _dataset(event, MOVING, "clip", 2)
+    data.BurnedInAnnotation = "NO" if holds_no_patient(png) else "YES"  # wanted here (PS3.3 C.8.6.3): then the safe word
     data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
     data.Rows, data.Columns = images[0].shape
     data.NumberOfFrames, data.FrameTime = len(images), ms_each
@@ -78,8 +81,8 @@ def _dataset(event: Event, kind: UID, part: str, series: int) -> FileDataset:
     data.ImageComments = (
         f"{WORDS}. Research prototype, not a diagnosis. Exam {event.exam_id}, score {event.hygroma:.3f},"
         f" evidence {event.evidence:.2f}, bundle {event.bundle}, review {review}"
+        + (f". Boundary not sure: {event.boundary}" if event.boundary else "")
     )
-    data.BurnedInAnnotation = "NO"  # the caption names no person; pixels outside the fan are not in it
     data.BitsAllocated = data.BitsStored = 8
     data.HighBit, data.PixelRepresentation = 7, 0
     return data

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import cv2
 import numpy as np
 
@@ -32,6 +35,8 @@ def render_evidence(view: np.ndarray | None, scores: Scores, t_wall: str, exam_i
 
     None stands for a picture that must not be kept, since where its fan ends is not sure.
 
+    The PNG says so itself (`holds_no_patient`): whoever exports it years later claims no more than was known.
+
     Left the view as it is, right the same with the nuchal map, below the words, the score, the time (UTC) and the
     bundle.
     """
@@ -47,7 +52,27 @@ def render_evidence(view: np.ndarray | None, scores: Scores, t_wall: str, exam_i
     good, data = cv2.imencode(".png", picture)
     if not good:
         raise StoreError("the evidence image could not be encoded as PNG; this OpenCV lacks its PNG encoder")
-    return data.tobytes()
+    return _marked(data.tobytes())
+
+
+def holds_no_patient(png: bytes) -> bool:
+    """Whether an evidence image says that it shows nothing but a sure fan and our own words. Those of earlier versions, which
+    took bars round a screen for its background, do not."""
+    return _MARK in png[: _HEADER + len(_MARK)]
+
+
+def _marked(png: bytes) -> bytes:
+    """The PNG with `_MARK` behind its header chunk."""
+    return png[:_HEADER] + _MARK + png[_HEADER:]
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    """A PNG chunk (PNG specification, section 5.3)."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+_HEADER = 8 + 25  # bytes of a PNG's signature and its first chunk, IHDR
+_MARK = _chunk(b"tEXt", b"Burned In Annotation\0NO")
 
 
 def _write(image: np.ndarray, text: str, baseline: int, size: float, colour: tuple[int, int, int]) -> None:

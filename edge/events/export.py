@@ -62,5 +62,5 @@ def _export_one(folder: Path, event: Event, image: bytes, clip: bytes | None, di
 
         write_still(folder / f"{stem}.dcm", event, image)
         if clip is not None:
-            write_clip(folder / f"{stem}-clip.dcm", event, clip)
+            write_clip(folder / f"{stem}-clip.dcm", event, clip, image)
     return {**asdict(event), "image_path": f"{stem}.png", "clip_path": f"{stem}.webp" if clip is not None else ""}

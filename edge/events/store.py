@@ -48,9 +48,12 @@ CREATE TABLE events (
     image_path TEXT NOT NULL UNIQUE, image_sha256 TEXT NOT NULL, review TEXT NOT NULL DEFAULT 'open',
     reviewed_by TEXT NOT NULL DEFAULT '', reviewed_at TEXT NOT NULL DEFAULT '',
     image_bytes INTEGER NOT NULL, pinned INTEGER NOT NULL DEFAULT 0,
-    clip_path TEXT NOT NULL DEFAULT '', clip_sha256 TEXT NOT NULL DEFAULT '', clip_bytes INTEGER NOT NULL DEFAULT 0
+    clip_path TEXT NOT NULL DEFAULT '', clip_sha256 TEXT NOT NULL DEFAULT '', clip_bytes INTEGER NOT NULL DEFAULT 0,
+    boundary TEXT NOT NULL DEFAULT ''
 );
 """
+# Columns that came since; an older program leaves them as they are, so that the version stays.
+_ADDED = {"boundary": "ALTER TABLE events ADD COLUMN boundary TEXT NOT NULL DEFAULT ''"}
 _FROM_1 = (  # a store of version 1 had no clips
     "ALTER TABLE events ADD COLUMN clip_path TEXT NOT NULL DEFAULT ''",
     "ALTER TABLE events ADD COLUMN clip_sha256 TEXT NOT NULL DEFAULT ''",
@@ -93,6 +96,7 @@ class NewEvent:
     evidence: float
     bundle: str
     image: bytes
+    boundary: str = ""  # as in Verdict
     key: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
 
@@ -150,13 +154,13 @@ class EventStore:
         with self._telling("written"):
             database = self._db()
             row = (new.exam_id, new.source, new.frame_id, new.t_wall, self._age_ms(new), new.hygroma, new.evidence,
-                   new.bundle, name, digest, len(new.image))  # fmt: skip
+                   new.bundle, name, digest, len(new.image), new.boundary)  # fmt: skip
             if database.execute("SELECT 1 FROM events WHERE image_path = ?", (name,)).fetchone() is None:
                 self._write(name, new.image)
                 with database:
                     database.execute(
                         "INSERT INTO events (exam_id, source, frame_id, t_wall, latency_ms, hygroma, evidence, bundle,"
-                        " image_path, image_sha256, image_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        " image_path, image_sha256, image_bytes, boundary) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                         row,
                     )
             latency_ms = self._age_ms(new)  # known only now that the row is durable
@@ -420,13 +424,15 @@ class EventStore:
                 f"{self.root / 'events.db'}: schema version {version}, this hygroma reads {SCHEMA_VERSION};"
                 " update hygroma, or set events.dir to another directory"
             )
-        if version == SCHEMA_VERSION and _is_indexed(connection):
+        if version == SCHEMA_VERSION and _is_indexed(connection) and not _missing(connection):
             return
         with connection:
             connection.execute("BEGIN IMMEDIATE")  # two programs may open a new or older store at once
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             for statement in {0: (_SCHEMA,), 1: _FROM_1}.get(version, ()):
                 connection.execute(statement)
+            for column in _missing(connection):
+                connection.execute(_ADDED[column])
             for statement in () if _is_indexed(connection) else _INDICES:
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -475,6 +481,11 @@ def evidence_reader(root: str | Path, clip: bool = False) -> Callable[[int], byt
             return None
 
     return read
+
+
+def _missing(connection: sqlite3.Connection) -> list[str]:
+    there = {row[1] for row in connection.execute("PRAGMA table_info(events)")}
+    return [column for column in _ADDED if column not in there]
 
 
 def _is_indexed(connection: sqlite3.Connection) -> bool:

@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 
 from edge.records import Fan
+from edge.screen.bars import Box, cut, inner_box, scaled_box
 from edge.screen.fit import Evidence, Fit, fitting
-from edge.screen.geometry import rasterise, scaled
+from edge.screen.geometry import rasterise, scaled, shifted
 from edge.screen.signal import is_drawn
 from edge.screen.steps import Steps, finish
 
@@ -23,6 +24,7 @@ RING = 0.03  # of the screen's lesser side: depth of the border that shows the b
 FLAT_SHARE = 0.25  # share of the border at one grey level (+-1) that makes this level the background; chosen
 BACKGROUND_MARGIN = 4  # grey levels above the background that count as picture; chosen above codec noise on black
 MOVING_RANGE = 10  # grey levels that a pixel must range over in a window to count as moving
+DRAWN_SHARE = 0.005  # of a screen inside bars that stands on its background, at least: a name line and a clock
 STILL_SHARE = 0.005  # of the border that may change at all on a perfectly still screen: a clock does (chosen)
 FAINT_WIDTH = 0.035  # of the screen's lesser side, at least, of faint noise in fluid: 25 px of 720, a codec's block has 16
 MIN_AREA = 0.03  # of the screen; a smaller fan is a thumbnail
@@ -52,13 +54,21 @@ def border(image: np.ndarray) -> np.ndarray:
     return np.concatenate([part.ravel() for part in (image[:deep], image[-deep:], image[:, :deep], image[:, -deep:])])
 
 
-def gather(grey: np.ndarray, ranged: np.ndarray | None = None, screen: tuple[int, int] | None = None) -> Evidence:
+def gather(
+    grey: np.ndarray, ranged: np.ndarray | None = None, screen: tuple[int, int] | None = None, by_motion: bool = False
+) -> Evidence:
     """uint8 [H,W] (one frame, or a temporal maximum) -> Evidence.
 
     `ranged`: uint8 [H,W] or None: over how many grey levels live video ranged. Components that never move are interface.
-    `screen`: (height, width) of the screen when `grey` is a thumbnail of it.
+    `screen`: (height, width) of the frame when `grey` is a thumbnail of it. Bars around the screen are not looked at.
+    `by_motion`: picture is only what moves; for screens without one background.
     """
-    height, width = screen if screen is not None else grey.shape
+    box = screen_box(grey)
+    frame = screen if screen is not None else (grey.shape[0], grey.shape[1])
+    inner = scaled_box(box, grey.shape, frame)
+    height, width = inner[3] - inner[1], inner[2] - inner[0]
+    grey = cut(grey, box)
+    ranged = cut(ranged, box) if ranged is not None else None
     scale = min(1.0, WORK_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     moving = faint = None
@@ -70,18 +80,40 @@ def gather(grey: np.ndarray, ranged: np.ndarray | None = None, screen: tuple[int
         grey = shrink(grey, size)
         moving = None if moving is None else shrink(moving.astype(np.uint8), size) > 0
         faint = None if faint is None else np.asarray(cv2.resize(faint, size, interpolation=cv2.INTER_NEAREST), np.uint8)
-    level = background_level(grey)
-    # A median of 5 removes strokes up to 2 px wide at the working scale: text, rulers, calipers, frames.
-    smooth = cv2.medianBlur(np.ascontiguousarray(grey), 5)
-    # Either way from the background: on a grey interface the fan's own black is picture too.
-    mask = (cv2.absdiff(smooth, np.full_like(smooth, level)) > BACKGROUND_MARGIN).astype(np.uint8)
+    if by_motion and moving is not None:
+        mask = np.asarray(cv2.medianBlur(moving.astype(np.uint8), 5), np.uint8)
+    else:
+        mask = _standing_out(grey, faint)
     side = min(grey.shape)
-    if faint is not None:  # fluid is wide; what a codec's blocks stir up around the picture, or a clock's digits, is not
-        mask |= cv2.morphologyEx(faint & (1 - mask), cv2.MORPH_OPEN, disc(FAINT_WIDTH * side)).astype(np.uint8)
     # Join speckle, then drop whatever is narrower than a grey bar (about 2.5 % of the screen's height).
     joined = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, disc(0.012 * side))
     solid = cv2.morphologyEx(joined, cv2.MORPH_OPEN, disc(0.025 * side))
-    return Evidence(_weigh(np.asarray(solid, np.uint8), moving), scale, (height, width), live=ranged is not None)
+    return Evidence(_weigh(np.asarray(solid, np.uint8), moving), scale, frame, inner, live=ranged is not None)
+
+
+def _standing_out(grey: np.ndarray, faint: np.ndarray | None) -> np.ndarray:
+    """uint8 [h,w]: 1 where the picture differs from the screen's background, or is faint noise."""
+    # A median of 5 removes strokes up to 2 px wide at the working scale: text, rulers, calipers, frames.
+    smooth = cv2.medianBlur(np.ascontiguousarray(grey), 5)
+    # Either way from the background: on a grey interface the fan's own black is picture too.
+    mask = (cv2.absdiff(smooth, np.full_like(smooth, background_level(grey))) > BACKGROUND_MARGIN).astype(np.uint8)
+    if faint is not None:  # fluid is wide; what a codec's blocks stir up around the picture, or a clock's digits, is not
+        width = FAINT_WIDTH * min(grey.shape)
+        mask |= cv2.morphologyEx(faint & (1 - mask), cv2.MORPH_OPEN, disc(width)).astype(np.uint8)
+    return mask
+
+
+def screen_box(grey: np.ndarray) -> Box:
+    """uint8 [H,W] -> the box of the screen without its bars. Where nothing stands on what the bars enclose, it is no screen
+    but one evenly grey picture on black."""
+    box = inner_box(grey)
+    inner = cut(grey, box)
+    if inner.shape == grey.shape:
+        return box
+    counts = np.bincount(inner.ravel(), minlength=256)
+    for level in (background_level(grey), int(np.argmax(counts))):
+        counts[max(level - BACKGROUND_MARGIN, 0) : level + BACKGROUND_MARGIN + 1] = 0
+    return box if counts.sum() > DRAWN_SHARE * inner.size else (0, 0, grey.shape[1], grey.shape[0])
 
 
 def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -137,9 +169,12 @@ def judging(image: np.ndarray, evidence: Evidence) -> Steps[Fit | None]:
     if fit is None or not plausible(fit, evidence.shape):
         return None
     height, width = evidence.weight.shape
+    image = cut(image, scaled_box(evidence.inner, evidence.frame, (image.shape[0], image.shape[1])))
     thumb = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
     inside = rasterise(scaled(fit.fan, evidence.scale), (0, 0, width, height))
-    return None if is_drawn(thumb, evidence.picture & inside, fit.fan.kind) else fit
+    if is_drawn(thumb, evidence.picture & inside, fit.fan.kind):
+        return None
+    return replace(fit, fan=shifted(fit.fan, evidence.inner[:2]))
 
 
 def find_two(evidence: Evidence) -> tuple[Fan, Fan] | None:
@@ -169,7 +204,7 @@ def finding_two(evidence: Evidence) -> Steps[tuple[Fan, Fan] | None]:
         fit = yield from fitting(replace(evidence, weight=(labels == k).astype(np.float32)))
         if fit is None or fit.fill < DUAL_FILL or fit.outside > DUAL_OUTSIDE:
             return None
-        fans.append(fit.fan)
+        fans.append(shifted(fit.fan, evidence.inner[:2]))
     middles = [(fan.box[0] + fan.box[2]) / 2 for fan in fans]
     apexes = [fan.apex[0] if fan.kind == "sector" else middle for fan, middle in zip(fans, middles, strict=True)]
     if apexes[1] - apexes[0] < DUAL_APART * (middles[1] - middles[0]):

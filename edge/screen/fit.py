@@ -39,8 +39,14 @@ class Evidence:
 
     weight: np.ndarray
     scale: float
-    shape: tuple[int, int]  # (height, width) of the screen
+    frame: tuple[int, int]  # (height, width) of the whole frame
+    inner: tuple[int, int, int, int]  # box of the screen in the frame, without its bars; a fit's fan is counted from there
     live: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of the screen without its bars, in pixels of the frame."""
+        return self.inner[3] - self.inner[1], self.inner[2] - self.inner[0]
 
     @property
     def picture(self) -> np.ndarray:

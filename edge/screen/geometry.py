@@ -83,6 +83,13 @@ def scaled(fan: Fan, k: float) -> Fan:
     return replace(fan, box=(x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)), apex=apex, r0=fan.r0 * k, r1=fan.r1 * k)
 
 
+def shifted(fan: Fan, by: tuple[int, int]) -> Fan:
+    """The same fan counted from another corner: `by` (x, y) in pixels."""
+    x, y = by
+    x0, y0, x1, y1 = fan.box
+    return replace(fan, box=(x0 + x, y0 + y, x1 + x, y1 + y), apex=(fan.apex[0] + x, fan.apex[1] + y))
+
+
 def screen_iou(one: Fan, other: Fan) -> float:
     """Intersection over union of two fans on one screen, sampled on a grid of about 200 steps."""
     x0, y0 = min(one.box[0], other.box[0]), min(one.box[1], other.box[1])

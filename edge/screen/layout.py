@@ -12,8 +12,10 @@ import cv2
 import numpy as np
 
 from edge.records import Fan, Signal
+from edge.screen.bars import Box
 from edge.screen.fan import MOVING_RANGE, finding_two, gather, judging
 from edge.screen.geometry import rasterise, scaled, screen_iou
+from edge.screen.lettering import Strokes, find_strokes, is_unsure
 from edge.screen.preprocess import to_grey
 from edge.screen.steps import Steps, finish
 
@@ -33,6 +35,8 @@ MOVING_SHARE = 0.02  # of the screen that must be live before stillness means an
 JUMP_LEVELS = 16  # grey levels by which a pixel around the fan must change from one frame to the next to count
 JUMP_SHARE = 0.02  # of the screen around the fan that must change at once: a clock changes far less (chosen)
 JUMP_AREA = 0.1  # of the screen that must lie around the fan for this to be watched
+DARK_LEVEL = 24  # grey level that noise in a picture without echoes does not reach; chosen
+LIT_SHARE = 0.02  # of the fan that may be brighter in one: calipers, a focus mark
 
 Layout = tuple[Signal, Fan | None]  # OK with a fan; DUAL or MENU without
 
@@ -49,6 +53,7 @@ class LayoutTracker:
         self._next_check = 0
         self._quiet_until = 0
         self._unchecked = False  # the screen around the fan jumped while no check was due
+        self._unsure = False  # what was last taken for the fan may hold a piece of the interface
         self._check: Steps[Layout] | None = None  # a look under way
         self._check_ns = self._stepped_ns = 0  # when it began, when its last steps were done
         self._alive = False  # whether its window shows live picture
@@ -57,6 +62,8 @@ class LayoutTracker:
         self._glances = 0  # thumbnails in the window
         self._next_glance = 0
         self._before: np.ndarray | None = None  # uint8, the frame before, tiny
+        self._scene: np.ndarray | None = None  # the same of when the layout was last confirmed
+        self._within = np.zeros((0, 0), bool)  # pixels of it that lie in the fan
         self._around: np.ndarray | None = None  # bool, pixels of it that lie around the fan; None: no fan, or too few
 
     @property
@@ -67,8 +74,9 @@ class LayoutTracker:
     def settled(self) -> bool:
         """Whether the layout has had its last look of the first two seconds: until then a sector may still be taken for
         the rectangle around it, patient's name included. Nor is it sure when the screen has jumped and was not looked at since:
-        it may be a form by now."""
-        return self._layout is not None and not self._settling and self._rival is None and not self._unchecked
+        it may be a form by now; nor one whose fan may be the whole screen (see `edge.screen.lettering`)."""
+        known = self._layout is not None and not self._settling and self._rival is None
+        return known and not self._unchecked and not self._unsure
 
     def update(self, image: np.ndarray, tiny: np.ndarray, now: int, fresh: bool) -> bool:
         """Take in one frame at time `now`, ns; returns whether the layout changed for good.
@@ -152,6 +160,10 @@ class LayoutTracker:
             else:
                 self._schedule()
             return changed and settled  # until it has settled, a better estimate is no other layout
+        if self._is_dark(seen):  # the gain is down, or the probe is off the skin: the screen is still the one that it was
+            self._settling = self._settling[1:]
+            self._schedule()
+            return False
         if not self._alive and seen[1] is not None:  # a frozen picture: one frame tells less than what is known already
             self._settling = self._settling[1:]
             self._schedule()
@@ -163,6 +175,15 @@ class LayoutTracker:
             return False
         self._schedule()
         return self._challenge(seen, small)
+
+    def _is_dark(self, seen: Layout) -> bool:
+        """Whether nothing is seen because the picture in the fan went dark, while the screen around it stayed what it was."""
+        if seen[0] is not Signal.MENU or self._around is None or self._scene is None or self._before is None:
+            return False
+        changed = (cv2.absdiff(self._before, self._scene) > JUMP_LEVELS) & self._around
+        lit = (self._before > DARK_LEVEL) & self._within
+        same_screen = np.count_nonzero(changed) <= JUMP_SHARE * np.count_nonzero(self._around)
+        return bool(same_screen and np.count_nonzero(lit) <= LIT_SHARE * np.count_nonzero(self._within))
 
     def _begin(self, seen: Layout, small: tuple[int, ...], now: int) -> None:
         """A new layout, known from one look: adopt it and let it settle. What has no fan has nothing to settle."""
@@ -181,7 +202,7 @@ class LayoutTracker:
         """A check of a settled layout: adopt another one only when it repeats itself."""
         assert self._layout is not None
         if same(seen, self._layout, SAME_LAYOUT):
-            self._rival = None
+            self._rival, self._scene = None, self._before
             return False
         if self._rival is None or not same(seen, self._rival, SAME_ESTIMATE):
             self._rival, self._repeats = seen, 0
@@ -194,19 +215,41 @@ class LayoutTracker:
 
     def _estimate(self, thumb: np.ndarray, peak: np.ndarray, ranged: np.ndarray) -> Steps[Layout]:
         """In steps; `peak` and `ranged` are done with after the first."""
-        evidence = gather(peak, ranged if self._alive else None, screen=(self._shape[0], self._shape[1]))
+        screen, moved = (self._shape[0], self._shape[1]), ranged if self._alive else None
+        evidence = gather(peak, moved, screen)
+        strokes = find_strokes(cv2.subtract(peak, ranged), moved)
+        peak, moved = peak.copy(), None if moved is None else moved.copy()
         yield
         if (yield from finding_two(evidence)) is not None:
             return Signal.DUAL, None
         fit = yield from judging(thumb, evidence)
-        return (Signal.OK, fit.fan) if fit is not None else (Signal.MENU, None)
+        if fit is None:
+            return Signal.MENU, None
+        unsure = is_unsure(strokes, fit.fan, evidence.inner, screen)
+        if unsure and moved is not None:  # a screen of several backgrounds: what moves on it is left
+            evidence = gather(peak, moved, screen, by_motion=True)
+            yield
+            within = yield from judging(thumb, evidence)
+            if within is not None and not is_unsure(strokes, within.fan, evidence.inner, screen):
+                fit, unsure = within, False
+        self._see(strokes, fit.fan, unsure, evidence.inner)
+        return Signal.OK, fit.fan
+
+    def _see(self, strokes: Strokes, fan: Fan, unsure: bool, inner: Box) -> None:
+        """Whether the fan just found may hold interface, and the one in use too. Where nothing moves, that tells less than
+        what is known already."""
+        known = self.layout[1]
+        if known is None or self._rival is not None or strokes.alive:
+            screen = self._shape[0], self._shape[1]
+            self._unsure = unsure or (known is not None and is_unsure(strokes, known, inner, screen))
 
     def _adopt(self, seen: Layout, small: tuple[int, ...]) -> None:
         self._layout, self._rival = seen, None
         fan = seen[1]
-        self._around = None
+        self._around, self._scene = None, self._before
         if fan is not None:
             covered = rasterise(scaled(fan, small[1] / self._shape[1]), (0, 0, small[1], small[0]))
+            self._within = covered
             around = cv2.dilate(covered.astype(np.uint8), np.ones((5, 5), np.uint8)) == 0
             self._around = around if around.mean() >= JUMP_AREA else None
 

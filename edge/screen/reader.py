@@ -6,21 +6,25 @@ There is no clock here: time is the frames' own `t_mono_ns`.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 import numpy as np
 
 from edge.records import Fan, Frame, Reading, Signal
+from edge.screen.cover import is_covered
 from edge.screen.geometry import fan_mask
+from edge.screen.held import Changes
 from edge.screen.layout import SECOND, LayoutTracker, thumbnail
+from edge.screen.likeness import Fingerprinter
 from edge.screen.preprocess import Preprocessing, prepare, to_grey, to_screen
-from edge.screen.signal import change, is_colour_bars, is_doppler, is_flat, readable
+from edge.screen.signal import is_doppler, readable, shows_nothing
+from edge.screen.surround import Surround
 
 TINY_SIDE = 160  # px, longest side of the one on which the whole screen's state is looked at
-SAMPLE_SIDE = 160  # px, longest side of the grid on which colour and change inside the fan are looked at
-DUPLICATE = 0.35  # mean change, grey levels; measured: repeats < .35 but for key frames, real live clips .33 to 8
+SAMPLE_SIDE = 160  # px, longest side of the grid on which colour inside the fan is looked at
 FREEZE = SECOND  # ns without live change after which the picture is called frozen
 FROZEN_CHANGES = 2  # changes that a frozen picture may show in FREEZE: key frames of a low-rate H.264 stream
-THAW_CHANGES = 8  # changes in FREEZE that thaw it: a stream sharpens a still in a few steps after a key frame
+THAW_CHANGES = 4  # changes in FREEZE that thaw it: a stream sharpens a still in a step or two after a key frame
 FRAMES_PER_CHANGE = 10  # frames in FREEZE for each of them: at low frame rates every change counts
 DOPPLER_HOLD = SECOND // 2  # ns that DOPPLER outlasts the last colour: flow pulses with the heart
 
@@ -34,8 +38,10 @@ class ScreenReader:
         self._tracker = LayoutTracker(())
         self._dark = False  # the frame before showed no picture
         self._fan: Fan | None = None  # the fan that the state below belongs to
-        self._samples: np.ndarray | None = None  # uint8, the last distinct picture inside the fan
         self._inside = np.zeros((0, 0), bool)
+        self._prints: Fingerprinter | None = None
+        self._changes = Changes()
+        self._surround = Surround()
         self._history: deque[tuple[int, bool]] = deque()  # (t_mono_ns, changed) of the frames of the last FREEZE
         self._watched_since = 0  # ns
         self._frozen = False
@@ -53,48 +59,57 @@ class ScreenReader:
             self._shape, self._tracker = image.shape, LayoutTracker(image.shape)
             self._fan = None
         tiny = thumbnail(image, TINY_SIDE)
-        if is_flat(tiny) or is_colour_bars(tiny):
+        if shows_nothing(tiny, to_grey(tiny)):
             self._dark = True
             return Reading(frame.id, now, Signal.NO_SIGNAL, None, layout_changed=resized)
         layout_changed = self._tracker.update(image, tiny, now, fresh=self._dark) or resized
         signal, fan = self._tracker.layout
         if fan is None:
             self._dark = False
-            return Reading(frame.id, now, signal, None, layout_changed=layout_changed)
+            doubtful = signal is Signal.MENU and not self._surround.is_menu(tiny)
+            return Reading(frame.id, now, signal, None, layout_changed=layout_changed, doubtful=doubtful)
+        self._surround.see(tiny, fan, image.shape)
         if fan is not self._fan or self._dark:
             self._watch(fan, now, keep_time=not layout_changed and not self._dark and self._fan is not None)
         self._dark = False
-        signal, duplicate = self._look_inside(image, fan, now)
-        crop = prepare(image, fan, self.spec) if signal is Signal.OK else None
-        return Reading(frame.id, now, signal, fan, crop, duplicate, layout_changed, self._tracker.settled)
+        crop = prepare(image, fan, self.spec)
+        assert self._prints is not None
+        taken = self._prints.take(crop)
+        duplicate, alike = self._changes.see(taken, now)
+        samples = _samples(image, fan)
+        signal = self._look_inside(samples, now, not duplicate)
+        covered = is_covered(to_grey(samples), self._inside)
+        return Reading(
+            frame.id,
+            now,
+            signal,
+            fan,
+            crop if signal is Signal.OK and not covered else None,
+            duplicate,
+            layout_changed,
+            self._tracker.settled and not covered,
+            fingerprint=replace(taken, alike=alike),
+            noise=self._changes.noise,
+        )
 
     def _watch(self, fan: Fan, now: int, keep_time: bool) -> None:
         """Begin to watch the inside of a fan; a better estimate of the same one does not restart the freeze clock."""
-        self._fan, self._samples, self._colour_until = fan, None, now
+        self._fan, self._colour_until = fan, now
+        self._inside = fan_mask(fan, fan.box)[:: _step(fan), :: _step(fan)]
+        self._prints = Fingerprinter(fan, self._shape, self.spec.size)
         if not keep_time:
+            self._changes.forget()
             self._history.clear()
             self._frozen = False
             self._watched_since = now
 
-    def _look_inside(self, image: np.ndarray, fan: Fan, now: int) -> tuple[Signal, bool]:
-        """Colour and change inside the fan -> (signal, duplicate)."""
-        x0, y0, x1, y1 = fan.box
-        step = max(1, -(-max(x1 - x0, y1 - y0) // SAMPLE_SIDE))
-        samples = np.ascontiguousarray(image[y0:y1:step, x0:x1:step])
-        grey = to_grey(samples)
-        if self._samples is None:
-            self._inside = fan_mask(fan, fan.box)[::step, ::step]
-            duplicate = bool(self._history) and not self._history[-1][1]  # the fan was re-estimated: carry on as before
-            self._samples = grey
-        else:
-            duplicate = change(grey, self._samples, self._inside) < DUPLICATE
-            if not duplicate:
-                self._samples = grey
+    def _look_inside(self, samples: np.ndarray, now: int, changed: bool) -> Signal:
+        """Colour and change inside the fan."""
         if is_doppler(samples, self._inside):
             self._colour_until = now + DOPPLER_HOLD
-        if self._is_frozen(now, not duplicate):
-            return Signal.FROZEN, duplicate
-        return (Signal.DOPPLER if now < self._colour_until else Signal.OK), duplicate
+        if self._is_frozen(now, changed):
+            return Signal.FROZEN
+        return Signal.DOPPLER if now < self._colour_until else Signal.OK
 
     def _is_frozen(self, now: int, changed: bool) -> bool:
         """Fewer changes over the last FREEZE than live speckle shows even at a scanner's slowest frame rate."""
@@ -107,4 +122,16 @@ class ScreenReader:
         else:
             allowed = min(FROZEN_CHANGES, len(self._history) // FRAMES_PER_CHANGE)
             self._frozen = now - self._watched_since >= FREEZE and changes <= allowed
-        return self._frozen
+        return self._frozen and self._changes.tells
+
+
+def _samples(image: np.ndarray, fan: Fan) -> np.ndarray:
+    """Every _step-th pixel of the fan's box."""
+    x0, y0, x1, y1 = fan.box
+    return np.ascontiguousarray(image[y0 : y1 : _step(fan), x0 : x1 : _step(fan)])
+
+
+def _step(fan: Fan) -> int:
+    """Pixels between the samples in which colour is looked for."""
+    x0, y0, x1, y1 = fan.box
+    return max(1, -(-max(x1 - x0, y1 - y0) // SAMPLE_SIDE))

@@ -8,12 +8,17 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from edge.screen.bars import cut, inner_box
 from edge.screen.preprocess import to_grey
 
 MIN_SIDE = 16  # px; below this there is no screen to read
 FLAT_LEVELS = 8  # grey levels around the commonest one that still count as flat: room for codec noise (chosen)
 FLAT_SHARE = 0.97  # flat share of a screen without signal; a line of lettering covers less
+TWO_LEVELS_SHARE = 0.9  # of a screen without signal inside bars that has the bars' or its own level
+COLOURFUL_SHARE = 0.15  # of a test pattern inside bars that is saturated
 NOTICE_SPREAD = 0.4  # of the screen that a notice's bounding box may take; a dark scanner's lettering takes nearly all
+LOGO_FLAT_SHARE = 0.75  # flat share around a grabber's logo, which moves so that it does not burn in
+LOGO_SPREAD = 0.25  # of the screen that the logo's bounding box may take
 BAR_ROWS = 0.5  # upper part of the screen that colour bars fill in every standard pattern (SMPTE, EBU)
 BAR_STEP = 4  # pixels of the thumbnail between samples; bars are a seventh of the screen wide
 BAR_CHROMA = 80  # BGR spread of a saturated bar, levels; EBU 75 % bars have 191
@@ -22,8 +27,22 @@ DOPPLER_SHARE = 0.004  # of the fan's area: a colour box of 1/20 of the fan with
 PHOTO_SHARE = 0.12  # of a rectangle's picture in colours that no single map explains: photographs and desktops
 FEW_LEVELS_SHARE = 0.75  # of the picture in its eight commonest grey levels: drawn interface, never speckle
 TINT_BEND = 24  # levels of chroma by which a tinted map may leave its straight line through black
-CHANGE_CLIP = 12  # levels at which one pixel's change saturates, so that a moved caliper does not outweigh the speckle
-CHANGE_FLOOR = 6  # grey level below which a pixel shows no echo and so cannot change
+
+
+def shows_nothing(thumb: np.ndarray, grey: np.ndarray) -> bool:
+    """uint8 thumbnail, grey [h,w] or BGR [h,w,3], and the same in grey: no picture, or a test pattern, with or without bars
+    around it?"""
+    if is_flat(thumb) or is_colour_bars(thumb):
+        return True
+    levels = np.convolve(np.bincount(grey.ravel(), minlength=256), np.ones(2 * FLAT_LEVELS + 1), "same")
+    most = int(np.argmax(levels))
+    rest = levels.copy()
+    rest[max(most - 2 * FLAT_LEVELS, 0) : most + 2 * FLAT_LEVELS + 1] = 0
+    colourful = thumb.ndim == 3 and np.count_nonzero(spread(thumb[::BAR_STEP, ::BAR_STEP]) > BAR_CHROMA) * BAR_STEP**2
+    if levels[most] + rest.max() < TWO_LEVELS_SHARE * grey.size and colourful < COLOURFUL_SHARE * grey.size:
+        return False  # neither one colour nor a pattern of them inside bars, the usual case
+    inner = cut(thumb, inner_box(grey, around_anything=True))
+    return inner.shape != thumb.shape and (is_flat(inner) or is_colour_bars(inner))
 
 
 def is_flat(thumb: np.ndarray) -> bool:
@@ -34,11 +53,14 @@ def is_flat(thumb: np.ndarray) -> bool:
         plane = channels[..., c]
         mode = int(np.argmax(np.bincount(plane.ravel(), minlength=256)))
         near &= cv2.inRange(plane, max(mode - FLAT_LEVELS, 0), min(mode + FLAT_LEVELS, 255)) != 0
-        if np.count_nonzero(near) < FLAT_SHARE * near.size:
+        if np.count_nonzero(near) < LOGO_FLAT_SHARE * near.size:
             return False
     rows, columns = np.flatnonzero(~near.all(axis=1)), np.flatnonzero(~near.all(axis=0))
     taken = (np.ptp(rows) + 1) * (np.ptp(columns) + 1) / near.size if rows.size else 0.0
-    return bool(taken < NOTICE_SPREAD)
+    if np.count_nonzero(near) >= FLAT_SHARE * near.size:
+        return bool(taken < NOTICE_SPREAD)
+    levels = np.sort(np.bincount(to_grey(thumb)[~near], minlength=256))  # a small fan on black is as compact, but no drawing
+    return bool(taken < LOGO_SPREAD and levels[-8:].sum() > FEW_LEVELS_SHARE * levels.sum())
 
 
 def is_colour_bars(thumb: np.ndarray) -> bool:
@@ -117,16 +139,6 @@ def is_drawn(thumb: np.ndarray, picture: np.ndarray, kind: str) -> bool:
     if thumb.ndim == 2 or kind == "sector":  # no photograph is a sector, and colour flow may fill one
         return False
     return bool(foreign_colour(thumb, picture).sum() > PHOTO_SHARE * count)
-
-
-def change(now: np.ndarray, before: np.ndarray, inside: np.ndarray) -> float:
-    """Mean clipped change of the picture inside the fan, grey levels, between two sample grids uint8 [h,w]."""
-    lit = inside & (np.maximum(now, before) > CHANGE_FLOOR)
-    count = int(np.count_nonzero(lit))
-    if count == 0:
-        return 0.0
-    moved = np.minimum(cv2.absdiff(now, before), CHANGE_CLIP)
-    return float(moved[lit].sum()) / count
 
 
 def readable(image: np.ndarray) -> bool:

@@ -6,11 +6,12 @@ import cv2
 import numpy as np
 
 from edge.records import Fan, Reading, Signal
+from edge.screen.bars import Box, cut
 from edge.screen.fan import background_level, find_two, gather, judge
 from edge.screen.fit import Fit
-from edge.screen.geometry import fan_mask, full_fan
+from edge.screen.geometry import fan_mask
 from edge.screen.preprocess import Preprocessing, prepare, to_grey
-from edge.screen.signal import is_colour_bars, is_doppler, is_drawn, is_flat, readable
+from edge.screen.signal import is_doppler, is_drawn, readable, shows_nothing
 
 MAX_CUT = 0.05  # of the picture that may lie outside the fan: logos, grey bars, a thumbnail
 MAX_ACROSS = 0.012  # of the picture that may go on across the fan's edge; beyond, "full" is safer than a wrong fan
@@ -31,19 +32,20 @@ def read_still(image: np.ndarray, spec: Preprocessing) -> Reading:
 def _judge(image: np.ndarray) -> tuple[Signal, Fan | None]:
     if not readable(image):
         return Signal.NO_SIGNAL, None
-    if is_flat(image) or is_colour_bars(image):
-        return Signal.NO_SIGNAL, None
     grey = to_grey(image)
+    if shows_nothing(image, grey):
+        return Signal.NO_SIGNAL, None
     evidence = gather(grey)
     if find_two(evidence) is not None:
         return Signal.DUAL, None
     fit = judge(image, evidence)
-    if fit is not None and fit.fill >= MIN_STILL_FILL and not cuts(grey, fit):
+    if fit is not None and fit.fill >= MIN_STILL_FILL and not cuts(grey, fit, evidence.inner):
         fan = fit.fan
     else:
-        fan = full_fan(image.shape)
+        fan = Fan("full", evidence.inner)
         height, width = evidence.weight.shape
-        if is_drawn(cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST), evidence.picture, fan.kind):
+        thumb = cv2.resize(cut(image, evidence.inner), (width, height), interpolation=cv2.INTER_NEAREST)
+        if is_drawn(thumb, evidence.picture, fan.kind):
             return Signal.MENU, None
     x0, y0, x1, y1 = fan.box
     step = max(1, (x1 - x0) // SAMPLES)
@@ -53,14 +55,16 @@ def _judge(image: np.ndarray) -> tuple[Signal, Fan | None]:
     return Signal.OK, fan
 
 
-def cuts(grey: np.ndarray, fit: Fit) -> bool:
-    """Whether the fan leaves real picture outside, faint and scattered picture included. uint8 [H,W]."""
-    smooth = cv2.medianBlur(grey, 5)
+def cuts(grey: np.ndarray, fit: Fit, inner: Box) -> bool:
+    """Whether the fan leaves real picture outside, faint and scattered picture included. uint8 [H,W]; `inner`: the screen
+    in it, without bars."""
+    grey = cut(grey, inner)
+    smooth = cv2.medianBlur(np.ascontiguousarray(grey), 5)
     loose = (smooth > background_level(grey) + LOOSE_MARGIN).astype(np.uint8)
     side = max(3, int(0.015 * min(grey.shape)) | 1)  # strokes and ticks are thinner
     solid = cv2.morphologyEx(loose, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
     count, labels = cv2.connectedComponents(solid)
-    inside = fan_mask(fit.fan, (0, 0, grey.shape[1], grey.shape[0]))
+    inside = fan_mask(fit.fan, inner)
     held: np.ndarray = np.bincount(labels[inside], minlength=count).astype(np.float64)
     lost: np.ndarray = np.bincount(labels[~inside], minlength=count).astype(np.float64)
     held[0] = lost[0] = 0

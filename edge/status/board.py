@@ -25,6 +25,7 @@ class ExamRow:
     assessable_frames: int
     flagged: bool
     best_hygroma: float | None  # highest probability on an assessable frame
+    boundary: str = ""  # as in Verdict: why its boundary was not sure
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,17 @@ class Snapshot:
     # float [G,G] in [0,1]; None unless the frame is assessable: heat on any other would say what nobody knows.
     nuchal_map: np.ndarray | None = field(repr=False, compare=False, default=None)
     bundle_state: BundleState | None = None
+    noise: float = 0.0  # grey levels, the source's measured noise floor; 0 until it is known
 
 
 @dataclass(frozen=True)
 class NewExamRequest:
     """The operator says that another patient is on the table."""
+
+
+@dataclass(frozen=True)
+class SameExamRequest:
+    """The operator says that the patient is still the one before the boundary that was asked about."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,7 @@ class ReviewRequest:
     by: str
 
 
-Request = NewExamRequest | ReviewRequest
+Request = NewExamRequest | SameExamRequest | ReviewRequest
 
 
 class Board:

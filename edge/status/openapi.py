@@ -100,6 +100,7 @@ def schemas() -> dict[str, Any]:
         "feed": _schema(FeedStats), "latency_ms": _schema(dict[str, LatencySummary]),
         "exams": _schema(tuple[ExamRow, ...]), "events": _schema(tuple[Event, ...]),
         "history": _schema(tuple[tuple[float, float, float | None], ...]),
+        "noise": _schema(float),
         "outline": _schema(tuple[tuple[float, float], ...] | None),
     })  # fmt: skip
     snapshot["required"] = list(top)  # before the first snapshot there is no more

@@ -78,6 +78,7 @@ def to_json(snapshot: Snapshot | None, now_ns: int) -> dict[str, Any]:
         "exams": [asdict(row) for row in snapshot.exams],
         "events": [asdict(event) for event in snapshot.events],
         "history": [list(point) for point in snapshot.history],
+        "noise": snapshot.noise,
         "outline": snapshot.view.outline if snapshot.view else None,
     }
 
@@ -121,6 +122,8 @@ def to_prometheus(snapshot: Snapshot | None, now_ns: int, root: Path = ROOT) -> 
         metric("flagged", "gauge", "1 while the exam is flagged.", ("", verdict.flagged))
         metric("evidence", "gauge", "Accumulated evidence of the exam.", ("", verdict.evidence))
         metric("exam_id", "gauge", "Number of the exam under way.", ("", verdict.exam_id))
+        metric("boundary_asked", "gauge", "1 while the operator is asked whose exam it is.", ("", bool(verdict.question)))
+    metric("source_noise_levels", "gauge", "Measured noise of a held picture, grey levels.", ("", snapshot.noise))
     metric("source_connected", "gauge", "0 while a live source is away.", ("", feed.connected))
     if (bundle := snapshot.bundle_state) is not None:
         named = ("model", "version", "sha256", "signed_by", "previous")
@@ -137,6 +140,9 @@ def to_prometheus(snapshot: Snapshot | None, now_ns: int, root: Path = ROOT) -> 
     metric("frames_duplicate_total", "counter", "Frames that repeated the one before.", ("", snapshot.duplicates))
     metric("frames_missed_total", "counter", "Frames that the driver lost before they were read.", ("", feed.missed))
     metric("frames_stale_total", "counter", "Frames too old to be looked at when they arrived.", ("", feed.stale))
+    metric(
+        "frames_restamped_total", "counter", "Frames whose driver's stamp could not be right.", ("", feed.restamped)
+    )
     metric("stalls_total", "counter", "Times that a connected source gave nothing.", ("", feed.stalls))
     metric("format_changes_total", "counter", "Changes of the picture's size or depth.", ("", feed.format_changes))
     metric("decode_errors_total", "counter", "Damaged pictures.", ("", feed.decode_errors))

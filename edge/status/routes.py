@@ -81,6 +81,8 @@ ROUTES = (
           (Answer(200, WEBP, "the clip"), _NO_PICTURE)),
     Route("GET", "/openapi.json", "description", "This description.", (Answer(200, JSON, "OpenAPI 3.1", "OpenAPI"),)),
     Route("POST", "/new-exam", "new_exam", "Another patient is on the table.", (_TAKEN, _NOT_TAKEN), NoBody),
+    Route("POST", "/same-exam", "same_exam", "The patient is still the one before the boundary that was asked about.",
+          (_TAKEN, _NOT_TAKEN), NoBody),
     Route("POST", f"/ack/{NUMBER}", "review", "A person has looked at an event.",
           (_TAKEN, Answer(404, JSON, "that is no event's number", "Error"), _NOT_TAKEN), ReviewBody),
 )  # fmt: skip

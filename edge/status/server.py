@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlsplit
 
-from edge.errors import BundleError, ConfigError, SourceError
+from edge.errors import ConfigError, InputError, SourceError
 from edge.schema import Decoder
-from edge.status.board import Board, NewExamRequest, Request, ReviewRequest
+from edge.status.board import Board, NewExamRequest, Request, ReviewRequest, SameExamRequest
 from edge.status.openapi import describe
 from edge.status.pool import PooledServer
 from edge.status.rate import REQUESTS, WRONG_TOKENS, Rate, client_of
@@ -34,6 +34,7 @@ TOKEN_MIN = 16  # characters; shorter could be tried out over a network
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # what fits into a header, a cookie and a link (RFC 6750)
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+))(?::[0-9]{1,5})?")
 BODY_MAX = 4096  # bytes; the longest request is a name and a word
+HEALTH_MAX = 2**16  # bytes that are read of another's health
 LENGTH_DIGITS = 12  # of Content-Length; more is no length
 CLIENT_TIMEOUT_S = 5.0  # seconds a client may take to say what it wants before its thread is freed
 LINGER_S, LINGER_BYTES = 1.0, 2**18  # what is still heard of a request that was refused before its end
@@ -109,6 +110,20 @@ def is_hygroma(host: str, port: int) -> bool:
         connection.close()
 
 
+def running_problems(host: str, port: int) -> list[str]:
+    """What the hygroma that watches there says is wrong; nothing when it only starts, wants a token, or cannot be understood."""
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    connection = http.client.HTTPConnection(here, port, timeout=CLIENT_TIMEOUT_S)
+    try:
+        connection.request("GET", "/healthz")
+        health = json.loads(connection.getresponse().read(HEALTH_MAX))
+        return [str(problem) for problem in health["problems"]] if health["ready"] else []
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return []
+    finally:
+        connection.close()
+
+
 class StatusServer:
     """Serves on enter, on threads of its own; stops on exit. `url` is where a browser finds it."""
 
@@ -155,6 +170,10 @@ class _Reply:
     kind: str
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)  # beyond SECURITY_HEADERS
+
+
+class _Body(Decoder):
+    whole = "all that was sent"
 
 
 class _Refused(Exception):
@@ -276,11 +295,11 @@ class _Handler(BaseHTTPRequestHandler):
         kind = self.headers.get("Content-Type", JSON)
         if data and kind.partition(";")[0].strip().lower() != JSON:
             _refuse(415, f"the body must be {JSON}; found {kind[:80]!r} in Content-Type")
-        decoder = Decoder("body")
+        decoder = _Body("body", InputError)
         assert route.body is not None
         try:
-            return decoder.dataclass(route.body, decoder.parse(data or b"{}"))
-        except BundleError as error:
+            return decoder.dataclass(route.body, decoder.parse(data or b"{}", "send one JSON object, or nothing"))
+        except InputError as error:
             _refuse(400, str(error))
 
     # -- what is answered
@@ -353,6 +372,7 @@ _ANSWERS: dict[str, Callable[[_Handler, int, Any], _Reply]] = {
     "clip": lambda handler, number, _: _picture(WEBP, handler.clip(number)),
     "description": lambda handler, *_: _json(200, handler.api),
     "new_exam": lambda handler, *_: handler._ask(NewExamRequest()),
+    "same_exam": lambda handler, *_: handler._ask(SameExamRequest()),
     "review": lambda handler, number, said: handler._ask(ReviewRequest(number, said.review, said.by)),
 }
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
-from edge.errors import BundleError, StoreError
+from edge.errors import StoreError
 from edge.schema import Decoder, encode, rule
 from edge.sd_notify import Notifier
 from edge.update.slots import STATE_FILE, Slots
@@ -68,11 +68,11 @@ def load_state(slots: Slots) -> State:
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_STATE_BYTES)
-        decoder = Decoder(str(path))
-        return decoder.dataclass(State, decoder.parse(data))
+        decoder = Decoder(str(path), StoreError)
+        return decoder.dataclass(State, decoder.parse(data, "the file is damaged"))
     except FileNotFoundError:
         return State()
-    except (OSError, BundleError) as error:
+    except (OSError, StoreError) as error:
         log.error("the record of updates begins anew: %s", error)
         return State()
 

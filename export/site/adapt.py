@@ -23,7 +23,7 @@ from calibration.stills import FOLDS
 from edge.bundle import Bundle
 from edge.bundle.manifest import ModelInfo
 from edge.engines.selftest import sigmoid
-from edge.errors import BundleError, ConfigError, GateError, InputError
+from edge.errors import ConfigError, GateError, InputError
 from edge.schema import Decoder, encode
 from export.atomic import LOCK, alone, appearing, require_beside, writable
 from export.heads.features import HYGROMA, PLANE
@@ -164,10 +164,7 @@ def _check(start: Bundle, data: Dataset, out: Path, settings: Settings) -> Model
         if value < 0:
             raise ConfigError(f"{name}: found {getattr(settings, name[2:])}; give {0 if name == '--seed' else 1} or more")
     model = ModelInfo(settings.name, settings.version, start.manifest.model.architecture)
-    try:
-        return Decoder("--name, --version").dataclass(ModelInfo, encode(model))
-    except BundleError as error:
-        raise ConfigError(str(error)) from None
+    return Decoder("--name, --version", ConfigError).dataclass(ModelInfo, encode(model))
 
 
 def _check_way_round(hygroma: Head, start: Bundle, data: Dataset) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,6 +141,7 @@ def test_unknown_truth_is_refused() -> None:
         sample_exam(1, "healthy")
 
 
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg, which writes the session's video, is not installed")
 def test_video_holds_every_frame(tmp_path: Path) -> None:
     specs = [replace(s, seconds=0.4) for s in clinic_session(3)[2:5]]
     exams = write_session(tmp_path, specs, preset="ultrafast")

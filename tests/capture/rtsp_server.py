@@ -17,6 +17,8 @@ from pathlib import Path
 class RtspServer:
     def __init__(self, clip: Path, port: int = 0) -> None:
         self.clip, self.stalled = clip, False
+        self.clock = 1.0  # seconds of the camera's clock in one of ours
+        self._first: int | None = None  # RTP time of the first packet of a session
         self.requests: list[str] = []
         self.password = ""  # with one, a client that does not send it is refused
         self._stopping = threading.Event()
@@ -69,6 +71,7 @@ class RtspServer:
             while b"\r\n\r\n" in pending:
                 request, _, pending = pending.partition(b"\r\n\r\n")
                 if self._answer(client, request.decode()):
+                    self._first = None
                     self._play(client)
                     return
 
@@ -106,6 +109,13 @@ class RtspServer:
         lines[media] = re.sub(r"^m=video \d+", "m=video 0", lines[media])
         return "\r\n".join([*lines, "a=control:track0", ""])
 
+    def _stamped(self, packet: bytes) -> bytes:
+        """An RTP packet with its time on the camera's own clock, which wraps at 32 bits."""
+        (rtp,) = struct.unpack(">I", packet[4:8])
+        self._first = rtp if self._first is None else self._first
+        since = (rtp - self._first) & 0xFFFFFFFF
+        return packet[:4] + struct.pack(">I", (self._first + round(since * self.clock)) & 0xFFFFFFFF) + packet[8:]
+
     def _play(self, client: socket.socket) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as packets:
             packets.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
@@ -120,6 +130,7 @@ class RtspServer:
                         continue
                     while self.stalled and not self._stopping.is_set():
                         time.sleep(0.01)
+                    packet = self._stamped(packet)
                     client.settimeout(2)
                     client.sendall(b"$\x00" + struct.pack(">H", len(packet)) + packet)
             finally:

@@ -14,6 +14,7 @@ from edge.capture import LatestFrame, RtspSource
 from edge.capture.lag import WINDOW_NS, StreamClock
 from edge.config import CaptureConfig
 from edge.errors import SourceError
+from edge.records import Frame
 
 CONFIG = CaptureConfig(open_timeout_s=5, read_timeout_s=1)
 H264 = ["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", "10", "-pix_fmt", "yuv420p"]
@@ -89,6 +90,41 @@ def test_nothing_listening_is_told_at_once() -> None:
     with pytest.raises(SourceError, match="cannot be opened; check the address"):
         RtspSource("rtsp://127.0.0.1:9/x", CONFIG).open()
     assert time.monotonic() - started < 2 * CONFIG.open_timeout_s
+
+
+@needs_ffmpeg
+@pytest.mark.requirement("C-04")
+@pytest.mark.parametrize("factor", [0.84, 1.2])
+def test_a_camera_whose_clock_runs_wrong_is_watched_without_a_break(
+    film: Path, factor: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RtspServer(film) as server:
+        server.clock = factor
+        with LatestFrame(RtspSource(server.url, CONFIG)) as feed:
+            until(lambda: feed.next(0.05) is not None)
+            until(lambda: feed.next(0.05) is not None and "its clock at" in feed.stats().format)
+            before, end = feed.stats().stale, time.monotonic() + 4
+            while time.monotonic() < end:  # at .84 it was lost after 3.9 s
+                feed.next(0.05)
+            stats = feed.stats()
+    assert stats.reconnects == 0 and stats.connected and stats.trouble == ""
+    assert stats.stale - before <= 0.1 * stats.read
+    assert caplog.text.count("it is followed") <= 3
+
+
+@needs_ffmpeg
+@pytest.mark.requirement("C-04", "C-06")
+def test_a_reader_that_is_too_slow_is_told_from_a_clock(film: Path) -> None:
+    class Slow(RtspSource):
+        def read(self) -> Frame | None:
+            time.sleep(0.1)  # twice what a picture may take
+            return super().read()
+
+    with RtspServer(film) as server, LatestFrame(Slow(server.url, CONFIG)) as feed:
+        until(lambda: feed.next(0.05) is not None)
+        until(lambda: feed.next(0.05) is None and "too old" in feed.stats().trouble)
+        until(lambda: feed.next(0.05) is None and "too slow" in feed.stats().problem)
+        assert "its clock" not in feed.stats().format
 
 
 def test_a_picture_that_waited_is_stamped_when_it_was_taken() -> None:

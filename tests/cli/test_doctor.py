@@ -8,6 +8,7 @@ import grp
 import json
 import os
 import socket
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,12 +21,14 @@ import pytest
 
 from edge import doctor
 from edge.bundle import Bundle
+from edge.capture import FeedStats
 from edge.cli import main
 from edge.config import BundleConfig, Config, EngineConfig, EventsConfig, SourceConfig, StatusConfig
 from edge.doctor import Finding, System, examine
 from edge.engines.health import engine_state
 from edge.errors import ConfigError
 from edge.status import Board, StatusServer
+from edge.status.board import Snapshot
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +110,20 @@ def test_a_port_that_a_hygroma_has_is_all_right(token: str) -> None:
     with StatusServer(Board(), "127.0.0.1", 0, token) as server:
         found = status(port=server.port)
     assert found.level == "ok" and "running hygroma" in found.found
+
+
+@pytest.mark.requirement("H-01")
+def test_what_a_running_hygroma_says_is_wrong_the_doctor_says_too() -> None:
+    board = Board()
+    problem = "a frozen picture cannot be told from a live one here: the source's noise is 1.9 grey levels"
+    board.publish(Snapshot(
+        t_mono_ns=time.monotonic_ns(), source="file:x", bundle="student 0.1.0", engine="fake", ready=True, verdict=None,
+        frame_t_mono_ns=None, degraded=(problem,), frames_by_signal={}, duplicates=0, errors={}, feed=FeedStats(), latencies={},
+        exams=(), events=(), history=(), noise=1.9,
+    ))  # fmt: skip
+    with StatusServer(board, "127.0.0.1", 0) as server:
+        found = status(port=server.port)
+    assert found.level == "warn" and problem in found.found and found.fix
 
 
 def test_a_page_for_other_machines_wants_a_token(tmp_path: Path) -> None:

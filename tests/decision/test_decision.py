@@ -158,6 +158,100 @@ def test_short_interruptions_and_a_freeze_do_not_end_an_exam(count: int, signal:
     assert screen.show()[0].exam_id == 1
 
 
+def hold_frozen(screen: Screen) -> None:
+    screen.show(10, duplicate=True)
+    screen.show(600, signal=Signal.FROZEN)
+
+
+def hold_repeats(screen: Screen) -> None:
+    screen.show(610, repeats=True)
+
+
+def hold_dark(screen: Screen) -> None:
+    screen.show(400, signal=Signal.MENU, doubtful=True)
+
+
+def hold_mixed(screen: Screen) -> None:
+    for signal in (Signal.FROZEN, Signal.DUAL, Signal.NO_SIGNAL, Signal.FROZEN, Signal.DUAL):
+        screen.show(80, signal=signal)
+
+
+UNSURE = [boundary_gap, boundary_silent_gap, hold_frozen, hold_repeats, hold_dark, hold_mixed]
+
+
+@pytest.mark.requirement("H-03")
+@pytest.mark.parametrize("between", UNSURE)
+def test_after_an_unsure_boundary_nothing_of_one_patient_is_the_next_ones_and_the_operator_is_asked(between) -> None:
+    screen = Screen()
+    assert screen.show(20)[-1].flagged
+    between(screen)
+    after = screen.show(30, WELL)
+    assert {(verdict.exam_id, verdict.flagged, verdict.evidence) for verdict in after} == {(2, False, 0.0)}
+    assert all("same patient as exam 1?" in verdict.question and "before exam 2" in verdict.boundary for verdict in after)
+    assert screen.show(20)[-1].flagged and screen.exam.state.boundary  # an event raised now says so
+
+
+@pytest.mark.requirement("H-03")
+@pytest.mark.parametrize("between", UNSURE)
+def test_the_operator_says_same_patient(between) -> None:
+    screen = Screen()
+    screen.show(20)
+    between(screen)
+    screen.show(5, WELL)
+    assert screen.exam.same_exam() == 1
+    after = screen.show(5, WELL)
+    assert {(verdict.exam_id, verdict.flagged, verdict.question) for verdict in after} == {(1, True, "")}
+    assert "the same patient, said the operator" in after[-1].boundary and not any(v.newly_flagged for v in after)
+    assert screen.exam.same_exam() == 1  # nothing is asked any more
+    assert screen.exam.new_exam() == 3  # no number is given twice
+    assert screen.show()[0].boundary == ""
+
+
+@pytest.mark.requirement("H-03")
+def test_the_operator_says_new_exam_to_the_question() -> None:
+    screen = Screen()
+    screen.show(20)
+    hold_frozen(screen)
+    screen.show(5, WELL)
+    screen.exam.new_exam()
+    assert {(v.exam_id, v.question, v.boundary) for v in screen.show(5, WELL)} == {(3, "", "")}
+
+
+@pytest.mark.requirement("H-03")
+@pytest.mark.parametrize(("held", "asked"), [(50, False), (120, True)])
+def test_another_layout_after_a_hold_is_asked_about(held: int, asked: bool) -> None:
+    screen = Screen()
+    screen.show(20)
+    screen.show(held, signal=Signal.FROZEN)
+    screen.show(10, WELL)
+    after = screen.show(1, WELL, layout_changed=True)[0]
+    assert (bool(after.question), after.flagged) == (asked, not asked)
+
+
+def test_evidence_goes_on_when_the_patient_is_the_same() -> None:
+    screen = Screen()
+    before = screen.show(4)[-1].evidence
+    hold_frozen(screen)
+    assert screen.show(1)[0].evidence < before
+    screen.exam.same_exam()
+    assert screen.show(1, duplicate=True)[0].evidence == before
+
+
+@pytest.mark.requirement("H-04")
+def test_a_doubtful_menu_ends_no_exam() -> None:
+    screen = Screen()
+    screen.show(20)
+    assert all(verdict.flagged for verdict in screen.show(200, signal=Signal.MENU, doubtful=True))
+    assert screen.show()[0].exam_id == 1
+
+
+def test_live_colour_is_no_hold() -> None:
+    screen = Screen()
+    screen.show(20)
+    screen.show(600, signal=Signal.DOPPLER)
+    assert not screen.show()[0].question
+
+
 def test_the_flag_stays_up_in_the_menu_until_the_next_picture() -> None:
     screen = Screen()
     screen.show(20)

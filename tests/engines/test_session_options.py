@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,9 @@ def test_the_slow_kernels_are_for_machines_without_vnni(
     else:
         with pytest.raises(RuntimeError):
             options.get_session_config_entry(SLOW)
+
+
+@pytest.mark.skipif(not os.environ.get("HYGROMA_TESTS_WITHOUT_VNNI"), reason="VNNI was not taken away, as .ci/run does")
+def test_without_vnni_the_portable_kernels_are_asked_for() -> None:
+    assert not has_vnni()
+    assert session_options(1, spinning=False).get_session_config_entry(SLOW) == "1"

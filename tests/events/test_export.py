@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pydicom
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from edge.cli import main
 from edge.errors import StoreError
 from edge.events import EventStore, NewEvent, export, render_evidence
-from edge.events.clip import decode_webp, encode_webp
+from edge.events.clip import Clips, decode_webp, encode_webp
 from edge.records import Event, Scores
 
 
@@ -38,6 +39,22 @@ def test_a_clip_survives_its_encoding() -> None:
     images, ms_each = decode_webp(encode_webp(moving, 80))
     assert ms_each == 80 and len(images) == 10
     assert all(np.abs(a.astype(int) - b).max() <= 4 for a, b in zip(images, moving, strict=True))
+
+
+@pytest.mark.requirement("C-02")
+def test_a_pause_in_a_clip_is_as_long_as_it_was() -> None:
+    """A recorder's pause, two seconds long: the picture before it stays."""
+    clips = Clips()
+    stamps = [*range(0, 1000, 100), *range(3000, 5000, 100)]
+    for n, ms in enumerate(stamps):
+        clips.see(np.full((64, 64), 60 * (n % 4), np.uint8), ms * 1_000_000, 1)
+        if ms == 3000:
+            clips.flag((1, n), ms * 1_000_000)
+    clips.finish()
+    (((_, encoded)),) = clips.ready()
+    images, ms_each = decode_webp(encoded.result())
+    assert ms_each == 100 and len(images) == 50
+    assert [round(images[at // 100].mean() / 60) for at in (0, 900, 2900, 3000, 4900)] == [0, 1, 1, 2, 1]
 
 
 def test_a_folder_with_everything(store: EventStore, tmp_path: Path) -> None:
@@ -76,6 +93,16 @@ def test_dicom_holds_the_same_pictures_and_no_patient(store: EventStore, tmp_pat
     export(store, tmp_path / "later", [1], dicom=True)
     later = pydicom.dcmread(tmp_path / "later" / "event1.dcm")
     assert later.SOPInstanceUID != still.SOPInstanceUID and later.SeriesInstanceUID == still.SeriesInstanceUID
+
+
+def test_dicom_claims_no_more_of_text_than_is_known(store: EventStore, tmp_path: Path) -> None:
+    """An image of an earlier version may show a whole screen; nobody wrote down whether its fan was sure."""
+    old, _ = cv2.imencode(".png", np.full((564, 960, 3), 9, np.uint8))[::-1]
+    store.commit(NewEvent(3, "s", 7, 0, "2026-01-24T10:03:00+00:00", 0.95, 6.5, "student 0.1.0", old.tobytes()))
+    store.attach_clip(3, encode_webp([np.full((64, 64), 10 * n, np.uint8) for n in range(12)], 80))
+    export(store, tmp_path, [1, 3], dicom=True)
+    told = {path.stem: pydicom.dcmread(path).get("BurnedInAnnotation") for path in tmp_path.glob("*.dcm")}
+    assert told == {"event1": "NO", "event1-clip": "NO", "event3": None, "event3-clip": "YES"}
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is not installed (apt install dicom3tools)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import errno
 import json
 import os
@@ -547,3 +548,19 @@ def test_a_clock_that_starts_a_year_ahead_or_was_never_set_costs_no_flag(tmp_pat
         store.commit(flag(1, TODAY))
         store.commit(flag(2, "1970-01-01T00:00:10+00:00"))
         assert store.retain() == 0 and len(store.events()) == 2
+
+
+@pytest.mark.requirement("H-03")
+def test_a_boundary_that_was_not_sure_stays_with_its_event_in_an_older_store_too(tmp_path: Path) -> None:
+    with EventStore(tmp_path) as store:
+        store.commit(flag())
+    with sqlite3.connect(tmp_path / "events.db") as database:  # as a program without boundaries left it
+        database.execute("ALTER TABLE events DROP COLUMN boundary")
+    why = "before exam 2: no live picture for 61 s"
+    with EventStore(tmp_path) as store:
+        later = store.commit(dataclasses.replace(flag(2, image=b"other"), boundary=why))
+        assert [event.boundary for event in store.events()] == [why, ""] and store.show(later.id).boundary == why
+        export(store, tmp_path / "out")
+    assert [row["boundary"] for row in json.loads((tmp_path / "out" / "events.json").read_text())] == [why, ""]
+    with open(tmp_path / "out" / "events.csv", encoding="utf-8", newline="") as file:
+        assert [row["boundary"] for row in csv.DictReader(file)] == [why, ""]

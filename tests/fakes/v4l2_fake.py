@@ -31,6 +31,9 @@ class FakeCamera:
     damaged: set[int] = field(default_factory=set)  # those that it marks as damaged
     stamps_monotonic: bool = True
     forced: tuple[str, tuple[int, int]] | None = None  # what S_FMT gives, whatever was asked
+    stamp_of: Callable[[int], int] | None = None  # the moment of filling -> what the driver stamps, monotonic nanoseconds
+    pixel_aspect: tuple[int, int] | None = None  # height over width; None: a driver without cropping
+    seen: tuple[int, int] = (0, 0)  # width and height of what the driver crops from
     stride_extra: int = 0  # padding at the end of each line, bytes
     sequence: int = 0
     opened: int = 0
@@ -106,6 +109,8 @@ class FakeKernel:
         handle = self.handles[fd]
         if not handle.camera.plugged:
             raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        if request not in ANSWERS:
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
         ANSWERS[request](handle, argument)
 
 
@@ -191,14 +196,24 @@ def _dqbuf(handle: Handle, item: Any) -> None:
     if camera.sequence in camera.damaged:
         item.flags |= v4l2.BUFFER_DAMAGED
     now_ns = time.monotonic_ns()
+    if camera.stamp_of is not None:
+        now_ns = camera.stamp_of(now_ns)
     item.seconds, item.microseconds = now_ns // 10**9, now_ns % 10**9 // 1000
     camera.sequence += 1
+
+
+def _cropcap(handle: Handle, item: Any) -> None:
+    if handle.camera.pixel_aspect is None:
+        raise _end_of_list()
+    item.numerator, item.denominator = handle.camera.pixel_aspect
+    item.defrect.width, item.defrect.height = handle.camera.seen
 
 
 ANSWERS: dict[int, Callable[[Handle, Any], None]] = {
     v4l2.QUERYCAP: _querycap, v4l2.ENUM_FMT: _enum_fmt, v4l2.ENUM_FRAMESIZES: _enum_framesizes,
     v4l2.ENUM_FRAMEINTERVALS: _enum_frameintervals, v4l2.G_FMT: _g_fmt, v4l2.S_FMT: _s_fmt, v4l2.G_PARM: _parm,
-    v4l2.S_PARM: _parm, v4l2.REQBUFS: _reqbufs, v4l2.QUERYBUF: _querybuf, v4l2.QBUF: _qbuf, v4l2.DQBUF: _dqbuf,
+    v4l2.S_PARM: _parm, v4l2.CROPCAP: _cropcap, v4l2.REQBUFS: _reqbufs, v4l2.QUERYBUF: _querybuf, v4l2.QBUF: _qbuf,
+    v4l2.DQBUF: _dqbuf,
     v4l2.STREAMON: lambda handle, item: setattr(handle, "streaming", True),
     v4l2.STREAMOFF: lambda handle, item: setattr(handle, "streaming", False),
 }  # fmt: skip

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 
+from calibration.phantom import sample_exam, skins
 from edge.records import Fan, Frame
-from edge.screen.geometry import rasterise
+from edge.screen.geometry import rasterise, scaled, shifted
 
 SECOND = 1_000_000_000  # ns
 SCREEN = (720, 1280)  # pixels
@@ -96,3 +99,34 @@ def flow(image: np.ndarray) -> np.ndarray:
     for i, (x, y) in enumerate([(600, 330), (650, 360), (700, 340), (640, 420)]):
         cv2.ellipse(out, (x, y), (26, 14), 20, 0, 360, (30, 40, 220) if i % 2 else (220, 60, 30), -1)
     return out
+
+
+def barred(image: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int], level: int = 0) -> np.ndarray:
+    """The screen scaled into a box of a capture of `size` (width, height), with bars of one grey level around it."""
+    x0, y0, x1, y1 = box
+    out = np.full((size[1], size[0], 3), level, np.uint8)
+    out[y0:y1, x0:x1] = cv2.resize(image, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
+    return out
+
+
+def among_bars(fan: Fan, box: tuple[int, int, int, int]) -> Fan:
+    """Where a fan of a SCREEN lies once that is scaled into a box."""
+    return shifted(scaled(fan, (box[2] - box[0]) / SCREEN[1]), box[:2])
+
+
+def worn(skin: str, n: int, seed: int = 0, lettering: tuple[int, int, int] | None = None) -> tuple[Fan, list[np.ndarray]]:
+    """A fan and `n` screens of moving speckle in the interface of a phantom's vendor; `lettering`: its ink, of one colour."""
+    spec = replace(sample_exam(9000 + seed, "normal", seconds=1.0, skin=skin), seed=seed)
+    fan, blank, rng = spec.preset.fan, skins.screen(spec), np.random.default_rng(seed)
+    if lettering is not None:
+        ink = np.abs(blank.astype(np.int16) - skins.SKINS[skin].background).max(axis=2) > 60
+        blank[ink] = lettering
+    x0, y0, x1, y1 = fan.box
+    source, out = cv2.cvtColor(np.minimum(speckle(rng, (2 * SCREEN[0], 2 * SCREEN[1])), 130), cv2.COLOR_GRAY2BGR), []
+    mask = rasterise(fan, fan.box).astype(np.uint8)
+    for _ in range(n):
+        x, y = rng.integers(0, 2 * SCREEN[1] - (x1 - x0)), rng.integers(0, 2 * SCREEN[0] - (y1 - y0))
+        image = blank.copy()
+        cv2.copyTo(source[y : y + y1 - y0, x : x + x1 - x0], mask, image[y0:y1, x0:x1])
+        out.append(image)
+    return fan, out

@@ -231,6 +231,26 @@ def test_wrong_requests_are_refused(page: StatusServer, board: Board, path: str,
     assert board.requests() == []
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"{", "body: not valid JSON"),
+        (b"\xff", "send one JSON object, or nothing"),
+        (b"[1]", "body: all that was sent: found [1]; expected an object"),
+        (b'{"review": "maybe"}', "body: review: found 'maybe'; expected one of: open, confirmed, dismissed"),
+        (b'{"by": 3}', "body: by: found 3; expected a string"),
+        (b'{"reveiw": 1}', "body: reveiw: found 1; unknown field; known here: review, by"),
+        (b'{"by": "a", "by": "b"}', "body: by: found 'b'; the key is given twice"),
+    ],
+)
+@pytest.mark.requirement("S-08")
+def test_a_wrong_body_is_told_what_is_wrong_with_it(page: StatusServer, body: bytes, words: str) -> None:
+    """It was told that the file is damaged, and to fetch the bundle again."""
+    status, said, _ = ask(page, "/ack/1", "POST", body)
+    error = json.loads(said)["error"]
+    assert status == 400 and words in error and "bundle" not in error and "file" not in error
+
+
 def test_a_loop_that_has_ended_takes_no_requests(page: StatusServer, board: Board) -> None:
     """`hygroma demo --serve` after its clip: a review was accepted, and never written."""
     board.publish(snapshot(t_mono_ns=time.monotonic_ns() - 10**10))

@@ -20,7 +20,7 @@ from typing import Any
 
 from edge.engines.tensorrt.key import EngineKey, Platform, sha256
 from edge.engines.tensorrt.layers import LayerSummary
-from edge.errors import BundleError, EngineError
+from edge.errors import EngineError
 from edge.schema import Decoder, encode, rule
 
 log = logging.getLogger(__name__)
@@ -114,8 +114,8 @@ class EngineCache:
         try:
             entry, files = self._read(folder)
             if entry.key != key:
-                raise BundleError(f"{folder}/{ENTRY_FILE}: is of another key")
-        except (BundleError, OSError) as error:
+                raise EngineError(f"{folder}/{ENTRY_FILE}: is of another key")
+        except (EngineError, OSError) as error:
             self._quarantine(folder, str(error))
             return None
         return Stored(entry, files[PLAN_FILE])
@@ -163,7 +163,7 @@ class EngineCache:
         for folder in self._folders():
             try:
                 found.append(self._read(folder)[0])
-            except (BundleError, OSError) as error:
+            except (EngineError, OSError) as error:
                 self._quarantine(folder, str(error))
         return sorted(found, key=lambda entry: -entry.built_s)
 
@@ -252,7 +252,7 @@ class EngineCache:
                     yield path
 
     def _read(self, folder: Path) -> tuple[Entry, dict[str, bytes]]:
-        """BundleError or OSError for anything but the files that `put` wrote."""
+        """EngineError or OSError for anything but the files that `put` wrote."""
         sums: dict[str, str] = {}
         for line in _read_file(folder / SUMS_FILE).decode("ascii", "replace").splitlines():
             digest, _, name = line.partition("  ")
@@ -261,11 +261,11 @@ class EngineCache:
         for name in (PLAN_FILE, ENTRY_FILE, LAYERS_FILE):
             files[name] = _read_file(folder / name)
             if sha256(files[name]) != sums.get(name):
-                raise BundleError(f"{folder}/{name}: SHA-256 differs from {SUMS_FILE}")
-        decoder = Decoder(str(folder / ENTRY_FILE))
-        entry = decoder.dataclass(Entry, decoder.parse(files[ENTRY_FILE]))
+                raise EngineError(f"{folder}/{name}: SHA-256 differs from {SUMS_FILE}")
+        decoder = Decoder(str(folder / ENTRY_FILE), EngineError)
+        entry = decoder.dataclass(Entry, decoder.parse(files[ENTRY_FILE], "the file is damaged"))
         if entry.key.digest != folder.name:
-            raise BundleError(f"{folder}/{ENTRY_FILE}: its key is that of {entry.key.digest}")
+            raise EngineError(f"{folder}/{ENTRY_FILE}: its key is that of {entry.key.digest}")
         return entry, files
 
     def _quarantine(self, folder: Path, why: str) -> None:
@@ -321,7 +321,7 @@ def _read_file(path: Path) -> bytes:
     with os.fdopen(fd, "rb") as handle:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode) or info.st_size > MAX_PLAN_BYTES:
-            raise BundleError(f"{path}: not a regular file of at most {MAX_PLAN_BYTES} bytes")
+            raise EngineError(f"{path}: not a regular file of at most {MAX_PLAN_BYTES} bytes")
         return handle.read()
 
 

@@ -53,6 +53,7 @@ function show(s) {
     s.state === "flagged" ? "exam " + v.exam_id + "; the flag stays until the next exam" : why;
   at("why").className = also ? "also" : "";
   once("problems", s.health.problems, all => at("problems").replaceChildren(...all.map(words => make("div", words))));
+  at("same").hidden = !v || !v.question;
   showPicture(s, v);
   if (v) { showFigures(v); showChart(s, v); }
   once("events", s.events, showEvents); once("exams", s.exams || [], showExams);
@@ -117,6 +118,7 @@ function showEvents(events) {
     const row = make("button", "", "row"), picture = new Image(), words = make("div");
     picture.src = still(e); picture.alt = "evidence of flag " + e.id;
     words.append(make("b", "Exam " + e.exam_id), make("small", time(e.t_wall)), make("small", "score " + fixed(e.hygroma, 2)));
+    if (e.boundary) words.append(make("small", "WHOSE? " + e.boundary));
     row.append(picture, words, review(e));
     row.onclick = () => openSheet(e.id);
     return row;
@@ -131,6 +133,7 @@ function showExams(exams) {
   at("exams").replaceChildren(...exams.map(e => {
     const row = make("div", "", "row"), words = make("div");
     words.append(make("b", "Exam " + e.exam_id), make("small", "from " + time(e.started_wall)));
+    if (e.boundary) words.append(make("small", "WHOSE? " + e.boundary));
     row.append(words, make("span", e.assessable_frames + " assessed" + (e.best_hygroma === null ? "" : ", best " + fixed(e.best_hygroma, 2))),
       make("span", e.flagged ? "FLAGGED" : "no flag", "tag " + (e.flagged ? "flag" : "none")));
     return row;
@@ -150,7 +153,7 @@ function showDevice(s) {
     ["Source", s.source + (f.format ? ", " + f.format : "")],
     ["Newest frame", age === null ? "none yet" : fixed(age, 1) + " s ago"],
     ["Frames", f.read + " read, " + f.dropped + " dropped, " + f.missed + " missed, " + f.stale + " stale, " + s.duplicates + " repeats"],
-    ["Trouble", f.decode_errors + " damaged, " + f.stalls + " stalls, " + f.reconnects + " reconnections, " + f.format_changes + " changes of format"],
+    ["Trouble", f.decode_errors + " damaged, " + f.restamped + " restamped, " + f.stalls + " stalls, " + f.reconnects + " reconnections, " + f.format_changes + " changes of format"],
     ["Errors", Object.entries(s.errors).map(p => p[0] + " " + p[1]).join(", ") || "none"],
     ["Verdict", took ? "half within " + fixed(took.p50, 0) + " ms, 99 % within " + fixed(took.p99, 0) + " ms" : "–"],
     ["Model", s.bundle + (s.bundle_state ? ", " + bundle(s.bundle_state) : "")],
@@ -165,7 +168,7 @@ function fillSheet() {
   const e = snapshot && snapshot.events.find(found => found.id === sheetId);
   if (!e) { at("sheet").close(); return; }
   if (at("shown").dataset.still !== still(e)) { at("shown").dataset.still = still(e); showStill(e); }
-  at("told").textContent = e.review === "open" ? "Not reviewed yet. Exam " + e.exam_id + ", " + time(e.t_wall) + ", score " + fixed(e.hygroma, 2) :
+  at("told").textContent = e.review === "open" ? "Not reviewed yet. Exam " + e.exam_id + ", " + time(e.t_wall) + ", score " + fixed(e.hygroma, 2) + (e.boundary ? ". WHOSE? " + e.boundary : "") :
     (e.review === "confirmed" ? "Confirmed" : "Dismissed") + " by " + e.reviewed_by;
   at("confirm").hidden = at("dismiss").hidden = at("by").hidden = e.review !== "open";
   at("reopen").hidden = e.review === "open";
@@ -206,6 +209,7 @@ at("new").onclick = async () => {
   if (sure && await say("new-exam")) at("new").textContent = "Not done: no new exam";
   setTimeout(askSure, SURE_MS + 50);
 };
+at("same").onclick = async () => { if (await say("same-exam")) at("same").textContent = "Not done: same patient"; else at("same").textContent = "Same patient"; };
 function askSure() { const sure = Date.now() < sureUntil; at("new").className = sure ? "big sure" : "big"; at("new").textContent = sure ? "Tap again: new exam" : "New exam"; }
 const dim = () => at("night").getAttribute("aria-pressed") === "true" ? " dim" : "";
 at("night").onclick = () => { const on = !dim(); at("night").setAttribute("aria-pressed", on); at("night").textContent = on ? "Bright" : "Dim"; document.body.classList.toggle("dim", on); };

@@ -1,0 +1,100 @@
+"""Whether the picture inside the fan has changed, or only the noise of its camera, cable or codec.
+
+Noise differs from picture to picture by as much as over any longer time. What is alive drifts away: the longer ago, the
+more it differs. So a stretch over which a picture differs from the stretch's first by no more than neighbours differ from
+each other is a held picture, and by how much they differ is the source's noise.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from edge.records import Fingerprint
+from edge.screen.likeness import Cells
+
+ALIKE_OF_CONTRAST = 0.012  # of the fan's contrast, that two pictures may always differ by: a dark gain shows less of everything
+ALIKE_LOW, ALIKE_HIGH = 0.2, 0.4  # grey levels of cells: noise of sigma 3 leaves .18 at 720p, live phantoms .3 to 1.5 after .12 s
+ALIKE_OVER_NOISE = 1.4  # times the measured noise: its largest differences over its upper fifth (measured, a shaking camera)
+STEADY = 1.3  # times its neighbours' difference, up to which a picture belongs to the stretch; a live one leaves it in 2 to 4
+STEADY_NS = 250_000_000  # ns that a stretch must last to be one: at most three pictures count in it (min_interval_ms)
+STEADY_PICTURES = 3  # pictures that follow its first
+STEADY_QUANTILE = 0.8  # of the neighbours' differences of a stretch, which of a shaking camera are unequal
+STEPS_KEPT = 32  # of them: a second's
+SPACING_MAX_NS = 200_000_000  # ns between pictures; further apart, live ones too differ equally from all others
+NOISE_MAX = 1.5  # grey levels of cells: with more, a second of a slow scan differs no more than a held picture does
+NOISE_OF_CONTRAST = 0.1  # of the fan's contrast, at most; what differs more, each picture from each other, is alive
+RELAX = 0.05  # per picture, by which noise that was measured too high comes down to what is seen
+RELAXES_BELOW = 0.8  # of the measured noise: a neighbour's difference that shows it to be too high
+
+
+class Changes:
+    """Follows the fingerprints of one source; not thread-safe. What it knows of the noise outlasts every layout."""
+
+    def __init__(self) -> None:
+        self.noise = 0.0  # grey levels of cells between two pictures of the same; 0 until a held picture was seen
+        self._cells = Cells(np.zeros((0, 0), bool))
+        self._before: Fingerprint | None = None
+        self._before_ns = 0
+        self._distinct: Fingerprint | None = None  # the last that differed
+        self._first: Fingerprint | None = None  # of the stretch under way
+        self._first_ns = 0
+        self._steps: deque[float] = deque(maxlen=STEPS_KEPT)  # differences of neighbours in the stretch
+
+    @property
+    def tells(self) -> bool:
+        """Whether a frozen picture of this source can be told from a live one."""
+        return self.noise <= NOISE_MAX
+
+    def forget(self) -> None:
+        """Another layout: no picture before this one is to be compared with."""
+        self._before = self._distinct = self._first = None
+
+    def see(self, taken: Fingerprint, now: int) -> tuple[bool, float]:
+        """The picture at `now`, ns -> (the same as the last distinct one, difference up to which pictures are alike)."""
+        before, first, distinct = self._before, self._first, self._distinct
+        cells = self._shared(taken)
+        values = cells.of(taken.values)
+        contrast = float(values.std()) if values.size else 0.0
+        same = False
+        if before is not None and first is not None and distinct is not None:
+            others = np.stack([cells.of(before.values), cells.of(first.values), cells.of(distinct.values)])
+            step, from_first, from_distinct = cells.differences(taken, others).tolist()
+            self._learn(taken, step, from_first, contrast, now)
+            same = from_distinct <= self._alike(contrast)
+        else:
+            self._begin(taken, now)
+        self._before, self._before_ns = taken, now
+        if not same:
+            self._distinct = taken
+        return same, self._alike(contrast)
+
+    def _shared(self, taken: Fingerprint) -> Cells:
+        """The cells that this picture shares with those that it is compared with."""
+        masks = [one.inside for one in (taken, self._before, self._first, self._distinct) if one is not None]
+        if any(mask is not self._cells.inside for mask in masks):
+            self._cells = Cells(masks[0] if all(mask is masks[0] for mask in masks) else np.logical_and.reduce(masks))
+        return self._cells
+
+    def _alike(self, contrast: float) -> float:
+        own = min(max(ALIKE_OF_CONTRAST * contrast, ALIKE_LOW), ALIKE_HIGH)
+        return max(own, ALIKE_OVER_NOISE * self.noise)
+
+    def _begin(self, taken: Fingerprint, now: int) -> None:
+        self._first, self._first_ns = taken, now
+        self._steps.clear()
+
+    def _learn(self, taken: Fingerprint, step: float, from_first: float, contrast: float, now: int) -> None:
+        if step < RELAXES_BELOW * self.noise:  # live or held, neighbours differ by the noise at least
+            self.noise += RELAX * (step - self.noise)
+        self._steps.append(step)
+        found = sorted(self._steps)[int(STEADY_QUANTILE * (len(self._steps) - 1))]
+        if from_first > STEADY * found or now - self._before_ns > SPACING_MAX_NS:
+            self._begin(taken, now)
+        elif (
+            now - self._first_ns >= STEADY_NS
+            and len(self._steps) >= STEADY_PICTURES
+            and found <= NOISE_OF_CONTRAST * contrast
+        ):
+            self.noise = max(self.noise, found)

@@ -1,0 +1,116 @@
+"""What lies between a scanner's screen and the loop, and adds noise: cables, cameras, codecs. And exams played through them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+
+import cv2
+import numpy as np
+
+from edge.decision import DecisionParams, Exam
+from edge.demo import CLIP
+from edge.records import Frame, Reading, Scores, Signal, Verdict
+from edge.screen.preprocess import Preprocessing
+from edge.screen.reader import ScreenReader
+
+FPS = 25.0
+FIRST = 263  # of the clip: here its second exam begins
+MAP = np.zeros((2, 2), np.float32)
+SICK, WELL = Scores(0.9, 0.9999, 0.1, MAP), Scores(0.9, 0.01, 0.1, MAP)
+# As the shipped bundle has them: four such pictures in a row flag an exam.
+PARAMS = DecisionParams(logit_offset=2.0, gain=0.15, flag_threshold=3.36)
+Noise = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
+
+
+@cache
+def exam(count: int = 190) -> tuple[np.ndarray, ...]:
+    """Pictures of one live exam, uint8 [720,1280,3]."""
+    video = cv2.VideoCapture(str(CLIP))
+    video.set(cv2.CAP_PROP_POS_FRAMES, FIRST)
+    return tuple(video.read()[1] for _ in range(count))
+
+
+def clean(image: np.ndarray, turn: int, rng: np.random.Generator) -> np.ndarray:
+    return image
+
+
+def dither(image: np.ndarray, turn: int, rng: np.random.Generator) -> np.ndarray:
+    return np.asarray(cv2.add(image, np.repeat(rng.integers(0, 2, image.shape[:2], np.uint8)[..., None], 3, 2)))
+
+
+def gauss(sigma: float) -> Noise:
+    def add(image: np.ndarray, turn: int, rng: np.random.Generator) -> np.ndarray:
+        noise = rng.normal(0, sigma, image.shape[:2]).astype(np.float32)[..., None]
+        return np.clip(np.round(image + noise), 0, 255).astype(np.uint8)
+
+    return add
+
+
+def jpeg(quality: int, sigma: float = 1.0) -> Noise:
+    """A noisy picture requantised: what is near a step falls to either side of it."""
+
+    def add(image: np.ndarray, turn: int, rng: np.random.Generator) -> np.ndarray:
+        data = cv2.imencode(".jpg", gauss(sigma)(image, turn, rng), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
+
+    return add
+
+
+def predicted(image: np.ndarray, turn: int, rng: np.random.Generator) -> np.ndarray:
+    """As an inter-frame codec: still between key frames, one a second, which redraw it a little otherwise."""
+    return jpeg(60)(image, 0, np.random.default_rng(turn // 25))
+
+
+def flicker(levels: float) -> Noise:
+    def add(image: np.ndarray, turn: int, rng: np.random.Generator) -> np.ndarray:
+        return np.clip(image * (1 + levels / 100 * (turn % 3 - 1)), 0, 255).astype(np.uint8)
+
+    return add
+
+
+def bar(image: np.ndarray, turn: int, rng: np.random.Generator) -> np.ndarray:
+    """The band that rolls over a screen which a camera looks at."""
+    rows = np.arange(len(image), dtype=np.float32) / len(image) * 9.4 + 0.7 * turn
+    return np.clip(np.round(image * (1 + 0.04 * np.sin(rows))[:, None, None]), 0, 255).astype(np.uint8)
+
+
+def shake(pixels: float) -> Noise:
+    def add(image: np.ndarray, turn: int, rng: np.random.Generator) -> np.ndarray:
+        (dx, dy), size = rng.uniform(-pixels, pixels, 2), image.shape[1::-1]
+        return np.asarray(cv2.warpAffine(image, np.array([[1, 0, dx], [0, 1, dy]], np.float32), size))
+
+    return add
+
+
+def camera(image: np.ndarray, turn: int, rng: np.random.Generator) -> np.ndarray:
+    return jpeg(85, 2.0)(flicker(2)(shake(0.5)(image, turn, rng), turn, rng), turn, rng)
+
+
+def gain(share: float) -> Noise:
+    """A scanner's gain turned down; the picture is as alive as before."""
+
+    def add(image: np.ndarray, turn: int, rng: np.random.Generator) -> np.ndarray:
+        return (image * share).astype(np.uint8)
+
+    return add
+
+
+NOISES: dict[str, Noise] = {
+    "clean": clean, "dither": dither, "sigma .25": gauss(0.25), "sigma .5": gauss(0.5), "sigma 3": gauss(3), "jpeg 90": jpeg(90),
+    "jpeg 20": jpeg(20), "key frames": predicted, "flicker": flicker(2), "bar": bar, "shake .5": shake(0.5), "shake 1": shake(1),
+    "camera": camera,
+}  # fmt: skip
+
+
+def watch(
+    images: Iterable[np.ndarray], noise: Noise = clean, well: int = 0, fps: float = FPS, seed: int = 0
+) -> list[tuple[Reading, Verdict]]:
+    """An exam of these pictures. The model calls the first `well` of them healthy and all others sick."""
+    reader, running, rng = ScreenReader(Preprocessing()), Exam(PARAMS), np.random.default_rng(seed)
+    out = []
+    for turn, image in enumerate(images):
+        reading = reader.read(Frame(turn, round(turn / fps * 1e9) + 10**9, noise(image, turn, rng)))
+        scores = (WELL if turn < well else SICK) if reading.signal is Signal.OK else None
+        out.append((reading, running.step(reading, scores)))
+    return out

@@ -1,0 +1,44 @@
+"""The one table of what is a clip."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edge import cli
+from edge.capture import FileSource
+from edge.kinds import CLIPS, DICOMS, HEAD, KNOWN, STILLS, clip_by_content, is_clip
+from edge.stills import list_files
+
+CLINIC = Path(cli.__file__).parent / "data" / "clinic.mp4"
+
+
+@pytest.mark.requirement("C-08")
+@pytest.mark.parametrize("ending", [*sorted(CLIPS), "", ".upper", ".0001"])
+def test_what_run_plays_score_and_folders_take(tmp_path: Path, ending: str) -> None:
+    """By the ending; without a known one by the content."""
+    path = tmp_path / ("clip" + (ending if ending != ".upper" else ".MP4"))
+    shutil.copy(CLINIC, path)
+    assert is_clip(path) and list_files(tmp_path) == ([path], [])
+    with FileSource(path, fast=True) as source:
+        assert source.read() is not None
+
+
+@pytest.mark.requirement("C-08")
+def test_an_ending_is_of_one_kind_and_the_help_names_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not CLIPS & STILLS and not CLIPS & DICOMS and not STILLS & DICOMS and {".vob", ".wmv", ".mp4"} <= CLIPS
+    for command, endings in (("score", KNOWN), ("run", CLIPS | STILLS)):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        words = capsys.readouterr().out.replace(";", " ").replace(",", " ").split()
+        assert endings <= {word.rstrip(".") for word in words}
+
+
+@pytest.mark.parametrize("content", [b"", b"text " * 300, b"\x89PNG\r\n\x1a\n" + bytes(900), b"\xff\xd8\xff", b"\0" * HEAD])
+def test_what_is_no_clip_is_none(tmp_path: Path, content: bytes) -> None:
+    assert clip_by_content(content) == ""
+    path = tmp_path / "notes"
+    path.write_bytes(content)
+    assert not is_clip(path) and list_files(tmp_path) == ([], [])
