@@ -349,6 +349,8 @@ class _Decoder(Decoder):
     }
 
     def wrong(self, path: str, found: object, what: str, limits: Rule) -> HygromaError:
+        if found == []:
+            what = "a list with at least one entry"
         text_for_number = limits is self.rules[float] and isinstance(found, str)
         more = "; YAML reads a number as text when its point is missing: write 1.0e-4, not 1e-4" if text_for_number else ""
         return self.fail(path, found, f"expected {limits.expected or what}{more}")
