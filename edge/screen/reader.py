@@ -74,8 +74,8 @@ class ScreenReader:
         crop = prepare(image, fan, self.spec)
         assert self._prints is not None
         taken = self._prints.take(crop)
-        duplicate, alike = self._changes.see(taken, now)
-        signal = self._look_inside(image, fan, now, not duplicate)
+        duplicate, moves, alike = self._changes.see(taken, now)
+        signal = self._look_inside(image, fan, now, moves)
         return Reading(
             frame.id,
             now,
