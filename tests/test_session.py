@@ -73,7 +73,8 @@ def test_every_state_is_said_and_every_boundary_begins_an_exam(tmp_path: Path) -
     scenes: list[tuple[str, list[np.ndarray], str, int]] = [
         ("live", sector, "", 1),
         ("frozen", [sector[-1]] * seconds(2.5), SIGNAL_REASONS[Signal.FROZEN], 1),
-        ("colour flow", [flow(image) for image in live(seconds(2.5), seed=1)], SIGNAL_REASONS[Signal.DOPPLER], 1),
+        ("colour flow", [flow(image) for image in live(seconds(6), seed=1)], SIGNAL_REASONS[Signal.DOPPLER], 1),
+        # longer than AFTER_HOLD_S after the hold: sooner, another layout would make the patient doubtful
         ("two pictures", [screen(rng, LEFT, RIGHT) for _ in range(seconds(2))], SIGNAL_REASONS[Signal.DUAL], 1),
         ("another fan", live(seconds(4), RECT, seed=2), "", 1),  # the same patient, seen otherwise
         ("patient list", [menu()] * seconds(2.5), SIGNAL_REASONS[Signal.MENU], 1),

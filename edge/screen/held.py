@@ -14,8 +14,11 @@ import numpy as np
 from edge.records import Fingerprint
 from edge.screen.likeness import Cells
 
-ALIKE_OF_CONTRAST = 0.012  # of the fan's contrast, that two pictures may always differ by: a dark gain shows less of everything
-ALIKE_LOW, ALIKE_HIGH = 0.2, 0.4  # grey levels of cells: noise of sigma 3 leaves .18 at 720p, live phantoms .3 to 1.5 after .12 s
+# Grey levels of cells. Noise of sigma 3 leaves .17 at 720p, MJPEG of quality 20 .25; a real clip .3 in 40 ms, .5 in .12 s.
+DUPLICATE = 0.25  # difference up to which a picture is the last distinct one again: it is not scored anew
+ALIKE = 0.4  # difference up to which, after .1 s and more, nothing has moved
+OF_CONTRAST = 0.012  # of the fan's contrast, that ALIKE is at most: a dark gain shows less of everything
+LEAST = 0.2  # that either is at least
 ALIKE_OVER_NOISE = 1.4  # times the measured noise: its largest differences over its upper fifth (measured, a shaking camera)
 STEADY = 1.3  # times its neighbours' difference, up to which a picture belongs to the stretch; a live one leaves it in 2 to 4
 STEADY_NS = 250_000_000  # ns that a stretch must last to be one: at most three pictures count in it (min_interval_ms)
@@ -37,7 +40,8 @@ class Changes:
         self._cells = Cells(np.zeros((0, 0), bool))
         self._before: Fingerprint | None = None
         self._before_ns = 0
-        self._distinct: Fingerprint | None = None  # the last that differed
+        self._distinct: Fingerprint | None = None  # the last that was no duplicate
+        self._moved: Fingerprint | None = None  # the last that had moved
         self._first: Fingerprint | None = None  # of the stretch under way
         self._first_ns = 0
         self._steps: deque[float] = deque(maxlen=STEPS_KEPT)  # differences of neighbours in the stretch
@@ -49,37 +53,43 @@ class Changes:
 
     def forget(self) -> None:
         """Another layout: no picture before this one is to be compared with."""
-        self._before = self._distinct = self._first = None
+        self._before = self._distinct = self._moved = self._first = None
 
-    def see(self, taken: Fingerprint, now: int) -> tuple[bool, float]:
-        """The picture at `now`, ns -> (the same as the last distinct one, difference up to which pictures are alike)."""
-        before, first, distinct = self._before, self._first, self._distinct
+    def see(self, taken: Fingerprint, now: int) -> tuple[bool, bool, float]:
+        """The picture at `now`, ns -> (a duplicate, something has moved, difference up to which two are alike)."""
+        before, first, distinct, moved = self._before, self._first, self._distinct, self._moved
         cells = self._shared(taken)
         values = cells.of(taken.values)
         contrast = float(values.std()) if values.size else 0.0
-        same = False
-        if before is not None and first is not None and distinct is not None:
-            others = np.stack([cells.of(before.values), cells.of(first.values), cells.of(distinct.values)])
-            step, from_first, from_distinct = cells.differences(taken, others).tolist()
+        duplicate, moves = False, True
+        if before is not None and first is not None and distinct is not None and moved is not None:
+            others = np.stack([cells.of(one.values) for one in (before, first, distinct, moved)])
+            step, from_first, from_distinct, from_moved = cells.differences(taken, others).tolist()
             self._learn(taken, step, from_first, contrast, now)
-            same = from_distinct <= self._alike(contrast)
+            moves = from_moved > self._alike(contrast)
+            duplicate = from_distinct <= max(min(DUPLICATE, self._own(contrast)), ALIKE_OVER_NOISE * self.noise)
         else:
             self._begin(taken, now)
         self._before, self._before_ns = taken, now
-        if not same:
+        if not duplicate:
             self._distinct = taken
-        return same, self._alike(contrast)
+        if moves:
+            self._moved = taken
+        return duplicate, moves, self._alike(contrast)
 
     def _shared(self, taken: Fingerprint) -> Cells:
         """The cells that this picture shares with those that it is compared with."""
-        masks = [one.inside for one in (taken, self._before, self._first, self._distinct) if one is not None]
+        masks = [one.inside for one in (taken, self._before, self._first, self._distinct, self._moved) if one is not None]
         if any(mask is not self._cells.inside for mask in masks):
             self._cells = Cells(masks[0] if all(mask is masks[0] for mask in masks) else np.logical_and.reduce(masks))
         return self._cells
 
     def _alike(self, contrast: float) -> float:
-        own = min(max(ALIKE_OF_CONTRAST * contrast, ALIKE_LOW), ALIKE_HIGH)
-        return max(own, ALIKE_OVER_NOISE * self.noise)
+        return max(self._own(contrast), ALIKE_OVER_NOISE * self.noise)
+
+    @staticmethod
+    def _own(contrast: float) -> float:
+        return min(max(OF_CONTRAST * contrast, LEAST), ALIKE)
 
     def _begin(self, taken: Fingerprint, now: int) -> None:
         self._first, self._first_ns = taken, now

@@ -75,9 +75,9 @@ class ScreenReader:
         crop = prepare(image, fan, self.spec)
         assert self._prints is not None
         taken = self._prints.take(crop)
-        duplicate, alike = self._changes.see(taken, now)
+        duplicate, moves, alike = self._changes.see(taken, now)
         samples = _samples(image, fan)
-        signal = self._look_inside(samples, now, not duplicate)
+        signal = self._look_inside(samples, now, moves)
         covered = is_covered(to_grey(samples), self._inside)
         return Reading(
             frame.id,

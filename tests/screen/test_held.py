@@ -24,7 +24,7 @@ def test_a_held_picture_is_frozen_and_flags_nothing(noise) -> None:
     told = watch([*exam()[:WELL], *[exam()[100]] * 70], noise, WELL)[WELL:]
     assert not any(verdict.flagged for _, verdict in told)
     if noise is not camera:  # one that shakes and recompresses makes the fan itself doubtful, now and then (MENU)
-        assert Counter(reading.signal for reading, _ in told[40:])[Signal.FROZEN] >= 27  # of 30, from 1.6 s on
+        assert Counter(reading.signal for reading, _ in told[50:])[Signal.FROZEN] >= 18  # of 20, from 2 s on
 
 
 @pytest.mark.requirement("H-01")
@@ -42,7 +42,7 @@ def test_a_live_exam_is_not_frozen_and_is_flagged(noise) -> None:
     assert Signal.FROZEN not in {reading.signal for reading, _ in told}
     flag = next(turn for turn, (_, verdict) in enumerate(told) if verdict.newly_flagged)
     assert flag < 60  # 2.4 s; without noise and with nothing refused it is .6 s
-    assert sum(verdict.repeats for _, verdict in told) < 15  # a tenth
+    assert sum(verdict.repeats for _, verdict in told) <= 15  # a tenth
 
 
 @pytest.mark.requirement("H-02")
@@ -136,7 +136,7 @@ def test_noise_that_hides_a_freeze_is_told_and_still_gives_no_evidence() -> None
     pictures.all[0] *= 1.5  # a contrast of 30, of which noise may be a tenth
     told = [changes.see(pictures.show(0, 1.6), turn * 40_000_000) for turn in range(60)]
     assert changes.noise > NOISE_MAX and not changes.tells
-    assert sum(same for same, _ in told[20:]) >= 38 and told[-1][1] > 1.4 * NOISE_MAX
+    assert sum(duplicate for duplicate, *_ in told[20:]) >= 38 and told[-1][2] > 1.4 * NOISE_MAX
 
 
 def test_what_a_lamp_or_a_loose_camera_does_is_no_difference() -> None:
