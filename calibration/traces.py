@@ -57,7 +57,7 @@ def trace_exam(plan: Plan, scorer: Scorer, spec: Preprocessing) -> Trace:
         reading = reader.read(Frame(frame.index, frame.index * 1_000_000_000 // TRACE_FPS, frame.image))
         scores = scorer.score(reading.crop) if reading.crop is not None else None
         slim = dataclasses.replace(scores, nuchal_map=NO_MAP) if scores else None
-        steps.append((dataclasses.replace(reading, crop=None, fan=None), slim))
+        steps.append((dataclasses.replace(reading, crop=None, fan=None, fingerprint=None), slim))
         if frame.view == "standard" and standard_s is None:
             standard_s = frame.index / TRACE_FPS
     return Trace(plan.truth, tuple(steps), standard_s, plan.seed)
