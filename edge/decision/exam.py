@@ -35,7 +35,8 @@ class ExamState:
     last_counted_ns: int | None = None
     last_signal_ns: int | None = None  # last time that the screen showed anything
     last_live_ns: int | None = None  # last time that it showed a picture which was not there before
-    held_ns: int | None = None  # when the last long hold ended
+    last_dual_ns: int | None = None  # last time that it showed two pictures, held or live: that cannot be told
+    held_ns: int | None = None  # when the last long hold of one picture ended
     menu_since_ns: int | None = None
     highest: int = 0  # exam number ever given, when it is above `exam_id`
     boundary: str = ""  # what was not sure of this exam's boundaries
@@ -116,10 +117,13 @@ def _boundaries(state: ExamState, reading: Reading, params: DecisionParams) -> E
 def _holds(state: ExamState, reading: Reading, params: DecisionParams) -> ExamState:
     """Doubt after a long time without a live picture, and after another layout that follows a hold."""
     now = reading.t_mono_ns
+    if reading.signal is Signal.DUAL:
+        state = replace(state, last_dual_ns=now)
     if reading.signal is Signal.DOPPLER or (reading.signal is Signal.OK and not (reading.duplicate or reading.repeats)):
         held_s = _seconds(state.last_live_ns, now)
         doubt = state.doubt or (f"no live picture for {held_s:.0f} s" if held_s >= HELD_S else "")
-        held_ns = now if held_s >= params.gap_s else state.held_ns
+        one_s = min(held_s, _seconds(state.last_dual_ns, now)) if state.last_dual_ns is not None else held_s
+        held_ns = now if one_s >= params.gap_s else state.held_ns
         state = replace(state, last_live_ns=now, held_ns=held_ns, doubt=doubt)
     after_hold = state.held_ns is not None and _seconds(state.held_ns, now) <= AFTER_HOLD_S
     if reading.layout_changed and after_hold and not state.doubt:

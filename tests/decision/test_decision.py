@@ -228,6 +228,15 @@ def test_another_layout_after_a_hold_is_asked_about(held: int, asked: bool) -> N
     assert (bool(after.question), after.flagged) == (asked, not asked)
 
 
+def test_a_dual_view_is_no_hold_after_which_another_layout_is_asked_about() -> None:
+    """The way back from two pictures to one is another layout always."""
+    screen = Screen()
+    screen.show(20)
+    screen.show(125, signal=Signal.DUAL)
+    after = screen.show(10, WELL, layout_changed=True)
+    assert not any(verdict.question for verdict in after) and all(verdict.exam_id == 1 for verdict in after)
+
+
 def test_evidence_goes_on_when_the_patient_is_the_same() -> None:
     screen = Screen()
     before = screen.show(4)[-1].evidence

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from held import NOISES, PARAMS, SICK, camera, clean, exam, gain, gauss, watch
 
 from edge.decision import Exam
 from edge.decision.memory import PICTURES, Seen
-from edge.records import Fingerprint, Reading, Signal
+from edge.records import Fan, Fingerprint, Reading, Signal
 from edge.screen.held import NOISE_MAX, Changes
-from edge.screen.likeness import Cells
+from edge.screen.layout import SECOND
+from edge.screen.likeness import Cells, Fingerprinter
 
 WELL = 60  # pictures of a live exam before what is tried
 
@@ -148,3 +150,22 @@ def test_what_a_lamp_or_a_loose_camera_does_is_no_difference() -> None:
     others = np.stack([values * row + 3, values + 0.3 * slopes[0] - 0.2 * slopes[1], values + rng.normal(0, 2, shape)])
     found = Cells(now.inside).differences(now, others.reshape(3, -1).astype(np.float32))
     assert found[0] < 0.05 and found[1] < 0.05 and 1.5 < found[2] < 2.2
+
+
+@pytest.mark.requirement("H-01")
+@pytest.mark.parametrize("level", [0, 40, 255])
+def test_a_picture_that_comes_back_after_an_even_one_is_live(level: int) -> None:
+    """An even picture has no contrast: a gain would make any other of it."""
+    rng = np.random.default_rng(level)
+    fan = Fan("rect", (100, 60, 1180, 660))
+    prints = Fingerprinter(fan, (720, 1280), 192)
+    changes = Changes()
+
+    def see(crop: np.ndarray, i: int) -> tuple[bool, bool]:
+        return changes.see(prints.take(crop), i * SECOND // 25)[:2]
+
+    for i in range(30):
+        see(np.full((192, 192), level, np.uint8), i)
+    moving = [cv2.resize(rng.integers(0, 256, (24, 24)).astype(np.uint8), (192, 192)) for _ in range(30)]
+    told = [see(crop, 30 + i) for i, crop in enumerate(moving)]
+    assert all(not duplicate and moves for duplicate, moves in told)
