@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 # Nanoseconds; an older picture is not shown to the loop. The newest one behind a flag may be 500 ms old when the flag
-# commits (DESIGN section 6), and inference and commit take up to 150 of them.
+# commits (docs/design.md#trust), and inference and commit take up to 150 of them.
 STALE_NS = 300_000_000
 WINDOW_NS = 60_000_000_000  # of which the quickest picture is the measure; clocks drift .01 %, 6 ms, meanwhile
 

@@ -42,7 +42,7 @@ class OpenVinoRunner:
     compiled for one, which is faster than for any number, and a crop's answer does not depend on its neighbours.
 
     What is not INT8 runs in float32. OpenVINO would take bfloat16 where the CPU has it: a little faster, but the answers
-    would then be twice as far from the canonical graph's, and other ones on other machines (docs/quantisation.md).
+    would then be twice as far from the canonical graph's, and other ones on other machines (docs/notebook/quantisation.md).
 
     EngineError when OpenVINO is missing, or the model cannot be compiled or has other inputs or outputs.
     """
