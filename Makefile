@@ -70,7 +70,7 @@ bench-all: $(TEST_VENV)/.done
 performance: $(TEST_VENV)/.done
 	$(TEST_VENV)/bin/python -m benchmarks.performance
 
-# Exposure 0.0 (safest) to 10.0; the promise is at most 1.2 with a camera (DESIGN section 6). The tool takes it times ten.
+# Exposure 0.0 (safest) to 10.0; the promise is at most 1.2 with a camera (docs/design.md#trust). The tool takes it times ten.
 unit:
 	systemd-analyze security --offline=true --threshold=12 systemd/hygroma@.service
 	systemd-analyze security --offline=true --threshold=12 systemd/hygroma-update@.service

@@ -36,7 +36,7 @@ from edge.watching import open_watching
 
 SUITE = "soak"
 NAME = "`hygroma run` at the camera's rate"
-PROMISED_S = 600.0  # seconds that the promise is about (issue 5)
+PROMISED_S = 600.0  # seconds that the promise is about (docs/requirements.md, T-05)
 SETTLE_S = 3.0  # seconds at the start that do not count: the fan is being found
 WARM_S = 120.0  # seconds before memory is judged: two rounds of the clip, flags, clips and every state included
 WARM_SHARE = 0.2  # of a shorter run

@@ -1,4 +1,4 @@
-"""What the student was asked to reach on a CPU (issue 4), held against what a run measured: a table for docs/performance.md.
+"""What the student was asked to reach on a CPU, held against what a run measured: a table for docs/performance.md.
 
 All but one are ratios of medians in one interleaved run of the suite `peers`. The other holds the student's time there against
 the time that all its products, attention's too, would take at the INT8 rate that the suite `limits` measured.

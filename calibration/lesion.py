@@ -19,9 +19,9 @@ import numpy as np
 from calibration.drawn import fixed_screen
 
 THALAMI_MM = 6.0  # long side of the thalami box, see above
-NORMAL_NT_MM = (0.8, 2.3)  # 95th centile at CRL 57 mm is about 2.3 mm (DESIGN section 5)
+NORMAL_NT_MM = (0.8, 2.3)  # 95th centile at CRL 57 mm is about 2.3 mm (docs/design.md#simulation)
 LESION_MM = (3.2, 12.0)  # below 3.2 mm a thick NT and a hygroma cannot be told apart by thickness
-LESION_MEDIAN_MM, LESION_SIGMA = 6.0, 0.38  # lognormal, chosen in DESIGN section 5
+LESION_MEDIAN_MM, LESION_SIGMA = 6.0, 0.38  # lognormal, chosen (docs/design.md#simulation)
 CALIPERED = 0.3  # share of the pictures that get caliper marks, in every class
 
 # All pixels are those of the 512-pixel stills of ../shared/data, on which every number without another reason was chosen by eye.

@@ -46,8 +46,8 @@ from export.model.vit import ViTConfig
 from export.report.gate import DEFAULT_LIMITS, GateLimits, gate
 from export.report.model_card import model_card
 
-MIN_GOLDEN = 64  # images; DESIGN section 3
-MAX_BYTES = 15_000_000  # of a bundle that is shipped; DESIGN section 3
+MIN_GOLDEN = 64  # images (docs/design.md#bundle)
+MAX_BYTES = 15_000_000  # of a bundle that is shipped (docs/design.md#bundle)
 
 # A tolerance is what the canonical graph itself differs by, widened, plus a floor. Another engine rounds at other
 # places, which moves some activations by one INT8 step: about as much again as quantising did. The floor keeps a lucky

@@ -2,8 +2,8 @@
 
 Contours are in fetal millimetres at an occipito-frontal diameter of 25 mm: the fetus lies on its back, face up (y
 negative), crown to the left, origin at the nape. `Pose` bends, scales, turns and flips them. Drawn by hand after the
-proportions in DESIGN section 5 and the standard plane as ISUOG describes it (nasal tip, palate, diencephalon, nuchal
-membrane).
+proportions in docs/design.md#simulation and the standard plane as ISUOG describes it (nasal tip, palate, diencephalon,
+nuchal membrane).
 """
 
 from __future__ import annotations

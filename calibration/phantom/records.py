@@ -37,7 +37,7 @@ class Patient:
 
     @property
     def ofd_mm(self) -> float:
-        """Occipito-frontal diameter, mm: 21/24/29/34 at CRL 44/57/68/81 (DESIGN section 5)."""
+        """Occipito-frontal diameter, mm: 21/24/29/34 at CRL 44/57/68/81 (docs/design.md#simulation)."""
         return float(np.interp(self.crl_mm, (44.0, 57.0, 68.0, 81.0, 84.0), (21.0, 24.0, 29.0, 34.0, 35.0)))
 
 

@@ -1,4 +1,4 @@
-"""From a seed to a patient, a preset and an exam: the three levels of random effects of DESIGN section 5."""
+"""From a seed to a patient, a preset and an exam: the three levels of random effects of docs/design.md#simulation."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from calibration.phantom.skins import SKINS, layout_fan
 
 NORMAL_MM = (0.7, 2.5)  # thinner cannot be measured, thicker is borderline
 BORDERLINE_MM = (2.5, 3.5)  # neither healthy nor hygroma: raised translucency, a hard negative left out of both truths
-HYGROMA_MM = (3.0, 12.0)  # nuchal collections at 11-14 weeks (DESIGN section 5)
-HYGROMA_MEDIAN_MM, HYGROMA_LOG_SD = 6.0, 0.35  # chosen in DESIGN section 5; the spread puts 95 % between 3 and 12
+HYGROMA_MM = (3.0, 12.0)  # nuchal collections at 11-14 weeks (docs/design.md#simulation)
+HYGROMA_MEDIAN_MM, HYGROMA_LOG_SD = 6.0, 0.35  # chosen (docs/design.md#simulation); 95 % lie between 3 and 12
 ROOM_MM = 5.0  # above the head and behind the skin: whoever scans sees to it that both are in the picture
 NUISANCE = ("lung", "cyst", "abdomen")
 LOST = ("black", "blue", "bars")
@@ -19,7 +19,7 @@ LOST = ("black", "blue", "bars")
 def sample_nt(rng: np.random.Generator, crl_mm: float, truth: str) -> float:
     """Nuchal thickness, mm, drawn again until it lies in its class's range.
 
-    Normal: log-normal about the median for CRL with the published 95th centile (DESIGN section 5), below borderline.
+    Normal: log-normal about the median for CRL with the published 95th centile (docs/design.md#simulation), below borderline.
     """
     if truth == "borderline":
         return float(rng.uniform(*BORDERLINE_MM))

@@ -8,7 +8,7 @@ from collections import deque
 import numpy as np
 
 # Nanoseconds; an older picture is not shown to the loop. The newest one behind a flag may be 500 ms old when the flag
-# commits (DESIGN section 6), and inference and commit take up to 150 of them.
+# commits (docs/design.md#trust), and inference and commit take up to 150 of them.
 STALE_NS = 300_000_000
 WINDOW_NS = 20_000_000_000  # nanoseconds of which the quickest picture is the measure; a rate that POINTS do not tell moves .08 s
 

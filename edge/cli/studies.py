@@ -102,7 +102,7 @@ def _add_lesions(command: Parser) -> None:
         "Discriminators that try to tell edited stills from untouched ones, cross-validated by patient (an AUC of .5 "
         "is a coin), and a contact sheet of fifty stills. Exit code 1 when one of them tells them apart, or could ask nothing."
     )
-    command.epilog = "docs/simulated-lesions.md says what was found on the stills that the shipped model was trained on."
+    command.epilog = "docs/notebook/simulated-lesions.md says what was found on the stills that the shipped model was trained on."
     command.add_path("data", "DATA", "a folder laid out as ../shared/data")
     command.add_path("--out", "DIR", "lesions.json and the contact sheet: pictures of the data", required=True)
     command.add_numbers((("stills", 240, "stills that are edited"), ("seed", 0, "of the stills and the edits")))

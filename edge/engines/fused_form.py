@@ -4,7 +4,7 @@ with the product that makes its queries, keys and values.
 ONNX Runtime makes a MatMulIntegerToFloat of a quantised product by itself, on unsigned activations, and leaves the bias an
 addition of its own; here the bias is that node's. Attention becomes a QAttention: its product writes each head where the scores'
 product reads it, so that nothing is split or transposed. The same integers are multiplied and the same floats added: over the 64
-golden images of bundle 0.4.0 no output differs by a bit. What each saves is in docs/quantisation.md.
+golden images of bundle 0.4.0 no output differs by a bit. What each saves is in docs/notebook/quantisation.md.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class OpenVinoRunner:
     run in float32 on the same quantised values: as exact as INT8 with VNNI, slower than ONNX Runtime there. `note` then says so.
 
     What is not INT8 runs in float32. OpenVINO would take bfloat16 where the CPU has it: a little faster, but the answers
-    would then be twice as far from the canonical graph's, and other ones on other machines (docs/quantisation.md).
+    would then be twice as far from the canonical graph's, and other ones on other machines (docs/notebook/quantisation.md).
 
     EngineError when OpenVINO is missing or saturates with that switch too, or the model cannot be compiled or has other inputs
     or outputs.

@@ -17,7 +17,7 @@ CELL_MIN = 16  # px; fewer average too little
 CELLS_MIN = 24  # cells inside the fan from which gain, offset and shift are fitted; fewer are compared as they are
 ROW_CELLS_MIN = 4  # cells of a row from which its own gain and offset are fitted
 DRAWN_SHARE = 0.03  # of the cells, those that differ most, that do not count: a caliper is drawn over as many (chosen)
-GAIN_MAX = 0.3  # of a row, either way: a lamp or a rolling bar changes less; a picture that comes out of the dark more
+GAIN_MAX = 0.5  # of a row, either way: a lamp or a rolling bar changes less; a picture that comes out of the dark more
 FLAT = 1e-6  # squared grey levels: what varies less has no direction
 
 

@@ -5,8 +5,8 @@ its size and it has no padding, so no border sees the shift); 1/sqrt(head dim) i
 the weights before it. The class token and position embedding become one constant.
 
 Biases of MatMuls are [1,1,K]: ONNX Runtime would fuse MatMul + Add of a one-dimensional bias into a float Gemm before
-it looks for quantisation (DESIGN section 3). Opset 17 (one LayerNormalization node; the newest TensorRT 8.6 takes),
-GELU by its Erf formula.
+it looks for quantisation (docs/design.md#quantisation). Opset 17 (one LayerNormalization node; the newest TensorRT 8.6
+takes), GELU by its Erf formula.
 """
 
 from __future__ import annotations

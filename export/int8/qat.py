@@ -2,7 +2,7 @@
 
 No label is used, and the ranges stay those of the post-training choice: the smoothed student trains with its block linears
 rounded in the forward pass (int8/fake_quant.py), on the crops it was distilled on, towards the float student's outputs. Nothing
-new is learned; what rounding did is undone. What that gained is in docs/quantisation.md: nothing, on the student it was tried on.
+new is learned; what rounding did is undone. On the student it was tried on that gained nothing (docs/notebook/quantisation.md).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Quantised: the products with constant weights inside blocks, nothing else. Weights are signed per-channel int8, stored
 as such; activations signed per-tensor int8, zero-point 0, on the products' inputs only; biases, heads, LayerNorm,
 softmax, GELU, the attention products and the patch convolution stay float. That is the form TensorRT takes, and the one
-that flips fewest images (DESIGN section 3).
+that flips fewest images (docs/design.md#quantisation).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from export.report.records import Correlation, IncreasedArea
 from export.report.validate import EvaluationSet, Step
 
 SPECIFICITY = 0.98  # a frame's, at the operating point: the evidence over an exam does the rest
-PLANES_KEPT = 0.95  # of standard planes that the plane threshold keeps (DESIGN: other anatomy is judged at that point)
+PLANES_KEPT = 0.95  # of standard planes that the plane threshold keeps (docs/design.md#evidence: other anatomy is judged there)
 FORMS = ("teacher", "student", "qdq")
 EXTRAS = ("cut_plane", "aspect")  # see export/report/framing.py
 HELD_OUT = {

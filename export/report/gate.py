@@ -17,7 +17,7 @@ from export.report.records import GatedLosses, Verdict
 @dataclass(frozen=True)
 class GateLimits:
     """positives_lost: labelled positives that PyTorch calls positive and the conversion does not. flips: share of
-    images whose decision changes. auc_drop: reference's area minus the conversion's. The values are issue 4's."""
+    images whose decision changes. auc_drop: reference's area minus the conversion's. The values: docs/design.md#gate."""
 
     positives_lost: int = 0
     flips: float = 0.007

@@ -6,8 +6,8 @@ from edge.bundle.manifest import EvidenceTable, GateResult, Manifest
 from export.report.metrics import mcnemar_of, predictive_value, upper_bound
 from export.report.validate import ONE_IN
 
-# Exam-level pairs (sensitivity, specificity) whose predictive value is shown beside the bundle's own figures (DESIGN
-# section 3).
+# Exam-level pairs (sensitivity, specificity) whose predictive value is shown beside the bundle's own figures
+# (docs/design.md#decision).
 EXAMPLE_EXAM_FIGURES = ((0.94, 0.98), (0.94, 0.997))
 
 _KIND_TITLES = {

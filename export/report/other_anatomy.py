@@ -26,7 +26,7 @@ SOURCES = {  # of the data's manifest.csv, with their split -> what they show
     ("pocus_covid", "ood"): "lungs (POCUS)",
     ("nhbs_spj", "ood"): "infant hips (NHBS)",
 }
-AIM = 0.01  # share of other anatomy called assessable, at most (DESIGN)
+AIM = 0.01  # share of other anatomy called assessable, at most (docs/design.md#evidence)
 ROUNDING = 1e-9  # of 1 minus a share: 4 of 400 are 1 %, and no more
 MET, UNSHOWN, MISSED = "met", "met in point but not shown", "missed"
 KEPT = 0.95  # of the standard planes, at the point where the aim is judged

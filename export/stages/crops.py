@@ -23,7 +23,7 @@ from export.training.unlabelled import require_batch
 REFIT = FOLDS  # the run that trains on every training still; the shipped weights
 SCORED = ("real", "sham", "borderline", "lesion")  # sources whose standard planes the hygroma head scores
 UNDRAWN = ("real", "cleaned", "hc18")  # sources that are shown without labels: nothing was drawn into them
-CALIBRATION_CROPS = 128  # DESIGN section 3: 32-500 suffice
+CALIBRATION_CROPS = 128  # 32 to 500 suffice (docs/design.md#quantisation)
 TYPICAL_PHANTOMS = 128  # stills, two a patient: the 99th centile of distances needs a hundred
 
 

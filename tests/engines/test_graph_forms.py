@@ -133,11 +133,11 @@ def test_the_shipped_graph_too(other: Any) -> None:
 
 
 def test_the_page_states_the_tolerances_that_are_tested() -> None:
-    """docs/quantisation.md"""
+    """docs/notebook/quantisation.md"""
     pytest.importorskip("torch")
     from export.bundle import TOLERANCE_FACTOR, TOLERANCE_FLOOR
 
-    page = (Path(__file__).parents[2] / "docs" / "quantisation.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "notebook" / "quantisation.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")]
     stated = {row[0]: row[2] for row in rows if len(row) == 4}
 

@@ -1,6 +1,6 @@
 """What differs between TensorRT versions, asked of the module itself. The one place that imports `tensorrt`.
 
-Weakly typed networks with precision flags up to 10.11, strongly typed ones from 10.12 (DESIGN section 3). Nothing here
+Weakly typed networks with precision flags up to 10.11, strongly typed ones from 10.12 (docs/design.md#tensorrt). Nothing here
 compares versions but that one choice: names come and go, so `hasattr` decides.
 """
 
