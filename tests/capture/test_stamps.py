@@ -80,6 +80,15 @@ def test_stamps_that_cannot_be_are_named_and_replaced(
     assert stats.stale <= 2 and all(b.t_mono_ns > a.t_mono_ns for a, b in zip(frames, frames[1:], strict=False))
 
 
+@pytest.mark.requirement("C-05")
+def test_stamps_that_jump_to_and_fro_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    stamps = DriverStamps("camera")
+    for n in range(200):
+        now_ns = LONG_AGO + n * 40_000_000
+        stamps.captured_ns(now_ns + 700_000_000 * (n // 10 % 2), now_ns, now_ns, now_ns)
+    assert stamps.restamped >= 100 and len(caplog.records) == 2
+
+
 @pytest.mark.requirement("C-06")
 def test_pictures_that_may_be_old_are_not_shown_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Slow pictures in four buffers: a stamp of .5 s ago is no older than its buffer, so it is believed."""
