@@ -6,9 +6,9 @@ from pathlib import Path
 
 # Endings of the containers that FFmpeg plays, as scanners, grabbers, phones and screen recorders write them.
 CLIPS = frozenset({
-    ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".h264", ".264", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg",
-    ".mjpg", ".mkv", ".mod", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".qt", ".ts", ".vob", ".webm",
-    ".wmv",
+    ".264", ".265", ".3g2", ".3gp", ".asf", ".avc", ".avi", ".divx", ".dv", ".f4v", ".flv", ".h264", ".h265", ".hevc", ".ivf",
+    ".m1v", ".m2p", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mod", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg",
+    ".mpv", ".mts", ".mxf", ".nut", ".ogg", ".ogm", ".ogv", ".qt", ".tod", ".tp", ".trp", ".ts", ".vob", ".webm", ".wmv", ".y4m",
 })  # fmt: skip
 STILLS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm"})
 DICOMS = frozenset({".dcm", ".dicom"})
@@ -17,11 +17,21 @@ KNOWN = CLIPS | STILLS | DICOMS
 TS_PACKET = 188  # bytes of a transport stream's packet, which begins with TS_SYNC
 TS_SYNC = 0x47
 TS_PACKETS = 4  # packets whose first byte is looked at: four bytes by chance are one file in four thousand million
-HEAD = 3 * TS_PACKET + 1  # bytes of a file that `clip_by_content` wants
+TS_STAMP = 4  # bytes of time before each packet, where a camcorder's AVCHD card or a Blu-ray has them
+HEAD = TS_STAMP + 3 * (TS_PACKET + TS_STAMP) + 1  # bytes of a file that `clip_by_content` wants
+
+# What streams without a container, and containers of studios, begin with.
+_STARTS = {
+    b"\x00\x00\x01\xb3": "mpeg video", b"\x00\x00\x00\x01\x67": "h264", b"\x00\x00\x00\x01\x09": "h264",
+    b"\x00\x00\x00\x01\x40\x01": "hevc", b"\x00\x00\x00\x01\x46\x01": "hevc", b"DKIF": "ivf", b"YUV4MPEG2 ": "y4m",
+    b"\x06\x0e\x2b\x34\x02\x05\x01\x01": "mxf", b"nut/multimedia container\x00": "nut",
+}  # fmt: skip
 
 
 def clip_by_content(head: bytes) -> str:
     """The container that a file's first HEAD bytes tell, in a word; "" when they tell none."""
+    if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1"):
+        return ""  # a picture in a clip's container
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide"):
         return "mp4"
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
@@ -34,14 +44,19 @@ def clip_by_content(head: bytes) -> str:
         return "asf"
     if head[:4] in (b"FLV\x01", b"OggS"):
         return "flv" if head[:3] == b"FLV" else "ogg"
-    syncs = head[: TS_PACKETS * TS_PACKET : TS_PACKET]
-    return "ts" if len(syncs) == TS_PACKETS and set(syncs) == {TS_SYNC} else ""
+    for start, kind in _STARTS.items():
+        if head.startswith(start):
+            return kind
+    for kind, stamp in (("ts", 0), ("m2ts", TS_STAMP)):
+        syncs = head[stamp :: TS_PACKET + stamp][:TS_PACKETS]
+        if len(syncs) == TS_PACKETS and set(syncs) == {TS_SYNC}:
+            return kind
+    return ""
 
 
 def is_clip(path: Path) -> bool:
-    """By its ending; of a file whose ending is in no table, by its content. OSError when it cannot be opened."""
-    suffix = path.suffix.lower()
-    if suffix in KNOWN:
-        return suffix in CLIPS
+    """By its ending, or by its content whatever the ending. OSError when it cannot be opened."""
+    if path.suffix.lower() in CLIPS:
+        return True
     with path.open("rb") as file:
         return bool(clip_by_content(file.read(HEAD)))

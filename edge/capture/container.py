@@ -1,7 +1,8 @@
 """What a clip's container says of its own wholeness, read from its structure and not from a number of pictures.
 
 A number of pictures is often an estimate, length times rate, and wrong for a clip with pauses or with a longer sound track. How
-many bytes belong together is stated exactly by MP4, AVI and Matroska, and a transport stream counts its packets.
+many bytes belong together is stated exactly by MP4, AVI, Matroska and WMV; FLV, Ogg, MPEG program and transport streams state it
+for each of their pieces, so that a cut between two of these is not seen. A transport stream counts its packets.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from typing import BinaryIO
 
 import numpy as np
 
-from edge.kinds import HEAD, TS_PACKET, TS_SYNC, clip_by_content
+from edge.kinds import HEAD, TS_PACKET, TS_STAMP, TS_SYNC, clip_by_content
 
 MOOV_MAX = 64 * 2**20  # bytes of an MP4's index that are read; an hour's is 2 MB
 EDITS_MAX = 1000  # edits of a track that are looked at; two are enough to know
+_PROGRAMS, _SERVICES = 0, 17  # streams of a transport stream that say what the others are
 TS_READ = 4096  # packets read at once: 770 kB
+ASF_HEADER = 65536  # bytes in which a WMV's properties stand; its header begins with them
+_ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
 _TOP = frozenset({_CLUSTER, 0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1254C367, 0x1941A469, 0x1043A770, 0xEC, 0xBF})
 _IN_CLUSTER = frozenset({0xE7, 0xA3, 0xA0, 0xAB, 0xA7, 0x5854, 0xAF, 0xEC, 0xBF})
@@ -29,7 +33,7 @@ def cut_off(path: Path) -> str:
     size = path.stat().st_size
     with path.open("rb") as file:
         kind = clip_by_content(file.read(HEAD))
-        ends = {"mp4": _mp4_end, "avi": _avi_end, "matroska": _matroska_end}.get(kind)
+        ends = _ENDS.get(kind)
         try:
             end = ends(file, size) if ends else size
         except (struct.error, ValueError):
@@ -41,8 +45,8 @@ def broken_inside(path: Path) -> bool:
     """Whether the structure of a Matroska or transport stream is broken somewhere, so that pictures may be lost there."""
     with path.open("rb") as file:
         kind = clip_by_content(file.read(HEAD))
-        if kind == "ts":
-            return _ts_broken(file)
+        if kind in ("ts", "m2ts"):
+            return _ts_broken(file, TS_STAMP if kind == "m2ts" else 0)
         return kind == "matroska" and _matroska_broken(file, path.stat().st_size)
 
 
@@ -127,6 +131,65 @@ def _avi_end(file: BinaryIO, size: int) -> int:
     return at
 
 
+def _asf_end(file: BinaryIO, size: int) -> int:
+    file.seek(0)
+    header = file.read(ASF_HEADER)
+    at = header.find(_ASF_FILE)
+    if at < 0:
+        return size
+    (length,) = struct.unpack_from("<Q", header, at + 40)
+    (flags,) = struct.unpack_from("<I", header, at + 88)
+    return size if flags & 1 else length  # 1: a broadcast, whose length was not known
+
+
+def _flv_end(file: BinaryIO, size: int) -> int:
+    file.seek(5)
+    at = struct.unpack(">I", file.read(4))[0] + 4  # behind the header stands the length of no tag
+    while at + 11 <= size:
+        file.seek(at)
+        kind, length = divmod(struct.unpack(">I", file.read(4))[0], 1 << 24)
+        if kind & 0x1F not in (8, 9, 18):  # sound, picture, words
+            return size
+        at += 11 + length + 4
+    return at + 11 if at < size else at
+
+
+def _ogg_end(file: BinaryIO, size: int) -> int:
+    at = 0
+    while at < size:
+        file.seek(at)
+        head = file.read(27)
+        if not head.startswith(b"OggS"[: len(head)]):
+            return size
+        pieces = head[26] if len(head) == 27 else 0
+        at += 27 + pieces + sum(file.read(pieces))
+    return at
+
+
+def _mpeg_end(file: BinaryIO, size: int) -> int:
+    at = 0
+    while at < size:
+        file.seek(at)
+        head = file.read(14)
+        if not head.startswith(b"\0\0\1"[: len(head)]) or len(head) >= 4 and head[3] < 0xB9:
+            return size
+        if len(head) < 4 or head[3] == 0xB9:  # the end of a recording; another may follow
+            at += 4
+        elif head[3] == 0xBA:  # a pack; MPEG-1's is shorter
+            at += 12 if len(head) > 4 and head[4] >> 4 == 2 else 14 + (head[13] & 7 if len(head) == 14 else 0)
+        else:
+            at += 6 + (int.from_bytes(head[4:6], "big") if len(head) >= 6 else 0)
+    return at
+
+
+def _ts_end(file: BinaryIO, size: int) -> int:
+    return -(-size // TS_PACKET) * TS_PACKET
+
+
+def _m2ts_end(file: BinaryIO, size: int) -> int:
+    return -(-size // (TS_PACKET + TS_STAMP)) * (TS_PACKET + TS_STAMP)
+
+
 def _matroska_end(file: BinaryIO, size: int) -> int:
     start, end = _segment(file)
     return end if end is not None else size
@@ -190,20 +253,36 @@ def _matroska_broken(file: BinaryIO, size: int) -> bool:
     return at > end
 
 
-def _ts_broken(file: BinaryIO) -> bool:
-    """Whether a packet does not begin as one, or a stream's counter of its packets leaves some out."""
+def _ts_broken(file: BinaryIO, stamp: int) -> bool:
+    """Whether a packet does not begin as one, or a stream's counter of its packets leaves some out. `stamp`: bytes before each.
+
+    Where the table of programs and after it every stream begins anew at 0 with a new piece, a second recording was joined on.
+    """
     file.seek(0)
     counters: dict[int, int] = {}
-    while data := file.read(TS_READ * TS_PACKET):
-        packets = np.frombuffer(data[: len(data) // TS_PACKET * TS_PACKET], np.uint8).reshape(-1, TS_PACKET)
+    ended: set[int] = set()  # streams of the recording before a join, which have not begun anew yet
+    while data := file.read(TS_READ * (TS_PACKET + stamp)):
+        packets = np.frombuffer(data[: len(data) // (TS_PACKET + stamp) * (TS_PACKET + stamp)], np.uint8)
+        packets = packets.reshape(-1, TS_PACKET + stamp)[:, stamp : stamp + 4]
         if (packets[:, 0] != TS_SYNC).any():
             return True
-        for _, high, low, flags in packets[:, :4].tolist():
+        for _, high, low, flags in packets.tolist():
             stream, counter = (high & 0x1F) << 8 | low, flags & 0x0F
             if stream == 0x1FFF or not flags & 0x10:  # padding, or no content: not counted
                 continue
             last = counters.get(stream)
             if last is not None and counter not in (last, (last + 1) % 16):
-                return True
+                begins = counter == 0 and high & 0x40
+                if begins and stream in (_PROGRAMS, _SERVICES):
+                    ended = set(counters)
+                elif not (begins and stream in ended):
+                    return True
+            ended.discard(stream)
             counters[stream] = counter
     return False
+
+
+_ENDS = {
+    "mp4": _mp4_end, "avi": _avi_end, "matroska": _matroska_end, "asf": _asf_end, "flv": _flv_end, "ogg": _ogg_end,
+    "mpeg": _mpeg_end, "ts": _ts_end, "m2ts": _m2ts_end,
+}  # fmt: skip

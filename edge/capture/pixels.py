@@ -9,6 +9,8 @@ source has no colour to lose.
 
 from __future__ import annotations
 
+import re
+
 import cv2
 import numpy as np
 
@@ -39,12 +41,14 @@ def why_damaged(data: memoryview, marked: bool, format: Negotiated) -> str:
         jpeg = bytes(data)
         if not jpeg.startswith(_START):
             return f"{len(jpeg)} bytes that are no JPEG"
-        return "a JPEG that is cut off" if not _has_end(jpeg) else "a JPEG that cannot be decoded"
+        cut = not _has_end(jpeg) or _imdecode(jpeg, grey=True) is not None
+        return "a JPEG that is cut off" if cut else "a JPEG that cannot be decoded"
     return f"{len(data)} bytes are too few for {format.fourcc} {format.width}x{format.height}"
 
 
 _START, _END, _SCAN, _PROGRESSIVE = b"\xff\xd8", b"\xff\xd9", b"\xff\xda", b"\xff\xc2"
 _FILL, _CORNER = 128, 4  # what libjpeg fills missing blocks with, and the pixels of the last block that are looked at for it
+_MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")  # any but those of a restart
 _SCAN_HEADER = 14  # bytes of the scan's header, of three colours; a grey picture's has 10
 # Entropy-coded bytes that no encoder writes behind a whole picture: a decoder which still wants some takes them for picture.
 # With all restart markers among them, so that one which waits for such a marker goes on too.
@@ -53,26 +57,36 @@ _TAIL = _NONSENSE + b"".join(bytes([0xFF, 0xD0 + number]) + _NONSENSE for number
 
 
 def _decode_jpeg(data: memoryview, grey: bool) -> np.ndarray | None:
-    """Many UVC cameras leave the end marker out. libjpeg fills what is missing with mid grey, up to the last block: a picture
-    whose last block is something else is whole, but for a few pixels in that block. Where it is grey, nonsense is put behind the
-    data: a decoder that has the whole picture does not look at it. (Not always, since libjpeg complains of it on stderr.)"""
+    """Many UVC cameras leave the end marker out, and some put one behind half a picture. libjpeg fills what is missing with mid
+    grey, up to the last block: a picture whose last block is something else is whole, but for a few pixels in that block. Where
+    it is grey, nonsense is put behind the data: a decoder that has the whole picture does not look at it. (Not always, since
+    libjpeg complains of it on stderr.)"""
     jpeg = bytes(data)
-    if _has_end(jpeg):
-        return _imdecode(jpeg, grey)
-    jpeg = jpeg.rstrip(b"\xff")  # half a marker
-    scan = jpeg.rfind(_SCAN)
-    # A progressive picture has its whole shape after its first pass. One cut in its header is none, and OpenCV before 5 makes
-    # one of what lay in memory.
-    if not jpeg.startswith(_START) or _PROGRESSIVE in jpeg or scan < 0 or len(jpeg) < scan + _SCAN_HEADER:
-        return None
-    image = _imdecode(jpeg + _END, grey)
-    if image is None:
-        return None
+    if not _has_end(jpeg):
+        jpeg = jpeg.rstrip(b"\xff")  # half a marker
+        scan = jpeg.rfind(_SCAN)
+        # One cut in its header is none, and OpenCV before 5 makes a picture of what lay in memory.
+        if not jpeg.startswith(_START) or _PROGRESSIVE in jpeg or scan < 0 or len(jpeg) < scan + _SCAN_HEADER:
+            return None
+        jpeg += _END
+    image = _imdecode(jpeg, grey)
+    if image is None or _PROGRESSIVE in jpeg:  # which has its whole shape after its first pass: nothing can be told
+        return image
     bottom, right = (max(length - _CORNER, (length - 1) // 8 * 8) for length in image.shape[:2])
     if (image[bottom:, right:] != _FILL).any():
         return image
-    other = _imdecode(jpeg + _TAIL + _END, grey)
+    end = _data_end(jpeg)
+    other = _imdecode(jpeg[:end] + _TAIL + _END, grey)
     return image if other is not None and np.array_equal(image, other) else None
+
+
+def _data_end(jpeg: bytes) -> int:
+    """Where the picture's own data end: at the first marker in them that is none of a restart."""
+    at = 2
+    while jpeg[at : at + 2] != _SCAN and len(jpeg) >= at + 4 and jpeg[at] == 0xFF:  # the header, a thumbnail in it included
+        at += 1 if jpeg[at + 1] == 0xFF else 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    marker = _MARKER.search(jpeg, at + 2)
+    return marker.start() if marker else len(jpeg)
 
 
 def _has_end(jpeg: bytes) -> bool:

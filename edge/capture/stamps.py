@@ -24,7 +24,7 @@ class DriverStamps:
     def __init__(self, name: str) -> None:
         self.restamped = 0
         self._name = name
-        self._said = ""
+        self._said: set[str] = set()  # kinds of wrong stamps that the log has: two that take turns would fill the disk
         self._trouble, self._trouble_ns = "", 0
         self.begin()
 
@@ -58,8 +58,8 @@ class DriverStamps:
         self._trouble = f"the driver's stamps {wrong}; the time at which each picture came is taken instead"
         self._trouble_ns = now_ns
         kind = wrong.translate(_NO_DIGITS)
-        if kind != self._said:
-            self._said = kind
+        if kind not in self._said:
+            self._said.add(kind)
             log.warning("%s: %s", self._name, self._trouble)
         return filled_after_ns
 

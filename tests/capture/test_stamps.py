@@ -20,7 +20,7 @@ from v4l2_fake import FakeCamera, FakeKernel
 from edge.capture import LatestFrame, V4l2Source
 from edge.capture.feed import FeedStats
 from edge.capture.lag import STALE_NS
-from edge.capture.pixels import decode
+from edge.capture.pixels import decode, why_damaged
 from edge.capture.stamps import EARLY_NS, DriverStamps
 from edge.capture.v4l2 import Negotiated
 from edge.config import CaptureConfig
@@ -78,6 +78,15 @@ def test_stamps_that_cannot_be_are_named_and_replaced(
     assert re.search(words, stats.trouble) and stats.restamped >= 10 and frames and took_s < 3
     assert "the driver's stamps" in caplog.text and len(caplog.records) < 6, "one line for each picture fills the disk"
     assert stats.stale <= 2 and all(b.t_mono_ns > a.t_mono_ns for a, b in zip(frames, frames[1:], strict=False))
+
+
+@pytest.mark.requirement("C-05")
+def test_stamps_that_jump_to_and_fro_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    stamps = DriverStamps("camera")
+    for n in range(200):
+        now_ns = LONG_AGO + n * 40_000_000
+        stamps.captured_ns(now_ns + 700_000_000 * (n // 10 % 2), now_ns, now_ns, now_ns)
+    assert stamps.restamped >= 100 and len(caplog.records) == 2
 
 
 @pytest.mark.requirement("C-06")
@@ -186,6 +195,23 @@ def test_a_jpeg_without_its_end_marker_is_used_when_it_is_whole(
     for part in (0.0, 0.1, 0.5, 0.9):
         cut = whole[: head + round(part * (len(whole) - 2 - head))]
         assert decode(memoryview(cut), format, grey) is None, f"{part} of it is no picture"
+
+
+@pytest.mark.requirement("C-07")
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("restart", [0, 4])
+def test_an_end_marker_makes_no_whole_picture_of_a_part(restart: int, grey: bool) -> None:
+    """Cameras that lose data put the marker all the same, or the next picture; behind a whole one anything may lie."""
+    whole, format = jpeg(screen(320, 240), 0x211111, restart), Negotiated("MJPG", 0, 0, 0)
+    wanted = decode(memoryview(whole), format, grey)
+    head, rubbish = whole.rfind(b"\xff\xda") + 14, np.random.default_rng(2).bytes(999)
+    for behind in (b"\0" * 999, b"\xff" * 99, rubbish, b"\xff\xd9", whole, whole[: len(whole) // 2]):
+        assert np.array_equal(decode(memoryview(whole + behind), format, grey), wanted)
+    for part in (0.05, 0.5, 0.9):
+        cut = whole[: head + round(part * (len(whole) - 2 - head))].rstrip(b"\xff")
+        for behind in (b"\xff\xd9", b"\xff\xd9\xff\xd9", b"\xff\xd9" + bytes(500), whole):
+            data = memoryview(cut + behind)
+            assert decode(data, format, grey) is None and "cut off" in why_damaged(data, False, format), f"{part} of it"
 
 
 @pytest.mark.requirement("C-07")

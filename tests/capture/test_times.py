@@ -142,6 +142,42 @@ def test_a_clip_that_is_cut_off_is_told_with_and_without_pauses(tmp_path: Path, 
         assert len(steps) < COUNT and errors >= 1 and "are there" in cut_off(path)
 
 
+# Of each ending, an encoder that is quick and what else its container wants.
+PIECES = {
+    ".flv": ["-c:v", "flv1"], ".wmv": ["-c:v", "wmv2"], ".ogv": ["-c:v", "libtheora"], ".ts": ["-c:v", "mpeg2video"],
+    ".vob": ["-c:v", "mpeg2video"], ".mpg": ["-c:v", "mpeg1video"], ".mts": ["-c:v", "mpeg2video", "-mpegts_m2ts_mode", "1"],
+}  # fmt: skip
+
+
+@needs_ffmpeg
+@pytest.mark.requirement("C-03")
+@pytest.mark.parametrize("ending", PIECES)
+def test_a_cut_within_a_piece_of_a_stream_is_told(tmp_path: Path, ending: str) -> None:
+    path = clip(tmp_path / f"x{ending}", greys(COUNT, 320, 240), "-pix_fmt", "yuv420p", "-q:v", "2", *PIECES[ending])
+    whole = path.read_bytes()
+    assert cut_off(path) == "" and not broken_inside(path)
+    for part in (0.35, 0.6, 0.95):
+        told = []
+        for at in range(round(part * len(whole)), round(part * len(whole)) + 3):
+            path.write_bytes(whole[:at])
+            told.append("are there" in cut_off(path))
+        assert sum(told) >= 2, f"{part}: one of the three may lie between two pieces"
+
+
+@needs_ffmpeg
+@pytest.mark.requirement("C-03")
+def test_two_transport_streams_joined_are_no_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Recorders begin a new file every few minutes, and people join them."""
+    first = with_pauses(tmp_path / "a.ts", PAUSES["long"], *CODECS[".ts"])
+    later = with_pauses(tmp_path / "b.ts", {0: 0.0}, *CODECS[".ts"], "-output_ts_offset", "30")
+    for name, parts in (("ab.ts", (first, later)), ("ba.ts", (later, first)), ("aa.ts", (first, first))):
+        path = tmp_path / name
+        path.write_bytes(b"".join(part.read_bytes() for part in parts))
+        steps, errors, _ = played(f"file:{path}")
+        assert len(steps) == 2 * COUNT - 1 and errors == 0 and not broken_inside(path), name
+    assert "could not be decoded" not in caplog.text
+
+
 @needs_ffmpeg
 @pytest.mark.parametrize("ending", [".mkv", ".ts"])
 def test_a_container_that_is_broken_inside_is_told(tmp_path: Path, ending: str) -> None:
@@ -162,7 +198,7 @@ def test_a_container_that_never_says_its_length_is_not_cut_off(tmp_path: Path) -
     live = b"\x1a\x45\xdf\xa3\x80" + b"\x18\x53\x80\x67\x01\xff\xff\xff\xff\xff\xff\xff" + b"\x00" * 50
     avi = b"RIFF\0\0\0\0AVI " + b"\0" * 50
     endless = struct.pack(">I4s", 16, b"ftyp") + b"\0" * 8 + struct.pack(">I4s", 0, b"mdat") + b"\0" * 99
-    for content in (live, avi, endless, b"", b"\x1a\x45\xdf\xa3", b"\0\0\0\x01ftyp", b"RIFF", b"\x47" * 1000):
+    for content in (live, avi, endless, b"", b"\x1a\x45\xdf\xa3", b"\0\0\0\x01ftyp", b"RIFF", b"\x47" * 940):
         path = tmp_path / "x"
         path.write_bytes(content)
         assert cut_off(path) == "" and not is_trimmed(path)
@@ -171,7 +207,10 @@ def test_a_container_that_never_says_its_length_is_not_cut_off(tmp_path: Path) -
 
 @given(
     st.binary(max_size=300),
-    st.sampled_from([b"\x1a\x45\xdf\xa3", b"\0\0\0\x20ftyp", b"RIFF\xff\0\0\0AVI ", b"\x47", b"\0\0\0\x08moov"]),
+    st.sampled_from([
+        b"\x1a\x45\xdf\xa3", b"\0\0\0\x20ftyp", b"RIFF\xff\0\0\0AVI ", b"\x47", b"\0\0\0\x08moov", b"FLV\x01", b"OggS",
+        b"\0\0\1\xba", b"\x30\x26\xb2\x75",
+    ]),  # fmt: skip
 )
 def test_no_bytes_make_it_raise(tmp_path_factory: pytest.TempPathFactory, content: bytes, head: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "bytes"
