@@ -1,7 +1,8 @@
 """Every graph that is shipped parses and builds as a strongly typed engine in NVIDIA's own builder, on a machine without a GPU.
 
-TensorRT-RTX is TensorRT's sibling with the same parser. A build shows that the graph parses and is legal when strongly typed, no more:
-RTX lists INT8 as weight-only GEMM, and neither compute capability 8.7 (Orin) nor 9.0. Tactics, fusion, latency and numbers stay open.
+TensorRT-RTX is TensorRT's sibling with the same parser. A build shows that the graph parses and is legal when strongly typed, no
+more: RTX lists INT8 as weight-only GEMM, and neither compute capability 8.7 (Orin) nor 9.0. Tactics, fusion, latency and numbers
+stay open.
 """
 
 from __future__ import annotations
