@@ -6,7 +6,7 @@ operator (line, warp, fill, blur) with a normal target thickness, so that the ed
 is applied elsewhere in both. Not a clinical image: every figure measured on these is labelled "simulated lesion".
 
 Millimetres are equivalents: no pixel spacing exists, so the long side of the thalami box is taken as 6 mm (the calipers read
-on six images put it at 5.4-6.0 mm; ../shared/data nt_weak_flags.csv).
+on six images put it at 5.4-6.0 mm; nt_weak_flags.csv of the training data).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ LESION_MM = (3.2, 12.0)  # below 3.2 mm a thick NT and a hygroma cannot be told 
 LESION_MEDIAN_MM, LESION_SIGMA = 6.0, 0.38  # lognormal, chosen (docs/design.md#simulation)
 CALIPERED = 0.3  # share of the pictures that get caliper marks, in every class
 
-# All pixels are those of the 512-pixel stills of ../shared/data, on which every number without another reason was chosen by eye.
+# All pixels are those of the 512-pixel stills that the shipped model was trained on. Every number without another reason was
+# chosen by eye on them.
 
 # Where the picture's own translucency lies.
 PATH_BLUR_PX = 2.0  # before the darkest path is sought: wider than the grain, narrower than the translucency

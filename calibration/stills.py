@@ -1,4 +1,4 @@
-"""The real first-trimester stills and their annotations, from a folder laid out as ../shared/data (manifest.csv)."""
+"""The real first-trimester stills and their annotations, from a folder laid out as docs/data.md describes (manifest.csv)."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def read_grey(path: Path) -> np.ndarray:
 
 def _rows(path: Path, *needed: str) -> list[dict[str, str]]:
     if not path.is_file():
-        raise InputError(f"{path}: missing; the data must be a folder laid out as ../shared/data")
+        raise InputError(f"{path}: missing; the data must be a folder laid out as docs/data.md describes")
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
         if missing := [column for column in needed if column not in (reader.fieldnames or ())]:
-            raise InputError(f"{path}: columns {', '.join(missing)} missing; the data must be laid out as ../shared/data")
+            raise InputError(f"{path}: columns {', '.join(missing)} missing; the data must be laid out as docs/data.md describes")
         return list(reader)
 
 

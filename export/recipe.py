@@ -124,7 +124,7 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Recipe:
-    """data: a folder laid out as ../shared/data. work: where every stage leaves what it made. image: input side, pixels.
+    """data: a folder laid out as docs/data.md describes. work: where every stage leaves what it made. image: input side, pixels.
     tap: the hygroma head also reads the tokens after this many blocks, in the teacher and in the student; 0: only the last.
     folds: which of the four folds are held out in turn, two or more, since the threshold of each comes from the others;
     fewer than all cost less, and the figures' n says so."""

@@ -224,7 +224,7 @@ class Stamps:
                             digest.update(json.dumps(row, sort_keys=True).encode())
             except FileNotFoundError:
                 raise InputError(
-                    f"{data / name}: missing; `data` in the recipe must name a folder laid out as ../shared/data "
+                    f"{data / name}: missing; `data` in the recipe must name a folder laid out as docs/data.md describes "
                     "(a folder per class is what `hygroma crossval` reads)"
                 ) from None
         return f"SHA-256 {digest.hexdigest()[:DIGITS]}"

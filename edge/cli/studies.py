@@ -103,7 +103,7 @@ def _add_lesions(command: Parser) -> None:
         "is a coin), and a contact sheet of fifty stills. Exit code 1 when one of them tells them apart, or could ask nothing."
     )
     command.epilog = "docs/notebook/simulated-lesions.md says what was found on the stills that the shipped model was trained on."
-    command.add_path("data", "DATA", "a folder laid out as ../shared/data")
+    command.add_path("data", "DATA", "a folder laid out as docs/data.md describes")
     command.add_path("--out", "DIR", "lesions.json and the contact sheet: pictures of the data", required=True)
     command.add_numbers((("stills", 240, "stills that are edited"), ("seed", 0, "of the stills and the edits")))
     command.add_path("--init", "FILE", "a ViT's checkpoint: its frozen features discriminate too")
