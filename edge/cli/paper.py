@@ -113,7 +113,9 @@ def _crossval(args: argparse.Namespace) -> int:
             print(f"{'':<8}{_figures_line(site['figures'])}{_site_name(site)}")
     shown = [report["pooled"], *(site["figures"] for site in report["by site"])]
     kinds = sorted({figure["interval"] for part in shown for figure in part.values()})
-    print(f"\n95 % intervals: {', '.join(kinds)}. Out-of-fold predictions: {args.out / 'predictions.csv'}")
+    precisions = sorted({name for fold in report["folds"] for name in fold.get("precision", ())})
+    print(f"\ntrained in {' and '.join(precisions) or 'a precision that was not recorded'}")
+    print(f"95 % intervals: {', '.join(kinds)}. Out-of-fold predictions: {args.out / 'predictions.csv'}")
     if shared := report["patients in both classes"]:
         print(
             f"{shared} patients have images of both classes and stay in one fold; if the CSV numbers each class anew, two "

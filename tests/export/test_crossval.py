@@ -222,6 +222,7 @@ def test_the_table_a_user_reads(finished: Path, site: Path, capsys: pytest.Captu
     text = capsys.readouterr().out
     assert "16 images, 8 hygroma, 16 patients" in text and text.count("\nfold ") == 4 and "pooled" in text
     assert "95 % intervals: DeLong, exact" in text
+    assert "\ntrained in float32" in text or "\ntrained in bfloat16" in text
 
 
 def test_patients_of_both_classes_are_told(
