@@ -34,6 +34,7 @@ from edge.engines.selftest import sigmoid
 from edge.errors import ConfigError, InputError
 from export.atomic import LOCK, alone, appearing, intact, remove, require_beside
 from export.jobs import load_ray, run_jobs
+from export.model.vit import ViTConfig
 from export.report.figures import METRICS, figures
 from export.report.records import FiguredByPatient
 from export.training.finetune import STATE, Examples, best_weights, fine_tune, logits, open_device
@@ -169,7 +170,7 @@ def prepare(data: Dataset, system: System, settings: Settings, progress: Progres
     found = {
         "system": system.name,
         "start": system.described_start(),
-        "architecture": asdict(system.vit) if system.vit else "DenseNet-169",
+        "architecture": _described(system.vit) if system.vit else "DenseNet-169",
         "image": system.image,
         **{k: v for k, v in asdict(settings).items() if k != "threads"},
         "classes": list(data.classes),
@@ -178,6 +179,11 @@ def prepare(data: Dataset, system: System, settings: Settings, progress: Progres
         "code": CODE,
     }
     return Prepared(found, rows, crops)
+
+
+def _described(vit: ViTConfig) -> dict[str, Any]:
+    """The transformer's shape; it has no further heads here, and runs of older versions knew none."""
+    return {name: value for name, value in asdict(vit).items() if name != "others"}
 
 
 def run_fold(job: FoldJob, progress: Progress = lambda what, done, total, note: None) -> None:

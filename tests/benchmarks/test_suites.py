@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +54,8 @@ def test_without_torch_a_device_measures_the_rest(bench: Bench, monkeypatch: pyt
 def test_pytests_front_has_every_case_and_runs_one_suite_alone(tmp_path: Path) -> None:
     def front(*words: str) -> str:
         command = [sys.executable, "-m", "pytest", "benchmarks", "-p", "no:cacheprovider", *words]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+        alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=alone)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -98,7 +98,7 @@ def test_a_bundle_whose_runtime_gives_no_third_head_does_not_start(pipeline: Pip
     bundle = load_bundle(pipeline.work / "bundle", ANYONE)
 
     class Without:
-        name, note, input_size = "two-headed", "", bundle.manifest.input.size
+        name, note, qdq_limit, input_size = "two-headed", "", None, bundle.manifest.input.size
 
         def __enter__(self) -> Without:
             return self
