@@ -65,6 +65,17 @@ def test_the_page_is_back_when_there_is_memory_again(monkeypatch: pytest.MonkeyP
         assert answers(server)
 
 
+def answers_soon(server: StatusServer) -> bool:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return answers(server)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
 @pytest.mark.requirement("S-04")
 def test_slow_clients_are_ended_and_do_not_keep_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as one address may have, each a byte now and then: the page answers, and none outlives its time."""
@@ -95,5 +106,5 @@ def test_slow_clients_are_ended_and_do_not_keep_others_out(monkeypatch: pytest.M
                     ended.add(client)
         for client in slow:
             client.close()
-        assert answers(server)
+        assert answers_soon(server)  # their places are free once the server has seen that they are gone
         assert sum(thread.name.startswith("status") for thread in threading.enumerate()) == pool.WORKERS + 1
