@@ -16,7 +16,9 @@ CELLS = 48  # cells along the screen's longest side: 27 px of 1280, over which n
 CELL_MIN = 16  # px; fewer average too little
 CELLS_MIN = 24  # cells inside the fan from which gain, offset and shift are fitted; fewer are compared as they are
 ROW_CELLS_MIN = 4  # cells of a row from which its own gain and offset are fitted
-DRAWN_SHARE = 0.03  # of the cells, those that differ most, that do not count: a caliper is drawn over as many (chosen)
+DRAWN_SHARE = 0.12  # of the cells, those that differ most, that do not count: an ellipse, a line of text, a pointer (chosen)
+DRAWN_SCALE = 1.2  # of noise over the cells left: over all but 3 % of them, for which the limits were measured
+STANDS_OUT = 16.0  # of the largest square kept: what is drawn has more and spoils the fit; noise has less (chosen)
 GAIN_MAX = 0.5  # of a row, either way: a lamp or a rolling bar changes less; a picture that comes out of the dark more
 FLAT = 1e-6  # squared grey levels: what varies less has no direction
 
@@ -95,7 +97,8 @@ class Cells:
         """float32 [M,cells] -> float [M]: root mean square difference from `now`, grey levels.
 
         What a camera or a lamp does is left out: in each row a gain and an offset (flicker, a rolling bar), and a shift
-        of all by part of a cell (a camera that shakes), and the few cells over which a caliper may be drawn. 255 without a cell.
+        of all by part of a cell (a camera that shakes), and the cells over which a caliper may be drawn: these are found
+        first, and where they stand out the rest is fitted without them. 255 without a cell.
         """
         count = len(self.index)
         if count == 0:
@@ -104,25 +107,45 @@ class Cells:
         rest = values - others
         if count < CELLS_MIN:
             return np.asarray(np.sqrt((rest * rest).mean(axis=1)))
-        # The picture and its slopes along with the differences: all are taken without their rows' means.
         slopes = now.slopes.reshape(2, -1)[:, self.index]
-        rest = np.concatenate([rest, slopes, values[None]])
-        rest -= (self._sums(rest) / self._lengths)[:, self._row]
-        rest, shape = rest[:-1], rest[-1]
-        strength = self._sums((shape * shape)[None])[0]
-        fitted = self._long & (strength > FLAT)
-        gains = self._sums(rest * shape) * np.where(fitted, 1 / np.maximum(strength, FLAT), 0)
-        np.clip(gains[:-2], -GAIN_MAX, GAIN_MAX, out=gains[:-2])  # of the pictures, not of the slopes
-        rest -= gains[:, self._row] * shape
-        rest, (down, across) = rest[:-2], rest[:-3:-1]
-        for slope in (across, down - across * (down @ across / max(float(across @ across), FLAT))):
-            length = float(slope @ slope)
-            if length > FLAT * count:
-                rest -= (rest @ slope / length)[:, None] * slope
-        squares = np.partition(rest * rest, self._kept - 1, axis=1)[:, : self._kept]
-        free = max(1, self._kept - len(self._lengths) - int(np.count_nonzero(fitted)) - 2)
-        return np.asarray(np.sqrt(squares.sum(axis=1) / free))
+        squares = self._unfitted(rest, values, slopes, np.ones((1, count), np.float32)) ** 2
+        limit = np.partition(squares, self._kept - 1, axis=1)[:, self._kept - 1, None]
+        drawn = np.flatnonzero(squares.max(axis=1) > STANDS_OUT * limit[:, 0])
+        if drawn.size:
+            counted = (squares[drawn] <= limit[drawn]).astype(np.float32)
+            squares[drawn] = self._unfitted(rest[drawn], values, slopes, counted) ** 2
+        squares = np.partition(squares, self._kept - 1, axis=1)[:, : self._kept]
+        free = max(1, self._kept - len(self._lengths) - int(np.count_nonzero(self._long)) - 2)
+        return np.asarray(DRAWN_SCALE * np.sqrt(squares.sum(axis=1) / free))
+
+    def _unfitted(self, rest: np.ndarray, values: np.ndarray, slopes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """[M,cells] of differences, [cells] of the picture, [2,cells] of its slopes, [M or 1,cells] that count (1) or do not
+        (0) -> [M,cells]: what no gain and offset of a row, and no shift, explains."""
+        counts = self._sums(weights)
+        per_row = 1 / np.maximum(counts, 1)
+
+        def centred(cells: np.ndarray) -> np.ndarray:
+            return np.asarray(cells - (self._sums(weights * cells) * per_row)[:, self._row])
+
+        rest, shape, *ways = (centred(cells) for cells in (rest, values[None], slopes[:1], slopes[1:]))
+        weighted = weights * shape
+        strength = self._sums(weighted * shape)
+        per_gain = np.where((counts >= ROW_CELLS_MIN) & (strength > FLAT), 1 / np.maximum(strength, FLAT), 0)
+        gains = np.clip(self._sums(weighted * rest) * per_gain, -GAIN_MAX, GAIN_MAX)  # of the pictures, not of the slopes
+        rest = rest - gains[:, self._row] * shape
+        across, down = (way - (self._sums(weighted * way) * per_gain)[:, self._row] * shape for way in ways)
+        down = down - _part(down, across, weights)
+        for way in (across, down):
+            rest = rest - _part(rest, way, weights)
+        return rest
 
     def _sums(self, cells: np.ndarray) -> np.ndarray:
         """[M,cells] -> [M,rows]"""
         return np.add.reduceat(cells, self._starts, axis=1)
+
+
+def _part(cells: np.ndarray, way: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """[M,cells], [M or 1,cells] twice -> [M,cells]: the part of them that lies along a way over the cells that count."""
+    length = (weights * way * way).sum(axis=1, keepdims=True)
+    along = (weights * way * cells).sum(axis=1, keepdims=True)
+    return np.asarray(np.where(length > FLAT * cells.shape[1], along / np.maximum(length, FLAT), 0) * way)

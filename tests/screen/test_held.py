@@ -29,6 +29,35 @@ def test_a_held_picture_is_frozen_and_flags_nothing(noise) -> None:
         assert Counter(reading.signal for reading, _ in told[50:])[Signal.FROZEN] >= 18  # of 20, from 2 s on
 
 
+def pointer(image: np.ndarray, turn: int) -> None:
+    x, y = int(600 + 220 * np.cos(turn / 2)), int(350 + 150 * np.sin(turn / 1.5))
+    arrow = np.array([[x, y], [x, y + 56], [x + 16, y + 42], [x + 38, y + 38]], np.int32)
+    cv2.fillPoly(image, [arrow], (255, 255, 255))
+
+
+def ellipse(image: np.ndarray, turn: int) -> None:
+    cv2.ellipse(image, (600, 360), (100 + turn, 60 + turn), 0, 0, 360, (0, 255, 255), 2)
+
+
+def colour_box(image: np.ndarray, turn: int) -> None:
+    cv2.rectangle(image, (400 + 4 * turn, 220), (600 + 4 * turn, 440), (0, 220, 0), 2)
+
+
+def annotation(image: np.ndarray, turn: int) -> None:
+    cv2.putText(image, "RIGHT LATERAL NECK VIEW"[: turn // 3], (380, 200), 0, 1, (255, 255, 255), 2)
+
+
+@pytest.mark.requirement("H-01")
+@pytest.mark.parametrize("draw", [pointer, ellipse, colour_box, annotation])
+def test_what_the_operator_draws_on_a_held_picture_does_not_bring_it_to_life(draw) -> None:
+    held = [exam()[100].copy() for _ in range(55)]
+    for turn, image in enumerate(held):
+        draw(image, turn)
+    told = watch([*exam()[:40], *held], gauss(0.5), 40)[40:]
+    assert not any(verdict.flagged for _, verdict in told)
+    assert {reading.signal for reading, _ in told[-15:]} == {Signal.FROZEN}
+
+
 @pytest.mark.requirement("H-01")
 @pytest.mark.parametrize("fps", [5.0, 12.0])
 def test_so_it_is_of_a_slow_source(fps: float) -> None:
