@@ -27,6 +27,7 @@ EDGE = 0.08  # of the fan's width or height: depth of the strip along each of it
 MOVING_SHARE = 0.10  # of such a strip that moves where it is picture: a dark corner's noise does (chosen)
 AT_EDGE = 0.02  # of the screen's side: a fan that ends so near to the screen's edge ends there
 SIDES = 3  # of four that a fan may end at the screen's edge before any stroke in it makes it unsure
+SECTOR_SIDES = 2  # the same of a sector, where strokes on even ground make it unsure: its arc need not reach the edge
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ def is_unsure(seen: Strokes, fan: Fan, inner: Box, frame: tuple[int, int]) -> bo
     if fan.kind != "sector" and ends(fan, inner) >= SIDES:
         return not seen.alive or int(np.count_nonzero(strokes)) >= LEAST_STROKES
     strokes = strokes & cut(seen.even, (x0, y0, x1, y1))  # a probe's ringing is thin and still too, but in no even grey
+    if ends(fan, inner) >= SECTOR_SIDES and int(np.count_nonzero(strokes)) >= LEAST_STROKES:
+        return True  # a sector as large as the screen: bars filled with a blurred picture are taken for more of it
     picture = cut(seen.picture, (x0, y0, x1, y1))
     down, across = max(2, round(EDGE * (y1 - y0))), max(2, round(EDGE * (x1 - x0)))
     for strip in (np.s_[:down], np.s_[-down:], np.s_[:, :across], np.s_[:, -across:]):

@@ -16,9 +16,10 @@ CELLS = 48  # cells along the screen's longest side: 27 px of 1280, over which n
 CELL_MIN = 16  # px; fewer average too little
 CELLS_MIN = 24  # cells inside the fan from which gain, offset and shift are fitted; fewer are compared as they are
 ROW_CELLS_MIN = 4  # cells of a row from which its own gain and offset are fitted
-DRAWN_SHARE = 0.12  # of the cells, those that differ most, that do not count: an ellipse, a line of text, a pointer (chosen)
-DRAWN_SCALE = 1.2  # of noise over the cells left: over all but 3 % of them, for which the limits were measured
-STANDS_OUT = 16.0  # of the largest square kept: what is drawn has more and spoils the fit; noise has less (chosen)
+ODD_SHARE = 0.03  # of the cells, those that differ most, that never count: a small caliper, a clock (chosen)
+DRAWN_SHARE = 0.12  # of the cells, that do not count where some stand out: an ellipse, a line of text, a pointer (chosen)
+DRAWN_SCALE = 1.2  # of noise over the cells then left: over all but ODD_SHARE, for which the limits were measured
+STANDS_OUT = 100.0  # of the largest square kept, by which drawing stands out and spoils the fit; live pictures have less (chosen)
 GAIN_MAX = 0.5  # of a row, either way: a lamp or a rolling bar changes less; a picture that comes out of the dark more
 FLAT = 1e-6  # squared grey levels: what varies less has no direction
 
@@ -87,7 +88,7 @@ class Cells:
         self._starts = np.concatenate([[0], np.cumsum(self._lengths)[:-1]]).astype(np.intp)
         self._row = np.repeat(np.arange(len(self._lengths)), self._lengths)  # of each cell
         self._long = self._lengths >= ROW_CELLS_MIN
-        self._kept = len(self.index) - int(DRAWN_SHARE * len(self.index))
+        self._kept, self._bare = (len(self.index) - int(share * len(self.index)) for share in (ODD_SHARE, DRAWN_SHARE))
 
     def of(self, values: np.ndarray) -> np.ndarray:
         """[R,C] -> [cells]"""
@@ -109,14 +110,20 @@ class Cells:
             return np.asarray(np.sqrt((rest * rest).mean(axis=1)))
         slopes = now.slopes.reshape(2, -1)[:, self.index]
         squares = self._unfitted(rest, values, slopes, np.ones((1, count), np.float32)) ** 2
-        limit = np.partition(squares, self._kept - 1, axis=1)[:, self._kept - 1, None]
-        drawn = np.flatnonzero(squares.max(axis=1) > STANDS_OUT * limit[:, 0])
-        if drawn.size:
+        limit = np.partition(squares, self._bare - 1, axis=1)[:, self._bare - 1, None]
+        drawn = squares.max(axis=1) > STANDS_OUT * limit[:, 0]
+        found = self._mean(squares, self._kept)
+        if drawn.any():
             counted = (squares[drawn] <= limit[drawn]).astype(np.float32)
-            squares[drawn] = self._unfitted(rest[drawn], values, slopes, counted) ** 2
-        squares = np.partition(squares, self._kept - 1, axis=1)[:, : self._kept]
-        free = max(1, self._kept - len(self._lengths) - int(np.count_nonzero(self._long)) - 2)
-        return np.asarray(DRAWN_SCALE * np.sqrt(squares.sum(axis=1) / free))
+            squares = self._unfitted(rest[drawn], values, slopes, counted) ** 2
+            found[drawn] = DRAWN_SCALE * self._mean(squares, self._bare)
+        return found
+
+    def _mean(self, squares: np.ndarray, kept: int) -> np.ndarray:
+        """[M,cells] -> [M]: root mean square of the smallest ones, without what was fitted."""
+        least = np.partition(squares, kept - 1, axis=1)[:, :kept]
+        free = max(1, kept - len(self._lengths) - int(np.count_nonzero(self._long)) - 2)
+        return np.asarray(np.sqrt(least.sum(axis=1) / free))
 
     def _unfitted(self, rest: np.ndarray, values: np.ndarray, slopes: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """[M,cells] of differences, [cells] of the picture, [2,cells] of its slopes, [M or 1,cells] that count (1) or do not

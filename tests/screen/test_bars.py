@@ -98,6 +98,23 @@ def test_bars_within_bars():
     assert readings[-1].settled and iou(readings[-1].fan, truth, (768, 1024)) > 0.95
 
 
+@pytest.mark.requirement("T-06")
+@pytest.mark.parametrize("skin", ["kestrel", "aurelia"])
+@pytest.mark.parametrize("blur", [15, 40])
+def test_bars_filled_with_the_blurred_screen_leak_no_lettering(skin: str, blur: int) -> None:
+    """As televisions and telephones fill them. They are no uniform bars and may cost the picture, but not the name."""
+    size, (x0, y0, x1, y1) = (1280, 960), (160, 150, 1120, 690)
+    _, images = worn(skin, SHOWN, lettering=WHITE)
+    shown = []
+    for image in images:
+        filled = cv2.GaussianBlur(cv2.resize(image, size), (0, 0), blur)
+        filled[y0:y1, x0:x1] = cv2.resize(image, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
+        shown.append(filled)
+    for reading, image in zip(read(shown), shown, strict=True):
+        if reading.settled and reading.fan is not None:
+            assert np.count_nonzero(look(image, reading.fan).image >= CANARY) < LETTER
+
+
 @pytest.mark.parametrize("level", [0, 16, 90])
 def test_what_a_screen_shows_is_told_through_bars(level):
     size, box = GEOMETRIES["letterbox"]
