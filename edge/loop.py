@@ -86,6 +86,7 @@ class Summary:
     frames: int
     seconds: float
     frames_by_signal: dict[str, int]
+    not_assessable: dict[str, int]  # verdicts by reason (see decision.REASONS); one may have several
     duplicates: int
     errors: dict[str, int]
     feed: FeedStats
@@ -133,6 +134,7 @@ class Watch:
         self._latencies = {stage: Latency() for stage in STAGES}
         self._latencies |= {"commit": self._keeper.commit, "flag": self._keeper.flag}
         self._signals: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
         self._errors: Counter[str] = Counter({"fallback": 1} if identity.fallback else {})
         self._in_a_row = {"screen": 0, "engine": 0}
         self._late = False  # the newest frame was too old when it had been scored
@@ -170,7 +172,7 @@ class Watch:
             self._notifier.stopping()
             self._keeper.finish(self._clock_ns())
             self._publish(self._clock_ns())
-        return self._summary()
+        return self.summary()
 
     def stop(self) -> None:
         """End the run after the frame under way. From any thread."""
@@ -314,6 +316,7 @@ class Watch:
         if verdict.question and (self._verdict is None or self._verdict.question != verdict.question):
             log.warning("operator: %s", verdict.question)
         self._verdict, self._scores = verdict, scores
+        self._reasons.update(verdict.reasons)
         if verdict.exam_started:
             started = self._wall().isoformat(timespec="seconds")
             self._exams.append(ExamRow(verdict.exam_id, started, 0, False, None))
@@ -382,11 +385,13 @@ class Watch:
         yield
         self._latencies[stage].record((self._clock_ns() - start_ns) / 1e6)
 
-    def _summary(self) -> Summary:
+    def summary(self) -> Summary:
+        """What has happened so far. On the loop's own thread, or after it."""
         return Summary(
             frames=self._frames,
             seconds=(self._clock_ns() - self._started_ns) / 1e9,
             frames_by_signal=dict(self._signals),
+            not_assessable=dict(self._reasons),
             duplicates=self._duplicates,
             errors=self._failures(),
             feed=self._feed.stats(),

@@ -37,11 +37,12 @@ SHIPPED = Path(__file__).with_name("data")
 
 @dataclass(frozen=True)
 class Watching:
-    """A Watch that is ready to run, its scorer (for the label), its store, and where its page is ("" without one)."""
+    """A Watch that is ready to run, its scorer (for the label), its store, its board, and where its page is ("" without one)."""
 
     watch: Watch
     scorer: Scorer
     store: EventStore
+    board: Board
     url: str
 
 
@@ -100,7 +101,7 @@ def open_watching(
         gc.collect()
         gc.freeze()  # what is loaded by now stays: looking through it for garbage held up the loop for 14 ms, now and then
         stack.callback(gc.unfreeze)
-        yield Watching(watch, scorer, store, url)
+        yield Watching(watch, scorer, store, board, url)
 
 
 def _first_exam_id(store: EventStore) -> int:

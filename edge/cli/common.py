@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -195,11 +196,26 @@ def tell(args: argparse.Namespace, value: object, text: Callable[[], str]) -> in
     return 0
 
 
+class LogHandler(logging.StreamHandler):
+    """Log lines to stderr, each on a line of its own: a bar that stands there is wiped first. Its next step draws it again."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if Progress._drawn is not None:
+            Progress._drawn.clear()
+        super().emit(record)
+
+
 class Progress:
     """A one-line bar on a terminal; a line now and then elsewhere. Always on stderr."""
 
     WIDTH = 30  # characters
     QUIET_S = 10.0  # seconds between lines when stderr is a file
+
+    _drawn: Progress | None = None  # whose bar stands on the terminal's last line
 
     def __init__(self) -> None:
         self._live, self._last, self._what = sys.stderr.isatty(), 0.0, ""
@@ -210,6 +226,7 @@ class Progress:
         if what == self._what and now - self._last < wait:
             return
         self._last, self._what = now, what
+        Progress._drawn = self if self._live else None
         filled = self.WIDTH * done // max(1, total)
         line = f"[{'#' * filled}{'.' * (self.WIDTH - filled)}] {what} {done}/{total} {note}"
         print(
@@ -217,5 +234,6 @@ class Progress:
         )
 
     def clear(self) -> None:
-        if self._live:
+        if Progress._drawn is self:
+            Progress._drawn = None
             print("\r" + " " * 110 + "\r", end="", file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from edge import __version__
-from edge.cli.common import Parser
+from edge.cli.common import LogHandler, Parser
 from edge.errors import HygromaError, StoreError
 
 DEVICE, WORKSTATION = "device", "workstation"
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         given = recipe_means_build(given)
     args = make_parser().parse_args(given)
     level = logging.INFO if args.verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=level, handlers=[LogHandler()])
     try:
         return int(args.handler(args))
     except HygromaError as error:
