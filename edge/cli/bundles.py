@@ -42,7 +42,7 @@ def _add_update(update: Parser) -> None:
 def _add_keys(keys: Parser) -> None:
     actions = keys.add_subparsers(title="actions", required=True, metavar="ACTION")
     new = actions.add_parser("new", help="a new key pair in a folder; the private file stays with you")
-    new.add_argument("folder", type=Path, metavar="DIR")
+    new.add_argument("folder", type=Path, metavar="DIR", help="where hygroma.key and hygroma.pub go")
     new.set_defaults(handler=_new_key)
     show = actions.add_parser("show", help="the public half of a key file, as bundle.trusted_keys takes it")
     show.add_path("file", "FILE", "hygroma.key or hygroma.pub")

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from edge.config import Config
 
 
+TORCH = "torch==2.13.0"  # as docs/install.md and the Makefile install it: before all else, by itself
+
+
 class Parser(argparse.ArgumentParser):
     """Takes -v before and after a command's name. `fill` adds its arguments, once they are to be read: of a command that is not
     asked for, the module stays unread."""
@@ -30,10 +33,14 @@ class Parser(argparse.ArgumentParser):
             "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="log what happens to stderr"
         )
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def fill(self) -> None:
+        """Adds the arguments, where they are still missing."""
         if self._fill is not None:
             fill, self._fill = self._fill, None
             fill(self)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.fill()
         return super().parse_known_args(args, namespace)
 
     # -- options that several commands have
@@ -52,8 +59,12 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--bundle", metavar="B", help=text)
         self.add_flag("--allow-unsigned", "run a bundle that nobody trusted signed")
 
-    def add_config(self, text: str | None = None) -> None:
+    def add_config(self, text: str = "the daemon's YAML file; edge/config.example.yaml shows every key") -> None:
         self.add_path("--config", "C", text)
+
+    def add_recipe(self, nargs: str | None = None) -> None:
+        text = "YAML: data, models, folds and where the work goes; export/recipes has examples"
+        self.add_argument("recipe", type=Path, metavar="RECIPE.yaml", nargs=nargs, help=text)
 
     def add_store(self) -> None:
         self.add_argument(
@@ -173,8 +184,10 @@ def toolchain() -> Iterator[None]:
     except ImportError as error:
         if (error.name or "").split(".")[0] in ("edge", "export", "calibration"):  # ours: a bug, not a package to install
             raise
+        first = f"pip install {TORCH}, then " if error.name == "torch" else ""
         raise ConfigError(
-            f"the workstation's packages are missing ({error.name}): pip install -e '.[toolchain]'"
+            f"the workstation's packages are missing ({error.name}): {first}pip install -e '.[toolchain]'"
+            + (" (plain torch would fetch gigabytes of CUDA: without a GPU take a CPU build)" if first else "")
         ) from None
 
 

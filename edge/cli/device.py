@@ -43,7 +43,7 @@ def _add_run(run: Parser) -> None:
     run.description = f"Watch a source until it ends or SIGTERM. URI: {KNOWN}"
     run.add_argument("--source", metavar="URI", help="what to watch (else source.uri of the configuration)")
     run.add_bundle("a bundle's folder or .tar (else the configuration's, else the shipped one)")
-    run.add_config("a YAML file; edge/config.example.yaml shows every key")
+    run.add_config()
     run.add_store()
     run.add_argument(
         "--as-fast-as-possible", action="store_true", dest="fast", help="play a file without waiting for its clock"
@@ -61,7 +61,7 @@ def _add_score(score: Parser) -> None:
         f"Clips: {' '.join(sorted(CLIPS))}; stills: {' '.join(sorted(STILLS))}; DICOM: {' '.join(sorted(DICOMS))}; "
         "files with another ending, or none, by their content."
     )
-    score.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    score.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="files, or folders of them")
     score.add_json("one JSON object a line")
     score.add_bundle()
     score.add_argument(

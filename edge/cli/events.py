@@ -29,18 +29,18 @@ def _add_events(events: Parser) -> None:
         )
         action.add_json()
         if one:
-            action.add_argument("id", type=int)
+            action.add_argument("id", type=int, help="its number, as `events list` shows it")
         action.set_defaults(handler=lambda args: _with_store(args, run))
         return action
 
-    add("list", _list, "newest first").add_argument("--review", choices=REVIEWS)
+    add("list", _list, "newest first").add_argument("--review", choices=REVIEWS, help="only those")
     add("show", _show, "one event", one=True)
     export = add("export", _export, "images, clips, events.json and events.csv into a folder")
-    export.add_argument("folder", type=Path)
+    export.add_argument("folder", type=Path, help="where they go; made if it is not there")
     export.add_flag("--dicom", "also as DICOM Secondary Capture, without a patient")
     export.add_argument("ids", type=int, nargs="*", help="events (default: all)")
     review = add("review", _review, "record what a person decided", one=True)
-    review.add_argument("review", choices=REVIEWS)
+    review.add_argument("review", choices=REVIEWS, help="open takes a decision back")
     review.add_argument("--by", required=True, help="who decided")
     pin = add("pin", _pin, "never remove an event, whatever its age and the disk's space", one=True)
     pin.add_flag("--off", "removable again")

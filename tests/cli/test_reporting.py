@@ -19,7 +19,7 @@ import pytest
 from calibration.phantom import PhantomSource
 from edge.capture import FeedStats
 from edge.cli import main
-from edge.cli.common import LogHandler, Progress
+from edge.cli.common import TORCH, LogHandler, Progress
 from edge.cli.main import make_parser
 from edge.config import Config
 from edge.demo import TrueExam
@@ -29,6 +29,7 @@ from edge.records import Signal, Verdict
 from edge.status.board import Board, NewExamRequest
 from edge.watching import keep_at_home
 
+ROOT = Path(__file__).parents[2]
 CLEAN = Summary(
     frames=3,
     seconds=1.0,
@@ -289,9 +290,11 @@ def test_a_missing_toolchain_says_how_to_install_it(
     for name in [name for name in sys.modules if name.split(".")[0] == "export"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setitem(sys.modules, "onnx", None)
     assert main(["export", "x.yaml"]) == 78
-    assert "pip install -e '.[toolchain]'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"pip install {TORCH}, then pip install -e '.[toolchain]'" in said and "gigabytes of CUDA" in said
+    for page in ("Makefile", "docs/install.md"):
+        assert f"pip install {TORCH}" in (ROOT / page).read_text() or f" {TORCH}" in (ROOT / page).read_text()
 
 
 def test_an_impossible_event_number_is_a_store_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
