@@ -186,7 +186,9 @@ def _bundle(system: System, config: Config) -> Finding:
         return Finding("bundle", "warn", found + "; unsigned bundles are allowed", fix)
     if not config.engine.bundle and (last := load_state(Slots(bundles_folder(config))).last) is not None:
         text = f"{found}; bundle {last.slot} was rolled back on {last.t_wall[:10]}: {last.reason}"
-        return Finding("bundle", "warn", text, "install one that works: `hygroma update`")
+        if not last.by_hand:
+            return Finding("bundle", "warn", text, "install one that works: `hygroma update`")
+        found = text
     if median > FRAME_BUDGET_MS:
         return Finding(
             "bundle",

@@ -159,11 +159,11 @@ def _update(args: argparse.Namespace) -> int:
 
 def _roll_back(args: argparse.Namespace, config: Config) -> int:
     from edge.update.slots import Slots, bundles_folder
-    from edge.update.trial import roll_back
+    from edge.update.trial import BY_HAND, roll_back
 
     slots = Slots(bundles_folder(config))
     failed = slots.current()
-    slot = roll_back(slots, failed, "a person asked for it")
+    slot = roll_back(slots, failed, BY_HAND)
     return tell(args, {"rolled_back": failed, "current": slot or "shipped"}, lambda: (
         f"back from {failed} to {slot or 'the shipped bundle'}; {RESTART}"
     ))  # fmt: skip

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 CRASHES_MAX = 3
 PROVE_S = 600.0  # seconds of finished loops: past the start, the first exams and the first clean-up of the store
+BY_HAND = "a person asked for it"  # the reason of a rollback that no failure caused; it stands in the state file
 MAX_STATE_BYTES = 64 * 1024  # bytes; the state has less than 2000
 
 _SLOT = rule(low=1, high=100)  # characters
@@ -44,9 +45,14 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Rollback:
-    slot: str = field(metadata=_SLOT)  # the bundle that failed
+    slot: str = field(metadata=_SLOT)  # the bundle that failed, or was taken back
     reason: str = field(metadata=rule(high=1000))
     t_wall: str = field(metadata=rule(high=64))  # ISO 8601, UTC
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether a person took the bundle back: nothing failed, and nothing is to be repaired."""
+        return self.reason == BY_HAND
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,8 @@ def _finish_rollback(slots: Slots) -> str:
         slots,
         replace(state, proven=proven, attempt=None, rollbacks=state.rollbacks + 1, going_back=None, last=failed),
     )
-    log.error("bundle %s is rolled back to %s: %s", failed.slot, slot or "the shipped one", failed.reason)
+    level = logging.INFO if failed.by_hand else logging.ERROR
+    log.log(level, "bundle %s is rolled back to %s: %s", failed.slot, slot or "the shipped one", failed.reason)
     return slot
 
 
