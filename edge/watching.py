@@ -14,6 +14,7 @@ from edge.bundle import load_bundle
 from edge.bundle.trust import SHIPPED_BUNDLE as SHIPPED_BUNDLE
 from edge.capture.build import feed_for
 from edge.capture.source import Source
+from edge.clock import WallClock
 from edge.config import Config
 from edge.decision.exam import Exam
 from edge.decision.params import DecisionParams
@@ -95,6 +96,7 @@ def open_watching(
                 config.source.name or source.name, scorer.label, scorer.runner_name, start.bundle, scorer.fallback
             ),
             stall_s=config.capture.stall_s,
+            wall=WallClock(store.root),
             notifier=start.notifier,
             on_verdict=on_verdict,
         )

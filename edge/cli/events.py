@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.cli.common import Parser, config_of
+from edge.clock import SYNCHRONISED
 from edge.records import REVIEWS
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _show(args: argparse.Namespace, store: EventStore) -> int:
     shown = asdict(event)
     if not args.json:
         shown |= {name: store.root / shown[name] for name in ("image_path", "clip_path") if shown[name]}
-        told = {name: value for name, value in shown.items() if value or name != "boundary"}
+        told = {name: value for name, value in shown.items() if value or name not in ("boundary", "clock", "boot", "t_mono_ns")}
         print("\n".join(f"{name:<14}{value}" for name, value in told.items()))
     else:
         print(json.dumps(shown))
@@ -105,6 +106,7 @@ def _print_many(args: argparse.Namespace, store: EventStore, events: list[Event]
 def _line(e: Event, store: EventStore) -> str:
     reviewer = (f" by {e.reviewed_by}" if e.reviewed_by else "") + (", pinned" if e.pinned else "")
     reviewer += f"  [boundary not sure: {e.boundary}]" if e.boundary else ""
+    reviewer += f"  [clock: {e.clock}]" if e.clock not in ("", SYNCHRONISED) else ""
     return (
         f"{e.id:>5}  {e.t_wall}  exam {e.exam_id}  p {e.hygroma:.2f}  evidence {e.evidence:.1f}  {e.review}{reviewer}  "
         f"{store.root / e.image_path}"

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
+from edge.clock import boot_id
 from edge.errors import StoreError
 from edge.schema import Decoder, encode, rule
 from edge.sd_notify import Notifier
@@ -238,15 +239,6 @@ class TrialNotifier(Notifier):
     def watchdog(self) -> None:
         super().watchdog()
         self._trial.alive()
-
-
-def boot_id() -> str:
-    """Differs from boot to boot: tells a crash of a new bundle from a power cut. "" when nobody knows."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read(64).strip().replace("-", "")
-    except OSError:
-        return ""
 
 
 def _utc_now() -> str:
