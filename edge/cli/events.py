@@ -59,14 +59,16 @@ def _list(args: argparse.Namespace, store: EventStore) -> int:
 
 
 def _show(args: argparse.Namespace, store: EventStore) -> int:
-    event = store.show(args.id)
-    shown = asdict(event)
+    event, reviews = store.show(args.id), store.reviews(args.id)
+    shown: dict[str, object] = asdict(event)
     if not args.json:
-        shown |= {name: store.root / shown[name] for name in ("image_path", "clip_path") if shown[name]}
+        shown |= {name: store.root / str(shown[name]) for name in ("image_path", "clip_path") if shown[name]}
         told = {name: value for name, value in shown.items() if value or name not in ("boundary", "clock", "boot", "t_mono_ns")}
         print("\n".join(f"{name:<14}{value}" for name, value in told.items()))
+        for review in reviews:
+            print(f"{'decided':<14}{review.reviewed_at}  {review.review} by {review.reviewed_by}")
     else:
-        print(json.dumps(shown))
+        print(json.dumps({**shown, "reviews": [asdict(review) for review in reviews]}))
     return 0
 
 

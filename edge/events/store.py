@@ -65,6 +65,15 @@ class NewEvent:
 
 
 @dataclass(frozen=True)
+class Review:
+    """What a person decided, who it was, and when: ISO 8601, UTC."""
+
+    review: str
+    reviewed_by: str
+    reviewed_at: str
+
+
+@dataclass(frozen=True)
 class Retention:
     """Confirmed and pinned events are kept for ever; see `EventStore.retain`."""
 
@@ -212,6 +221,17 @@ class EventStore:
                     (review, by, _utc_now().isoformat(timespec="seconds"), event_id),
                 )
             return self._one(event_id)
+
+    def reviews(self, event_id: int) -> list[Review]:
+        """Every decision on an event, the oldest first; `review` adds to them and takes none away."""
+        with self._telling("read"):
+            query = "SELECT review, reviewed_by, reviewed_at FROM reviews WHERE event = ? ORDER BY rowid"
+            return [Review(*row) for row in self._db().execute(query, (event_id,))]
+
+    def identity(self) -> str:
+        """16 hex digits that no other store has."""
+        with self._telling("read"):
+            return str(self._db().execute("SELECT id FROM store").fetchone()[0])
 
     def pin(self, event_id: int, pinned: bool = True) -> Event:
         """A pinned event is never removed by retention. StoreError: no such event."""
