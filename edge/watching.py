@@ -26,6 +26,7 @@ from edge.events.store import EventStore, Retention, evidence_reader
 from edge.loop import Identity, Watch
 from edge.memory import few_arenas
 from edge.records import Verdict
+from edge.redaction import redact
 from edge.screen.reader import ScreenReader
 from edge.status.board import Board
 from edge.status.server import StatusServer, read_token
@@ -93,7 +94,7 @@ def open_watching(
             store=store,
             board=board,
             identity=Identity(
-                config.source.name or source.name, scorer.label, scorer.runner_name, start.bundle, scorer.fallback
+                redact(config.source.name or source.name), scorer.label, scorer.runner_name, start.bundle, scorer.fallback
             ),
             stall_s=config.capture.stall_s,
             wall=WallClock(store.root),

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 from edge.capture.gst import parse_pipeline
 from edge.capture.pacer import FPS_RANGE
 from edge.errors import ConfigError
+from edge.redaction import redact
 
 KNOWN = (
     "v4l2:/dev/v4l/by-id/NAME, rtsp://HOST/PATH, gst:PIPELINE, file:clip.mp4, images:FOLDER, dicom:FILE or phantom:"
@@ -17,20 +18,7 @@ KNOWN = (
 )
 PATHS = ("file", "v4l2", "images", "dicom")  # schemes whose target is a path
 
-# FFmpeg takes everything up to the last @ before the first slash as user and password: so does this.
-_USERINFO = re.compile(r"(\w+://)[^/\s]*@")
-_SECRET_QUERY = re.compile(r"([?&;]\w*(?:pass|pwd|token|key|secret|auth|user|login)\w*=)[^&;\s]*", re.IGNORECASE)
-# Properties of GStreamer's network elements, bare or quoted.
-_SECRET_PROPERTY = re.compile(
-    r"""(\s(?:(?:user|proxy)-(?:id|pw)|[\w-]*(?:password|passphrase|token|secret)[\w-]*)=)("[^"]*"|'[^']*'|[^\s!]+)""",
-    re.IGNORECASE,
-)
 _FPS = re.compile(r"(.*)\?fps=(\d+(?:\.\d+)?)")
-
-
-def redact(text: str) -> str:
-    """Any text with the credentials of every URI in it replaced by ***. For each name, log line, message and record."""
-    return _SECRET_PROPERTY.sub(r"\1***", _SECRET_QUERY.sub(r"\1***", _USERINFO.sub(r"\1***@", text)))
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from edge.errors import ConfigError
+from edge.redaction import redact
 
 if TYPE_CHECKING:
     from edge.bundle import Bundle
@@ -32,6 +33,9 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(
             "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="log what happens to stderr"
         )
+
+    def error(self, message: str) -> NoReturn:
+        super().error(redact(message))  # what was typed wrong may be an address with its password
 
     def fill(self) -> None:
         """Adds the arguments, where they are still missing."""

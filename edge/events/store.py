@@ -26,6 +26,7 @@ from edge.errors import NoSuchEvent, StoreError
 from edge.events.disk import Disk, why_unwritable
 from edge.events.schema import REMOVABLE, prepare
 from edge.records import REVIEWER, REVIEWER_MAX, REVIEWS, Event
+from edge.redaction import printable
 
 log = logging.getLogger(__name__)
 
@@ -126,8 +127,10 @@ class EventStore:
         digest = hashlib.sha256(new.image).hexdigest()
         with self._telling("written"):
             database = self._db()
-            row = (new.exam_id, new.source, new.frame_id, new.t_wall, self._age_ms(new), new.hygroma, new.evidence,
-                   new.bundle, name, digest, len(new.image), new.boundary, new.clock, new.boot, new.t_mono_ns)  # fmt: skip
+            # A name never costs a flag: what of it no database takes is written out.
+            source, bundle, boundary = (printable(text) for text in (new.source, new.bundle, new.boundary))
+            row = (new.exam_id, source, new.frame_id, new.t_wall, self._age_ms(new), new.hygroma, new.evidence,
+                   bundle, name, digest, len(new.image), boundary, new.clock, new.boot, new.t_mono_ns)  # fmt: skip
             if database.execute("SELECT 1 FROM events WHERE image_path = ?", (name,)).fetchone() is None:
                 self._write(name, new.image)
                 with database:

@@ -76,7 +76,7 @@ def test_help_loads_no_command_and_nothing_heavy() -> None:
     for words in (("--help",), ("--version",)):
         names = loaded_by(*words)
         assert [name for name in names if name.startswith("edge")] == [
-            "edge", "edge.cli", "edge.cli.common", "edge.cli.main", "edge.errors",
+            "edge", "edge.cli", "edge.cli.common", "edge.cli.main", "edge.errors", "edge.redaction",
         ]  # fmt: skip
         assert not set(HEAVY) & set(names)
 
