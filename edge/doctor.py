@@ -64,6 +64,12 @@ def _engine_state(bundle: Bundle, runtime: str, cache: str) -> tuple[str, str, s
     return engine_state(bundle, runtime, cache)
 
 
+def _free_files(folder: Path) -> int:
+    from edge.events.disk import Disk
+
+    return Disk().free_files(folder)
+
+
 @dataclass(frozen=True)
 class System:
     """The machine as the doctor sees it. `root`: where /dev, /etc, /sys and /var begin."""
@@ -73,6 +79,7 @@ class System:
     may_use: Callable[[Path], bool] = lambda device: os.access(device, os.R_OK | os.W_OK)
     user: Callable[[], str] = _user
     free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free
+    free_files: Callable[[Path], int] = _free_files
     answers: Callable[[str, int], str] = _answers
     cores: Callable[[], int] = usable_cores
     machine: Callable[[], str] = platform.machine
@@ -276,6 +283,7 @@ def _stream(system: System, name: str, uri: str) -> Finding:
 
 def _events(system: System, config: Config) -> Finding:
     from edge.events.disk import why_unwritable
+    from edge.events.store import FILES_MIN
 
     folder = Path(config.events.dir)
     problem = why_unwritable(folder)
@@ -287,11 +295,18 @@ def _events(system: System, config: Config) -> Finding:
             problem = f"{folder}: {error.strerror}"
     if problem:
         return Finding("events", "fail", problem, "set events.dir to a folder that this user may write")
+    today = folder / "evidence" / time.strftime("%Y-%m-%d", time.gmtime(system.now()))
+    if folder.is_dir() and (problem := why_unwritable(today)):
+        fix = f"sudo chown -R --reference={folder} {folder}/evidence: another user's hygroma made it"
+        return Finding("events", "fail", problem, fix)
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
     free_mb, wanted = system.free_bytes(there) // 2**20, config.events.min_free_mb
     if free_mb < wanted:
         fix = f"free {wanted - free_mb} MB: `hygroma events export` elsewhere and dismiss what is settled, or remove other files"
         return Finding("events", "fail", f"{folder}: {free_mb} MB free, events.min_free_mb is {wanted}", fix)
+    if (files := system.free_files(there)) < FILES_MIN:
+        fix = "remove small files that nobody needs: the disk has room for bytes, and for no more files"
+        return Finding("events", "fail", f"{folder}: {files} more files can be made (inodes)", fix)
     state = "writable" if there == folder.absolute() else "will be made"
     return Finding("events", "ok", f"{folder}: {state}, {free_mb} MB free")
 

@@ -21,8 +21,10 @@ from edge.decision.params import DecisionParams
 from edge.engines.choice import choose
 from edge.engines.scorer import Scorer
 from edge.errors import StoreError
-from edge.events.disk import why_unwritable
+from edge.events.disk import Disk, give, why_unwritable
 from edge.events.store import EventStore, Retention, evidence_reader
+from edge.home import home
+from edge.lock import open_lock, take
 from edge.loop import Identity, Watch
 from edge.memory import few_arenas
 from edge.records import Verdict
@@ -34,6 +36,7 @@ from edge.update.startup import open_start
 
 log = logging.getLogger(__name__)
 
+STOPPING_S = 5.0  # seconds that a daemon which is being replaced has for its end
 SHIPPED = Path(__file__).with_name("data")
 
 
@@ -61,9 +64,33 @@ def keep_at_home(config: Config) -> Config:
     if not (problem := why_unwritable(Path(config.events.dir))):
         return config
     state = os.environ.get("XDG_STATE_HOME", "")  # relative ones are to be ignored, says its specification
-    folder = (Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state") / "hygroma"
+    folder = (Path(state) if os.path.isabs(state) else home("--events") / ".local" / "state") / "hygroma"
     log.warning("events go to %s (%s); --events names another place", folder, problem)
     return config.but(events={"dir": str(folder)})
+
+
+@contextmanager
+def _only_one(root: Path) -> Iterator[None]:
+    """Held while a daemon watches with a store: two would give one exam number to two patients. StoreError when another has it. A
+    folder that cannot be written holds nobody's lock, and stops nobody from watching."""
+    try:
+        Disk().make_folder(root, root.parent)
+        lock = open_lock(root / "watching.lock")
+    except OSError:  # said with the store's own problem
+        yield
+        return
+    try:
+        give(root / "watching.lock", root)
+        take(lock, STOPPING_S)
+    except BlockingIOError:
+        os.close(lock)
+        raise StoreError(
+            f"{root}: another hygroma watches with this store; give each instance a folder of its own (--events, events.dir)"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 @contextmanager
@@ -79,6 +106,7 @@ def open_watching(
         e = config.events
         store = EventStore(e.dir, Retention(e.retention_days, e.max_mb * 2**20, e.min_free_mb * 2**20))
         stack.callback(store.close)
+        stack.enter_context(_only_one(store.root))
         board, url = Board(), ""
         if config.status.enabled:
             token = read_token(config.status.token_file) if config.status.token_file else ""

@@ -25,7 +25,11 @@ class _Loader(yaml.SafeLoader):
 def parse_yaml(raw: bytes) -> Any:
     """The one document of a YAML file. ValueError, in words, for what is none."""
     try:
-        return yaml.load(raw, _Loader)
+        loader = _Loader(raw)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
