@@ -16,7 +16,7 @@ from edge.bundle.keys import KEY_FORM, is_key_text, parse_public_key
 from edge.bundle.trust import Trust
 from edge.decision.params import BOUNDS, DecisionParams
 from edge.engines.runtimes import AUTO, RUNTIMES
-from edge.errors import ConfigError, HygromaError
+from edge.errors import BundleError, ConfigError, HygromaError
 from edge.schema import Decoder, Rule, T, did_you_mean, rule, shown
 from edge.yaml_file import parse_yaml
 
@@ -114,8 +114,22 @@ class DecisionConfig:
 
     def apply(self, params: DecisionParams) -> DecisionParams:
         """The bundle's parameters with those overridden that were given."""
-        given = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
-        return dataclasses.replace(params, **given)
+        try:
+            return dataclasses.replace(params, **self.given())
+        except BundleError as error:
+            raise ConfigError(f"{error}; leave {', '.join(self.given())} out of the configuration's `decision`") from None
+
+    def overrides(self, params: DecisionParams) -> tuple[str, ...]:
+        """What differs from the bundle's parameters, in words: no figure of the bundle's card holds for it."""
+        return tuple(
+            f"{key} {value:g} instead of {getattr(params, key):g}"
+            for key, value in self.given().items()
+            if value != getattr(params, key)
+        )
+
+    def given(self) -> dict[str, float]:
+        """The overrides, by key."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,7 @@ def _bundle(system: System, config: Config) -> Finding:
     import numpy as np
 
     from edge.bundle.trust import words_for
+    from edge.decision.params import DecisionParams
     from edge.update.slots import Slots, bundle_path, bundles_folder
     from edge.update.trial import load_state
     from edge.watching import open_scorer
@@ -189,6 +190,10 @@ def _bundle(system: System, config: Config) -> Finding:
             f"{found}; its conversion FAILED its gate and was accepted by hand: {'; '.join(scorer.manifest.gate.reasons)}",
             "use a bundle that passed: `hygroma update FILE.tar`",
         )
+    if config.decision.given():
+        overrides = config.decision.overrides(DecisionParams.from_manifest(scorer.manifest))
+        text = f"{found}; the configuration overrides its decision: {', '.join(overrides) or 'to what it was'}"
+        return Finding("bundle", "warn", text, "leave `decision` out of the configuration: no figure of the card holds for it")
     if config.bundle.allow_unsigned:
         fix = "list the signer's key in bundle.trusted_keys and set bundle.allow_unsigned: false"
         return Finding("bundle", "warn", found + "; unsigned bundles are allowed", fix)

@@ -102,7 +102,10 @@ def open_watching(
     with ExitStack() as stack:
         start = stack.enter_context(open_start(config, open_scorer))
         scorer = start.scorer
-        params = config.decision.apply(DecisionParams.from_manifest(scorer.manifest))
+        fitted = DecisionParams.from_manifest(scorer.manifest)
+        params, overrides = config.decision.apply(fitted), config.decision.overrides(fitted)
+        for override in overrides:
+            log.warning("the configuration overrides the bundle's decision: %s", override)
         e = config.events
         store = EventStore(e.dir, Retention(e.retention_days, e.max_mb * 2**20, e.min_free_mb * 2**20))
         stack.callback(store.close)
@@ -122,7 +125,8 @@ def open_watching(
             store=store,
             board=board,
             identity=Identity(
-                redact(config.source.name or source.name), scorer.label, scorer.runner_name, start.bundle, scorer.fallback
+                redact(config.source.name or source.name), scorer.label, scorer.runner_name, start.bundle, scorer.fallback,
+                overrides,
             ),
             stall_s=config.capture.stall_s,
             wall=WallClock(store.root),

@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 
 from edge.decision.assess import assess
 from edge.decision.memory import Seen
-from edge.decision.params import DecisionParams
+from edge.decision.params import P_EPSILON, DecisionParams
 from edge.records import Reading, Scores, Signal, Verdict
 
 HELD_S = 31.0  # seconds without a live picture after which another patient may be there: past half a minute of measuring (chosen)
 AFTER_HOLD_S = 5.0  # seconds after a hold in which another layout makes the patient doubtful: a layout takes two to be sure
-P_EPSILON = 1e-6  # probability; a saturated sigmoid would have infinite log-odds
 
 
 @dataclass(frozen=True)

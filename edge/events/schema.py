@@ -35,6 +35,7 @@ CREATE TABLE events (
 # Columns that came since version 2, as declared. Each has a default, so that an older program writes rows without it.
 ADDED = {
     "boundary": "TEXT NOT NULL DEFAULT ''",
+    "overrides": "TEXT NOT NULL DEFAULT ''",
     "clock": "TEXT NOT NULL DEFAULT ''",
     "boot": "TEXT NOT NULL DEFAULT ''",
     "t_mono_ns": "INTEGER NOT NULL DEFAULT 0",

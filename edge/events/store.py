@@ -67,6 +67,7 @@ class NewEvent:
     bundle: str
     image: bytes
     boundary: str = ""  # as in Verdict
+    overrides: str = ""  # as in Event
     clock: str = UNKNOWN  # how t_wall was known: see edge/clock.py
     boot: str = ""
     key: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
@@ -141,14 +142,15 @@ class EventStore:
             # A name never costs a flag: what of it no database takes is written out.
             source, bundle, boundary = (printable(text) for text in (new.source, new.bundle, new.boundary))
             row = (new.exam_id, source, new.frame_id, new.t_wall, self._age_ms(new), new.hygroma, new.evidence,
-                   bundle, name, digest, len(new.image), boundary, new.clock, new.boot, new.t_mono_ns)  # fmt: skip
+                   bundle, name, digest, len(new.image), boundary, new.overrides, new.clock, new.boot,
+                   new.t_mono_ns)  # fmt: skip
             if database.execute("SELECT 1 FROM events WHERE image_path = ?", (name,)).fetchone() is None:
                 self._write(name, new.image)
                 with database:
                     database.execute(
                         "INSERT INTO events (exam_id, source, frame_id, t_wall, latency_ms, hygroma, evidence, bundle,"
-                        " image_path, image_sha256, image_bytes, boundary, clock, boot, t_mono_ns)"
-                        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        " image_path, image_sha256, image_bytes, boundary, overrides, clock, boot, t_mono_ns)"
+                        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                         row,
                     )
             latency_ms = self._age_ms(new)  # known only now that the row is durable

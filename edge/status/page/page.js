@@ -123,6 +123,7 @@ function showEvents(events) {
     picture.src = still(e); picture.alt = "evidence of flag " + e.id;
     words.append(make("b", "Exam " + e.exam_id), make("small", time(e.t_wall)), make("small", "score " + fixed(e.hygroma, 2)));
     if (e.boundary) words.append(make("small", "WHOSE? " + e.boundary));
+    if (e.overrides) words.append(make("small", "decision overridden"));
     if (e.clock && e.clock !== "synchronised") words.append(make("small", "clock " + e.clock));
     row.append(picture, words, review(e));
     row.onclick = () => openSheet(e.id);
