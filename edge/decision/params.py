@@ -79,8 +79,9 @@ class DecisionParams:
                 f"flag_threshold: found {self.flag_threshold:g}, and evidence stays below {reach:g} (cap {self.cap:g}, "
                 f"leak {self.leak:g}); must be below that"
             )
-        left = 1 - self.flag_threshold / reach
-        frames = self.flag_threshold / most if not self.leak else math.log(left) / math.log1p(-self.leak)
+        frames = self.flag_threshold / most
+        if math.isfinite(reach):
+            frames = math.log1p(-self.flag_threshold / reach) / math.log1p(-self.leak)
         frames = max(self.min_frames, math.ceil(frames))
         if (seconds := frames * self.min_interval_ms / 1000) > EXAM_S:
             return f"flag_threshold: found {self.flag_threshold:g}, which takes {seconds:.0f} s of the worst scores to reach"
