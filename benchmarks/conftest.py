@@ -64,7 +64,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def bundle() -> Bundle:
-    return load_bundle(SHIPPED_BUNDLE)
+    """The one that a daemon of this user runs."""
+    return bundle_of(config_of(argparse.Namespace(), at_home=True))
 
 
 @pytest.fixture(scope="session")
