@@ -90,6 +90,17 @@ def made_before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def graphs_asked_once(asked_once: None) -> Iterator[None]:
+    """As `asked_once` for a self-test, for `run_graph`: of golden images that are few, each over and over."""
+    from edge.engines import selftest
+    from export.int8 import ort_graph
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ort_graph, "infer_all", selftest.infer_all)
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def one_precision(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What training computes in is chosen once a run, not once a worker: two that time a product could choose differently, and
