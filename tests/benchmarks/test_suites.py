@@ -51,20 +51,27 @@ def test_without_torch_a_device_measures_the_rest(bench: Bench, monkeypatch: pyt
     assert not [name for name, found in records.items() if found.failed]
 
 
-def test_pytests_front_has_every_case_and_runs_one_suite_alone(tmp_path: Path) -> None:
-    def front(*words: str) -> str:
-        command = [sys.executable, "-m", "pytest", "benchmarks", "-p", "no:cacheprovider", *words]
-        alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=alone)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+NAMES = """
+import pytest
 
-    found = front("--collect-only")
-    names = [f"[{case.suite}: {case.name}]" for suite in suites.MODULES for case in suites.cases(suite)]
-    assert [name for name in names if name not in found] == [] and f"{len(names)} tests collected" in found
+@pytest.hookimpl(tryfirst=True)  # before -k takes most of them away
+def pytest_collection_modifyitems(items):
+    print(*(item.nodeid for item in items), f"{len(items)} tests collected", sep="\\n")
+"""
+
+
+def test_pytests_front_has_every_case_and_runs_one_suite_alone(tmp_path: Path) -> None:
     result = tmp_path / "b.json"
-    calls = ("--benchmark-min-rounds=3", "--benchmark-max-time=0.1", "--benchmark-warmup=off")
-    front("--benchmark-enable", "-k", "decide", *calls, f"--benchmark-json={result}")
+    (tmp_path / "print_names.py").write_text(NAMES)
+    command = [sys.executable, "-m", "pytest", "benchmarks", "-s", "-p", "no:cacheprovider", "-p", "no:schemathesis"]
+    command += ["-p", "print_names", "--benchmark-enable", "-k", "decide", "--benchmark-min-rounds=3", "--benchmark-max-time=0.1"]
+    command += ["--benchmark-warmup=off", f"--benchmark-json={result}"]
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    alone["PYTHONPATH"] = str(tmp_path)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=alone)
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = [f"[{case.suite}: {case.name}]" for suite in suites.MODULES for case in suites.cases(suite)]
+    assert [name for name in names if name not in done.stdout] == [] and f"{len(names)} tests collected" in done.stdout
     (measured,) = json.loads(result.read_text())["benchmarks"]
     assert measured["name"] == "test_case[pipeline: decide]" and measured["stats"]["rounds"] >= 3
 

@@ -18,8 +18,10 @@ import pytest
 from shared import made_once
 
 FEW_DRAWS = 30  # bootstrap samples of an interval: the least whose 95 % ends are not the extremes alone
-FEW_PHANTOMS = 16  # rendered stills that set a bundle's limit of distance, instead of 128
-SHORT_S = 5.0  # seconds of a phantom exam instead of 8: the approach, then some two on the standard plane
+FEW_PHANTOMS = 8  # rendered stills that set a bundle's limit of distance, instead of 128
+FEW_GOLDEN = 16  # rendered golden images, each over and over, instead of 64 different ones
+FEW_RANGES = ((0.0, 0.65), ("minmax", "mse"))  # smoothings and ranges of an INT8 form, instead of 4 and 6
+SHORT_S = 2.5  # seconds of a phantom exam instead of 8: the approach, and a moment on the standard plane
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,16 @@ def few_draws() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(patient_interval, "__defaults__", (FEW_DRAWS, 0))  # in place: it was imported by name
+        yield
+
+
+@pytest.fixture(scope="module")
+def few_ranges() -> Iterator[None]:
+    """INT8 forms are chosen among few. tests/export/int8 holds the choice among all."""
+    from export.int8.quantize import quantize_best
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantize_best, "__defaults__", (*FEW_RANGES, 1))  # in place: it was imported by name
         yield
 
 
@@ -78,7 +90,7 @@ def made_before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     instead: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
         (build_bank, real),
         (phantom_bank, rendered),
-        (golden_crops, lambda count, spec: crops("golden", count, spec, golden_crops)),
+        (golden_crops, lambda count, spec: crops("golden", FEW_GOLDEN, spec, golden_crops)[np.arange(count) % FEW_GOLDEN]),
         (standard_crops, lambda count, spec: crops("standard", min(count, FEW_PHANTOMS), spec, standard_crops)),
     ]
     with pytest.MonkeyPatch.context() as patch:

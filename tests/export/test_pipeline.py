@@ -48,7 +48,7 @@ from export.stages.crops import Crops
 from export.stamps import STAMP, VERSIONS
 from export.training.train import predict
 
-pytestmark = pytest.mark.usefixtures("few_draws", "made_before", "short_exams")
+pytestmark = pytest.mark.usefixtures("few_draws", "few_ranges", "graphs_asked_once", "made_before", "short_exams")
 
 SHAPE = (160, 200)  # rows, columns of a still: enough for the lesion operator's reach
 NT, THALAMI = (60.0, 90.0, 150.0, 104.0), (80.0, 40.0, 124.0, 62.0)
@@ -147,7 +147,12 @@ def prepared(base: Path) -> Recipe:
 
 @pytest.fixture(scope="module")
 def finished(
-    tmp_path_factory: pytest.TempPathFactory, few_draws: None, made_before: None, short_exams: None
+    tmp_path_factory: pytest.TempPathFactory,
+    few_draws: None,
+    few_ranges: None,
+    graphs_asked_once: None,
+    made_before: None,
+    short_exams: None,
 ) -> Path:
     """A folder with data, a checkpoint to start from and a `work` in which every stage has run. Not to be written to."""
 

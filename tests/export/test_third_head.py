@@ -55,7 +55,9 @@ def labelled(data: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory, few_draws: None, made_before: None) -> Pipeline:
+def pipeline(
+    tmp_path_factory: pytest.TempPathFactory, few_draws: None, few_ranges: None, graphs_asked_once: None, made_before: None
+) -> Pipeline:
     base = tmp_path_factory.mktemp("third")
     recipe = dataclasses.replace(prepared(base), heads=[SHARP])
     labelled(base / "data")
