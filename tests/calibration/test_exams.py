@@ -61,12 +61,11 @@ def test_the_threshold_lies_where_one_healthy_exam_in_two_hundred_would_reach_it
     assert threshold_for([[(0, float(i))] for i in range(99)], few) == pytest.approx(98 * MARGIN)  # no tail to speak of
     rng = np.random.default_rng(0)
     found = []
+    healthy = [replace(few[0], seed=i) for i in range(200)]
     for _ in range(50):  # exponential peaks, whose tail is known: one in 400 lies above log(400)
-        healthy = [trace("normal", 0.5, 0.0, i) for i in range(200)]
         found.append(threshold_for([[(0, float(v))] for v in rng.exponential(1.0, 200)], healthy))
     assert np.median(found) == pytest.approx(math.log(FALSE_FLAGS_IN / ASKED), rel=0.1)
-    alike = [trace("normal", 0.5, 0.0, i) for i in range(200)]
-    assert threshold_for([[(0, 3.0)]] * 200, alike) == pytest.approx(3.0 * MARGIN)  # peaks without a spread
+    assert threshold_for([[(0, 3.0)]] * 200, healthy) == pytest.approx(3.0 * MARGIN)  # peaks without a spread
     sick = [trace("hygroma", 0.5, 0.0, 1)]
     assert threshold_for([[(0, 1e9)]], sick) == 0.0  # no healthy exam says anything
 
@@ -144,7 +143,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_traces(rendered: list[Plan], tm
 
 def test_two_processes_trace_what_one_does(tmp_path: Path) -> None:
     spec = load_bundle(SHIPPED_BUNDLE, ANYONE).manifest.preprocessing
-    plans = [Plan(1, "normal"), Plan(2, "hygroma")]
+    plans = [Plan(1, "frozen"), Plan(2, "frozen")]  # of eight seconds these are rendered and scored while they live
     alone = trace_exams(plans, SHIPPED_BUNDLE, spec, tmp_path / "one.jsonl")
     assert any(scores for t in alone for _, scores in t.steps)  # something was scored
     together = trace_exams(plans, SHIPPED_BUNDLE, spec, tmp_path / "two.jsonl", workers=2)
