@@ -25,7 +25,7 @@ from edge.engines.graph_forms import (
 )
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.engines.openvino_runner import OpenVinoRunner, has_openvino
-from edge.engines.selftest import SAME_GRAPH_TOLERANCE, difference, infer_all
+from edge.engines.selftest import SAME_GRAPH_TOLERANCE, difference
 from edge.errors import EngineError
 from edge.records import OUTPUT_NAMES, RawOutputs
 
@@ -34,7 +34,7 @@ CALIBRATION = Calibration(1.0, 1.0)
 
 def run(model: bytes, crops: np.ndarray) -> RawOutputs:
     with OnnxRuntimeRunner(model) as runner:
-        return infer_all(runner, crops)
+        return selftest.infer_all(runner, crops)  # a graph of several tests is asked once (tests/conftest.py)
 
 
 def run_plainly(model: bytes, crops: np.ndarray) -> RawOutputs:
@@ -59,7 +59,7 @@ def run_in_openvino(model: bytes, crops: np.ndarray) -> RawOutputs:
     if not has_openvino():
         pytest.skip("OpenVINO is not installed: the extra `openvino`")
     with OpenVinoRunner(model) as runner:
-        return infer_all(runner, crops)
+        return selftest.infer_all(runner, crops)  # a graph of several tests is asked once (tests/conftest.py)
 
 
 def assert_within(found: RawOutputs, wanted: RawOutputs, limit: Tolerance) -> None:
