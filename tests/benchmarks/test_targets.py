@@ -34,7 +34,7 @@ FLOAT_TARGET, DYNAMIC_TARGET, STATIC_TARGET, NNCF_TARGET, PEAK_TARGET, TEACHER_T
 
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All times of a system are one value here, and so is each draw's ratio. tests/benchmarks/test_samples.py holds the intervals."""
+    """All times of a system are one value here, and so is each draw's ratio; test_samples.py holds the intervals."""
     monkeypatch.setattr(bootstrap, "__defaults__", (20, 0))
 
 

@@ -113,6 +113,27 @@ def graphs_asked_once(asked_once: None) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory,
+    few_draws: None,
+    few_ranges: None,
+    graphs_asked_once: None,
+    made_before: None,
+    short_exams: None,
+) -> Path:
+    """A folder with data, a checkpoint to start from and a `work` in which every stage has run. Not to be written to."""
+
+    from test_pipeline import prepared
+
+    from export.pipeline import Pipeline
+
+    def make(base: Path) -> None:
+        Pipeline(prepared(base)).run(accept_failing_gate=True)  # untrained weights may lose anything
+
+    return made_once(tmp_path_factory, "pipeline", make)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def one_precision(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What training computes in is chosen once a run, not once a worker: two that time a product could choose differently, and

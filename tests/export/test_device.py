@@ -19,7 +19,7 @@ pytest.importorskip("sklearn")
 
 from fakes.far_device import FAR, far_device
 from test_crossval import FakeRay
-from test_pipeline import finished, inodes, tiny  # noqa: F401  `finished` is a fixture
+from test_pipeline import inodes, tiny
 from test_training import TINY, bank
 from torch.nn.attention import SDPBackend, sdpa_kernel
 

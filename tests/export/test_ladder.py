@@ -16,8 +16,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("sklearn")
 
-from test_pipeline import finished as whole  # noqa: F401  a fixture
-from test_pipeline import inodes, prepared, tiny
+from test_pipeline import inodes, tiny
 
 from benchmarks import ladder as costs
 from edge.cli import main
@@ -42,10 +41,10 @@ def ladder_recipe(base: Path) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> Path:  # noqa: F811
+def finished(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
     """A folder with data and a `work` in which a ladder of two rungs has been climbed, from what its own student has left."""
     base = tmp_path_factory.mktemp("ladder")
-    shutil.copytree(whole, base, copy_function=os.link, dirs_exist_ok=True)
+    shutil.copytree(finished, base, copy_function=os.link, dirs_exist_ok=True)
     climb(ladder_recipe(base), Ladder([RUNG]))
     return base
 

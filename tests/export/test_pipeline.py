@@ -18,7 +18,6 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from shared import made_once
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
@@ -143,23 +142,6 @@ def prepared(base: Path) -> Recipe:
     state = HygromaViT(recipe.teacher_config).state_dict()
     torch.save({k: v for k, v in state.items() if not k.startswith(_OURS)}, base / "init.pt")
     return recipe
-
-
-@pytest.fixture(scope="module")
-def finished(
-    tmp_path_factory: pytest.TempPathFactory,
-    few_draws: None,
-    few_ranges: None,
-    graphs_asked_once: None,
-    made_before: None,
-    short_exams: None,
-) -> Path:
-    """A folder with data, a checkpoint to start from and a `work` in which every stage has run. Not to be written to."""
-
-    def make(base: Path) -> None:
-        Pipeline(prepared(base)).run(accept_failing_gate=True)  # untrained weights may lose anything
-
-    return made_once(tmp_path_factory, "pipeline", make)
 
 
 @pytest.fixture

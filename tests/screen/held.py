@@ -43,8 +43,8 @@ def dither(image: np.ndarray, turn: int, rng: np.random.Generator) -> np.ndarray
 
 @cache
 def rounded(sigma: float) -> np.ndarray:
-    """int16: noise of several pictures, in whole grey levels as a picture has them. Drawing it is dearer than all the reading of a
-    picture, so each takes a part of this that begins anywhere."""
+    """int16: noise of several pictures, in whole grey levels as a picture has them. To draw it is dearer than to read a picture,
+    so each takes a part of this that begins anywhere."""
     return np.round(np.random.default_rng(round(100 * sigma)).normal(0, sigma, 4 * 720 * 1280)).astype(np.int16)
 
 
