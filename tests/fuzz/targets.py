@@ -27,9 +27,10 @@ from edge.bundle import manifest as mf
 from edge.bundle.arrays import GoldenVectors, OodStats, pack_golden, pack_ood, unpack_golden, unpack_ood
 from edge.bundle.keys import find_public_key, new_key, read_signing_key
 from edge.bundle.trust import make_signature
+from edge.capture.build import parse_uri
 from edge.capture.dicom import read_dicom
 from edge.capture.recorded import FileSource
-from edge.capture.uri import parse_uri, redact
+from edge.capture.uri import redact
 from edge.config import EXAMPLE, load_config
 from edge.errors import HygromaError
 from edge.records import RawOutputs
