@@ -112,7 +112,7 @@ def test_a_bundle_whose_runtime_gives_no_third_head_does_not_start(pipeline: Pip
             shapes = ((n,), (n,), (n, heads.embedding), (n, heads.map_grid, heads.map_grid))
             return RawOutputs(*(np.zeros(shape, np.float32) for shape in shapes))
 
-    words = "two-headed: found outputs plane, .* heads give plane, .*, sharp; use a runtime"
+    words = "two-headed: found outputs plane, .* heads give plane, .*, sharp; set engine.runtime: onnxruntime"
     with pytest.raises(EngineError, match=words), Scorer(bundle, Without()):
         pass
 
