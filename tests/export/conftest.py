@@ -3,6 +3,7 @@ whose subject is the very thing that is spared does not ask."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import sys
@@ -114,11 +115,32 @@ def graphs_asked_once(asked_once: None) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
+def loaded_once() -> Iterator[None]:
+    """A file of weights is unpickled once a process: whoever asks a pipeline for a finished model reads its file again, and of
+    models so small the pickle takes the time, not the weights."""
+    import torch
+
+    load, known = torch.load, dict[tuple[object, ...], Any]()
+
+    def loaded(path: Any, **options: Any) -> Any:
+        found = Path(path).stat()
+        key = (found.st_ino, found.st_mtime_ns, found.st_size, *sorted((name, str(o)) for name, o in options.items()))
+        if key not in known:
+            known[key] = load(path, **options)
+        return copy.deepcopy(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "load", loaded)
+        yield
+
+
+@pytest.fixture(scope="module")
 def finished(
     tmp_path_factory: pytest.TempPathFactory,
     few_draws: None,
     few_ranges: None,
     graphs_asked_once: None,
+    loaded_once: None,
     made_before: None,
     short_exams: None,
 ) -> Path:
