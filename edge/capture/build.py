@@ -82,40 +82,20 @@ def _phantom(uri: str, rest: str) -> SourceUri:
 
 SCHEMES: Mapping[str, Scheme] = {
     "v4l2": Scheme(
-        "v4l2:/dev/v4l/by-id/NAME",
-        _path,
-        lambda parsed, config, fast: V4l2Source(parsed.target, config),
-        live=True,
-        behind=_target,
+        "v4l2:/dev/v4l/by-id/NAME", _path, lambda it, config, fast: V4l2Source(it.target, config), live=True, behind=_target
     ),
-    "rtsp": Scheme(
-        "rtsp://HOST/PATH",
-        _rtsp,
-        lambda parsed, config, fast: RtspSource(parsed.target, config),
-        live=True,
-        behind=_target,
-    ),
+    "rtsp": Scheme("rtsp://HOST/PATH", _rtsp, lambda it, config, fast: RtspSource(it.target, config), live=True, behind=_target),
     "gst": Scheme(
-        "gst:PIPELINE",
-        _gst,
-        lambda parsed, config, fast: GstSource(parse_pipeline(parsed.target), config),
-        live=True,
-        behind=lambda parsed: behind_pipeline(parsed.target),
-        needs=lambda: live.require_gstreamer(),
+        "gst:PIPELINE", _gst, lambda it, config, fast: GstSource(parse_pipeline(it.target), config), live=True,
+        behind=lambda it: behind_pipeline(it.target), needs=lambda: live.require_gstreamer(),
     ),
-    "file": Scheme(
-        "file:clip.mp4", _path, lambda parsed, config, fast: FileSource(parsed.target, fast, config.pixel_aspect)
-    ),
+    "file": Scheme("file:clip.mp4", _path, lambda it, config, fast: FileSource(it.target, fast, config.pixel_aspect)),
     "images": Scheme(
-        "images:FOLDER",
-        _images,
-        lambda parsed, config, fast: ImagesSource(parsed.target, parsed.fps, fast, config.pixel_aspect),
+        "images:FOLDER", _images, lambda it, config, fast: ImagesSource(it.target, it.fps, fast, config.pixel_aspect)
     ),
-    "dicom": Scheme(
-        "dicom:FILE", _path, lambda parsed, config, fast: DicomSource(parsed.target, fast, config.pixel_aspect)
-    ),
+    "dicom": Scheme("dicom:FILE", _path, lambda it, config, fast: DicomSource(it.target, fast, config.pixel_aspect)),
     "phantom": Scheme("phantom:", _phantom, None, needs=partial(import_module, "calibration.phantom")),
-}
+}  # fmt: skip
 ALIASES = {"rtsps": "rtsp"}
 *_FIRST, _LAST = (scheme.example for scheme in SCHEMES.values())
 KNOWN = f"{', '.join(_FIRST)} or {_LAST} (docs/sources.md)"
