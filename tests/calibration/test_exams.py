@@ -31,10 +31,9 @@ from edge.screen.preprocess import Preprocessing
 
 
 def trace(truth: str, hygroma: float, noise: float, seed: int, plane: float = 0.95) -> Trace:
-    rng = np.random.default_rng(seed)
+    told = np.clip(hygroma + noise * np.random.default_rng(seed).standard_normal(60), 0.001, 0.999)
     steps = []
-    for i in range(60):
-        p = float(np.clip(hygroma + noise * rng.standard_normal(), 0.001, 0.999))
+    for i, p in enumerate(told.tolist()):
         scores = Scores(plane=plane, hygroma=p, ood=0.5, nuchal_map=NO_MAP)
         steps.append((Reading(i, i * 125_000_000, Signal.OK, None), scores))
     return Trace(truth, tuple(steps), 0.0, seed)
