@@ -52,7 +52,6 @@ def bench(tmp_path: Path) -> Bench:
 def unsettled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A loop accounts for its pictures whether its fan is settled or not."""
     monkeypatch.setattr(pipeline, "SETTLE", 10)
-    monkeypatch.setattr(pipeline, "FLAG_EVERY_S", 0.6)
 
 
 def test_every_suite_imports_without_torch_onnx_or_pytest() -> None:
