@@ -44,6 +44,7 @@ class Record:
 
     `values`: name -> number, units in the name (`rss_mb`). `better`: which of them a comparison judges, and in which direction.
     `series`: what -> [(x, y)], for plots, with `axes` (x, y) in words. `skipped`, `failed`: why there is nothing else.
+    `samples`: what the distribution is of, in `unit`; a written run leaves them out.
     """
 
     suite: str
@@ -58,6 +59,7 @@ class Record:
     notes: tuple[str, ...] = ()
     skipped: str = ""
     failed: str = ""
+    samples: tuple[float, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def key(self) -> str:
@@ -66,7 +68,8 @@ class Record:
 
 @dataclass(frozen=True)
 class Case:
-    """`run` measures. `open`, for cases that are one call repeated, gives that call: pytest-benchmark times it itself."""
+    """`run` measures. `open`, for cases that are one call repeated, gives that call: pytest-benchmark times it itself. Of several
+    records with a distribution, the first is the case's own latency."""
 
     suite: str
     name: str
@@ -103,4 +106,5 @@ def record(
         return Record(
             suite, name, unit, values=values or {}, notes=notes, failed="nothing was measured: no sample came"
         )
-    return Record(suite, name, unit, distribution(samples), values or {}, better or {}, notes=notes)
+    kept = tuple(float(sample) for sample in samples)
+    return Record(suite, name, unit, distribution(samples), values or {}, better or {}, notes=notes, samples=kept)

@@ -47,7 +47,10 @@ class Run:
     records: list[Record]
 
     def to_json(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, **asdict(self)}
+        plain = {"schema": SCHEMA, **asdict(self)}
+        for record in plain["records"]:
+            del record["samples"]  # the distribution stands for them
+        return plain
 
 
 def write_run(path: Path, run: Run) -> None:

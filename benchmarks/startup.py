@@ -111,7 +111,8 @@ def parts(bench: Bench) -> list[Record]:
         for name, ms in json.loads(done.stdout).items():
             found.setdefault(name, []).append(ms)
         bench.note(f"{SUITE}: parts", i + 1, _starts(bench))
-    return [record(SUITE, name, np.array(times)) for name, times in found.items()]
+    whole = np.sum(list(found.values()), axis=0)
+    return [record(SUITE, name, np.array(times)) for name, times in {"all parts": whole, **found}.items()]
 
 
 def bare_interpreter_mb() -> float:

@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge.clock import kernel_is_synchronised
 from edge.errors import BundleError, HygromaError
 from edge.hardware import THROTTLE_C, VNNI, cpu_flags, is_jetson, power_mode, temperatures, usable_cores
 
@@ -183,7 +184,9 @@ def _bundle(system: System, config: Config) -> Finding:
         return Finding("bundle", "warn", found + "; unsigned bundles are allowed", fix)
     if not config.engine.bundle and (last := load_state(Slots(bundles_folder(config))).last) is not None:
         text = f"{found}; bundle {last.slot} was rolled back on {last.t_wall[:10]}: {last.reason}"
-        return Finding("bundle", "warn", text, "install one that works: `hygroma update`")
+        if not last.by_hand:
+            return Finding("bundle", "warn", text, "install one that works: `hygroma update`")
+        found = text
     if median > FRAME_BUDGET_MS:
         return Finding(
             "bundle",
@@ -309,7 +312,8 @@ def _clock(system: System) -> Finding:
     if now < CLOCK_FLOOR:
         fix = "`sudo timedatectl set-time 'YYYY-MM-DD HH:MM'`; flags work without, under wrong dates. Look at the clock's battery"
         return Finding("clock", "warn", f"{text}: it was never set", fix)
-    return Finding("clock", "ok", text)
+    known = "kept by a time service" if kernel_is_synchronised() else "no time service keeps it: events say so"
+    return Finding("clock", "ok", f"{text}, {known}")
 
 
 def _cores(system: System, config: Config) -> Finding:

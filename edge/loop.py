@@ -15,13 +15,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from typing import Protocol
 
 import numpy as np
 
 from edge.capture.feed import Feed, FeedStats
 from edge.capture.rhythm import Rhythm
+from edge.clock import WallClock
 from edge.decision.exam import Exam
 from edge.errors import EngineError, HygromaError
 from edge.events.clip import Clips
@@ -86,6 +86,7 @@ class Summary:
     frames: int
     seconds: float
     frames_by_signal: dict[str, int]
+    not_assessable: dict[str, int]  # verdicts by reason (see decision.REASONS); one may have several
     duplicates: int
     errors: dict[str, int]
     feed: FeedStats
@@ -116,7 +117,7 @@ class Watch:
         identity: Identity,
         stall_s: float = 0.6,
         clock_ns: Callable[[], int] = time.monotonic_ns,
-        wall: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+        wall: WallClock | None = None,
         notifier: Notifier | None = None,
         on_verdict: Callable[[Verdict], None] | None = None,
         clips: Clips | None = None,
@@ -124,7 +125,7 @@ class Watch:
         self._feed, self._reader, self._scorer = feed, reader, scorer
         self._exam, self._board = exam, board
         self._identity, self._rhythm = identity, Rhythm(round(stall_s * 1e9))
-        self._clock_ns, self._wall = clock_ns, wall
+        self._clock_ns, self._wall = clock_ns, wall or WallClock()
         self._notifier, self._on_verdict = notifier or Notifier({}), on_verdict
         self._started_ns = clock_ns()
         self._keeper = Keeper(store, clips or Clips(), identity.source, identity.bundle, self._started_ns, clock_ns)
@@ -133,6 +134,7 @@ class Watch:
         self._latencies = {stage: Latency() for stage in STAGES}
         self._latencies |= {"commit": self._keeper.commit, "flag": self._keeper.flag}
         self._signals: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
         self._errors: Counter[str] = Counter({"fallback": 1} if identity.fallback else {})
         self._in_a_row = {"screen": 0, "engine": 0}
         self._late = False  # the newest frame was too old when it had been scored
@@ -170,7 +172,7 @@ class Watch:
             self._notifier.stopping()
             self._keeper.finish(self._clock_ns())
             self._publish(self._clock_ns())
-        return self._summary()
+        return self.summary()
 
     def stop(self) -> None:
         """End the run after the frame under way. From any thread."""
@@ -273,7 +275,7 @@ class Watch:
         log.warning("exam %d: suspected nuchal collection: refer (evidence %.2f)", verdict.exam_id, verdict.evidence)
         # A recording played fast has stamps of its own time: its frame's age is counted from when it was received.
         since_ns = received_ns if self._feed.media_time else verdict.t_mono_ns
-        self._keeper.take(frame, reading, scores, verdict, since_ns, self._wall().isoformat(timespec="milliseconds"))
+        self._keeper.take(frame, reading, scores, verdict, since_ns, self._wall.stamp())
 
     def _publish(self, now_ns: int) -> None:
         self._publish_at_ns = now_ns + PUBLISH_NS
@@ -314,8 +316,9 @@ class Watch:
         if verdict.question and (self._verdict is None or self._verdict.question != verdict.question):
             log.warning("operator: %s", verdict.question)
         self._verdict, self._scores = verdict, scores
+        self._reasons.update(verdict.reasons)
         if verdict.exam_started:
-            started = self._wall().isoformat(timespec="seconds")
+            started = self._wall.now().isoformat(timespec="seconds")
             self._exams.append(ExamRow(verdict.exam_id, started, 0, False, None))
         # The last but for the operator's word that an earlier exam goes on.
         place = next((i for i in range(len(self._exams) - 1, -1, -1) if self._exams[i].exam_id == verdict.exam_id), None)
@@ -382,11 +385,13 @@ class Watch:
         yield
         self._latencies[stage].record((self._clock_ns() - start_ns) / 1e6)
 
-    def _summary(self) -> Summary:
+    def summary(self) -> Summary:
+        """What has happened so far. On the loop's own thread, or after it."""
         return Summary(
             frames=self._frames,
             seconds=(self._clock_ns() - self._started_ns) / 1e9,
             frames_by_signal=dict(self._signals),
+            not_assessable=dict(self._reasons),
             duplicates=self._duplicates,
             errors=self._failures(),
             feed=self._feed.stats(),

@@ -172,3 +172,6 @@ class Event:
     clip_sha256: str = ""
     pinned: bool = False  # never removed
     boundary: str = ""  # as in Verdict: why the exam's boundary was not sure
+    clock: str = ""  # how t_wall was known (edge/clock.py): synchronised, set by hand, unknown; "" in an older version's events
+    boot: str = ""  # which boot of the device
+    t_mono_ns: int = 0  # monotonic clock of that boot, at the flag: puts t_wall right once the clock's error is known

@@ -14,6 +14,7 @@ from edge.bundle import load_bundle
 from edge.bundle.trust import SHIPPED_BUNDLE as SHIPPED_BUNDLE
 from edge.capture.build import feed_for
 from edge.capture.source import Source
+from edge.clock import WallClock
 from edge.config import Config
 from edge.decision.exam import Exam
 from edge.decision.params import DecisionParams
@@ -37,11 +38,12 @@ SHIPPED = Path(__file__).with_name("data")
 
 @dataclass(frozen=True)
 class Watching:
-    """A Watch that is ready to run, its scorer (for the label), its store, and where its page is ("" without one)."""
+    """A Watch that is ready to run, its scorer (for the label), its store, its board, and where its page is ("" without one)."""
 
     watch: Watch
     scorer: Scorer
     store: EventStore
+    board: Board
     url: str
 
 
@@ -94,13 +96,14 @@ def open_watching(
                 config.source.name or source.name, scorer.label, scorer.runner_name, start.bundle, scorer.fallback
             ),
             stall_s=config.capture.stall_s,
+            wall=WallClock(store.root),
             notifier=start.notifier,
             on_verdict=on_verdict,
         )
         gc.collect()
         gc.freeze()  # what is loaded by now stays: looking through it for garbage held up the loop for 14 ms, now and then
         stack.callback(gc.unfreeze)
-        yield Watching(watch, scorer, store, url)
+        yield Watching(watch, scorer, store, board, url)
 
 
 def _first_exam_id(store: EventStore) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.bank import BANK_SIZE, UNKNOWN, Bank, Entry, box_in_crop
+from calibration.bank import BANK_SIZE, UNKNOWN, Bank, Entry, box_in_crop, load_bank, save_bank
 from calibration.exams import FALSE_FLAGS_IN, Outcome, fit_decision, outcome
 from calibration.phantom import PhantomFrame, render_stills
 from calibration.rules import compare
@@ -18,6 +18,7 @@ from edge.decision.params import DecisionParams
 from edge.screen.geometry import full_fan
 from edge.screen.preprocess import Preprocessing, prepare
 from edge.screen.still import read_still
+from export.atomic import Form
 from export.recipe import PhantomRecipe
 from export.report import metrics
 
@@ -27,6 +28,7 @@ PHANTOM_SEEDS = {"train": 10_000, "fit": 20_000, "measure": 30_000, "typical": 4
 
 EXAMS = "phantom exams"  # the table of what the decision does
 Progress = Callable[[str, int, int], None]  # (what, done, total)
+BANK: Form[Bank] = Form(lambda bank, folder: save_bank(bank, folder), load_bank, mark="entries.json")
 
 
 def phantom_bank(total: int, progress: Progress) -> Bank:

@@ -23,7 +23,7 @@ import onnx
 import torch
 from threadpoolctl import threadpool_limits
 
-from calibration.bank import BANK_SIZE, Bank, build_bank, load_bank, save_bank
+from calibration.bank import BANK_SIZE, Bank, build_bank
 from calibration.stills import all_pictures, assign_folds, check_data, load_stills
 from edge.bundle.manifest import GateResult, Provenance
 from edge.engines.selftest import infer_all
@@ -37,7 +37,7 @@ from export.model.heads import HYGROMA
 from export.model.torch_runner import TorchRunner
 from export.model.vit import HygromaViT
 from export.model.weights import load_backbone
-from export.phantoms import Progress, phantom_bank
+from export.phantoms import BANK, Progress, phantom_bank
 from export.recipe import Recipe
 from export.report.engine_gate import StoredCrops, save_crops
 from export.report.evidence import HeldOut, evaluation_sets, held_out, operating_point, shipped_threshold
@@ -68,7 +68,6 @@ STAGES = {  # stage -> its folders under `work` that go on from one call to the 
     "validate": ("predictions", "honesty"),
     "bundle": ("exams",),
 }
-BANK: Form[Bank] = Form(lambda bank, folder: save_bank(bank, folder), load_bank, mark="entries.json")
 TRAINED = ("teacher", "unlabelled", "student", "heads")  # whose products may be in bfloat16
 
 

@@ -17,7 +17,7 @@ from calibration.dataset import KNOWN, load_dataset
 from calibration.stills import CORNERS, MANIFEST, load_stills
 from edge import errors
 from edge.cli.main import COMMANDS, make_parser
-from edge.cli.reference import reference
+from edge.cli.reference import manual, reference, sections
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -139,6 +139,20 @@ def test_the_page_of_commands_is_what_the_parser_says() -> None:
     assert [name for name in re.findall(r"^### hygroma (\w+)$", page, re.MULTILINE)] == [
         command.name for group in ("device", "workstation") for command in COMMANDS if command.group == group
     ]
+
+
+@pytest.mark.requirement("D-02")
+def test_the_manual_page_is_what_the_parser_says() -> None:
+    page = (ROOT / "systemd" / "hygroma.1").read_text(encoding="utf-8")
+    assert page == manual(), "python -m edge.cli.reference man > systemd/hygroma.1"
+    for command in COMMANDS:
+        assert f".SS hygroma {command.name}\n" in page
+
+
+@pytest.mark.requirement("D-02")
+def test_every_argument_says_what_it_means() -> None:
+    bare = [f"{s.name} {written}" for _, found in sections() for s in found for written, meaning in s.arguments if not meaning]
+    assert not bare
 
 
 @pytest.mark.requirement("D-02")

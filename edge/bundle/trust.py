@@ -39,7 +39,7 @@ class Trust:
         """Who vouches for these bytes of a manifest: a key's id, SHIPPED, or "" for nobody (only with
         `allow_unsigned`). BundleError, which begins with `where`, when the bundle may not run. Nothing is parsed but the
         signature's one line."""
-        found = "it is not signed"
+        found, fix = "it is not signed", "sign it (`hygroma bundle sign`) with a key that bundle.trusted_keys lists"
         if signature is not None:
             key_id, value = _parse(signature, where)
             key = next((k for k in self.keys if k.id == key_id), None)
@@ -51,13 +51,13 @@ class Trust:
                     )
                 return key_id
             found = f"it is signed by key {key_id}, which is not trusted here"
+            fix = "add that key to bundle.trusted_keys, once its maker has confirmed it (`hygroma keys show` prints it)"
         if hashlib.sha256(manifest).hexdigest() == pinned_sha256():
             return SHIPPED
         if self.allow_unsigned:
             return ""
         raise BundleError(
-            f"{where}: {found}; sign it (`hygroma bundle sign`) with a key that bundle.trusted_keys lists, or accept"
-            " unsigned bundles: bundle.allow_unsigned, --allow-unsigned"
+            f"{where}: {found}; {fix}, or accept unsigned bundles: bundle.allow_unsigned, --allow-unsigned"
         )
 
 

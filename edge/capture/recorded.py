@@ -78,6 +78,11 @@ class FileSource(OpenClose):
         return ", ".join([self._stored, *made])
 
     @property
+    def pictures(self) -> int:
+        """As many as the container states, for a progress bar alone: some state too many. 0: it does not say."""
+        return max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))) if self._capture is not None else 0
+
+    @property
     def fps(self) -> float:
         """The rate at which the clip was recorded, frames per second. After `open`."""
         return self._pacer.fps

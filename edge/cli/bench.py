@@ -18,7 +18,7 @@ def _add_bench(bench: Parser) -> None:
         f"Suites: {', '.join(MODULES)}; or all. When none is named, {', '.join(DEFAULT)}: a few minutes. Exit code 1 when a case "
         "failed or the older run is of another machine, 3 when a budget or --fail-if-slower was not kept."
     )
-    bench.add_argument("suites", nargs="*", metavar="SUITE")
+    bench.add_argument("suites", nargs="*", metavar="SUITE", type=suite, help="what is measured; all for everything")
     form = bench.add_mutually_exclusive_group()
     for name in ("json", "markdown"):
         form.add_argument(f"--{name}", action="store_const", dest="form", const=name, help=f"print {name}")
@@ -43,6 +43,15 @@ def _add_bench(bench: Parser) -> None:
     bench.add_argument("--hours", type=hours, default=0.0, metavar="H", help="of `soak`, instead of --frames")
     bench.add_bundle()
     bench.set_defaults(handler=_bench, form="text")
+
+
+def suite(text: str) -> str:
+    """The name of a suite, or "all"; argparse answers any other with exit code 2."""
+    from benchmarks.suites import MODULES
+
+    if text != "all" and text not in MODULES:
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected any of {', '.join(MODULES)}, or all")
+    return text
 
 
 def _bench(args: argparse.Namespace) -> int:

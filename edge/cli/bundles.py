@@ -42,7 +42,7 @@ def _add_update(update: Parser) -> None:
 def _add_keys(keys: Parser) -> None:
     actions = keys.add_subparsers(title="actions", required=True, metavar="ACTION")
     new = actions.add_parser("new", help="a new key pair in a folder; the private file stays with you")
-    new.add_argument("folder", type=Path, metavar="DIR")
+    new.add_argument("folder", type=Path, metavar="DIR", help="where hygroma.key and hygroma.pub go")
     new.set_defaults(handler=_new_key)
     show = actions.add_parser("show", help="the public half of a key file, as bundle.trusted_keys takes it")
     show.add_path("file", "FILE", "hygroma.key or hygroma.pub")
@@ -159,11 +159,11 @@ def _update(args: argparse.Namespace) -> int:
 
 def _roll_back(args: argparse.Namespace, config: Config) -> int:
     from edge.update.slots import Slots, bundles_folder
-    from edge.update.trial import roll_back
+    from edge.update.trial import BY_HAND, roll_back
 
     slots = Slots(bundles_folder(config))
     failed = slots.current()
-    slot = roll_back(slots, failed, "a person asked for it")
+    slot = roll_back(slots, failed, BY_HAND)
     return tell(args, {"rolled_back": failed, "current": slot or "shipped"}, lambda: (
         f"back from {failed} to {slot or 'the shipped bundle'}; {RESTART}"
     ))  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from edge.config import Config
 
 
+TORCH = "torch==2.13.0"  # as docs/install.md and the Makefile install it: before all else, by itself
+
+
 class Parser(argparse.ArgumentParser):
     """Takes -v before and after a command's name. `fill` adds its arguments, once they are to be read: of a command that is not
     asked for, the module stays unread."""
@@ -29,10 +33,14 @@ class Parser(argparse.ArgumentParser):
             "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="log what happens to stderr"
         )
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def fill(self) -> None:
+        """Adds the arguments, where they are still missing."""
         if self._fill is not None:
             fill, self._fill = self._fill, None
             fill(self)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.fill()
         return super().parse_known_args(args, namespace)
 
     # -- options that several commands have
@@ -51,8 +59,12 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--bundle", metavar="B", help=text)
         self.add_flag("--allow-unsigned", "run a bundle that nobody trusted signed")
 
-    def add_config(self, text: str | None = None) -> None:
+    def add_config(self, text: str = "the daemon's YAML file; edge/config.example.yaml shows every key") -> None:
         self.add_path("--config", "C", text)
+
+    def add_recipe(self, nargs: str | None = None) -> None:
+        text = "YAML: data, models, folds and where the work goes; export/recipes has examples"
+        self.add_argument("recipe", type=Path, metavar="RECIPE.yaml", nargs=nargs, help=text)
 
     def add_store(self) -> None:
         self.add_argument(
@@ -172,8 +184,10 @@ def toolchain() -> Iterator[None]:
     except ImportError as error:
         if (error.name or "").split(".")[0] in ("edge", "export", "calibration"):  # ours: a bug, not a package to install
             raise
+        first = f"pip install {TORCH}, then " if error.name == "torch" else ""
         raise ConfigError(
-            f"the workstation's packages are missing ({error.name}): pip install -e '.[toolchain]'"
+            f"the workstation's packages are missing ({error.name}): {first}pip install -e '.[toolchain]'"
+            + (" (plain torch would fetch gigabytes of CUDA: without a GPU take a CPU build)" if first else "")
         ) from None
 
 
@@ -195,11 +209,26 @@ def tell(args: argparse.Namespace, value: object, text: Callable[[], str]) -> in
     return 0
 
 
+class LogHandler(logging.StreamHandler):
+    """Log lines to stderr, each on a line of its own: a bar that stands there is wiped first. Its next step draws it again."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if Progress._drawn is not None:
+            Progress._drawn.clear()
+        super().emit(record)
+
+
 class Progress:
     """A one-line bar on a terminal; a line now and then elsewhere. Always on stderr."""
 
     WIDTH = 30  # characters
     QUIET_S = 10.0  # seconds between lines when stderr is a file
+
+    _drawn: Progress | None = None  # whose bar stands on the terminal's last line
 
     def __init__(self) -> None:
         self._live, self._last, self._what = sys.stderr.isatty(), 0.0, ""
@@ -210,6 +239,7 @@ class Progress:
         if what == self._what and now - self._last < wait:
             return
         self._last, self._what = now, what
+        Progress._drawn = self if self._live else None
         filled = self.WIDTH * done // max(1, total)
         line = f"[{'#' * filled}{'.' * (self.WIDTH - filled)}] {what} {done}/{total} {note}"
         print(
@@ -217,5 +247,6 @@ class Progress:
         )
 
     def clear(self) -> None:
-        if self._live:
+        if Progress._drawn is self:
+            Progress._drawn = None
             print("\r" + " " * 110 + "\r", end="", file=sys.stderr, flush=True)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -22,13 +20,14 @@ if TYPE_CHECKING:
     from edge.config import Config
     from edge.demo import DemoResult
     from edge.loop import Summary
+    from edge.records import Verdict
     from edge.stills import Scored
 
 
 def _add_demo(demo: Parser) -> None:
     demo.add_json()
     demo.add_flag("--realtime", "play the clip at its own rate (72 s) instead of as fast as possible")
-    demo.add_flag("--serve", "real time with the status page, which stays up until Ctrl-C")
+    demo.add_flag("--serve", "real time with the status page; begins again whenever it ends, until Ctrl-C")
     demo.add_bundle()
     demo.add_argument(
         "--out", metavar="DIR", help="where events and evidence images go (default: a new temporary folder)"
@@ -44,7 +43,7 @@ def _add_run(run: Parser) -> None:
     run.description = f"Watch a source until it ends or SIGTERM. URI: {KNOWN}"
     run.add_argument("--source", metavar="URI", help="what to watch (else source.uri of the configuration)")
     run.add_bundle("a bundle's folder or .tar (else the configuration's, else the shipped one)")
-    run.add_config("a YAML file; edge/config.example.yaml shows every key")
+    run.add_config()
     run.add_store()
     run.add_argument(
         "--as-fast-as-possible", action="store_true", dest="fast", help="play a file without waiting for its clock"
@@ -62,7 +61,7 @@ def _add_score(score: Parser) -> None:
         f"Clips: {' '.join(sorted(CLIPS))}; stills: {' '.join(sorted(STILLS))}; DICOM: {' '.join(sorted(DICOMS))}; "
         "files with another ending, or none, by their content."
     )
-    score.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    score.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="files, or folders of them")
     score.add_json("one JSON object a line")
     score.add_bundle()
     score.add_argument(
@@ -92,9 +91,8 @@ def _demo(args: argparse.Namespace) -> int:
     if not args.json:
         print("The daemon watches a simulated clinic session (phantom). Not real patients.")
 
-    def note(done: int, total: int, verdict: Any) -> None:
-        state = "FLAGGED" if verdict.flagged else ", ".join(verdict.reasons) or "assessing"
-        progress("frame", done, total, state)
+    def note(done: int, total: int, verdict: Verdict) -> None:
+        progress("frame", done, total, _state(verdict))
 
     def end(result: DemoResult) -> None:
         progress.clear()
@@ -103,30 +101,33 @@ def _demo(args: argparse.Namespace) -> int:
         else:
             _print_demo(result, folder)
         if args.serve:
-            print("the status page stays up; Ctrl-C ends it", file=sys.stderr, flush=True)
-            with contextlib.suppress(KeyboardInterrupt):
-                _wait_for_ever()
+            print("the session begins again, and the status page stays up; Ctrl-C ends it", file=sys.stderr, flush=True)
 
     def show(url: str) -> None:
         print(f"status page: {url}", file=sys.stderr, flush=True)
 
-    result = run_demo(config, args.realtime or args.serve, note, show, end)
+    result = run_demo(config, args.realtime, args.serve, note, show, end)
     return 1 if result.summary.lost_events else 0
 
 
-def _wait_for_ever() -> None:
-    while True:
-        time.sleep(3600)
+def _state(verdict: Verdict) -> str:
+    return "FLAGGED" if verdict.flagged else ", ".join(verdict.reasons) or "assessing"
 
 
 def _print_demo(result: DemoResult, folder: Path) -> None:
-    print(f"\n{'exam':<20}{'truth':<10}{'flagged':<9}{'after':<9}{'best':<7}{'assessable':<14}the screen was mostly")
+    print(f"\n{'exam':<6}{'simulated':<11}{'flagged':<9}{'after':<9}{'best':<7}{'assessable':<14}the screen was mostly")
     for exam in result.exams:
         after = f"{exam.seconds_to_flag:.1f} s" if exam.seconds_to_flag is not None else "-"
         best = f"{exam.best_hygroma:.2f}" if exam.best_hygroma is not None else "-"
         counted = f"{exam.assessable_frames}/{exam.frames}"
+        said = exam.said + (f"; {exam.dropped} pictures dropped" if exam.dropped else "")
         print(
-            f"{exam.name:<20}{exam.truth:<10}{'YES' if exam.flagged else 'no':<9}{after:<9}{best:<7}{counted:<14}{exam.said}"
+            f"{exam.exam_id or '-':<6}{exam.truth:<11}{'YES' if exam.flagged else 'no':<9}{after:<9}{best:<7}{counted:<14}{said}"
+        )
+    if result.dropped:
+        print(
+            f"\nthis machine dropped {result.dropped} pictures of the session: it is too slow, or busy. An exam that lost many "
+            "may be missed; without --serve and --realtime every picture is looked at"
         )
     for event in result.events:
         print(
@@ -159,7 +160,14 @@ def _run(args: argparse.Namespace) -> int:
     if not config.source.uri:
         raise ConfigError("source.uri: nothing to watch; give --source URI or set source.uri in the configuration")
     source = _open_source(config, args.fast)
-    with open_watching(config, source) as watching:
+    progress = Progress()
+
+    def note(verdict: Verdict) -> None:
+        if not source.live:
+            done = verdict.frame_id + 1
+            progress("frame", done, max(done, getattr(source, "pictures", 0)), _state(verdict))
+
+    with open_watching(config, source, note) as watching:
         if watching.url and not args.json:
             print(f"watching {source.name}; status page: {watching.url}", file=sys.stderr)
         summary = watching.watch.run()
@@ -168,9 +176,10 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({
             "source": source.name, "bundle": label, "frames": summary.frames, "seconds": round(summary.seconds, 2),
-            "signal": summary.frames_by_signal, "duplicates": summary.duplicates, "dropped": summary.feed.dropped,
-            "decode_errors": summary.feed.decode_errors, "errors": summary.errors, "store": str(watching.store.root),
-            "store_problem": summary.store_problem, "lost_events": summary.lost_events,
+            "signal": summary.frames_by_signal, "not_assessable": summary.not_assessable,
+            "duplicates": summary.duplicates, "dropped": summary.feed.dropped, "decode_errors": summary.feed.decode_errors,
+            "errors": summary.errors, "store": str(watching.store.root), "store_problem": summary.store_problem,
+            "lost_events": summary.lost_events,
             "exams": [asdict(exam) for exam in summary.exams],
             "events": [asdict(event) for event in summary.events],
             "latency_ms": {"p50": total.p50, "p95": total.p95, "p99": total.p99, "max": total.max},
@@ -178,10 +187,14 @@ def _run(args: argparse.Namespace) -> int:
         return 1 if summary.lost_events else 0
     states = ", ".join(f"{n} {state}" for state, n in sorted(summary.frames_by_signal.items()))
     assessed = sum(exam.assessable_frames for exam in summary.exams)
+    progress.clear()
     print(
         f"{source.name}: {summary.frames} frames ({states or 'none'}), {assessed} assessable, {summary.feed.dropped} dropped, "
         f"{len(summary.events) + summary.lost_events} flagged; p50 {total.p50:.1f}, p99 {total.p99:.1f} ms a frame"
     )
+    if summary.not_assessable:
+        why = ", ".join(f"{n} {reason}" for reason, n in sorted(summary.not_assessable.items(), key=lambda item: -item[1]))
+        print(f"not assessable, by reason: {why}")
     if summary.events:
         print(f"events in {watching.store.root}")
     _say_lost(summary)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.cli.common import Parser, config_of
+from edge.clock import SYNCHRONISED
 from edge.records import REVIEWS
 
 if TYPE_CHECKING:
@@ -29,18 +30,18 @@ def _add_events(events: Parser) -> None:
         )
         action.add_json()
         if one:
-            action.add_argument("id", type=int)
+            action.add_argument("id", type=int, help="its number, as `events list` shows it")
         action.set_defaults(handler=lambda args: _with_store(args, run))
         return action
 
-    add("list", _list, "newest first").add_argument("--review", choices=REVIEWS)
+    add("list", _list, "newest first").add_argument("--review", choices=REVIEWS, help="only those")
     add("show", _show, "one event", one=True)
     export = add("export", _export, "images, clips, events.json and events.csv into a folder")
-    export.add_argument("folder", type=Path)
+    export.add_argument("folder", type=Path, help="where they go; made if it is not there")
     export.add_flag("--dicom", "also as DICOM Secondary Capture, without a patient")
     export.add_argument("ids", type=int, nargs="*", help="events (default: all)")
     review = add("review", _review, "record what a person decided", one=True)
-    review.add_argument("review", choices=REVIEWS)
+    review.add_argument("review", choices=REVIEWS, help="open takes a decision back")
     review.add_argument("--by", required=True, help="who decided")
     pin = add("pin", _pin, "never remove an event, whatever its age and the disk's space", one=True)
     pin.add_flag("--off", "removable again")
@@ -62,7 +63,7 @@ def _show(args: argparse.Namespace, store: EventStore) -> int:
     shown = asdict(event)
     if not args.json:
         shown |= {name: store.root / shown[name] for name in ("image_path", "clip_path") if shown[name]}
-        told = {name: value for name, value in shown.items() if value or name != "boundary"}
+        told = {name: value for name, value in shown.items() if value or name not in ("boundary", "clock", "boot", "t_mono_ns")}
         print("\n".join(f"{name:<14}{value}" for name, value in told.items()))
     else:
         print(json.dumps(shown))
@@ -105,6 +106,7 @@ def _print_many(args: argparse.Namespace, store: EventStore, events: list[Event]
 def _line(e: Event, store: EventStore) -> str:
     reviewer = (f" by {e.reviewed_by}" if e.reviewed_by else "") + (", pinned" if e.pinned else "")
     reviewer += f"  [boundary not sure: {e.boundary}]" if e.boundary else ""
+    reviewer += f"  [clock: {e.clock}]" if e.clock not in ("", SYNCHRONISED) else ""
     return (
         f"{e.id:>5}  {e.t_wall}  exam {e.exam_id}  p {e.hygroma:.2f}  evidence {e.evidence:.1f}  {e.review}{reviewer}  "
         f"{store.root / e.image_path}"

@@ -1,22 +1,32 @@
-"""Where the command line begins: the table of commands, and what becomes of an error.
-
-Exit codes: 0 done; 1 done, but something was unreadable or a check failed; 2 wrong usage; 3 a gate failed; 65 bad bundle; 66 bad
-input; 69 source unavailable; 70 engine; 74 event store; 78 configuration (see edge/errors.py).
-"""
+"""Where the command line begins: the table of commands, and what becomes of an error."""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 
 from edge import __version__
-from edge.cli.common import Parser
-from edge.errors import HygromaError, StoreError
+from edge.cli.common import LogHandler, Parser
+from edge.errors import BundleError, ConfigError, EngineError, HygromaError, InputError, SourceError, StoreError
 
 DEVICE, WORKSTATION = "device", "workstation"
+EXIT_CODES = (  # of edge/errors.py and of argparse; docs/troubleshooting.md says what to do about each
+    (0, "done"),
+    (1, "done, but something was unreadable or a check failed"),
+    (2, "wrong usage"),
+    (3, "a gate failed, or a figure is slower than its budget"),
+    (BundleError.exit_code, "the bundle is missing, damaged or not trusted"),
+    (InputError.exit_code, "an image, clip or table cannot be read, or does not fit"),
+    (SourceError.exit_code, "the source cannot be opened or was lost"),
+    (EngineError.exit_code, "the engine cannot be built or run, or failed its self-test"),
+    (StoreError.exit_code, "the event store or the disk"),
+    (ConfigError.exit_code, "the configuration, a recipe or an option"),
+    (130, "interrupted; what was finished is kept"),
+)
 
 
 @dataclass(frozen=True)
@@ -67,9 +77,12 @@ def main(argv: list[str] | None = None) -> int:
         from edge.cli.bundles import recipe_means_build
 
         given = recipe_means_build(given)
-    args = make_parser().parse_args(given)
+    parser = make_parser()
+    if "_ARGCOMPLETE" in os.environ:
+        _complete(parser)
+    args = parser.parse_args(given)
     level = logging.INFO if args.verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=level, handlers=[LogHandler()])
     try:
         return int(args.handler(args))
     except HygromaError as error:
@@ -91,13 +104,25 @@ def main(argv: list[str] | None = None) -> int:
         return StoreError.exit_code
 
 
+def _complete(parser: Parser) -> None:
+    """Answers the shell, which asks what may come next, and ends the process. `register-python-argcomplete` sets that up."""
+    import argcomplete
+
+    commands = parser._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    for word in os.environ.get("COMP_LINE", "").split():
+        if word in commands:  # type: ignore[operator]
+            commands[word].fill()  # type: ignore[index]
+    argcomplete.autocomplete(parser)
+
+
 def make_parser() -> Parser:
     """The parser of every command of the table."""
+    codes = "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES)
     listed = {group: ", ".join(c.name for c in COMMANDS if c.group == group) for group in (DEVICE, WORKSTATION)}
     parser = Parser(
         prog="hygroma",
         description="Watches a point-of-care ultrasound screen for a thick nuchal collection. Decision support, not a diagnosis.",
-        epilog=" ".join(f"{group.capitalize()}: {names}." for group, names in listed.items()),
+        epilog=" ".join(f"{group.capitalize()}: {names}." for group, names in listed.items()) + f" Exit codes: {codes}.",
     )
     parser.add_argument("--version", action="version", version=f"hygroma-edge {__version__}")
     parser.set_defaults(verbose=False)

@@ -176,7 +176,7 @@ def _explain(args: argparse.Namespace) -> int:
         raise ConfigError("--boxes and --data: found one without the other; give both, or neither")
     progress = Progress()
     boxes = None if args.boxes is None else (args.boxes, args.data)
-    rows, located = explain(args.run, args.out, args.each, boxes, lambda done, total: progress("Score-CAM", done, total))
+    rows, located = explain(args.run, args.out, args.each, boxes, lambda *step: progress("Score-CAM image", *step))
     progress.clear()
     if args.json:
         print(json.dumps(rows if boxes is None else {"overlays": rows, "localisation": located}))

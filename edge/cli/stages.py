@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from edge.cli.common import Parser, Progress, tell, toolchain
@@ -14,7 +13,7 @@ from edge.errors import ConfigError, GateError
 def add_stage(command: Parser, stage: str) -> None:
     """A command that runs a recipe up to `stage`."""
     optional = "?" if stage == "validate" else None  # `validate --engine` needs none
-    command.add_argument("recipe", type=Path, metavar="RECIPE.yaml", nargs=optional)
+    command.add_recipe(optional)
     command.add_json("print the result as one JSON object")
     command.add_device()
     command.add_ray("folds and refit")

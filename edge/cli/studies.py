@@ -52,7 +52,7 @@ def _add_sensitivity(command: Parser) -> None:
         "images that the student never saw; then mixed precision up to the gate. Writes JSON, Markdown and SVG. Earlier "
         "stages run if they must."
     )
-    command.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    command.add_recipe()
     command.add_argument(
         "--run", metavar="NAME", help="fold0 to fold3, or refit on the validation split (default: the first fold)"
     )
@@ -146,7 +146,7 @@ def _add_ladder(ladder: Parser) -> None:
         "fold. Goes on where it was cut off. Writes WORK/ladder: ladder.json, ladder.md, ladder.svg."
     )
     ladder.epilog = "Latencies need an idle machine: measure them by themselves, with --latency-only, as often as you like."
-    ladder.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    ladder.add_recipe()
     ladder.add_path("--rungs", "FILE", "the students to compare with (default: export/recipes/ladder.yaml)")
     ladder.add_device()
     ladder.add_ray("rungs")

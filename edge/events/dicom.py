@@ -86,6 +86,7 @@ def _dataset(event: Event, kind: UID, part: str, series: int) -> FileDataset:
         f"{WORDS}. Research prototype, not a diagnosis. Exam {event.exam_id}, score {event.hygroma:.3f},"
         f" evidence {event.evidence:.2f}, bundle {event.bundle}, review {review}"
         + (f". Boundary not sure: {event.boundary}" if event.boundary else "")
+        + (f". Clock {event.clock}" if event.clock else "")
     )
     data.BitsAllocated = data.BitsStored = 8
     data.HighBit, data.PixelRepresentation = 7, 0

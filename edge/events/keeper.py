@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edge.clock import Stamp
 from edge.errors import NoSuchEvent, StoreError
 from edge.events.clip import Clips
 from edge.events.evidence import render_evidence
@@ -108,7 +109,7 @@ class Keeper:
         self._show_withheld(reading)
 
     def take(
-        self, frame: Frame, reading: Reading, scores: Scores, verdict: Verdict, t_mono_ns: int, t_wall: str
+        self, frame: Frame, reading: Reading, scores: Scores, verdict: Verdict, t_mono_ns: int, stamp: Stamp
     ) -> None:
         """The frame on which an exam is flagged becomes an event. t_mono_ns: what its latency is counted from, nanoseconds."""
         assert reading.fan is not None  # a frame without one is not assessable and cannot flag
@@ -116,7 +117,7 @@ class Keeper:
         self._clips.flag(key, reading.t_mono_ns)
         picture = look(frame.image, reading.fan).image if reading.settled else None
         if not reading.settled:
-            self._withheld.append(_Withheld(key, reading.fan, frame.image, scores, t_wall))
+            self._withheld.append(_Withheld(key, reading.fan, frame.image, scores, stamp.t_wall))
         if len(self._waiting) == WAITING_MAX:
             self._waiting.popleft()
             self._lost += 1
@@ -126,12 +127,14 @@ class Keeper:
                 source=self._source,
                 frame_id=verdict.frame_id,
                 t_mono_ns=t_mono_ns,
-                t_wall=t_wall,
+                t_wall=stamp.t_wall,
                 hygroma=scores.hygroma,
                 evidence=verdict.evidence,
                 bundle=self._bundle,
-                image=render_evidence(picture, scores, t_wall, verdict.exam_id, self._bundle),
+                image=render_evidence(picture, scores, stamp.t_wall, verdict.exam_id, self._bundle),
                 boundary=verdict.boundary,
+                clock=stamp.known,
+                boot=stamp.boot,
             )
         )
         self._retry_at_ns = 0  # now

@@ -21,13 +21,14 @@ from datetime import datetime, timedelta, timezone
 from itertools import islice
 from pathlib import Path
 
+from edge.clock import UNKNOWN
 from edge.errors import NoSuchEvent, StoreError
 from edge.events.disk import Disk, why_unwritable
+from edge.events.schema import REMOVABLE, prepare
 from edge.records import REVIEWER, REVIEWER_MAX, REVIEWS, Event
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2  # raised when an older program would misread a newer store
 BUSY_TIMEOUT_S = 1.0  # seconds to wait for another process's write; more would hold up the daemon's loop
 CLOCK_FLOOR = "2025-06"  # ISO month; an event dated earlier was flagged before anybody set the clock
 CLOCK_SLACK_S = (
@@ -40,45 +41,6 @@ RESERVE, RESERVE_BYTES = "reserve", 2**20  # a file that gives way when SQLite n
 FORGOTTEN_WITH_RESERVE = 10  # events that one `retain` then removes: of many the log alone could be larger than the reserve
 SWEPT_AT_ONCE = 500  # files that one `retain` looks at for orphans, for the same reason
 
-_SCHEMA = """
-CREATE TABLE events (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again, so that an exported number stays one event's
-    exam_id INTEGER NOT NULL, source TEXT NOT NULL, frame_id INTEGER NOT NULL, t_wall TEXT NOT NULL,
-    latency_ms REAL NOT NULL, hygroma REAL NOT NULL, evidence REAL NOT NULL, bundle TEXT NOT NULL,
-    image_path TEXT NOT NULL UNIQUE, image_sha256 TEXT NOT NULL, review TEXT NOT NULL DEFAULT 'open',
-    reviewed_by TEXT NOT NULL DEFAULT '', reviewed_at TEXT NOT NULL DEFAULT '',
-    image_bytes INTEGER NOT NULL, pinned INTEGER NOT NULL DEFAULT 0,
-    clip_path TEXT NOT NULL DEFAULT '', clip_sha256 TEXT NOT NULL DEFAULT '', clip_bytes INTEGER NOT NULL DEFAULT 0,
-    boundary TEXT NOT NULL DEFAULT ''
-);
-"""
-# Columns that came since; an older program leaves them as they are, so that the version stays.
-_ADDED = {"boundary": "ALTER TABLE events ADD COLUMN boundary TEXT NOT NULL DEFAULT ''"}
-_FROM_1 = (  # a store of version 1 had no clips
-    "ALTER TABLE events ADD COLUMN clip_path TEXT NOT NULL DEFAULT ''",
-    "ALTER TABLE events ADD COLUMN clip_sha256 TEXT NOT NULL DEFAULT ''",
-    "ALTER TABLE events ADD COLUMN clip_bytes INTEGER NOT NULL DEFAULT 0",
-)
-_REMOVABLE = "review != 'confirmed' AND pinned = 0"
-# What keeps every call's cost the same however many events there are. The version stays: triggers and indices serve an older
-# program's writes too, so going back to one loses nothing.
-_INDICES = (
-    "CREATE TABLE IF NOT EXISTS totals (bytes INTEGER NOT NULL, last_exam INTEGER NOT NULL)",  # one row, of all ever flagged
-    "INSERT INTO totals SELECT (SELECT coalesce(sum(image_bytes + clip_bytes), 0) FROM events),"
-    " (SELECT coalesce(max(exam_id), 0) FROM events) WHERE NOT EXISTS (SELECT 1 FROM totals)",
-    "CREATE TRIGGER IF NOT EXISTS event_added AFTER INSERT ON events BEGIN UPDATE totals SET"
-    " bytes = bytes + new.image_bytes + new.clip_bytes, last_exam = max(last_exam, new.exam_id); END",
-    "CREATE TRIGGER IF NOT EXISTS event_resized AFTER UPDATE OF image_bytes, clip_bytes ON events BEGIN UPDATE totals SET"
-    " bytes = bytes + new.image_bytes + new.clip_bytes - old.image_bytes - old.clip_bytes; END",
-    "CREATE TRIGGER IF NOT EXISTS event_removed AFTER DELETE ON events BEGIN UPDATE totals SET"
-    " bytes = bytes - old.image_bytes - old.clip_bytes; END",
-    "CREATE INDEX IF NOT EXISTS events_time ON events (t_wall)",
-    f"CREATE INDEX IF NOT EXISTS events_removable_time ON events (t_wall) WHERE {_REMOVABLE}",
-    f"CREATE INDEX IF NOT EXISTS events_removable_review ON events (review, id) WHERE {_REMOVABLE}",
-    "CREATE INDEX IF NOT EXISTS events_clip ON events (clip_path) WHERE clip_path != ''",
-    "CREATE INDEX IF NOT EXISTS events_review ON events (review, id)",
-)
-_NEWEST_INDEX = "events_review"  # a store that has it has them all
 _COLUMNS = ", ".join(item.name for item in fields(Event))
 
 
@@ -97,6 +59,8 @@ class NewEvent:
     bundle: str
     image: bytes
     boundary: str = ""  # as in Verdict
+    clock: str = UNKNOWN  # how t_wall was known: see edge/clock.py
+    boot: str = ""
     key: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
 
@@ -137,7 +101,7 @@ class EventStore:
         self.close()
 
     def open(self) -> None:
-        """StoreError: not writable, not a store, damaged, or written by a newer version. Opening twice does nothing."""
+        """StoreError: not writable, not a store, or damaged. Opening twice does nothing."""
         with self._telling("opened"):
             self._db()
 
@@ -154,13 +118,14 @@ class EventStore:
         with self._telling("written"):
             database = self._db()
             row = (new.exam_id, new.source, new.frame_id, new.t_wall, self._age_ms(new), new.hygroma, new.evidence,
-                   new.bundle, name, digest, len(new.image), new.boundary)  # fmt: skip
+                   new.bundle, name, digest, len(new.image), new.boundary, new.clock, new.boot, new.t_mono_ns)  # fmt: skip
             if database.execute("SELECT 1 FROM events WHERE image_path = ?", (name,)).fetchone() is None:
                 self._write(name, new.image)
                 with database:
                     database.execute(
                         "INSERT INTO events (exam_id, source, frame_id, t_wall, latency_ms, hygroma, evidence, bundle,"
-                        " image_path, image_sha256, image_bytes, boundary) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        " image_path, image_sha256, image_bytes, boundary, clock, boot, t_mono_ns)"
+                        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                         row,
                     )
             latency_ms = self._age_ms(new)  # known only now that the row is durable
@@ -315,7 +280,7 @@ class EventStore:
 
     def _forget_aged(self, most: int) -> int:
         aged = self._db().execute(
-            f"SELECT id, image_path, clip_path FROM events WHERE {_REMOVABLE} AND t_wall > ? AND t_wall < ?"
+            f"SELECT id, image_path, clip_path FROM events WHERE {REMOVABLE} AND t_wall > ? AND t_wall < ?"
             " ORDER BY t_wall LIMIT ?",
             (CLOCK_FLOOR, self._oldest_kept(), most),
         )
@@ -341,7 +306,7 @@ class EventStore:
         doomed: list[tuple[int, str, str]] = []
         if wanted > 0:
             found = self._db().execute(
-                f"SELECT id, image_path, clip_path, image_bytes + clip_bytes FROM events WHERE {_REMOVABLE} AND review = ?"
+                f"SELECT id, image_path, clip_path, image_bytes + clip_bytes FROM events WHERE {REMOVABLE} AND review = ?"
                 " AND id < ? ORDER BY id LIMIT ?",
                 (review, self._first_kept() if review == "open" else 2**63 - 1, most),
             )
@@ -354,7 +319,7 @@ class EventStore:
 
     def _first_kept(self) -> int:
         """The number of the oldest of the NEWEST_KEPT open events; 0 when there are fewer."""
-        query = f"SELECT id FROM events WHERE {_REMOVABLE} AND review = 'open' ORDER BY id DESC LIMIT 1 OFFSET ?"
+        query = f"SELECT id FROM events WHERE {REMOVABLE} AND review = 'open' ORDER BY id DESC LIMIT 1 OFFSET ?"
         found = self._db().execute(query, (NEWEST_KEPT - 1,)).fetchone()
         return found[0] if found else 0
 
@@ -408,34 +373,12 @@ class EventStore:
                 raise StoreError(f"{self.root}: holds no event store; give the directory that events.dir names")
             connection = sqlite3.connect(self.root / "events.db", timeout=BUSY_TIMEOUT_S)
             try:
-                self._prepare(connection)
+                prepare(connection, self.root / "events.db")
             except BaseException:
                 connection.close()
                 raise
             self._connection = connection
         return self._connection
-
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
-            raise StoreError(
-                f"{self.root / 'events.db'}: schema version {version}, this hygroma reads {SCHEMA_VERSION};"
-                " update hygroma, or set events.dir to another directory"
-            )
-        if version == SCHEMA_VERSION and _is_indexed(connection) and not _missing(connection):
-            return
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")  # two programs may open a new or older store at once
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            for statement in {0: (_SCHEMA,), 1: _FROM_1}.get(version, ()):
-                connection.execute(statement)
-            for column in _missing(connection):
-                connection.execute(_ADDED[column])
-            for statement in () if _is_indexed(connection) else _INDICES:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _one(self, event_id: int) -> Event:
         row = self._db().execute(f"SELECT {_COLUMNS} FROM events WHERE id = ?", (event_id,)).fetchone()
@@ -481,16 +424,6 @@ def evidence_reader(root: str | Path, clip: bool = False) -> Callable[[int], byt
             return None
 
     return read
-
-
-def _missing(connection: sqlite3.Connection) -> list[str]:
-    there = {row[1] for row in connection.execute("PRAGMA table_info(events)")}
-    return [column for column in _ADDED if column not in there]
-
-
-def _is_indexed(connection: sqlite3.Connection) -> bool:
-    found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (_NEWEST_INDEX,))
-    return found.fetchone() is not None
 
 
 def _listed(folder: Path, wanted: Callable[..., bool]) -> list[Path]:

@@ -114,7 +114,7 @@ def _describe(
     config: Config, scorer: Scorer, slots: Slots, slot: str, problems: list[str], on_trial: bool
 ) -> BundleState:
     state = load_state(slots)
-    if state.last is not None and not config.engine.bundle:
+    if state.last is not None and not state.last.by_hand and not config.engine.bundle:
         problems = [*problems, f"bundle {state.last.slot} was rolled back: {state.last.reason}"]
     if not scorer.signed_by:
         problems = [*problems, "the bundle is UNSIGNED (bundle.allow_unsigned)"]

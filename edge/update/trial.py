@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
+from edge.clock import boot_id
 from edge.errors import StoreError
 from edge.schema import Decoder, encode, rule
 from edge.sd_notify import Notifier
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 CRASHES_MAX = 3
 PROVE_S = 600.0  # seconds of finished loops: past the start, the first exams and the first clean-up of the store
+BY_HAND = "a person asked for it"  # the reason of a rollback that no failure caused; it stands in the state file
 MAX_STATE_BYTES = 64 * 1024  # bytes; the state has less than 2000
 
 _SLOT = rule(low=1, high=100)  # characters
@@ -44,9 +46,14 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Rollback:
-    slot: str = field(metadata=_SLOT)  # the bundle that failed
+    slot: str = field(metadata=_SLOT)  # the bundle that failed, or was taken back
     reason: str = field(metadata=rule(high=1000))
     t_wall: str = field(metadata=rule(high=64))  # ISO 8601, UTC
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether a person took the bundle back: nothing failed, and nothing is to be repaired."""
+        return self.reason == BY_HAND
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,8 @@ def _finish_rollback(slots: Slots) -> str:
         slots,
         replace(state, proven=proven, attempt=None, rollbacks=state.rollbacks + 1, going_back=None, last=failed),
     )
-    log.error("bundle %s is rolled back to %s: %s", failed.slot, slot or "the shipped one", failed.reason)
+    level = logging.INFO if failed.by_hand else logging.ERROR
+    log.log(level, "bundle %s is rolled back to %s: %s", failed.slot, slot or "the shipped one", failed.reason)
     return slot
 
 
@@ -231,15 +239,6 @@ class TrialNotifier(Notifier):
     def watchdog(self) -> None:
         super().watchdog()
         self._trial.alive()
-
-
-def boot_id() -> str:
-    """Differs from boot to boot: tells a crash of a new bundle from a power cut. "" when nobody knows."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read(64).strip().replace("-", "")
-    except OSError:
-        return ""
 
 
 def _utc_now() -> str:

@@ -50,8 +50,11 @@ def target_of(model: nn.Module) -> Target:
 
 
 @torch.no_grad()
-def score_cam(model: nn.Module, crop: np.ndarray) -> np.ndarray:
-    """crop uint8 [S,S] -> float32 [G,G] in [0,1], 1 at its largest; zeros where nothing speaks for the class."""
+def score_cam(
+    model: nn.Module, crop: np.ndarray, on_step: Callable[[int, int], None] = lambda done, total: None
+) -> np.ndarray:
+    """crop uint8 [S,S] -> float32 [G,G] in [0,1], 1 at its largest; zeros where nothing speaks for the class. `on_step` hears how
+    many of the channels are done."""
     model.eval()
     target, device = target_of(model), next(model.parameters()).device
     grey = torch.from_numpy(crop)[None, None].to(device, torch.float32)
@@ -62,10 +65,12 @@ def score_cam(model: nn.Module, crop: np.ndarray) -> np.ndarray:
     if not len(channels):
         return np.zeros(tuple(low.shape[1:]), np.float32)
     small = (channels - low) / (high - low)
-    gains = torch.cat([
-        _logits(model, target, grey * F.interpolate(part[:, None], grey.shape[2:], mode="bilinear", align_corners=False))
-        for part in small.split(MASKED_AT_ONCE)
-    ]) - _logits(model, target, torch.zeros_like(grey))  # fmt: skip
+    logits: list[Tensor] = []
+    for number, part in enumerate(small.split(MASKED_AT_ONCE)):
+        on_step(number * MASKED_AT_ONCE, len(small))
+        masks = F.interpolate(part[:, None], grey.shape[2:], mode="bilinear", align_corners=False)
+        logits.append(_logits(model, target, grey * masks))
+    gains = torch.cat(logits) - _logits(model, target, torch.zeros_like(grey))
     found = (gains.softmax(0)[:, None, None] * channels).sum(0).clamp(min=0)
     return (found / found.max().clamp(min=FLAT)).cpu().numpy().astype(np.float32)
 

@@ -25,17 +25,18 @@ from edge.bundle.manifest import ModelInfo
 from edge.engines.selftest import sigmoid
 from edge.errors import ConfigError, GateError, InputError
 from edge.schema import Decoder, encode
-from export.atomic import LOCK, alone, appearing, require_beside, writable
+from export.atomic import LOCK, alone, appearing, kept, require_beside, writable
 from export.heads.features import HYGROMA, PLANE
 from export.model import heads as records
 from export.model.heads import REPORTED, TOGETHER
-from export.phantoms import EXAMS, Progress, phantom_bank
+from export.phantoms import BANK, EXAMS, Progress, phantom_bank
 from export.report import metrics
 from export.report.evidence import CHOOSE, cross_fitted
 from export.report.gate import gate
 from export.report.validate import EvaluationSet, Step, evidence_tables, validation_report, write_report
 from export.site.bundle import SITE_IMAGES, WRITTEN, Adapted, assemble, assessable_table, kept_tables, site_provenance
 from export.site.heads import Head, Opened, fit_head
+from export.stamps import VERSIONS
 
 PHANTOMS = 600  # frames, four a patient: as many as a recipe trains on unless it says otherwise
 LEAST_EXAMS = 4
@@ -87,7 +88,9 @@ def _adapt(
 ) -> dict[str, Any]:
     opened = Opened.of(start, settings.threads)
     site = read_site(data, start.manifest.preprocessing.size, settings.seed, partial(progress, "site: images"))
-    phantoms = phantom_bank(settings.phantoms, progress)
+    # Kept beside the report: who goes on after a gate that failed need not wait for them again.
+    rendered = out / f"phantoms-{settings.phantoms}-v{VERSIONS['bank_phantom']}"
+    phantoms = kept(rendered, BANK, lambda: phantom_bank(settings.phantoms, progress))
     frozen = why_frozen(site)
     progress("hygroma head", 0, 1)
     heads = {HYGROMA: fit_head(HYGROMA, opened, site, phantoms, settings.seed)}

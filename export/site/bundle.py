@@ -42,7 +42,7 @@ from export.site.heads import Head, Opened
 # Of the bundle it starts from: tables that judge the plane head and the trunk alone, true as long as both are kept.
 PLANE_TABLES = ("plane, folds", "plane, validation", "other anatomy", "planes, however they are cut")
 SITE_IMAGES = "a site's own images"  # among the data of an adapted bundle
-WRITTEN = ("bundle", "exams-", "predictions", "report")  # how the names of all that lies in `out` begin
+WRITTEN = ("bundle", "exams-", "phantoms-", "predictions", "report")  # how the names of all that lies in `out` begin
 REFERENCE = "the same graph without rounding (weights as INT8 has them)"  # a bundle holds no other weights
 MOST_CHARACTERS = 4000  # of a text in the manifest (edge/bundle/manifest.py)
 

@@ -32,7 +32,7 @@ def explain(
     out: Path,
     each: int,
     boxes: tuple[Path, Path] | None = None,
-    on_step: Callable[[int, int], None] = lambda done, total: None,
+    on_step: Callable[[int, int, str], None] = lambda done, total, note: None,
 ) -> tuple[list[dict[str, Any]], list[Localisation]]:
     """Write `each` overlays a class to `out`, PNG: the crop, and the map over it. A row an overlay: path, label, probability,
     decision, fold, overlay. Taken evenly over the class in the order of their probability, so that wrong ones are
@@ -51,13 +51,16 @@ def explain(
     cams: dict[int, np.ndarray] = {}
     models: dict[int, Classifier] = {}
     for number, i in enumerate(chosen):
-        on_step(number, len(chosen))
+        def channel(done: int, total: int, number: int = number) -> None:
+            on_step(number, len(chosen), f"channel {done}/{total}")
+
+        on_step(number, len(chosen), "loading the fold's model")
         fold = int(run.folds[i])
         if fold not in models:
             models[fold] = _trained(folder, run.report, fold)
         label = run.report["classes"][int(run.labels[i])]
         path = out / f"{number:03d}-{label}-{Path(run.paths[i]).stem}.png"
-        cams[int(i)] = score_cam(models[fold], crops[i])
+        cams[int(i)] = score_cam(models[fold], crops[i], channel)
         _write(path, crops[i], cams[int(i)])
         rows.append({
             "path": run.paths[i], "label": label, "probability": float(run.probability[i]), "fold": fold,

@@ -72,29 +72,42 @@ def test_without_torch_a_device_measures_the_rest(bench: Bench, monkeypatch: pyt
     assert not [name for name, found in records.items() if found.failed]
 
 
-NAMES = """
-import pytest
-
-@pytest.hookimpl(tryfirst=True)  # before -k takes most of them away
-def pytest_collection_modifyitems(items):
-    print(*(item.nodeid for item in items), f"{len(items)} tests collected", sep="\\n")
-"""
-
-
-def test_pytests_front_has_every_case_and_runs_one_suite_alone(tmp_path: Path) -> None:
-    result = tmp_path / "b.json"
-    (tmp_path / "print_names.py").write_text(NAMES)
-    command = [sys.executable, "-m", "pytest", "benchmarks", "-s", "-p", "no:cacheprovider", "-p", "no:schemathesis"]
-    command += ["-p", "print_names", "--benchmark-enable", "-k", "decide", "--benchmark-min-rounds=3", "--benchmark-max-time=0.1"]
-    command += ["--benchmark-warmup=off", f"--benchmark-json={result}"]
+def front(*words: str, wanted: int = 0) -> str:
+    """What `pytest benchmarks` prints, in a process of its own."""
+    command = [sys.executable, "-m", "pytest", "benchmarks", "-p", "no:cacheprovider", "-p", "no:schemathesis", *words]
     alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
-    alone["PYTHONPATH"] = str(tmp_path)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=alone)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == wanted, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_pytests_front_has_every_case() -> None:
+    found = front("--collect-only", "--suite", "all")
     names = [f"[{case.suite}: {case.name}]" for suite in suites.MODULES for case in suites.cases(suite)]
-    assert [name for name in names if name not in done.stdout] == [] and f"{len(names)} tests collected" in done.stdout
-    (measured,) = json.loads(result.read_text())["benchmarks"]
-    assert measured["name"] == "test_case[pipeline: decide]" and measured["stats"]["rounds"] >= 3
+    assert [name for name in names if name not in found] == [] and f"{len(names)} tests collected" in found
+
+
+@pytest.mark.requirement("L-01")
+def test_the_plain_command_writes_latencies_that_two_runs_are_compared_by(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    quick = ("--benchmark-min-rounds=3", "--benchmark-max-time=.1", "--benchmark-warmup=off")
+    few = ("-k", "decide or memory", "--calls", "4", *quick)
+    front(*few, f"--benchmark-json={first}")
+    run = json.loads(first.read_text())
+    decide, loop = sorted(run["benchmarks"], key=lambda entry: entry["name"])
+    assert decide["name"] == "test_case[pipeline: decide]" and decide["stats"]["rounds"] >= 3
+    assert loop["stats"]["rounds"] == 3  # one between each two of four calls, and no duration of the whole case
+    for entry in (decide, loop):
+        (summary,) = entry["extra_info"]["records"].values()
+        assert summary["percentiles"]["p50"]["value"] == pytest.approx(entry["stats"]["median"] * 1000, rel=0.9)
+        assert sum(summary["histogram"]["counts"]) == entry["stats"]["rounds"]
+        assert entry["extra_info"]["bundle"]["sha256"] == load_bundle(SHIPPED_BUNDLE).sha256
+        assert entry["extra_info"]["fingerprint"]["cpu"]["cores"] == os.cpu_count()
+    loop["stats"]["median"] /= 1000  # as if it had been a thousand times faster
+    second.write_text(json.dumps(run))
+    compared = front(*few, f"--benchmark-compare={first}", "--benchmark-compare-fail=median:100000%")
+    assert compared.count("memory") >= 2  # now and then
+    front(*few, f"--benchmark-compare={second}", "--benchmark-compare-fail=median:1000%", wanted=1)
 
 
 def test_names_of_cases_are_unique() -> None:

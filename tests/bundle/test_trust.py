@@ -247,7 +247,8 @@ def test_a_forgery_is_refused_before_anything_is_parsed(
 def test_a_bundle_that_a_stranger_signed_is_refused(
     signed: Path, key: SigningKey, stranger: SigningKey, parsers: list[str]
 ) -> None:
-    with pytest.raises(BundleError, match=f"signed by key {key.public.id}, which is not trusted here"):
+    words = f"signed by key {key.public.id}, which is not trusted here; add that key to bundle.trusted_keys"
+    with pytest.raises(BundleError, match=words):
         open_whole(signed, Trust((stranger.public,)))
     # claiming to be a trusted key does not help
     resigned(signed, key.public.id, stranger.public.id)

@@ -82,6 +82,7 @@ def test_demo_flags_hygromas_and_nothing_else(demo: tuple[dict, Path]) -> None:
     assert {e["truth"] for e in result["exams"]} == {"normal", "hygroma", "frozen", "other", "lost"}
     for exam in result["exams"]:
         assert exam["flagged"] == (exam["truth"] == "hygroma"), exam
+        assert exam["dropped"] == 0 and (exam["exam_id"] is None) == (exam["truth"] == "lost")
         assert (exam["seconds_to_flag"] is not None) == exam["flagged"]
     assert result["dropped"] == 0
     assert 0 < result["latency_ms"]["p50"] <= result["latency_ms"]["p95"] <= result["latency_ms"]["p99"]
@@ -91,6 +92,7 @@ def test_demo_flags_hygromas_and_nothing_else(demo: tuple[dict, Path]) -> None:
 def test_demo_leaves_one_evidence_image_a_flag(demo: tuple[dict, Path]) -> None:
     result, out = demo
     assert len(result["events"]) == sum(e["flagged"] for e in result["exams"])
+    assert [event["exam_id"] for event in result["events"]] == [e["exam_id"] for e in result["exams"] if e["flagged"]]
     for event in result["events"]:
         assert cv2.imread(str(out / event["image_path"])) is not None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from edge.capture.build import ALIASES, KNOWN, SCHEMES, parse_uri
 from edge.cli import main
-from edge.cli.main import COMMANDS, DEVICE, WORKSTATION, Command
+from edge.cli.main import COMMANDS, DEVICE, EXIT_CODES, WORKSTATION, Command
 from edge.engines.graph_forms import PRECISIONS
 from edge.engines.runtimes import RUNTIMES
 
@@ -96,3 +97,31 @@ def test_python_runs_the_package(module: str) -> None:
         [sys.executable, "-m", module, "--version"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.startswith("hygroma-edge ")
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("hygroma ru", "run"),
+        ("hygroma events e", "export"),
+        ("hygroma run --so", "--source"),
+        ("hygroma events review 1 dis", "dismissed"),
+    ],
+)
+def test_the_shell_completes(line: str, wanted: str, tmp_path: Path) -> None:
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    asked["_ARGCOMPLETE_STDOUT_FILENAME"] = str(tmp_path / "said")
+    subprocess.run([sys.executable, "-m", "edge"], cwd=ROOT, env={**os.environ, **asked}, check=True, timeout=60)
+    assert (tmp_path / "said").read_text().strip() == wanted
+
+
+def test_a_suite_that_is_none_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["bench", "modles"])
+    assert "found 'modles'; expected any of layers, models" in capsys.readouterr().err
+
+
+def test_help_says_what_the_exit_codes_mean() -> None:
+    text = " ".join(help_of().split())
+    for code, meaning in EXIT_CODES:
+        assert f"{code} {meaning}" in text

@@ -29,6 +29,7 @@ from edge.engines.health import engine_state
 from edge.errors import ConfigError
 from edge.status import Board, StatusServer
 from edge.status.board import Snapshot
+from edge.update.trial import BY_HAND, Rollback, State
 
 
 @pytest.fixture(autouse=True)
@@ -251,6 +252,25 @@ def test_a_bundle_that_failed_its_gate_says_so_though_it_is_unsigned(
     config = dataclasses.replace(Config(), bundle=BundleConfig(allow_unsigned=True))
     found = findings(lambda: config, machine(tmp_path))["bundle"]
     assert found.level == "warn" and "FAILED its gate and was accepted by hand: 6 positives lost" in found.found
+
+
+@pytest.mark.parametrize(
+    ("reason", "level", "fix"),
+    [("it crashed 3 times", "warn", "install one that works"), (BY_HAND, "ok", "")],
+)
+def test_a_bundle_that_a_person_took_back_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, level: str, fix: str
+) -> None:
+    monkeypatch.undo()  # the check itself
+    manifest = SimpleNamespace(input=SimpleNamespace(size=8), gate=SimpleNamespace(accepted_failing=False))
+    scorer = SimpleNamespace(
+        manifest=manifest, score=lambda crop: SimpleNamespace(ms=1.0), label="m 1", signed_by="hygroma", runner_name="fake"
+    )
+    monkeypatch.setattr("edge.watching.open_scorer", lambda path, config: nullcontext(scorer))
+    state = State(last=Rollback("m-2", reason, "2026-11-30T10:00:00+00:00"))
+    monkeypatch.setattr("edge.update.trial.load_state", lambda slots: state)
+    found = findings(lambda: Config(), machine(tmp_path))["bundle"]
+    assert found.level == level and found.fix.startswith(fix) and f"m-2 was rolled back on 2026-11-30: {reason}" in found.found
 
 
 def test_an_engine_that_is_missing(tmp_path: Path, fake_bundle: Bundle) -> None:

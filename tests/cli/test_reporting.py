@@ -18,17 +18,23 @@ import pytest
 
 from calibration.phantom import PhantomSource
 from edge.capture import FeedStats
-from edge.cli import device, main
+from edge.cli import main
+from edge.cli.common import TORCH, LogHandler, Progress
 from edge.cli.main import make_parser
 from edge.config import Config
+from edge.demo import TrueExam
 from edge.loop import STAGES, Summary
 from edge.metrics import LatencySummary
+from edge.records import Signal, Verdict
+from edge.status.board import Board, NewExamRequest
 from edge.watching import keep_at_home
 
+ROOT = Path(__file__).parents[2]
 CLEAN = Summary(
     frames=3,
     seconds=1.0,
     frames_by_signal={"OK": 3},
+    not_assessable={},
     duplicates=0,
     errors={},
     feed=FeedStats(read=3),
@@ -57,6 +63,8 @@ class Stage:
     def __init__(self, summary: Summary) -> None:
         self.summary = summary
         self.config = Config()
+        self.board = Board()
+        self.pictures = 0
 
     @contextmanager
     def __call__(self, config: Config, source: Any, on_verdict: Any = None) -> Iterator[SimpleNamespace]:
@@ -64,7 +72,17 @@ class Stage:
         url = "http://127.0.0.1:1/" if config.status.enabled else ""
         scorer = SimpleNamespace(label="student", runner_name="fake")
         store = SimpleNamespace(root=Path(config.events.dir))
-        yield SimpleNamespace(watch=SimpleNamespace(run=lambda: self.summary), scorer=scorer, store=store, url=url)
+        watch = SimpleNamespace(run=lambda: self.play(source, on_verdict), summary=lambda: self.summary)
+        yield SimpleNamespace(watch=watch, scorer=scorer, store=store, board=self.board, url=url)
+
+    def play(self, source: Any, on_verdict: Any) -> Summary:
+        """A verdict on each of the first `pictures` pictures."""
+        if self.pictures:
+            with source:
+                for _ in range(self.pictures):
+                    frame = source.read()
+                    on_verdict(Verdict(frame.id, frame.t_mono_ns, 3, Signal.OK, True, (), .9, .1, 1.0, 0.0, 3.0, False, False))
+        return self.summary
 
 
 @pytest.fixture
@@ -104,31 +122,65 @@ def test_a_demo_that_is_interrupted_is_no_success(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.requirement("F-01")
 @pytest.mark.parametrize(("summary", "code"), [(CLEAN, 0), (LOST, 1)])
-def test_the_result_is_printed_before_the_page_lingers(
-    summary: Summary,
-    code: int,
-    stage: Stage,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_served_demo_prints_its_table_and_begins_again(
+    summary: Summary, code: int, stage: Stage, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:
-    printed = []
-
-    def interrupted() -> None:
-        printed.append(capsys.readouterr().out)
-        raise KeyboardInterrupt
-
-    stage.summary = summary
-    monkeypatch.setattr(device, "_wait_for_ever", interrupted)
+) -> None:  # fmt: skip
+    monkeypatch.setattr("edge.demo.CLIP", clip)
+    monkeypatch.setattr("edge.demo.read_session", lambda: (25.0, 5, [TrueExam("exam-1-normal", "normal", 0, 4)]))
+    stage.summary, stage.pictures = dataclasses.replace(summary, stopped=True), 12
     assert main(["demo", "--serve", "--json", "--out", str(tmp_path)]) == code
-    assert json.loads(printed[0])["bundle"] == "student"
+    told = json.loads(capsys.readouterr().out)  # once, of the first round
+    (exam,) = told["exams"]
+    assert (told["bundle"], exam["frames"], exam["dropped"], exam["exam_id"]) == ("student", 5, 0, 3)
+    assert stage.board.requests() == [NewExamRequest()] * 2  # the first patient is not the last one
+    stage.pictures = 3  # Ctrl-C before the clip's end
+    assert main(["demo", "--serve", "--json", "--out", str(tmp_path)]) == 130
+
+
+@pytest.mark.requirement("F-01")
+def test_a_demo_on_a_slow_machine_says_which_exam_lost_pictures(
+    stage: Stage, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("edge.demo.CLIP", clip)
+    exams = [TrueExam("exam-1-normal", "normal", 0, 4), TrueExam("exam-2-hygroma", "hygroma", 5, 1106)]
+    monkeypatch.setattr("edge.demo.read_session", lambda: (25.0, 1107, exams))
+    stage.summary = dataclasses.replace(CLEAN, feed=FeedStats(read=1107, dropped=1102))
+    stage.pictures = 5
+    assert main(["demo", "--out", str(tmp_path)]) == 0
+    normal, hygroma = [line for line in capsys.readouterr().out.splitlines() if " no " in line][:2]
+    assert "dropped" not in normal and normal.startswith("3 ")  # the daemon's own number
+    assert hygroma.startswith("- ") and "1102 pictures dropped" in hygroma
+
+
+def test_a_run_says_why_nothing_was_assessable_and_how_far_it_is(
+    stage: Stage, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr(Progress, "_drawn", None)
+    stage.summary = dataclasses.replace(CLEAN, not_assessable={"frozen": 3, "not the nuchal plane": 400})
+    stage.pictures = 5
+    argv = ["run", "--source", f"file:{clip}", "--as-fast-as-possible", "--no-status", "--events", str(tmp_path)]
+    assert main(argv) == 0
+    said = capsys.readouterr()
+    assert "not assessable, by reason: 400 not the nuchal plane, 3 frozen" in said.out
+    assert "frame 1/5" in said.err and said.err.endswith("\r")  # the bar is wiped before the result
+
+
+def test_a_log_line_stands_on_its_own_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    progress, handler = Progress(), LogHandler()
+    progress("frame", 1, 2)
+    handler.emit(logging.LogRecord("edge.loop", logging.WARNING, "", 0, "suspected", None, None))
+    bar, wiped, line = capsys.readouterr().err.rsplit("\r", 2)
+    assert "frame 1/2" in bar and not wiped.strip() and "suspected" in line and line.endswith("\n")
 
 
 def test_a_demo_whose_port_is_taken_serves_on_another(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(device, "_wait_for_ever", lambda: None)
     monkeypatch.setattr("edge.status.server.port_problem", lambda host, port: "Address already in use")
     assert main(["demo", "--serve", "--json", "--out", str(tmp_path)]) == 0
     assert stage.config.status.enabled and stage.config.status.port == 0
@@ -238,9 +290,11 @@ def test_a_missing_toolchain_says_how_to_install_it(
     for name in [name for name in sys.modules if name.split(".")[0] == "export"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setitem(sys.modules, "onnx", None)
     assert main(["export", "x.yaml"]) == 78
-    assert "pip install -e '.[toolchain]'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"pip install {TORCH}, then pip install -e '.[toolchain]'" in said and "gigabytes of CUDA" in said
+    for page in ("Makefile", "docs/install.md"):
+        assert f"pip install {TORCH}" in (ROOT / page).read_text() or f" {TORCH}" in (ROOT / page).read_text()
 
 
 def test_an_impossible_event_number_is_a_store_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from edge.errors import StoreError
-from edge.events import Disk, EventStore, NewEvent, Retention, evidence_reader, export
+from edge.events import Disk, EventStore, NewEvent, Retention, evidence_reader, export, schema
 from edge.events import store as store_module
 
 TODAY = "2026-11-23T10:00:00.000+00:00"
@@ -476,7 +476,7 @@ def test_the_bytes_kept_and_the_last_exam_are_right_through_every_change(
 
 def test_a_store_from_before_the_totals_is_taken_over_and_serves_the_older_program_too(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "events.db") as database:
-        database.execute(store_module._SCHEMA)
+        database.execute(schema.SCHEMA)
         database.execute("PRAGMA user_version = 2")
     database.close()
     fill(tmp_path, 1, 8)
@@ -495,15 +495,15 @@ def test_a_take_over_that_is_cut_short_leaves_the_store_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with sqlite3.connect(tmp_path / "events.db") as database:
-        database.execute(store_module._SCHEMA)
+        database.execute(schema.SCHEMA)
         database.execute("PRAGMA user_version = 2")
     database.close()
     fill(tmp_path, 1, 8)
-    whole = store_module._INDICES
-    monkeypatch.setattr(store_module, "_INDICES", (*whole[:4], "CREATE INDEX events_time ON nothing (t_wall)"))
+    whole = schema.INDICES
+    monkeypatch.setattr(schema, "INDICES", (*whole[:4], "CREATE INDEX events_time ON nothing (t_wall)"))
     with pytest.raises(StoreError, match="nothing"):
         EventStore(tmp_path).open()
-    monkeypatch.setattr(store_module, "_INDICES", whole)
+    monkeypatch.setattr(schema, "INDICES", whole)
     with EventStore(tmp_path) as store:
         assert store.next_exam_id() == 8 and store._bytes_kept() == 35
 
@@ -519,7 +519,8 @@ def test_no_store_a_damaged_one_and_a_newer_one_are_told(tmp_path: Path) -> None
     EventStore(tmp_path).open()
     with sqlite3.connect(tmp_path / "events.db") as database:
         database.execute("PRAGMA user_version = 99")
-    with pytest.raises(StoreError, match="schema version 99"):
+        database.execute("ALTER TABLE events RENAME COLUMN boundary TO border")
+    with pytest.raises(StoreError, match="schema version 99 without boundary"):
         EventStore(tmp_path).open()
 
 

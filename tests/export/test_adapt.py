@@ -382,7 +382,8 @@ def test_classes_the_wrong_way_round_are_refused(
     labels = np.arange(40) % 2
     swapped = Head(np.arange(40), labels, np.linspace(-1, 1, 40) - 2 * labels, *[np.zeros(40)] * 3, None, 0.0)  # type: ignore[arg-type]
     monkeypatch.setattr(adapting, "fit_head", lambda *rest: swapped)
-    monkeypatch.setattr(adapting, "phantom_bank", lambda *rest: None)
+    few = adapting.phantom_bank
+    monkeypatch.setattr(adapting, "phantom_bank", lambda total, progress: few(4, progress))
     with pytest.raises(InputError, match="ranks 'hygroma' above 'normal'.*--positive"):
         adapt(start, data, tmp_path / "out", SETTINGS)
     assert not (tmp_path / "out" / "report").exists()
@@ -405,6 +406,7 @@ def test_a_gate_that_fails_writes_no_bundle_and_leaves_the_report(
     with pytest.raises(GateError, match="made to fail.*--accept-failing-gate"):
         adapt(start, data, tmp_path / "out", SETTINGS)
     assert not (tmp_path / "out" / "bundle").exists() and (tmp_path / "out" / "report" / "validation.html").is_file()
+    monkeypatch.setattr(adapting, "phantom_bank", lambda *rest: pytest.fail("they were rendered for the first call"))
     accepted = adapt(start, data, tmp_path / "out", SETTINGS, accept_failing_gate=True)
     assert load_bundle(accepted["bundle"], ANYONE).manifest.gate.accepted_failing
     with pytest.raises(ConfigError, match="there already"):

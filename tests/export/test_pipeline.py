@@ -30,7 +30,7 @@ from edge.cli import main
 from edge.engines.selftest import sigmoid
 from edge.errors import BundleError, ConfigError, GateError, InputError
 from export import bundle as assembling
-from export import pipeline as stages
+from export import phantoms
 from export.atomic import remove
 from export.int8.ort_graph import run_graph
 from export.int8.quantize import lint_qdq
@@ -601,8 +601,8 @@ def dying_save_bank(bank: Any, folder: Path) -> None:
     [
         (onnx, "save", dying_onnx_save, "qdq", "qdq/refit.onnx"),
         (np, "savez", dying_savez, "predictions", "predictions/refit.npz"),
-        (stages, "save_bank", dying_save_bank, "bank", "bank/entries.json"),
-        (stages, "save_bank", dying_save_bank, "bank_phantom", "bank_phantom/entries.json"),
+        (phantoms, "save_bank", dying_save_bank, "bank", "bank/entries.json"),
+        (phantoms, "save_bank", dying_save_bank, "bank_phantom", "bank_phantom/entries.json"),
     ],
 )
 def test_a_file_cut_short_is_never_taken_for_finished(

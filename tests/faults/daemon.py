@@ -29,6 +29,7 @@ from edge.bundle import load_bundle
 from edge.capture.feed import EveryFrame, LatestFrame
 from edge.capture.recorded import FileSource, FramesSource
 from edge.capture.source import OpenClose
+from edge.clock import WallClock
 from edge.decision import DecisionParams, Exam
 from edge.demo import CLIP
 from edge.errors import SourceError
@@ -185,7 +186,7 @@ def make_watch(
 
     watch = Watch(
         feed=feed, reader=Reader(needs_mb), scorer=Scorer(hang_engine), exam=Exam(FLAGS_FAST), store=store, board=board,
-        identity=Identity("camera", "fake 1.0.0", "fake"), wall=wall, notifier=notifier, on_verdict=next_patient,
+        identity=Identity("camera", "fake 1.0.0", "fake"), wall=WallClock(wall=wall), notifier=notifier, on_verdict=next_patient,
     )  # fmt: skip
     return watch, board
 

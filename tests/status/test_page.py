@@ -334,6 +334,56 @@ def test_every_state_is_legible_on_seven_inches(page: Any, size: tuple[int, int]
         expect(page.locator("#device")).to_contain_text("a new store is made", timeout=PATIENCE_MS)  # all of it is here
 
 
+# What is to be touched or read, and lies beyond a side of the screen.
+OUTSIDE = """() => [...document.querySelectorAll("button, input, #figures div, .tag, #words, #why")].filter(e =>
+  e.checkVisibility()).filter(e => { const b = e.getBoundingClientRect();
+  return b.left < -1 || b.right > innerWidth + 1; }).map(e => e.outerHTML)"""
+CLIPPED = """() => [...document.querySelectorAll("#figures div, .tag, .row, .buttons, #tabs button")].filter(e =>
+  e.checkVisibility() && e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== "inline").map(e => e.outerHTML)"""
+
+
+@pytest.mark.requirement("F-02")
+@pytest.mark.parametrize("size", [(390, 844), (800, 480), (1280, 800), (1920, 1080)])
+def test_nothing_is_cut_on_a_telephone_or_a_monitor(page: Any, size: tuple[int, int]) -> None:
+    board = Board()
+    with StatusServer(board, port=0, clock_ns=lambda: NOW_NS) as server:
+        page.set_viewport_size({"width": size[0], "height": size[1]})
+        page.goto(server.url)
+        for exam_id, (name, (state, verdict, problems)) in enumerate(STATES.items()):
+            if verdict is not None:
+                verdict = dataclasses.replace(verdict, exam_id=exam_id)
+            board.publish(shown(verdict, problems))
+            page.wait_for_selector(f"body.{state}")
+            if verdict is not None:
+                expect(page.locator("#exam")).to_have_text(str(exam_id), timeout=PATIENCE_MS)
+            for tab in ("events", "exams", "device"):
+                page.click(f"#tab-{tab}")
+                for script in (SMALL_TEXT, CUT, OUTSIDE, CLIPPED):
+                    assert page.evaluate(script) == [], (name, tab)
+            assert not page.evaluate(PILED), name
+        page.click("#tab-events")
+        for row in (0, 2):  # one that is open, one that was confirmed
+            page.locator("#events .row").nth(row).click()
+            for script in (OUTSIDE, CLIPPED):
+                assert page.evaluate(script) == []
+            close = page.locator("#close").bounding_box()
+            assert close["y"] + close["height"] <= size[1]
+            page.click("#close")
+        if size[0] >= 1200:  # the picture takes its part of a large screen
+            assert page.locator("#view").bounding_box()["width"] >= 0.35 * size[0]
+
+
+@pytest.mark.requirement("F-02")
+def test_a_picture_whose_edge_is_being_found_is_not_said_to_be_missing(page: Any) -> None:
+    board = Board()
+    with StatusServer(board, port=0, clock_ns=lambda: NOW_NS) as server:
+        page.goto(server.url)
+        for name, words in (("another plane", "finding the edge of the picture"), ("degraded", "no picture: no signal")):
+            _, verdict, problems = STATES[name]
+            board.publish(dataclasses.replace(shown(verdict, problems), view=None))
+            expect(page.locator("#nopicture")).to_have_text(words, timeout=PATIENCE_MS)
+
+
 def test_without_its_token_the_page_says_what_to_do_in_the_dark(page: Any) -> None:
     with StatusServer(Board(), port=0, token="a" * 20) as server:
         page.goto(server.url)

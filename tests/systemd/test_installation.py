@@ -135,7 +135,8 @@ FAKE_PYTHON = """#!/bin/sh
 # A Python whose venvs hold this script; every call is written down.
 echo "$@" >>"$CALLS"
 [ "$1 $2" = "-m venv" ] || exit 0
-mkdir -p "$4/bin"; cp "$0" "$4/bin/python"; cp "$0" "$4/bin/hygroma"; echo "#!$4/bin/python" >>"$4/bin/hygroma"
+mkdir -p "$4/bin"; cp "$0" "$4/bin/python"; cp "$0" "$4/bin/hygroma"; cp "$0" "$4/bin/register-python-argcomplete"
+echo "#!$4/bin/python" >>"$4/bin/hygroma"
 exit 0
 """
 
@@ -157,6 +158,8 @@ def test_the_script_leaves_what_the_units_expect(tmp_path: Path) -> None:
     assert units == {p.name for p in (ROOT / "systemd").glob("hygroma*@.*")}
     assert (root / "etc/tmpfiles.d/hygroma.conf").is_file() and (root / "etc/udev/rules.d/60-hygroma.rules").is_file()
     assert os.readlink(root / "usr/local/bin/hygroma") == "/opt/hygroma/bin/hygroma"  # docs/install.md calls it by its name
+    assert (root / "usr/local/share/man/man1/hygroma.1").read_text() == (ROOT / "systemd/hygroma.1").read_text()
+    assert (root / "usr/share/bash-completion/completions/hygroma").is_file()
     in_image = (root / "opt/hygroma/bin/hygroma").read_text()
     assert "#!/opt/hygroma/bin/python" in in_image and str(root) not in in_image
     made = [line for line in calls.read_text().splitlines() if "-m venv" in line]

@@ -12,7 +12,7 @@ from edge.config import Config
 from edge.engines.scorer import Scorer
 from edge.errors import BundleError, ConfigError, EngineError, StoreError
 from edge.update.semver import precedence
-from edge.update.trial import MAX_STATE_BYTES, PROVE_S, load_state, roll_back
+from edge.update.trial import BY_HAND, MAX_STATE_BYTES, PROVE_S, load_state, roll_back
 
 
 def test_without_an_update_the_shipped_bundle_runs_and_nothing_is_written(device: Device) -> None:
@@ -244,11 +244,13 @@ def test_an_update_in_the_middle_of_a_run_has_a_trial_of_its_own(device: Device)
     assert device.running() == "1.4.0" and device.state.on_trial
 
 
-def test_a_person_can_go_back(device: Device) -> None:
+def test_a_person_can_go_back(device: Device, caplog: pytest.LogCaptureFixture) -> None:
     device.update("1.3.0")
     device.update("1.4.0")
-    assert roll_back(device.slots, device.slots.current(), "a person asked for it")
-    assert device.running() == "1.3.0"
+    with caplog.at_level("INFO"):
+        assert roll_back(device.slots, device.slots.current(), BY_HAND)
+    assert [r.levelname for r in caplog.records if "is rolled back" in r.message] == ["INFO"]  # nothing failed
+    assert device.running() == "1.3.0" and not [p for p in device.state.problems if "rolled back" in p]
     assert roll_back(device.slots, device.slots.current(), "again") == ""
     assert device.running() == "1.2.3"
     with pytest.raises(StoreError, match="nothing to go back from"):

@@ -18,6 +18,9 @@ const ADVICE = {
   "unfamiliar image": "this looks like no picture it was made for",
 };
 
+const WITH_PICTURE = ["OK", "FROZEN", "DOPPLER"]; // what the screen shows then is a picture, whatever its view
+const NARROW = 520; // pixels; a chart that is not as wide has its legend under the times
+
 const at = id => document.getElementById(id);
 const fixed = (x, n) => x === null || x === undefined ? "–" : x.toFixed(n);
 const make = (kind, text, name) => { const e = document.createElement(kind); if (text) e.textContent = text; if (name) e.className = name; return e; };
@@ -30,7 +33,8 @@ const draw = (kind, attributes, text) => {
 const two = n => String(n).padStart(2, "0");
 function time(iso) {
   const t = new Date(iso), clock = two(t.getHours()) + ":" + two(t.getMinutes()) + ":" + two(t.getSeconds());
-  return t.toDateString() === new Date().toDateString() ? clock : t.getFullYear() + "-" + two(t.getMonth() + 1) + "-" + two(t.getDate()) + " " + clock;
+  const day = [t.getFullYear(), two(t.getMonth() + 1), two(t.getDate())].join("\u2011"); // hyphens at which no line breaks
+  return t.toDateString() === new Date().toDateString() ? clock : day + " " + clock;
 }
 
 let heard = 0, snapshot = null, pictureAsked = false, sheetId = null;
@@ -71,7 +75,7 @@ function once(name, content, make) {
 
 function hidePicture(words) { at("picture").replaceChildren(); at("fan").setAttribute("points", ""); at("nopicture").textContent = words; at("nopicture").hidden = false; at("age").textContent = ""; }
 function showPicture(s, v) {
-  if (!s.outline) { hidePicture(v && v.reasons.length ? "no picture: " + v.reasons[0] : v ? "finding the edge of the picture" : "no picture"); return; }
+  if (!s.outline) { hidePicture(!v ? "no picture" : WITH_PICTURE.includes(v.signal) ? "finding the edge of the picture" : "no picture: " + v.reasons[0]); return; }
   at("fan").setAttribute("points", s.outline.map(p => p.join(",")).join(" "));
   const age = s.health.frame_age_s;
   at("age").textContent = v && v.signal === "FROZEN" ? "FROZEN" : age !== null && age < 1 ? "LIVE" : fixed(age, 0) + " s old";
@@ -108,7 +112,7 @@ function showChart(s, v) {
     ...[0, 15, 30, 45].map(t => draw("line", {x1: x(t), x2: x(t), y1: top, y2: floor, class: "tick"})),
     draw("line", {x1: left, x2: right, y1: limit, y2: limit, class: "limit"}), draw("text", {x: left + 2, y: limit - 5}, "flag"),
     draw("text", {x: left, y: 131}, "1 minute ago"), draw("text", {x: right, y: 131, "text-anchor": "end"}, "now"),
-    draw("text", {x: width / 2, y: 131, "text-anchor": "middle"}, "– evidence   • score   ▬ assessing?"));
+    draw("text", {x: width / 2, y: width < NARROW ? 152 : 131, "text-anchor": "middle"}, "– evidence   • score   ▬ assessing?"));
 }
 
 function showEvents(events) {
@@ -119,6 +123,7 @@ function showEvents(events) {
     picture.src = still(e); picture.alt = "evidence of flag " + e.id;
     words.append(make("b", "Exam " + e.exam_id), make("small", time(e.t_wall)), make("small", "score " + fixed(e.hygroma, 2)));
     if (e.boundary) words.append(make("small", "WHOSE? " + e.boundary));
+    if (e.clock && e.clock !== "synchronised") words.append(make("small", "clock " + e.clock));
     row.append(picture, words, review(e));
     row.onclick = () => openSheet(e.id);
     return row;
