@@ -11,7 +11,6 @@ import importlib
 import os
 import platform
 import pwd
-import re
 import shutil
 import socket
 import stat
@@ -37,8 +36,6 @@ REINSTALL = "install the package again, from its folder: pip install ."
 PROBES = 20  # inferences timed; enough for a median
 CONNECT_S = 2.0  # seconds that a stream's server may take to answer: more than any on the same network does
 RTSP_PORTS = {"rtsp": 554, "rtsps": 322}
-_GST_DEVICE = re.compile(r"""\bdevice=["']?(/dev/[^\s"'!]+)""")
-_GST_STREAM = re.compile(r"""\blocation=["']?(rtsps?://[^\s"'!]+)""")
 OTHER_BUNDLE = "take one that works: `hygroma update FILE.tar`, --bundle or engine.bundle"
 
 
@@ -221,9 +218,7 @@ def _engine(system: System, config: Config) -> Finding:
 
 
 def _source(system: System, config: Config) -> Finding:
-    from edge.capture.build import feed_for, open_source
-    from edge.capture.live import require_gstreamer
-    from edge.capture.uri import parse_uri
+    from edge.capture.build import SCHEMES, feed_for, open_source, parse_uri
 
     cameras = sorted(f"/dev/v4l/by-id/{link.name}" for link in system.path("/dev/v4l/by-id").glob("*"))
     if not config.source.uri:
@@ -233,22 +228,17 @@ def _source(system: System, config: Config) -> Finding:
         what, fix = "none configured, and no camera under /dev/v4l/by-id", "plug in the grabber, then set source.uri"
         return Finding("source", "warn", what, fix)
     parsed = parse_uri(config.source.uri)
-    if parsed.scheme == "v4l2":
-        return _camera(system, parsed.name, system.path(parsed.target), cameras)
-    if parsed.scheme == "rtsp":
-        return _stream(system, parsed.name, parsed.target)
-    if parsed.scheme == "gst":
-        require_gstreamer()
-        if device := _GST_DEVICE.search(parsed.target):
-            return _camera(system, parsed.name, system.path(device[1]), cameras)
-        if stream := _GST_STREAM.search(parsed.target):
-            return _stream(system, parsed.name, stream[1])
-    if parsed.scheme == "phantom":
-        importlib.import_module("calibration.phantom")
-    if parsed.scheme in ("file", "images", "dicom"):
+    scheme = SCHEMES[parsed.scheme]
+    scheme.needs()
+    if scheme.open is not None and not scheme.live:
         with feed_for(open_source(config.source.uri, config.capture, fast=True), config.capture) as feed:
             feed.next(0)  # raises what the daemon would
             return Finding("source", "ok", f"{parsed.name}: {feed.stats().format}")
+    behind = scheme.behind(parsed)
+    if "://" in behind:
+        return _stream(system, parsed.name, behind)
+    if behind:
+        return _camera(system, parsed.name, system.path(behind), cameras)
     return Finding("source", "ok", parsed.name)
 
 

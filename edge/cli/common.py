@@ -70,14 +70,16 @@ class Parser(argparse.ArgumentParser):
         text = "YAML: data, models, folds and where the work goes; export/recipes has examples"
         self.add_argument("recipe", type=Path, metavar="RECIPE.yaml", nargs=nargs, help=text)
 
-    def add_store(self, text: str = "the event store (else events.dir of the configuration)") -> None:
-        self.add_argument("--events", metavar="DIR", dest="store", help=text)
+    def add_store(self, text: str = "the event store (else events.dir of the configuration)", name: str = "--events") -> None:
+        self.add_argument(name, metavar="DIR", dest="store", help=text)
 
-    def add_daemons_bundle(self, text: str = "another bundle than the daemon's: the installed one, else the shipped one") -> None:
-        """Which bundle, where the daemon's own is meant unless another is named."""
+    def add_daemons_bundle(
+        self, text: str = "another bundle than the daemon's: the installed one, else the shipped one", store: str = "--events"
+    ) -> None:
+        """Which bundle, where the daemon's own is meant unless another is named. store: the option's name."""
         self.add_bundle(text)
         self.add_config("the daemon's YAML file: it says where its bundles are installed, and whom it trusts")
-        self.add_store("the daemon's event store, beside which its bundles are installed")
+        self.add_store("the daemon's event store, beside which its bundles are installed", store)
 
     def add_numbers(self, rows: Iterable[tuple[str, float, str]], kind: Callable[[str], Any] | None = None) -> None:
         """Options with a number each. rows: name, default, help. kind: None for the default's own type."""

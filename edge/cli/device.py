@@ -36,7 +36,7 @@ def _add_demo(demo: Parser) -> None:
 
 
 def _add_run(run: Parser) -> None:
-    from edge.capture.uri import KNOWN
+    from edge.capture.build import KNOWN
 
     clips, stills = (" ".join(sorted(kinds)) for kinds in (CLIPS, STILLS))
     run.epilog = f"file: plays {clips}, and whatever else FFmpeg does. images: takes {stills}."
@@ -203,11 +203,10 @@ def _run(args: argparse.Namespace) -> int:
 
 def _open_source(config: Config, fast: bool) -> Source:
     """The source that is configured. The phantom is made here: `edge` does not know it."""
-    from edge.capture.build import open_source
+    from edge.capture.build import SCHEMES, open_source, parse_uri
     from edge.capture.recorded import FramesSource
-    from edge.capture.uri import parse_uri
 
-    if parse_uri(config.source.uri).scheme != "phantom":
+    if SCHEMES[parse_uri(config.source.uri).scheme].open is not None:
         return open_source(config.source.uri, config.capture, fast)
     try:
         from calibration.phantom import PhantomSource
