@@ -1,4 +1,4 @@
-"""Whether a picture has drifted away from what it was a third of a second ago, or is held: moved and changed as a whole at most.
+"""Whether a picture has drifted away from what it was a quarter of a second ago, or is held: moved and changed as a whole at most.
 
 A held picture that is moved, zoomed, shaken, or shown in other greys can be laid over itself (`edge.screen.align`), and what
 is left is noise: as much between neighbours as over any longer time. What is alive leaves more, the longer ago.
@@ -15,15 +15,15 @@ from edge.records import Fingerprint
 from edge.screen.align import Aligner, Place, Reference
 
 LOOK_NS = 90_000_000  # ns between looks: each costs one or two milliseconds, and one picture in .1 s is all that may count
-AGO_NS = 280_000_000  # ns to the picture that this one is compared with, at least: at most three count in it (min_interval_ms)
-LOOKS_AGO = 3  # looks to it, at least: of a slow source .28 s is one or two, over which live pictures differ as neighbours do
+AGO_NS = 230_000_000  # ns to the picture that this one is compared with, at least: at most three count in it (min_interval_ms)
+LOOKS_AGO = 2  # looks to it, at least
 WINDOW_NS = 1_000_000_000  # ns to it at most; a longer zoom leaves too little in common
 STEPS_KEPT = 10  # differences of neighbours: a second's
 STEP_NS = 60_000_000  # ns between neighbours at most, for their difference to say what the noise is and not what has moved
 STEP_QUANTILE = 0.6  # of them; a shaking camera's are unequal, and a live picture's largest ones are its own motion
 OVER_STEPS = 1.2  # times them that a held picture leaves at most; a live one leaves 1.5 to 3 (measured)
 OF_CHANGE = 0.12  # of the change that is left when all moves alike, at most; live phantoms leave .3 to .5, real clips .9
-OF_CONTRAST, LEAST, MOST = 0.008, 0.15, 0.3  # of the fan's contrast, and grey levels: what moving by parts of a pixel leaves
+OF_CONTRAST, LEAST, MOST = 0.013, 0.15, 0.32  # of the fan's contrast, and grey levels: what moving by parts of a pixel leaves
 NOISE_OF_CONTRAST = 0.1  # of the fan's contrast, that neighbours differ by at most: more is alive, or nothing can be told
 BREAKS = 2  # looks in a row that must drift before a held picture is live: interference spoils one
 
@@ -64,7 +64,7 @@ class Drift:
 
     def _judge(self, here: _Picture, before: _Picture) -> None:
         oldest = self._looks[0]
-        contrast = self._aligner.contrast(here.taken)
+        contrast = self._aligner.contrast(oldest.taken)
         least = min(max(OF_CONTRAST * contrast, LEAST), MOST)
         apart = self._aligner.apart(oldest.taken, here.taken)
         left = apart
