@@ -51,7 +51,7 @@ def decide(
     state = _boundaries(state, reading, params)
     plane = scores.plane if scores else None
     ood = scores.ood if scores else None
-    assessable, reasons = assess(reading.signal, plane, ood, params)
+    assessable, reasons = assess(reading.signal, plane, ood, params, reading.covered)
 
     newly_flagged = False
     if assessable and scores is not None and counts(state, reading, scores, params):

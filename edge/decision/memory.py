@@ -36,8 +36,8 @@ class Seen:
         """How much of this layout and of a picture's is common: IoU of their cells."""
         if self._shared is None or self._shared.inside.shape != taken.inside.shape:
             return 0.0
-        either = np.count_nonzero(self._shared.inside | taken.inside)
-        return float(np.count_nonzero(self._shared.inside & taken.inside) / max(1, either))
+        either = int(np.count_nonzero(self._shared.inside | taken.inside))
+        return int(np.count_nonzero(self._shared.inside & taken.inside)) / max(1, either)
 
     def resume(self) -> None:
         """The layout is back: what is shown now does not follow on what it showed last."""

@@ -1,4 +1,4 @@
-"""Whether a picture has drifted away from what it was a quarter of a second ago, or is held: moved and changed as a whole at most.
+"""Whether a picture has drifted away from what it was a quarter of a second ago, or is held: changed as a whole at most.
 
 A held picture that is moved, zoomed, shaken, or shown in other greys can be laid over itself (`edge.screen.align`), and what
 is left is noise: as much between neighbours as over any longer time. What is alive leaves more, the longer ago.

@@ -93,6 +93,7 @@ class ScreenReader:
             duplicate,
             layout_changed,
             self._tracker.settled and not covered,
+            covered=covered,
             fingerprint=replace(taken, alike=alike),
             noise=self._changes.noise,
         )
@@ -113,7 +114,7 @@ class ScreenReader:
         """Colour and change inside the fan; `held`: for FREEZE and longer it only moved and changed as a whole."""
         if is_doppler(samples, self._inside):
             self._colour_until = now + DOPPLER_HOLD
-        if self._is_frozen(now, changed) or held:
+        if self._is_frozen(now, changed) or (held and self._changes.tells):
             return Signal.FROZEN
         return Signal.DOPPLER if now < self._colour_until else Signal.OK
 

@@ -94,7 +94,8 @@ def in_fan(image: np.ndarray, picture: np.ndarray) -> np.ndarray:
 def inside() -> np.ndarray:
     """bool [720,1280]: the fan of `exam`."""
     fan = json.loads(SESSION.read_text())["exams"][1]["fan"]
-    return rasterise(Fan("sector", (30, 44, 1203, 686), tuple(fan["apex"]), fan["r0"], fan["r1"], fan["a0"], fan["a1"]), (0, 0, 1280, 720))
+    sector = Fan("sector", tuple(fan["box"]), tuple(fan["apex"]), *(fan[name] for name in ("r0", "r1", "a0", "a1")))
+    return rasterise(sector, (0, 0, 1280, 720))
 
 
 def gamma(speed: float) -> Noise:
@@ -143,7 +144,7 @@ def gain(share: float) -> Noise:
 NOISES: dict[str, Noise] = {
     "clean": clean, "dither": dither, "sigma .25": gauss(0.25), "sigma .5": gauss(0.5), "sigma 3": gauss(3), "jpeg 90": jpeg(90),
     "jpeg 20": jpeg(20), "key frames": predicted, "flicker": flicker(2), "bar": bar, "shake .5": shake(0.5), "shake 1": shake(1),
-    "camera": camera, "sigma 30": gauss(30), "shake 4": shake(4), "gamma": gamma(1), "zoom": zoom(0.5),
+    "camera": camera, "sigma 15": gauss(15), "shake 4": shake(4), "gamma": gamma(1), "zoom": zoom(0.5),
     "fast zoom": zoom(1.5), "pan": pan(12),
 }  # fmt: skip
 

@@ -177,7 +177,8 @@ def test_a_layout_that_is_back_knows_what_it_showed(others: int) -> None:
     for turn in range(3 * (others + 1) * 10):
         layout = turn // 10 % (others + 1)
         shown = replace(pictures.show(10 * (layout % 4) + turn % 10), inside=halves[layout])
-        verdict = running.step(Reading(turn, turn * 10**8, Signal.OK, None, fingerprint=shown, layout_changed=layout != last), SICK)
+        reading = Reading(turn, turn * 10**8, Signal.OK, None, fingerprint=shown, layout_changed=layout != last)
+        verdict = running.step(reading, SICK)
         counted.append(not verdict.repeats)
         last = layout
     assert all(counted[: 10 * (others + 1)]) and not any(counted[10 * (others + 1) :])
