@@ -19,6 +19,7 @@ TURNS = 8  # steps towards the best place, at most
 NEAR = 0.01  # px of SIDE; a step that moves less than that is the last: .15 px of a screen
 UNIT = SIDE / 4  # px from the centre at which a change of size by 1/UNIT moves a pixel by one
 RIDGE = 1e-4  # share by which each way's strength is raised: an even picture has none
+COMMON = 0.5  # of the fan, that two pictures which lie over each other share at least
 LEVELS = 60.0  # grey levels that make a unit of gain
 SMOOTH = (5, 5)  # px of a crop over which both are smoothed at the end: halves what moving by parts of a pixel leaves (measured)
 
@@ -48,6 +49,7 @@ class Aligner:
         self._small = cv2.erode(small, np.ones((5, 5), np.uint8)).astype(np.float32)
         self._box = np.flatnonzero(self._fan)
         across = (np.arange(SIDE, dtype=np.float32) - (SIDE - 1) / 2) / UNIT
+        self.grain = 1.0  # correlation of the finest detail, -1 to 1, of the two that were laid over each other last
         self._x, self._y = np.meshgrid(across, across)
 
     def reference(self, crop: np.ndarray, taken: Fingerprint) -> Reference:
@@ -80,7 +82,15 @@ class Aligner:
         size = (crop.shape[1], crop.shape[0])
         full = _from_corner(place, size[0])
         there = cv2.warpAffine(self._fan, full, size, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+        if np.count_nonzero(there & self._fan) < COMMON * self._box.size:
+            self.grain = 0.0
+            return float("inf"), np.eye(3)  # it ran away: with next to nothing in common nothing would be left
         moved = cv2.warpAffine(crop, full, size, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)
+        fine = moved.astype(np.float32) - cv2.GaussianBlur(moved, SMOOTH, 0)
+        own = over.crop.astype(np.float32) - cv2.GaussianBlur(over.crop, SMOOTH, 0)
+        both = cv2.erode(there & self._fan, np.ones((3, 3), np.uint8)).astype(np.float32)
+        strength = float(np.sqrt((both * fine * fine).sum() * (both * own * own).sum()))
+        self.grain = float((both * fine * own).sum()) / strength if strength > 1.0 else 1.0
         laid = cv2.GaussianBlur(cv2.copyTo(moved, there, over.crop.copy()), SMOOTH, 0)
         values = self._cells.of(self._prints.take(laid).values)
         return float(self._cells.differences(over.smooth, values[None])[0]), place

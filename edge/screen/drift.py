@@ -25,6 +25,7 @@ OVER_STEPS = 1.2  # times them that a held picture leaves at most; a live one le
 OF_CHANGE = 0.12  # of the change that is left when all moves alike, at most; live phantoms leave .3 to .5, real clips .9
 OF_CONTRAST, LEAST, MOST = 0.013, 0.15, 0.32  # of the fan's contrast, and grey levels: what moving by parts of a pixel leaves
 NOISE_OF_CONTRAST = 0.1  # of the fan's contrast, that neighbours differ by at most: more is alive, or nothing can be told
+GRAIN = 0.25  # correlation of the finest detail of a held picture, at least: .3 under sigma 30; fast scans have .2 (measured)
 BREAKS = 2  # looks in a row that must drift before a held picture is live: interference spoils one
 
 
@@ -73,7 +74,9 @@ class Drift:
                 self._oldest = self._aligner.reference(oldest.crop, oldest.taken)
             left, self._place = self._aligner.left(self._oldest, here.crop, self._place)
         limit = max(OF_CHANGE * apart, least)
-        if here.at_ns - before.at_ns <= STEP_NS:
+        # Speckle that is another one each time differs by as much as noise does, and has nothing in common.
+        same_grain = apart <= least / 2 or self._aligner.grain >= GRAIN
+        if here.at_ns - before.at_ns <= STEP_NS and same_grain:
             limit = max(limit, OVER_STEPS * self._step(here, before, left, least))
         if left <= limit and left <= NOISE_OF_CONTRAST * max(contrast, 1.0) * OVER_STEPS:
             self._drifted = 0
