@@ -44,7 +44,7 @@ class Aligner:
 
     def __init__(self, prints: Fingerprinter, fan: np.ndarray) -> None:
         self._prints, self._cells = prints, Cells(prints.inside)
-        self._fan = cv2.erode(fan.astype(np.uint8), np.ones((3, 3), np.uint8))
+        self._fan = np.asarray(cv2.erode(fan.astype(np.uint8), np.ones((3, 3), np.uint8)), np.uint8)
         small = cv2.resize(self._fan, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         self._small = cv2.erode(small, np.ones((5, 5), np.uint8)).astype(np.float32)
         self._box = np.flatnonzero(self._fan)
@@ -81,7 +81,7 @@ class Aligner:
                 break
         size = (crop.shape[1], crop.shape[0])
         full = _from_corner(place, size[0])
-        there = cv2.warpAffine(self._fan, full, size, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+        there = np.asarray(cv2.warpAffine(self._fan, full, size, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP), np.uint8)
         if np.count_nonzero(there & self._fan) < COMMON * self._box.size:
             self.grain = 0.0
             return float("inf"), np.eye(3)  # it ran away: with next to nothing in common nothing would be left

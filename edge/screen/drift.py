@@ -40,7 +40,8 @@ class _Picture:
 class Drift:
     """Follows the crops of one fan; not thread-safe."""
 
-    def __init__(self, aligner: Aligner) -> None:
+    def __init__(self, aligner: Aligner, held_since: int | None = None) -> None:
+        """`held_since`, ns: of the picture, as it is known by an earlier estimate of the same fan."""
         self._aligner = aligner
         self._looks: deque[_Picture] = deque()
         self._oldest: Reference | None = None  # of the first of them, once it is needed
@@ -48,7 +49,7 @@ class Drift:
         self._steps: deque[float] = deque(maxlen=STEPS_KEPT)
         self._place: Place = np.eye(3)  # of the last look on the oldest
         self._drifted = 0  # looks in a row
-        self._held_since: int | None = None  # ns
+        self.held_since = held_since  # ns
 
     def see(self, crop: np.ndarray, taken: Fingerprint, now: int) -> int | None:
         """The crop at `now`, ns, with its fingerprint -> since when the picture is held, ns; None when it is not."""
@@ -61,7 +62,7 @@ class Drift:
                 self._judge(here, before)
             self._looks.append(_Picture(now, crop, taken, self._place))
             self._slide(now)
-        return self._held_since
+        return self.held_since
 
     def _judge(self, here: _Picture, before: _Picture) -> None:
         oldest = self._looks[0]
@@ -80,11 +81,11 @@ class Drift:
             limit = max(limit, OVER_STEPS * self._step(here, before, left, least))
         if left <= limit and left <= NOISE_OF_CONTRAST * max(contrast, 1.0) * OVER_STEPS:
             self._drifted = 0
-            self._held_since = oldest.at_ns if self._held_since is None else self._held_since
+            self.held_since = oldest.at_ns if self.held_since is None else self.held_since
             return
         self._drifted += 1
         if self._drifted >= BREAKS:
-            self._held_since = None
+            self.held_since = None
 
     def _step(self, here: _Picture, before: _Picture, left: float, least: float) -> float:
         """What neighbours differ by, grey levels: by their noise. Where they differ little, one is laid over the other only if
@@ -98,7 +99,7 @@ class Drift:
 
     def _slide(self, now: int) -> None:
         """Forget what is older than need be."""
-        longest = WINDOW_NS if self._held_since is not None else AGO_NS
+        longest = WINDOW_NS if self.held_since is not None else AGO_NS
         dropped = None
         while len(self._looks) > LOOKS_AGO and now - self._looks[1].at_ns >= longest - LOOK_NS:
             self._looks.popleft()
@@ -106,7 +107,7 @@ class Drift:
         if dropped is None:
             return
         self._oldest = None
-        if self._held_since is not None:
+        if self.held_since is not None:
             back = np.linalg.inv(dropped)
             self._looks = deque(_Picture(look.at_ns, look.crop, look.taken, look.place @ back) for look in self._looks)
             self._place = self._place @ back

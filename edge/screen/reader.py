@@ -103,7 +103,8 @@ class ScreenReader:
         self._fan, self._colour_until = fan, now
         self._inside = fan_mask(fan, fan.box)[:: _step(fan), :: _step(fan)]
         self._prints = Fingerprinter(fan, self._shape, self.spec.size)
-        self._drift = Drift(Aligner(self._prints, _on_crop(fan, self.spec)))
+        held_since = self._drift.held_since if self._drift is not None and keep_time else None
+        self._drift = Drift(Aligner(self._prints, _on_crop(fan, self.spec)), held_since)
         if not keep_time:
             self._changes.forget()
             self._history.clear()
@@ -114,7 +115,7 @@ class ScreenReader:
         """Colour and change inside the fan; `held`: for FREEZE and longer it only moved and changed as a whole."""
         if is_doppler(samples, self._inside):
             self._colour_until = now + DOPPLER_HOLD
-        if self._is_frozen(now, changed) or (held and self._changes.tells):
+        if self._is_frozen(now, changed) or held:
             return Signal.FROZEN
         return Signal.DOPPLER if now < self._colour_until else Signal.OK
 

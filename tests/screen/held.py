@@ -144,7 +144,7 @@ def gain(share: float) -> Noise:
 NOISES: dict[str, Noise] = {
     "clean": clean, "dither": dither, "sigma .25": gauss(0.25), "sigma .5": gauss(0.5), "sigma 3": gauss(3), "jpeg 90": jpeg(90),
     "jpeg 20": jpeg(20), "key frames": predicted, "flicker": flicker(2), "bar": bar, "shake .5": shake(0.5), "shake 1": shake(1),
-    "camera": camera, "sigma 15": gauss(15), "shake 4": shake(4), "gamma": gamma(1), "zoom": zoom(0.5),
+    "camera": camera, "sigma 6": gauss(6), "shake 4": shake(4), "gamma": gamma(1), "zoom": zoom(0.5),
     "fast zoom": zoom(1.5), "pan": pan(12),
 }  # fmt: skip
 
