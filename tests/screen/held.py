@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
@@ -11,8 +12,9 @@ import cv2
 import numpy as np
 
 from edge.decision import DecisionParams, Exam
-from edge.demo import CLIP
-from edge.records import Frame, Reading, Scores, Signal, Verdict
+from edge.demo import CLIP, SESSION
+from edge.records import Fan, Frame, Reading, Scores, Signal, Verdict
+from edge.screen.geometry import rasterise
 from edge.screen.preprocess import Preprocessing
 from edge.screen.reader import ScreenReader
 
@@ -102,6 +104,49 @@ def shake(pixels: float) -> Noise:
     return add
 
 
+def in_fan(image: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """The screen with another picture in its fan: as the scanner itself shows a held one otherwise."""
+    return np.where(inside()[..., None], picture, image)
+
+
+@cache
+def inside() -> np.ndarray:
+    """bool [720,1280]: the fan of `exam`."""
+    fan = json.loads(SESSION.read_text())["exams"][1]["fan"]
+    sector = Fan("sector", tuple(fan["box"]), tuple(fan["apex"]), *(fan[name] for name in ("r0", "r1", "a0", "a1")))
+    return rasterise(sector, (0, 0, 1280, 720))
+
+
+def gamma(speed: float) -> Noise:
+    """The operator turns the grey map of a held picture to and fro."""
+
+    def add(image: np.ndarray, turn: int, rng: np.random.Generator) -> np.ndarray:
+        table = (np.arange(256) / 255) ** (2 ** np.sin(speed * turn / FPS)) * 255
+        return in_fan(image, np.asarray(cv2.LUT(image, table.astype(np.uint8))))
+
+    return add
+
+
+def zoom(speed: float) -> Noise:
+    """The operator zooms a held picture in and out, around the middle of its fan."""
+
+    def add(image: np.ndarray, turn: int, rng: np.random.Generator) -> np.ndarray:
+        way = cv2.getRotationMatrix2D((616, 365), 0, 1.2 - 0.2 * np.cos(speed * turn / FPS))
+        return in_fan(image, np.asarray(cv2.warpAffine(image, way, image.shape[1::-1])))
+
+    return add
+
+
+def pan(pixels: float) -> Noise:
+    """The operator moves a held picture about."""
+
+    def add(image: np.ndarray, turn: int, rng: np.random.Generator) -> np.ndarray:
+        x, y = pixels * np.sin(turn / 9), pixels * np.sin(turn / 13)
+        return in_fan(image, np.asarray(cv2.warpAffine(image, np.array([[1, 0, x], [0, 1, y]]), image.shape[1::-1])))
+
+    return add
+
+
 def camera(image: np.ndarray, turn: int, rng: np.random.Generator) -> np.ndarray:
     return jpeg(85, 2.0)(flicker(2)(shake(0.5)(image, turn, rng), turn, rng), turn, rng)
 
@@ -119,7 +164,8 @@ def gain(share: float) -> Noise:
 NOISES: dict[str, Noise] = {
     "clean": clean, "dither": dither, "sigma .25": gauss(0.25), "sigma .5": gauss(0.5), "sigma 3": gauss(3), "jpeg 90": jpeg(90),
     "jpeg 20": jpeg(20), "key frames": predicted, "flicker": flicker(2), "bar": bar, "shake .5": shake(0.5), "shake 1": shake(1),
-    "camera": camera,
+    "camera": camera, "sigma 6": gauss(6), "shake 4": shake(4), "gamma": gamma(1), "zoom": zoom(0.5),
+    "fast zoom": zoom(1.5), "pan": pan(12),
 }  # fmt: skip
 
 

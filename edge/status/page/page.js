@@ -14,6 +14,7 @@ const ADVICE = {
   "dual view": "show one picture to go on",
   "menu": "no ultrasound picture on the screen",
   "no model answer": "the model fails; see Device",
+  "window over the picture": "close the window or wait until it is gone",
   "not the nuchal plane": "show the fetus in mid-sagittal view",
   "unfamiliar image": "this looks like no picture it was made for",
 };
