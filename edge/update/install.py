@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge.bundle import Bundle, load_bundle
+from edge.bundle import ANYONE, Bundle, load_bundle
 from edge.bundle.trust import SHIPPED_BUNDLE
 from edge.config import Config
 from edge.engines.scorer import Scorer
@@ -99,8 +99,23 @@ def install(
         return Installed(bundle.label, bundle.signed_by, slot, slots.previous(), True, *tried)
 
 
+def _is_trusted(path: Path, config: Config) -> bool:
+    """False for a bundle that is whole and that no trusted key has signed; a damaged one counts as what it was."""
+    try:
+        load_bundle(path, config.bundle.trust())
+    except BundleError:
+        try:
+            load_bundle(path, ANYONE)
+        except BundleError:
+            return True
+        return False
+    return True
+
+
 def _refuse_downgrade(file: str | Path, bundle: Bundle, slots: Slots, config: Config) -> None:
     new, current = bundle.manifest.model, slots.current()
+    # A bundle whose key was withdrawn does not run, and sets no version that others must reach.
+    current = next((slot for slot in (current, slots.previous()) if slot and _is_trusted(slots.path(slot), config)), "")
     try:
         path = slots.path(current) if current else SHIPPED_BUNDLE
         running = load_bundle(path, config.bundle.trust()).manifest.model

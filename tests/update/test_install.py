@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -408,6 +409,27 @@ def test_confirmed_flags_that_a_new_bundle_no_longer_calls_are_named(
     said = _confirmed(replace(found, lost=(1,)))
     assert "NO LONGER CALLS 1 of 2 confirmed flags of this device: events 1" in said and "--rollback" in said
     assert _confirmed(replace(found, confirmed=0, lost=())) == ""
+
+
+@pytest.mark.requirement("U-04")
+def test_a_withdrawn_keys_bundle_sets_no_version(device: Device) -> None:
+    """It does not run any more: what was signed by a key that is trusted need not be newer than it."""
+    device.update("1.3.0")
+    stranger = device.make("9.9.9")
+    sign_with_stranger(device, stranger)
+    slot = device.slots.root / "9.9.9-0123456789ab"
+    shutil.copytree(stranger, slot) if stranger.is_dir() else tar_into(stranger, slot)
+    device.slots.keep()
+    device.slots.switch(slot.name)
+    done = install(device.make("1.4.0"), device.config, open_fake)
+    assert done.changed
+    with pytest.raises(BundleError, match="1.3.0, 1.4.0 is current"):  # of those that are trusted the order holds
+        install(device.make("1.3.0"), device.config, open_fake)
+
+
+def tar_into(file: Path, folder: Path) -> None:
+    with tarfile.open(file) as archive:
+        archive.extractall(folder, filter="data")
 
 
 # -- the disk
