@@ -222,7 +222,7 @@ def letters(images: list[np.ndarray]) -> np.ndarray:
 
 SKIP = 2  # of the session's pictures every other: half the time, and as fast as a slow scanner
 SHOWN_S = 3.5  # seconds from the start of each exam, and of the menu after it, that are played: what is written stays the same...
-LONG_S = {"exam-7-hygroma": 9.0}  # ...but for one that is flagged late
+LONG_S = {"exam-7-hygroma": 10.0}  # ...but for one that is flagged late
 
 
 def session_with_canaries(path: Path) -> None:

@@ -51,6 +51,12 @@ class Drift:
         self._drifted = 0  # looks in a row
         self.held_since = held_since  # ns
 
+    @property
+    def surely_held_since(self) -> int | None:
+        """`held_since` unless the last look has shown something else: then a better estimate of the fan begins anew, since it is
+        often another picture that brings one."""
+        return None if self._drifted else self.held_since
+
     def see(self, crop: np.ndarray, taken: Fingerprint, now: int) -> int | None:
         """The crop at `now`, ns, with its fingerprint -> since when the picture is held, ns; None when it is not."""
         here = _Picture(now, crop, taken, np.eye(3))

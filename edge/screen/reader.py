@@ -103,7 +103,7 @@ class ScreenReader:
         self._fan, self._colour_until = fan, now
         self._inside = fan_mask(fan, fan.box)[:: _step(fan), :: _step(fan)]
         self._prints = Fingerprinter(fan, self._shape, self.spec.size)
-        held_since = self._drift.held_since if self._drift is not None and keep_time else None
+        held_since = self._drift.surely_held_since if self._drift is not None and keep_time else None
         self._drift = Drift(Aligner(self._prints, _on_crop(fan, self.spec)), held_since)
         if not keep_time:
             self._changes.forget()
