@@ -26,15 +26,17 @@ from edge.bundle import Trust, load_bundle, tar
 from edge.bundle import manifest as mf
 from edge.bundle.arrays import GoldenVectors, OodStats, pack_golden, pack_ood, unpack_golden, unpack_ood
 from edge.bundle.keys import find_public_key, new_key, read_signing_key
-from edge.bundle.trust import make_signature
+from edge.bundle.trust import SHIPPED_BUNDLE, make_signature
 from edge.capture.build import parse_uri
 from edge.capture.dicom import read_dicom
 from edge.capture.recorded import FileSource
 from edge.config import EXAMPLE, load_config
 from edge.errors import HygromaError
+from edge.onnx_bytes import has_external_data
 from edge.records import RawOutputs
 from edge.redaction import redact
 from edge.status.board import Board
+from edge.status.pool import is_whole
 from edge.status.server import SECURITY_HEADERS, StatusServer
 from edge.stills import _read_still_file
 from edge.update.slots import Slots
@@ -177,10 +179,28 @@ def http(data: bytes) -> None:
     assert b"x" * 20 in data or head[9:10] in (b"4", b"5"), head
 
 
+def weights(data: bytes) -> None:
+    """Whether a model's weights lie elsewhere is answered of whatever claims to be a model."""
+    with contextlib.suppress(ValueError):
+        assert has_external_data(data) in (True, False)
+
+
+def request(data: bytes) -> None:
+    """A request that is whole stays whole, whatever comes behind it."""
+    assert not is_whole(data) or is_whole(data + b"more")
+
+
+def address(data: bytes) -> None:
+    """What was typed as user and password is not shown, whatever stands around it."""
+    text = "".join(c for c in data.decode("utf-8", "replace") if c.isprintable() and c != "@")[:60]
+    shown = redact(f"rtsp://nurse:{text}Qz7hunter@10.0.0.9/{text}")
+    assert "Qz7hunter@" not in shown and shown.encode("utf-8")
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     function.__name__: function
     for function in (archive, bundle, signature, manifest, arrays, golden, configuration, keys, uri, state, image, dicom,
-                     video, http)
+                     video, http, weights, request, address)
 }  # fmt: skip
 
 
@@ -257,6 +277,9 @@ def seeds(name: str) -> tuple[bytes, ...]:
         "uri": lambda: iter((b"rtsp://u:hunter2@h/p", b"images:f?fps=10", b"gst:v4l2src ! video/x-raw,format=BGR ! appsink")),
         "state": lambda: iter((json.dumps({"proven": ["1.0.0-0123456789ab"], "rollbacks": 1}).encode(),)),
         "image": lambda: iter(cv2.imencode(e, picture)[1].tobytes() for e in (".png", ".jpg", ".bmp", ".pgm", ".tiff", ".webp")),
+        "weights": lambda: iter((load_bundle(SHIPPED_BUNDLE).model[:4096], b"")),
+        "request": lambda: iter((b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}")),
+        "address": lambda: iter((b"pass word/with:all", b"user=u_password=x&y")),
         "dicom": lambda: iter((_dicom(), _dicom("jpeg"), _dicom("rle"))),
         "video": lambda: iter((_video(),)),
         "http": lambda: iter((
