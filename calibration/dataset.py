@@ -15,15 +15,15 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from calibration.naming import some
 from calibration.stills import FOLDS
-from edge.capture.dicom import read_dicom
+from edge.capture.dicom import open_cine
+from edge.capture.picture import read_picture
 from edge.errors import InputError
-from edge.kinds import DICOMS, STILLS
-from edge.stills import INDEX, is_dicom
+from edge.kinds import DICOMS, STILLS, is_dicom, is_litter, kind_of
+from edge.stills import INDEX
 
 POSITIVE = "hygroma"
 NEEDED = ("path", "label", "patient")
@@ -85,9 +85,9 @@ def load_dataset(folder: Path, table: Path | None = None, positive: str = POSITI
 
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
     """Every image under `folder`, by name: by their endings, and DICOM by content too, since an archive's files have numbers for
-    names. And what else lies there, hidden files and texts aside."""
+    names. And what else lies there, texts aside. What systems leave in folders (`edge.kinds.is_litter`) is neither."""
     images, others = [], []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not is_litter(p, folder)):
         if _is_image(path) or (path.name != INDEX and _looks_like_dicom(path)):
             images.append(path)
         elif path.name != INDEX and path.suffix.lower() not in TEXTS:
@@ -96,19 +96,16 @@ def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """uint8 BGR [H,W,3], or grey [H,W] from a DICOM still. InputError when it cannot be decoded, or is a clip."""
-    if path.suffix.lower() in DICOMS or _looks_like_dicom(path):
-        frames, _ = read_dicom(path)
-        if len(frames) != 1:
-            raise InputError(f"{path}: a clip of {len(frames)} frames; export the labelled frame as a picture")
-        return frames[0]
+    """uint8 grey [H,W] or BGR [H,W,3]. InputError as `read_picture` and `open_cine` have them, and for a clip."""
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except (cv2.error, OSError):
-        image = None
-    if image is None:
-        raise InputError(f"{path}: not an image that can be decoded; export it again, or remove it from the data set")
+        if kind_of(path) != "dicom":
+            return read_picture(path)
+    except OSError as error:
+        raise InputError(f"{path}: not readable ({error.strerror}); check its name and its rights") from None
+    cine = open_cine(path)
+    if cine.count != 1:
+        raise InputError(f"{path}: a clip of {cine.count} frames; export the labelled frame as a picture")
+    ((_, image),) = cine.square_pictures()
     return image
 
 
@@ -121,14 +118,14 @@ def _looks_like_dicom(path: Path) -> bool:
 
 
 def _is_image(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in STILLS | DICOMS and not path.name.startswith(".")
+    return path.is_file() and path.suffix.lower() in STILLS | DICOMS and not is_litter(path)
 
 
 def _classes(folder: Path, positive: str) -> tuple[str, str]:
     layout = f"expected a folder per class, such as {folder}/{POSITIVE} and {folder}/normal"
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; {layout}")
-    found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_litter(p))
     loose = [p.name for p in sorted(folder.iterdir()) if _is_image(p)]
     if loose:
         raise InputError(f"{folder}: {some(loose)}: outside the class folders; move each into the folder of its class")

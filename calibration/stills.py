@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from calibration.lesion import THALAMI_MM, NuchalAnatomy
 from calibration.naming import some
+from edge.capture.picture import read_picture
 from edge.errors import InputError
 
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
@@ -36,11 +36,8 @@ class Still:
 
 
 def read_grey(path: Path) -> np.ndarray:
-    """uint8 [H,W]. InputError when the file is no image that OpenCV decodes."""
-    grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if grey is None:
-        raise InputError(f"{path}: not an image that can be decoded; remove it from the data set or replace it")
-    return grey
+    """uint8 [H,W]. InputError as `read_picture` has it."""
+    return read_picture(path, grey=True)
 
 
 def _rows(path: Path, *needed: str) -> list[dict[str, str]]:

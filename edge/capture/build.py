@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from edge.capture.camera import V4l2Source
 from edge.capture.feed import EveryFrame, Feed, LatestFrame
 from edge.capture.gst import parse_pipeline
-from edge.capture.images import DicomSource, ImagesSource
+from edge.capture.images import DicomSource, ImagesSource, open_by_content
 from edge.capture.live import GstSource, RtspSource
-from edge.capture.recorded import FileSource
 from edge.capture.source import Source
 from edge.capture.uri import parse_uri
 from edge.config import CaptureConfig
@@ -24,7 +25,7 @@ def open_source(uri: str, config: CaptureConfig, fast: bool = False) -> Source:
     if parsed.scheme == "phantom":
         raise ConfigError("source.uri: phantom: is rendered by the command line; use `hygroma run --source phantom:`")
     if parsed.scheme == "file":
-        return FileSource(parsed.target, fast, config.pixel_aspect)
+        return open_by_content(Path(parsed.target), fast, config.pixel_aspect)
     if parsed.scheme == "images":
         return ImagesSource(parsed.target, parsed.fps, fast, config.pixel_aspect)
     if parsed.scheme == "dicom":
