@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +12,13 @@ import numpy as np
 
 from calibration.lesion import THALAMI_MM, NuchalAnatomy
 from calibration.naming import some
+from calibration.table import find_named, number, read_table
 from edge.capture.picture import read_picture
 from edge.errors import InputError
 
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
 MANIFEST = ("path", "source", "kind", "label", "proposed_split", "patient_or_video_id", "sha256")
+RATIO = "nt_over_thalami_size"  # a column of nt_weak_flags.csv
 SHOWN = 3  # of what is wrong that a message names
 FOLDS = 4  # the paper's protocol (arXiv 2512.22730)
 
@@ -41,13 +43,7 @@ def read_grey(path: Path) -> np.ndarray:
 
 
 def _rows(path: Path, *needed: str) -> list[dict[str, str]]:
-    if not path.is_file():
-        raise InputError(f"{path}: missing; the data must be a folder laid out as docs/data.md describes")
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if missing := [column for column in needed if column not in (reader.fieldnames or ())]:
-            raise InputError(f"{path}: columns {', '.join(missing)} missing; the data must be laid out as docs/data.md describes")
-        return list(reader)
+    return [row.cells for row in read_table(path, needed, "the data must be a folder laid out as docs/data.md describes").rows]
 
 
 def _anatomy(boxes: dict[str, tuple[float, float, float, float]]) -> NuchalAnatomy | None:
@@ -59,12 +55,10 @@ def _anatomy(boxes: dict[str, tuple[float, float, float, float]]) -> NuchalAnato
 
 
 def _number(row: dict[str, str], column: str, path: Path) -> float:
-    try:
-        return float(row[column])
-    except (TypeError, ValueError):
-        raise InputError(
-            f"{path}: {column} of {row['path']} is {row[column]!r}; expected a number of pixels"
-        ) from None
+    found = number(row[column])
+    if found is None or not math.isfinite(found):
+        raise InputError(f"{path}: {column} of {row['path']} is {row[column]!r}; expected a number")
+    return found
 
 
 def _label(row: dict[str, str], column: str, path: Path) -> float:
@@ -89,16 +83,17 @@ def load_stills(data: Path, columns: Sequence[str] = ()) -> list[Still]:
         if row["proposed_split"] not in ("train", "validation"):
             continue
         flag = flags.get(row["path"], {})
-        ratio = flag.get("nt_over_thalami_size")
         group = first_of_hash.setdefault(row["sha256"], row["patient_or_video_id"])
         stills.append(
             Still(
-                path=data / row["path"],
+                path=find_named(data, row["path"]),
                 group={"FF0458": "FF0134"}.get(group, group),  # the one near-duplicate that the data's README names
                 split=row["proposed_split"],
                 plane=row["label"] == "standard plane",
                 anatomy=_anatomy(boxes[row["path"]]),
-                thickness_mm=float(ratio) * THALAMI_MM if ratio else None,
+                thickness_mm=(
+                    _number(flag, RATIO, data / "ultrasound/nt_weak_flags.csv") * THALAMI_MM if flag.get(RATIO) else None
+                ),
                 by_eye_increased=flag.get("by_eye_increased_nt") == "1",
                 labels={c: _label(row, c, data / "manifest.csv") for c in columns if row[c]},
             )
@@ -112,7 +107,7 @@ def other_anatomy(data: Path, source: str, split: str) -> list[tuple[Path, str]]
     """Path and patient (or clip) of the stills of another source ("hc18", "mmotu", "pocus_covid", "nhbs_spj") and proposed
     split."""
     return [
-        (data / row["path"], row["patient_or_video_id"])
+        (find_named(data, row["path"]), row["patient_or_video_id"])
         for row in _rows(data / "manifest.csv")
         if row["source"] == source and row["kind"] == "still" and row["proposed_split"] == split
     ]
@@ -120,7 +115,7 @@ def other_anatomy(data: Path, source: str, split: str) -> list[tuple[Path, str]]
 
 def all_pictures(data: Path) -> list[Path]:
     """Every still that the manifest names, whatever its source and split, once."""
-    return list(dict.fromkeys(data / row["path"] for row in _rows(data / "manifest.csv") if row["kind"] == "still"))
+    return list(dict.fromkeys(find_named(data, row["path"]) for row in _rows(data / "manifest.csv") if row["kind"] == "still"))
 
 
 def editable(stills: Iterable[Still]) -> list[Still]:
@@ -157,7 +152,7 @@ def check_data(data: Path, others: Iterable[tuple[str, str]]) -> None:
             )
     read = {("hc18", "train"), *others}
     ours += [row for row in rows if (row["source"], row["proposed_split"]) in read]
-    if gone := [row["path"] for row in ours if not (data / row["path"]).is_file()]:
+    if gone := [row["path"] for row in ours if not find_named(data, row["path"]).is_file()]:
         raise InputError(
             f"{manifest}: names files that are not in {data}: {some(gone, SHOWN)}; restore them or remove their rows"
         )

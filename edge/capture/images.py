@@ -83,7 +83,7 @@ def is_picture(path: Path) -> bool:
 
 
 class DicomSource(FramesSource):
-    """The frames of a DICOM file at their own times; see `open_cine` for pixels and errors. Damaged ones are counted, left out."""
+    """The frames of a DICOM file at their own times; see `open_cine` for pixels and errors. Damaged ones are left out."""
 
     def __init__(self, path: str | Path, fast: bool = False, pixel_aspect: float | None = None) -> None:
         super().__init__(f"dicom:{path}", (), FALLBACK_FPS, fast)

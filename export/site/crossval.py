@@ -111,6 +111,7 @@ def cross_validate(
         open_device(device)
     else:
         load_ray()
+    system.require_batch(settings.batch)
     _check_out(out, folder)
     prepared = prepare(load_dataset(folder, table, positive), system, settings, progress)
     with alone(out, "a cross-validation"):
