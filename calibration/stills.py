@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from calibration.folds import grouped_folds
 from calibration.lesion import THALAMI_MM, NuchalAnatomy
 from calibration.naming import some
 from calibration.table import find_named, number, read_table
@@ -20,6 +21,7 @@ CORNERS = ("x_min", "y_min", "x_max", "y_max")
 MANIFEST = ("path", "source", "kind", "label", "proposed_split", "patient_or_video_id", "sha256")
 RATIO = "nt_over_thalami_size"  # a column of nt_weak_flags.csv
 SHOWN = 3  # of what is wrong that a message names
+SHIPPED_SEED = 0  # of the recipe whose folds shipped_folds.csv has
 FOLDS = 4  # the paper's protocol (arXiv 2512.22730)
 
 
@@ -170,15 +172,26 @@ def _in_both(rows: Iterable[dict[str, str]], column: str) -> list[str]:
 def assign_folds(stills: list[Still], seed: int) -> np.ndarray:
     """int [N]: the fold 0..3 in which a training still is held out; -1 for the validation split.
 
-    Grouped by patient (duplicates merged) and stratified by plane.
+    Grouped by patient (duplicates merged) and stratified by plane. The public data that the shipped bundle was made of keep
+    that bundle's folds (shipped_folds.csv). InputError when there are fewer patients than folds.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
     folds = np.full(len(stills), -1)
-    train = np.array([i for i, still in enumerate(stills) if still.split == "train"])
-    labels = [stills[i].plane for i in train]
+    train = np.array([i for i, still in enumerate(stills) if still.split == "train"], int)
     groups = [stills[i].group for i in train]
-    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    for fold, (_, held_out) in enumerate(splitter.split(train, labels, groups)):
-        folds[train[held_out]] = fold
+    if len(set(groups)) < FOLDS:
+        raise InputError(
+            f"manifest.csv: found {len(train)} training stills of {len(set(groups))} patients; {FOLDS} folds need {FOLDS} "
+            "patients: add stills with proposed_split `train`"
+        )
+    shipped = shipped_folds() if seed == SHIPPED_SEED else {}
+    if shipped.keys() == set(groups):
+        folds[train] = [shipped[group] for group in groups]
+    else:
+        folds[train] = grouped_folds([stills[i].plane for i in train], groups, FOLDS, seed)
     return folds
+
+
+def shipped_folds() -> dict[str, int]:
+    """The fold of each training patient of the shipped bundle's data, by its name in their table."""
+    rows = read_table(Path(__file__).with_name("shipped_folds.csv"), ("patient", "fold")).rows
+    return {row.cells["patient"]: int(row.cells["fold"]) for row in rows}

@@ -8,6 +8,7 @@ from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,20 +34,17 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     `model_state_dict`), without what compiling, several GPUs or an outer model put before its keys; never unpickling objects.
     InputError for anything else. MAE's own training script keeps its settings beside the weights, in a Namespace: plain values
     in a bag, which runs no code."""
-    if path.is_dir():
-        inside = sorted(p.name for p in path.iterdir() if p.suffix in (".safetensors", ".pt", ".pth", ".bin", ".ckpt"))
-        hint = f", such as {path / inside[0]}" if inside else "; there is none in it"
-        raise InputError(f"{path}: a folder; name the checkpoint's file{hint}")
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint; correct `--init`, or `teacher.init` in the recipe")
+    require_file(path)
+    state: Any
     try:
         if _is_safetensors(path):
             from safetensors.torch import load_file
 
             state = load_file(path)
         else:
-            with torch.serialization.safe_globals([Namespace]):
-                state = torch.load(path, map_location="cpu", weights_only=True)
+            # An open file: torch would go by the name's ending.
+            with torch.serialization.safe_globals([Namespace]), path.open("rb") as file:
+                state = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise InputError(
             f"{path}: not a checkpoint, or one that holds more than tensors; objects are never unpickled: "
@@ -63,6 +61,16 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if wrong:
         raise InputError(f"{path}: expected names and tensors, found {wrong}; save the model's state dict alone")
     return _plain_keys({str(key): value for key, value in state.items()})
+
+
+def require_file(path: Path) -> None:
+    """InputError when a checkpoint's path is none of a file."""
+    if path.is_dir():
+        inside = sorted(p.name for p in path.iterdir() if p.suffix in (".safetensors", ".pt", ".pth", ".bin", ".ckpt"))
+        hint = f", such as {path / inside[0]}" if inside else "; there is none in it"
+        raise InputError(f"{path}: a folder; name the checkpoint's file{hint}")
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint; correct `--init`, or `teacher.init` in the recipe")
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -87,8 +95,8 @@ def load_backbone(model: HygromaViT, path: Path) -> None:
 
 
 def backbone_state(checkpoint: dict[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
-    """The encoder's keys in single precision, patch embedding and positions resampled to `config`. A model that was fine-tuned with
-    mean pooling normalises after it, by `fc_norm`: that is where the last norm starts then."""
+    """The encoder's keys in single precision, patch embedding and positions resampled to `config`. A model that was fine-tuned
+    with mean pooling normalises after it, by `fc_norm`: that is where the last norm starts then."""
     if "norm.weight" not in checkpoint and f"{_FINAL}weight" in checkpoint:
         log.info("the last norm starts from %s, that of mean pooling", _FINAL.rstrip("."))
         checkpoint = {f"norm.{k.removeprefix(_FINAL)}" if k.startswith(_FINAL) else k: v for k, v in checkpoint.items()}

@@ -41,7 +41,7 @@ from export.training.finetune import STATE, Examples, best_weights, fine_tune, l
 from export.training.precision import recorded
 from export.training.systems import System, build
 
-CODE = 1  # raise when the same settings would give other predictions: what the older code made is refused then
+CODE = 2  # raise when the same settings would give other predictions: what the older code made is refused then
 RUN, IMAGES, CROPS, PREDICTIONS, FOLD, REPORT = (
     "run.json",
     "images.csv",
