@@ -49,7 +49,7 @@ def _drawn(group: str, seed: int) -> bytes:
 
 
 def _best(group: Counts, folds: list[Counts], totals: Counts) -> int:
-    """The fold that stays nearest to its share of each class, by squares of shares; of equal ones the smallest, then the first."""
+    """The fold that stays nearest to its share of each class, by squares of shares; of equal ones the smallest, the first."""
 
     def cost(fold: int) -> tuple[Fraction, int, int]:
         there = folds[fold]
