@@ -8,22 +8,22 @@ Paths in the CSV are relative to DATA. `site`, `plane` ("standard" or "other") a
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from calibration.naming import some
 from calibration.stills import FOLDS
-from edge.capture.dicom import read_dicom
+from calibration.table import find_named, name_of, number, one_name, read_table
+from edge.capture.dicom import open_cine
+from edge.capture.picture import read_picture
 from edge.errors import InputError
-from edge.kinds import DICOMS, STILLS
-from edge.stills import INDEX, is_dicom
+from edge.kinds import DICOMS, STILLS, is_dicom, is_litter, kind_of
+from edge.stills import INDEX
 
 POSITIVE = "hygroma"
 NEEDED = ("path", "label", "patient")
@@ -65,18 +65,20 @@ class Dataset:
 
 def load_dataset(folder: Path, table: Path | None = None, positive: str = POSITIVE) -> Dataset:
     """The images of both class folders, by name, none of them decoded yet. InputError names what does not fit, and the fix."""
-    classes = _classes(folder, positive)
+    classes = _classes(folder, unicodedata.normalize("NFC", positive))
     images = []
     for label, kind in enumerate(classes):
-        files, others = find_images(folder / kind)
+        files, others = find_images(find_named(folder, kind))
         if others:  # left out in silence they would be lost data
             raise InputError(
-                f"{folder / kind}: {some(p.relative_to(folder).as_posix() for p in others)}: not among the images that are read "
+                f"{folder / kind}: {some(name_of(p, folder) for p in others)}: not among the images that are read "
                 f"({IMAGES}); export them as PNG, or move them away"
             )
         if not files:
             raise InputError(f"{folder / kind}: holds no image ({IMAGES}); two classes are needed")
-        names = [p.relative_to(folder).as_posix() for p in files]
+        names = [name_of(p, folder) for p in files]
+        if twice := [name for name, n in Counter(names).items() if n > 1]:
+            raise InputError(f"{folder / kind}: two files of one name, written differently: {some(twice)}; rename one of each")
         images += [LabelledImage(p, name, label, patient=name) for p, name in zip(files, names, strict=True)]
     if table is not None:
         images = _with_table(images, classes, table)
@@ -85,9 +87,9 @@ def load_dataset(folder: Path, table: Path | None = None, positive: str = POSITI
 
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
     """Every image under `folder`, by name: by their endings, and DICOM by content too, since an archive's files have numbers for
-    names. And what else lies there, hidden files and texts aside."""
+    names. And what else lies there, texts aside. What systems leave in folders (`edge.kinds.is_litter`) is neither."""
     images, others = [], []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not is_litter(p, folder)):
         if _is_image(path) or (path.name != INDEX and _looks_like_dicom(path)):
             images.append(path)
         elif path.name != INDEX and path.suffix.lower() not in TEXTS:
@@ -96,19 +98,16 @@ def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """uint8 BGR [H,W,3], or grey [H,W] from a DICOM still. InputError when it cannot be decoded, or is a clip."""
-    if path.suffix.lower() in DICOMS or _looks_like_dicom(path):
-        frames, _ = read_dicom(path)
-        if len(frames) != 1:
-            raise InputError(f"{path}: a clip of {len(frames)} frames; export the labelled frame as a picture")
-        return frames[0]
+    """uint8 grey [H,W] or BGR [H,W,3]. InputError as `read_picture` and `open_cine` have them, and for a clip."""
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except (cv2.error, OSError):
-        image = None
-    if image is None:
-        raise InputError(f"{path}: not an image that can be decoded; export it again, or remove it from the data set")
+        if kind_of(path) != "dicom":
+            return read_picture(path)
+    except OSError as error:
+        raise InputError(f"{path}: not readable ({error.strerror}); check its name and its rights") from None
+    cine = open_cine(path)
+    if cine.count != 1:
+        raise InputError(f"{path}: a clip of {cine.count} frames; export the labelled frame as a picture")
+    ((_, image),) = cine.square_pictures()
     return image
 
 
@@ -121,14 +120,14 @@ def _looks_like_dicom(path: Path) -> bool:
 
 
 def _is_image(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in STILLS | DICOMS and not path.name.startswith(".")
+    return path.is_file() and path.suffix.lower() in STILLS | DICOMS and not is_litter(path)
 
 
 def _classes(folder: Path, positive: str) -> tuple[str, str]:
     layout = f"expected a folder per class, such as {folder}/{POSITIVE} and {folder}/normal"
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; {layout}")
-    found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    found = sorted(name_of(p, folder) for p in folder.iterdir() if p.is_dir() and not is_litter(p))
     loose = [p.name for p in sorted(folder.iterdir()) if _is_image(p)]
     if loose:
         raise InputError(f"{folder}: {some(loose)}: outside the class folders; move each into the folder of its class")
@@ -154,11 +153,12 @@ def _with_table(images: list[LabelledImage], classes: tuple[str, str], table: Pa
     lines: dict[str, int] = {}
     missing, unknown, conflicts, twice = [], [], [], []
     for line, row in _rows(table):
-        name = row["path"].replace("\\", "/").removeprefix("./")
+        name = one_name(row["path"])
         if name in lines:
             twice.append(f"{name} (lines {lines[name]} and {line})")
             continue
         lines[name] = line
+        row["label"] = unicodedata.normalize("NFC", row["label"])
         if row["label"] not in classes:
             unknown.append(f"{row['label']!r} (line {line})")
         elif name not in by_name:
@@ -195,59 +195,26 @@ def _with_table(images: list[LabelledImage], classes: tuple[str, str], table: Pa
 def _fold(text: str, table: Path, line: int) -> int:
     if text == "":
         return UNASSIGNED
-    if text not in {str(fold) for fold in range(FOLDS)}:
+    found = number(text)  # a spreadsheet may write 1 as 1.0
+    if found is None or found not in range(FOLDS):
         raise InputError(f"{table}, line {line}: fold {text!r}; expected 0 to {FOLDS - 1}, or nothing")
-    return int(text)
+    return int(found)
 
 
-def open_table(table: Path, option: str) -> tuple[csv.DictReader[str], list[str]]:
-    """A user's CSV and its stripped columns. Excel's byte-order mark and semicolons are understood. option: what gave it.
-    InputError when it cannot be read."""
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{table}: no such file; leave {option} out if there is none") from None
-    except OSError as error:
-        raise InputError(f"{table}: not readable ({error.strerror}); give a CSV file that this user may read") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{table}: not readable as UTF-8 text ({error}); save it as CSV UTF-8") from None
-    header = text.partition("\n")[0]
-    reader = csv.DictReader(
-        io.StringIO(text, newline=""), delimiter=";" if header.count(";") > header.count(",") else ","
-    )
-    columns = [column.strip() for column in reader.fieldnames or ()]
-    reader.fieldnames = columns
-    return reader, columns
-
-
-def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """Line numbers and stripped cells."""
-    reader, columns = open_table(table, "--csv")
-    wrong = [column for column in NEEDED if column not in columns]
-    if wrong:
-        raise InputError(
-            f"{table}: columns {some(columns) or 'none'}; {some(wrong)} missing; expected {','.join(KNOWN)}"
-        )
-    twice = [column for column, n in Counter(columns).items() if n > 1]
-    if twice:
-        raise InputError(f"{table}: columns {some(map(repr, twice))} given more than once; keep one each")
-    strange = [column for column in columns if column not in KNOWN]
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Line numbers and cells."""
+    table = read_table(path, NEEDED, "leave --csv out if there is none")
+    strange = [column for column in table.columns if column not in KNOWN]
     if strange:
         raise InputError(
-            f"{table}: unknown columns {some(map(repr, strange))}; known are {', '.join(KNOWN)}: remove the others"
+            f"{path}: unknown columns {some(map(repr, strange))}; known are {', '.join(KNOWN)}: remove the others"
         )
-    out = []
-    for cells in reader:
-        line = reader.line_num
-        if None in cells:
-            raise InputError(f"{table}, line {line}: more cells than columns; quote a path that holds a comma")
-        row = {column: (cells[column] or "").strip() for column in columns}
-        empty = [column for column in NEEDED if not row[column]]
+    for row in table.rows:
+        empty = [column for column in NEEDED if not row.cells[column]]
         if empty:
-            raise InputError(f"{table}, line {line}: {some(empty)} empty; fill it in")
-        if row.get("plane", "") not in PLANES:
-            raise InputError(f"{table}, line {line}: plane {row['plane']!r}; expected standard, other or nothing")
-        out.append((line, row))
-    if not out:
-        raise InputError(f"{table}: has no rows; add one for each image, or leave --csv out")
-    return out
+            raise InputError(f"{path}, line {row.line}: {some(empty)} empty; fill it in")
+        if row.cells.get("plane", "") not in PLANES:
+            raise InputError(f"{path}, line {row.line}: plane {row.cells['plane']!r}; expected standard, other or nothing")
+    if not table.rows:
+        raise InputError(f"{path}: has no rows; add one for each image, or leave --csv out")
+    return [(row.line, row.cells) for row in table.rows]

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from calibration.dataset import UNASSIGNED, Dataset, LabelledImage
+from calibration.folds import grouped_folds
 from calibration.naming import some
 from calibration.stills import FOLDS
 from edge.errors import InputError
@@ -104,17 +105,6 @@ def assign_folds(data: Dataset, groups: Sequence[str], seed: int) -> np.ndarray:
     if (folds == UNASSIGNED).all():
         folds = grouped_folds(labels, groups, FOLDS, seed)
     check_folds(data, groups, folds)
-    return folds
-
-
-def grouped_folds(labels: np.ndarray, groups: Sequence[str], n: int, seed: int) -> np.ndarray:
-    """int [N], 0 to n-1: grouped, stratified, and the same for the same seed."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    folds = np.empty(len(labels), int)
-    splitter = StratifiedGroupKFold(n, shuffle=True, random_state=seed)
-    for fold, (_, held_out) in enumerate(splitter.split(labels, labels, groups)):
-        folds[held_out] = fold
     return folds
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import csv
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from calibration.folds import grouped_folds
 from calibration.lesion import THALAMI_MM, NuchalAnatomy
 from calibration.naming import some
+from calibration.table import find_named, number, read_table
+from edge.capture.picture import read_picture
 from edge.errors import InputError
 
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
 MANIFEST = ("path", "source", "kind", "label", "proposed_split", "patient_or_video_id", "sha256")
+RATIO = "nt_over_thalami_size"  # a column of nt_weak_flags.csv
 SHOWN = 3  # of what is wrong that a message names
+SHIPPED_SEED = 0  # of the recipe whose folds shipped_folds.csv has
 FOLDS = 4  # the paper's protocol (arXiv 2512.22730)
 
 
@@ -36,21 +40,12 @@ class Still:
 
 
 def read_grey(path: Path) -> np.ndarray:
-    """uint8 [H,W]. InputError when the file is no image that OpenCV decodes."""
-    grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if grey is None:
-        raise InputError(f"{path}: not an image that can be decoded; remove it from the data set or replace it")
-    return grey
+    """uint8 [H,W]. InputError as `read_picture` has it."""
+    return read_picture(path, grey=True)
 
 
 def _rows(path: Path, *needed: str) -> list[dict[str, str]]:
-    if not path.is_file():
-        raise InputError(f"{path}: missing; the data must be a folder laid out as docs/data.md describes")
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if missing := [column for column in needed if column not in (reader.fieldnames or ())]:
-            raise InputError(f"{path}: columns {', '.join(missing)} missing; the data must be laid out as docs/data.md describes")
-        return list(reader)
+    return [row.cells for row in read_table(path, needed, "the data must be a folder laid out as docs/data.md describes").rows]
 
 
 def _anatomy(boxes: dict[str, tuple[float, float, float, float]]) -> NuchalAnatomy | None:
@@ -62,12 +57,10 @@ def _anatomy(boxes: dict[str, tuple[float, float, float, float]]) -> NuchalAnato
 
 
 def _number(row: dict[str, str], column: str, path: Path) -> float:
-    try:
-        return float(row[column])
-    except (TypeError, ValueError):
-        raise InputError(
-            f"{path}: {column} of {row['path']} is {row[column]!r}; expected a number of pixels"
-        ) from None
+    found = number(row[column])
+    if found is None or not math.isfinite(found):
+        raise InputError(f"{path}: {column} of {row['path']} is {row[column]!r}; expected a number")
+    return found
 
 
 def _label(row: dict[str, str], column: str, path: Path) -> float:
@@ -92,16 +85,17 @@ def load_stills(data: Path, columns: Sequence[str] = ()) -> list[Still]:
         if row["proposed_split"] not in ("train", "validation"):
             continue
         flag = flags.get(row["path"], {})
-        ratio = flag.get("nt_over_thalami_size")
         group = first_of_hash.setdefault(row["sha256"], row["patient_or_video_id"])
         stills.append(
             Still(
-                path=data / row["path"],
+                path=find_named(data, row["path"]),
                 group={"FF0458": "FF0134"}.get(group, group),  # the one near-duplicate that the data's README names
                 split=row["proposed_split"],
                 plane=row["label"] == "standard plane",
                 anatomy=_anatomy(boxes[row["path"]]),
-                thickness_mm=float(ratio) * THALAMI_MM if ratio else None,
+                thickness_mm=(
+                    _number(flag, RATIO, data / "ultrasound/nt_weak_flags.csv") * THALAMI_MM if flag.get(RATIO) else None
+                ),
                 by_eye_increased=flag.get("by_eye_increased_nt") == "1",
                 labels={c: _label(row, c, data / "manifest.csv") for c in columns if row[c]},
             )
@@ -115,7 +109,7 @@ def other_anatomy(data: Path, source: str, split: str) -> list[tuple[Path, str]]
     """Path and patient (or clip) of the stills of another source ("hc18", "mmotu", "pocus_covid", "nhbs_spj") and proposed
     split."""
     return [
-        (data / row["path"], row["patient_or_video_id"])
+        (find_named(data, row["path"]), row["patient_or_video_id"])
         for row in _rows(data / "manifest.csv")
         if row["source"] == source and row["kind"] == "still" and row["proposed_split"] == split
     ]
@@ -123,7 +117,7 @@ def other_anatomy(data: Path, source: str, split: str) -> list[tuple[Path, str]]
 
 def all_pictures(data: Path) -> list[Path]:
     """Every still that the manifest names, whatever its source and split, once."""
-    return list(dict.fromkeys(data / row["path"] for row in _rows(data / "manifest.csv") if row["kind"] == "still"))
+    return list(dict.fromkeys(find_named(data, row["path"]) for row in _rows(data / "manifest.csv") if row["kind"] == "still"))
 
 
 def editable(stills: Iterable[Still]) -> list[Still]:
@@ -160,7 +154,7 @@ def check_data(data: Path, others: Iterable[tuple[str, str]]) -> None:
             )
     read = {("hc18", "train"), *others}
     ours += [row for row in rows if (row["source"], row["proposed_split"]) in read]
-    if gone := [row["path"] for row in ours if not (data / row["path"]).is_file()]:
+    if gone := [row["path"] for row in ours if not find_named(data, row["path"]).is_file()]:
         raise InputError(
             f"{manifest}: names files that are not in {data}: {some(gone, SHOWN)}; restore them or remove their rows"
         )
@@ -178,15 +172,26 @@ def _in_both(rows: Iterable[dict[str, str]], column: str) -> list[str]:
 def assign_folds(stills: list[Still], seed: int) -> np.ndarray:
     """int [N]: the fold 0..3 in which a training still is held out; -1 for the validation split.
 
-    Grouped by patient (duplicates merged) and stratified by plane.
+    Grouped by patient (duplicates merged) and stratified by plane. The public data that the shipped bundle was made of keep
+    that bundle's folds (shipped_folds.csv). InputError when there are fewer patients than folds.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
     folds = np.full(len(stills), -1)
-    train = np.array([i for i, still in enumerate(stills) if still.split == "train"])
-    labels = [stills[i].plane for i in train]
+    train = np.array([i for i, still in enumerate(stills) if still.split == "train"], int)
     groups = [stills[i].group for i in train]
-    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    for fold, (_, held_out) in enumerate(splitter.split(train, labels, groups)):
-        folds[train[held_out]] = fold
+    if len(set(groups)) < FOLDS:
+        raise InputError(
+            f"manifest.csv: found {len(train)} training stills of {len(set(groups))} patients; {FOLDS} folds need {FOLDS} "
+            "patients: add stills with proposed_split `train`"
+        )
+    shipped = shipped_folds() if seed == SHIPPED_SEED else {}
+    if shipped.keys() == set(groups):
+        folds[train] = [shipped[group] for group in groups]
+    else:
+        folds[train] = grouped_folds([stills[i].plane for i in train], groups, FOLDS, seed)
     return folds
+
+
+def shipped_folds() -> dict[str, int]:
+    """The fold of each training patient of the shipped bundle's data, by its name in their table."""
+    rows = read_table(Path(__file__).with_name("shipped_folds.csv"), ("patient", "fold")).rows
+    return {row.cells["patient"]: int(row.cells["fold"]) for row in rows}

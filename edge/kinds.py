@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 # Endings of the containers that FFmpeg plays, as scanners, grabbers, phones and screen recorders write them.
@@ -13,6 +14,7 @@ CLIPS = frozenset({
 STILLS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm"})
 DICOMS = frozenset({".dcm", ".dicom"})
 KNOWN = CLIPS | STILLS | DICOMS
+PIXELS_MAX = 2**26  # of one picture, read before it is decoded: 8192 x 8192; a scanner's screen has two million
 
 TS_PACKET = 188  # bytes of a transport stream's packet, which begins with TS_SYNC
 TS_SYNC = 0x47
@@ -52,6 +54,64 @@ def clip_by_content(head: bytes) -> str:
         if len(syncs) == TS_PACKETS and set(syncs) == {TS_SYNC}:
             return kind
     return ""
+
+
+# What operating systems, notebooks and file servers leave in a folder: nobody's data, whatever its ending.
+_LITTER = re.compile(
+    r"\..*|__MACOSX|@eaDir|#recycle|#snapshot|\$RECYCLE\.BIN|System Volume Information|lost\+found|"
+    r"Thumbs\.db(:.*)?|ehthumbs(_vista)?\.db|desktop\.ini|Icon\r|~\$.*|.*:Zone\.Identifier",
+    re.IGNORECASE,
+)
+
+
+def is_litter(path: Path, under: Path | None = None) -> bool:
+    """Whether a file or folder is nobody's data: hidden, or named as systems name what they leave behind. `under`: a folder
+    that it lies in; the folders between count too, those above do not."""
+    parts = path.relative_to(under).parts if under is not None else (path.name,)
+    return any(_LITTER.fullmatch(part) is not None for part in parts)
+
+
+def is_dicom(path: Path) -> bool:
+    """By its preamble or, without one, by its first element. OSError when it cannot be opened."""
+    with path.open("rb") as file:
+        return dicom_by_content(file.read(HEAD))
+
+
+# Representations of values that the first elements of a file have: of group 2 and of group 8.
+_FIRST_VALUES = (b"UL", b"OB", b"UI", b"SH", b"CS", b"DA", b"LO", b"TM", b"DT")
+
+
+def dicom_by_content(head: bytes) -> bool:
+    """By a file's first bytes, 132 at least where it has a preamble."""
+    if head[128:132] == b"DICM":
+        return True
+    if head[4:6] in _FIRST_VALUES:
+        groups = (b"\x02\0", b"\x08\0", b"\0\x08", b"\0\x02")
+        return head[:2] in groups
+    # Implicit: the length of a date, a code or an identifier; group 8 begins with a handful of elements.
+    element, length = (int.from_bytes(head[i:j], "little") for i, j in ((2, 4), (4, 8)))
+    return head[:2] == b"\x08\0" and element in (0, 1, 5, 6, 8, 0x12, 0x13, 0x14, 0x16, 0x18) and 0 < length <= 256
+
+
+# What stills begin with, as far as it cannot be chance.
+_STILL_STARTS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def kind_of(path: Path) -> str:
+    """"clip", "dicom", "still", or "" for none of them: by content, and by its ending where that tells nothing. OSError when it
+    cannot be opened."""
+    ending = path.suffix.lower()
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    if head[128:132] == b"DICM":
+        return "dicom"
+    if clip_by_content(head):
+        return "clip"
+    if ending not in CLIPS and (head.startswith(_STILL_STARTS) or head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        return "still"
+    if ending in CLIPS | STILLS:
+        return "clip" if ending in CLIPS else "still"
+    return "dicom" if ending in DICOMS or dicom_by_content(head) else ""
 
 
 def is_clip(path: Path) -> bool:

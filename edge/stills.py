@@ -11,7 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edge.capture.dicom import read_square
+from edge.capture.dicom import open_cine
+from edge.capture.picture import read_picture
 from edge.capture.recorded import FileSource
 from edge.decision.assess import assess
 from edge.decision.params import DecisionParams
@@ -19,7 +20,7 @@ from edge.engines.scorer import Scorer
 from edge.errors import ConfigError, HygromaError, InputError
 from edge.events.disk import why_unwritable
 from edge.events.evidence import heat_overlay
-from edge.kinds import DICOMS, KNOWN, is_clip
+from edge.kinds import KNOWN, is_litter, kind_of
 from edge.records import Frame, Reading, Scores
 from edge.screen.geometry import full_fan
 from edge.screen.preprocess import Preprocessing, prepare
@@ -104,7 +105,8 @@ def score_paths(
 def list_files(named: Path) -> tuple[list[Path], list[Unscored]]:
     """A file as it is; of a folder all within that can be scored, by name, and what could not be looked at.
 
-    By their endings (edge/kinds.py), and DICOM and clips by content too: files of an archive have numbers for names.
+    By their endings (edge/kinds.py), and DICOM and clips by content too: files of an archive have numbers for names. What
+    systems leave in folders is left out.
     OSError, ValueError: no path.
     """
     if not named.is_dir():
@@ -115,10 +117,11 @@ def list_files(named: Path) -> tuple[list[Path], list[Unscored]]:
     def closed(error: OSError) -> None:
         problems.append(Unscored(Path(error.filename), _told(Path(error.filename), error)))
 
-    for folder, _, names in os.walk(named, onerror=closed):
+    for folder, below, names in os.walk(named, onerror=closed):
+        below[:] = [name for name in below if not is_litter(Path(name))]
         for path in (Path(folder, name) for name in names):
             try:
-                if path.is_file() and path.name != INDEX and _can_be_scored(path):
+                if path.is_file() and path.name != INDEX and not is_litter(path) and _can_be_scored(path):
                     files.append(path)
             except OSError as error:
                 problems.append(Unscored(path, _told(path, error)))
@@ -126,7 +129,7 @@ def list_files(named: Path) -> tuple[list[Path], list[Unscored]]:
 
 
 def _can_be_scored(path: Path) -> bool:
-    return path.suffix.lower() in KNOWN or is_dicom(path) or is_clip(path)
+    return path.suffix.lower() in KNOWN or kind_of(path) in ("clip", "dicom")
 
 
 def _told(path: Path, error: Exception) -> str:
@@ -139,27 +142,27 @@ def _told(path: Path, error: Exception) -> str:
 def score_file(path: Path, scorer: Scorer, every: int = 1) -> Iterator[Scored]:
     """Every `every`-th frame of one file. InputError when it cannot be read; frames before a fault have been given."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
     if path.stat().st_size > MAX_BYTES:
         raise InputError(f"{path}: {path.stat().st_size} bytes; at most {MAX_BYTES} are read: cut the clip")
     spec = scorer.manifest.preprocessing
     params = DecisionParams.from_manifest(scorer.manifest)
-    suffix = path.suffix.lower()
-    if is_clip(path):
+    kind = kind_of(path)
+    if kind == "clip":
         with FileSource(path, fast=True) as source:
             frames = iter(source.read, None)
             yield from _score_cine(path, frames, scorer, spec, params, every)
-    elif suffix in DICOMS or is_dicom(path):
-        cine = read_square(path)
-        if len(cine.images) == 1:
-            image = cine.images[0]
+    elif kind == "dicom":
+        cine = open_cine(path)
+        if cine.count == 1:
+            ((_, image),) = cine.square_pictures()
             yield _score(path, 0, image, read_still(image, spec), scorer, spec, params, time.perf_counter())
         else:
-            frames = (Frame(i, round(cine.at_s(i) * 1e9), image) for i, image in enumerate(cine.images))
+            frames = (Frame(i, round(cine.at_s(i) * 1e9), image) for i, image in cine.square_pictures())
             yield from _score_cine(path, frames, scorer, spec, params, every)
     else:
         started = time.perf_counter()
-        image = _read_still_file(path)
+        image = read_picture(path)
         yield _score(path, 0, image, read_still(image, spec), scorer, spec, params, started)
 
 
@@ -190,22 +193,3 @@ def _score(
     scores = scorer.score(crop)
     assessable, reasons = assess(reading.signal, scores.plane, scores.ood, params)
     return Scored(path, frame, reading, assessable, reasons, scores, crop, (time.perf_counter() - started) * 1e3)
-
-
-def _read_still_file(path: Path) -> np.ndarray:
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except cv2.error as error:
-        raise InputError(
-            f"{path}: OpenCV refuses to decode it ({error.code}); it may be damaged or too large"
-        ) from None
-    if image is None:
-        raise InputError(f"{path}: not a picture, clip or DICOM file that can be decoded; convert it to PNG or MP4")
-    return image
-
-
-def is_dicom(path: Path) -> bool:
-    """By its preamble. OSError when it cannot be opened."""
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"

@@ -7,7 +7,6 @@ are, not what a run makes: it decides the bundle alone, and folds may be added t
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import json
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import edge
+from calibration.table import read_table
 from edge.errors import ConfigError, InputError
 from export.atomic import PARTIAL, Form, appearing, kept, sha256_of
 from export.recipe import Recipe
@@ -217,16 +217,14 @@ class Stamps:
         data = Path(self.recipe.data)
         digest = hashlib.sha256()
         for name in ("manifest.csv", "ultrasound/nt_structures.csv", "ultrasound/nt_weak_flags.csv"):
-            try:
-                with (data / name).open(newline="") as file:
-                    for row in csv.DictReader(file):
-                        if row.get("source", BANK_SOURCES[0]) in BANK_SOURCES:
-                            digest.update(json.dumps(row, sort_keys=True).encode())
-            except FileNotFoundError:
-                raise InputError(
-                    f"{data / name}: missing; `data` in the recipe must name a folder laid out as docs/data.md describes "
-                    "(a folder per class is what `hygroma crossval` reads)"
-                ) from None
+            rows = read_table(
+                data / name,
+                fix="`data` in the recipe must name a folder laid out as docs/data.md describes (a folder per class is what "
+                "`hygroma crossval` reads)",
+            ).rows
+            for row in rows:
+                if row.cells.get("source", BANK_SOURCES[0]) in BANK_SOURCES:
+                    digest.update(json.dumps(row.cells, sort_keys=True).encode())
         return f"SHA-256 {digest.hexdigest()[:DIGITS]}"
 
     @cached_property

@@ -8,16 +8,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from urllib.parse import unquote
 
 from edge.capture import live
 from edge.capture.camera import V4l2Source
 from edge.capture.feed import EveryFrame, Feed, LatestFrame
 from edge.capture.gst import behind_pipeline, parse_pipeline
-from edge.capture.images import DicomSource, ImagesSource
+from edge.capture.images import DicomSource, ImagesSource, open_by_content
 from edge.capture.live import GstSource, RtspSource
 from edge.capture.pacer import FPS_RANGE
-from edge.capture.recorded import FileSource
 from edge.capture.source import Source
 from edge.capture.uri import SourceUri
 from edge.config import CaptureConfig
@@ -90,7 +90,7 @@ SCHEMES: Mapping[str, Scheme] = {
         "gst:PIPELINE", _gst, lambda it, config, fast: GstSource(parse_pipeline(it.target), config), live=True,
         behind=lambda it: behind_pipeline(it.target), needs=lambda: live.require_gstreamer(),
     ),
-    "file": Scheme("file:clip.mp4", _path, lambda it, config, fast: FileSource(it.target, fast, config.pixel_aspect)),
+    "file": Scheme("file:clip.mp4", _path, lambda it, config, fast: open_by_content(Path(it.target), fast, config.pixel_aspect)),
     "images": Scheme(
         "images:FOLDER", _images, lambda it, config, fast: ImagesSource(it.target, it.fps, fast, config.pixel_aspect)
     ),

@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from edge.capture.aspect import Squarer
-from edge.capture.dicom import read_cine
-from edge.capture.opencv import cv2
+from edge.capture.dicom import Cine, open_cine
 from edge.capture.pacer import FALLBACK_FPS
-from edge.capture.recorded import FramesSource
+from edge.capture.picture import read_picture
+from edge.capture.recorded import FileSource, FramesSource
+from edge.capture.source import Source
 from edge.errors import InputError
-from edge.kinds import STILLS
+from edge.kinds import DICOMS, STILLS, is_clip, is_dicom, is_litter, kind_of
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +25,8 @@ log = logging.getLogger(__name__)
 class ImagesSource(FramesSource):
     """The pictures of one folder in natural order (frame2 before frame10), not of the folders in it.
 
-    uint8 grey [H,W] or BGR [H,W,3], as they are stored. A picture that cannot be decoded is counted, logged and left out.
+    uint8 grey [H,W] or BGR [H,W,3], as `read_picture` gives them; of DICOM files every picture, with square pixels. What cannot
+    be decoded is counted, logged and left out; what systems leave in a folder is not looked at.
     """
 
     def __init__(
@@ -38,9 +41,9 @@ class ImagesSource(FramesSource):
         if not self._folder.is_dir():
             what = "is not a folder" if self._folder.exists() else "no such folder"
             raise InputError(f"{self._folder}: {what}; give one that holds pictures, as in images:FOLDER?fps=10")
-        paths = sorted((p for p in self._folder.iterdir() if p.suffix.lower() in STILLS), key=_natural)
+        paths = sorted((p for p in self._folder.iterdir() if is_picture(p)), key=_natural)
         if not paths:
-            raise InputError(f"{self._folder}: no picture in it; it may hold {', '.join(sorted(STILLS))}")
+            raise InputError(f"{self._folder}: no picture in it; it may hold {', '.join(sorted(STILLS))} and DICOM")
         self._images = self._decode(paths)
         super().open()
         self._holds = f"{len(paths)} pictures at {self._fps:g} fps"
@@ -48,19 +51,39 @@ class ImagesSource(FramesSource):
     def _decode(self, paths: list[Path]) -> Iterator[np.ndarray]:
         given = 0
         for path in paths:
-            image = _read(path)
-            if image is None:
+            try:
+                for image in self._pictures(path):
+                    given += 1
+                    yield image
+            except InputError as error:
                 self.decode_errors += 1
-                log.warning("%s: cannot be decoded, left out", path)
-                continue
-            given += 1
-            yield image
+                log.warning("%s; left out", error)
         if not given:
             raise InputError(f"{self._folder}: none of its {len(paths)} pictures can be decoded")
 
+    def _pictures(self, path: Path) -> Iterator[np.ndarray]:
+        if not is_dicom(path):
+            yield read_picture(path)
+            return
+        for _, image in open_cine(path).square_pictures(self._damaged):
+            yield image
+
+    def _damaged(self, index: int) -> None:
+        self.decode_errors += 1
+
+
+def is_picture(path: Path) -> bool:
+    """A still or DICOM by its ending, or DICOM by content, and somebody's. One that cannot be opened is told when it is read."""
+    if is_litter(path) or not path.is_file():
+        return False
+    try:
+        return path.suffix.lower() in STILLS | DICOMS or is_dicom(path)
+    except OSError:
+        return False
+
 
 class DicomSource(FramesSource):
-    """The frames of a DICOM file at their own times; see `read_cine` for pixels and errors."""
+    """The frames of a DICOM file at their own times; see `open_cine` for pixels and errors. Damaged ones are left out."""
 
     def __init__(self, path: str | Path, fast: bool = False, pixel_aspect: float | None = None) -> None:
         super().__init__(f"dicom:{path}", (), FALLBACK_FPS, fast)
@@ -71,20 +94,42 @@ class DicomSource(FramesSource):
         if not self._path.is_file():
             what = "is not a file" if self._path.exists() else "no such file"
             raise InputError(f"{self._path}: {what}; give a DICOM file, as in dicom:cine.dcm")
-        cine = read_cine(self._path)
-        self._images, self._fps, self._times_s = cine.images, cine.fps, cine.times_s
+        cine = open_cine(self._path)
+        self._fps, self._times_s = cine.fps, []
+        self._images = self._decode(cine, self._times_s)
         self._squarer = Squarer(self.name, cine.pixel_aspect, self._pixel_aspect)
         super().open()
-        self._holds = f"DICOM, {len(cine.images)} frames at {self._fps:g} fps"
+        self._holds = f"DICOM, {cine.count} frames at {self._fps:g} fps"
 
+    def _decode(self, cine: Cine, times_s: list[float]) -> Iterator[np.ndarray]:
+        for index, image in cine.pictures(self._damaged):
+            times_s.append(cine.at_s(index))
+            yield image
 
-def _read(path: Path) -> np.ndarray | None:
-    try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_ANYCOLOR)
-    except (OSError, cv2.error):
-        return None
-    return image if image is None or image.dtype == np.uint8 else None
+    def _damaged(self, index: int) -> None:
+        self.decode_errors += 1
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part.lower()) for part in re.split(r"(\d+)", path.name)]
+
+
+def open_by_content(path: Path, fast: bool, pixel_aspect: float | None) -> Source:
+    """The source for `file:`, by what lies there and whatever its name: a folder of pictures, DICOM, a still, or a clip.
+
+    InputError for a folder without a picture.
+    """
+    if path.is_dir():
+        inside = sorted((p for p in path.iterdir() if p.is_file() and not is_litter(p)), key=_natural)
+        if any(is_picture(p) for p in inside):
+            return ImagesSource(path, None, fast, pixel_aspect)
+        if clips := [p.name for p in inside if is_clip(p)]:
+            raise InputError(f"{path}: a folder of {len(clips)} clips; name one of them: file:{path / clips[0]}")
+        raise InputError(f"{path}: a folder without pictures; name a clip, a DICOM file, or a folder that holds pictures")
+    kind = ""
+    if path.is_file():
+        with suppress(OSError):  # told when it is opened
+            kind = kind_of(path)
+    if kind == "dicom":
+        return DicomSource(path, fast, pixel_aspect)
+    return FileSource(path, fast, pixel_aspect)

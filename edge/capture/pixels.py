@@ -70,14 +70,21 @@ def _decode_jpeg(data: memoryview, grey: bool) -> np.ndarray | None:
             return None
         jpeg += _END
     image = _imdecode(jpeg, grey)
-    if image is None or _PROGRESSIVE in jpeg:  # which has its whole shape after its first pass: nothing can be told
-        return image
+    return None if image is None or lacks_data(jpeg, image, grey) else image
+
+
+def lacks_data(jpeg: bytes, image: np.ndarray, grey: bool) -> bool:
+    """Whether a JPEG that has its end marker ends before its picture does. image: what it was decoded to, grey or not. Of a
+    progressive one nothing can be told: it has its whole shape after its first pass."""
+    if _PROGRESSIVE in jpeg:
+        return False
     bottom, right = (max(length - _CORNER, (length - 1) // 8 * 8) for length in image.shape[:2])
     if (image[bottom:, right:] != _FILL).any():
-        return image
-    end = _data_end(jpeg)
-    other = _imdecode(jpeg[:end] + _TAIL + _END, grey)
-    return image if other is not None and np.array_equal(image, other) else None
+        return False
+    other = _imdecode(jpeg[: _data_end(jpeg)] + _TAIL + _END, grey)
+    if other is None or other.shape[:2] != image.shape[:2]:
+        return True
+    return not np.array_equal(image, other if other.ndim == image.ndim else other[..., 0])
 
 
 def _data_end(jpeg: bytes) -> int:

@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calibration.naming import some
 from edge.errors import InputError
 from export.model.vit import HygromaViT, ViTConfig
 
+log = logging.getLogger("hygroma.weights")
+
 _DROPPED = ("decoder_", "mask_token", "head.", "fc_norm.")  # MAE's decoder and classification heads
-PARALLEL = "module."  # before every key of a model that trained on several GPUs
+_FINAL = "fc_norm."  # the last norm of a model that was fine-tuned with mean pooling, which has no `norm.`
+# Before every key of a model that trained on several GPUs, or inside another; and within, of one that was compiled.
+_PREFIXES, _COMPILED = ("module.", "model.", "backbone.", "encoder."), "_orig_mod."
+_WRAPPERS = ("model", "state_dict", "model_state_dict")
 _OURS = ("map_head.", "plane_head.", "hygroma_head.", "tap_norm.", "other_heads.")
+_HEADER_MAX = 2**27  # bytes: safetensors' own limit is 100 MB
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """A flat state dict from .safetensors or torch (flat, {"model": ...} or {"state_dict": ...}), never unpickling objects.
+    """A flat state dict from safetensors or torch, by content whatever the name (flat, or under `model`, `state_dict` or
+    `model_state_dict`), without what compiling, several GPUs or an outer model put before its keys; never unpickling objects.
     InputError for anything else. MAE's own training script keeps its settings beside the weights, in a Namespace: plain values
     in a bag, which runs no code."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint; correct `--init`, or `teacher.init` in the recipe")
+    require_file(path)
+    state: Any
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             from safetensors.torch import load_file
 
-            return load_file(path)
-        with torch.serialization.safe_globals([Namespace]):
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = load_file(path)
+        else:
+            # An open file: torch would go by the name's ending.
+            with torch.serialization.safe_globals([Namespace]), path.open("rb") as file:
+                state = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise InputError(
             f"{path}: not a checkpoint, or one that holds more than tensors; objects are never unpickled: "
@@ -40,16 +52,38 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         ) from None
     except Exception as error:  # torch and safetensors raise many kinds for damaged files
         raise InputError(f"{path}: not readable as a checkpoint ({error}); copy it again") from None
-    for wrapper in ("model", "state_dict"):
+    for wrapper in _WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
-    if isinstance(state, dict) and state and all(str(key).startswith(PARALLEL) for key in state):
-        state = {key.removeprefix(PARALLEL): value for key, value in state.items()}
     wrong = (
         "no state dict" if not isinstance(state, dict) else [k for k, v in state.items() if not isinstance(v, Tensor)]
     )
     if wrong:
         raise InputError(f"{path}: expected names and tensors, found {wrong}; save the model's state dict alone")
+    return _plain_keys({str(key): value for key, value in state.items()})
+
+
+def require_file(path: Path) -> None:
+    """InputError when a checkpoint's path is none of a file."""
+    if path.is_dir():
+        inside = sorted(p.name for p in path.iterdir() if p.suffix in (".safetensors", ".pt", ".pth", ".bin", ".ckpt"))
+        hint = f", such as {path / inside[0]}" if inside else "; there is none in it"
+        raise InputError(f"{path}: a folder; name the checkpoint's file{hint}")
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint; correct `--init`, or `teacher.init` in the recipe")
+
+
+def _is_safetensors(path: Path) -> bool:
+    """It begins with the length of a JSON object, and that object."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= _HEADER_MAX
+
+
+def _plain_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    state = {key.replace(_COMPILED, ""): value for key, value in state.items()}
+    while prefix := next((p for p in _PREFIXES if state and all(key.startswith(p) for key in state)), ""):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
 
 
@@ -61,7 +95,11 @@ def load_backbone(model: HygromaViT, path: Path) -> None:
 
 
 def backbone_state(checkpoint: dict[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
-    """The encoder's keys in single precision, patch embedding and positions resampled to `config`."""
+    """The encoder's keys in single precision, patch embedding and positions resampled to `config`. A model that was fine-tuned
+    with mean pooling normalises after it, by `fc_norm`: that is where the last norm starts then."""
+    if "norm.weight" not in checkpoint and f"{_FINAL}weight" in checkpoint:
+        log.info("the last norm starts from %s, that of mean pooling", _FINAL.rstrip("."))
+        checkpoint = {f"norm.{k.removeprefix(_FINAL)}" if k.startswith(_FINAL) else k: v for k, v in checkpoint.items()}
     state = {k: v.float() for k, v in checkpoint.items() if not k.startswith(_DROPPED)}
     if "patch_embed.proj.weight" in state:
         state["patch_embed.proj.weight"] = resample_patch(state["patch_embed.proj.weight"], config.patch)
@@ -83,6 +121,10 @@ def fill(model: nn.Module, own: dict[str, Tensor], state: dict[str, Tensor], pro
         raise InputError(
             f"{problem}; missing {missing or 'none'}, unexpected {unexpected or 'none'}, "
             f"misshapen {sorted(shapes) or 'none'}"
+        )
+    if broken := [k for k, v in state.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]:
+        raise InputError(
+            f"{problem}: values that are no numbers in {some(broken)}; its training diverged: give an earlier checkpoint"
         )
     model.load_state_dict(state, strict=False)
 

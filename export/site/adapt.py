@@ -230,7 +230,7 @@ def _write_predictions(
     thresholds = np.broadcast_to(judged.steps[1].threshold, hygroma.keep.shape)
     with (
         appearing(path) as unfinished,
-        unfinished.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,  # a name need not be UTF-8
+        unfinished.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file)
         writer.writerow(COLUMNS)

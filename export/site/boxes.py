@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from calibration.bank import box_in_crop
-from calibration.dataset import open_table, read_image
+from calibration.dataset import read_image
+from calibration.table import find_named, number, one_name, read_table
 from edge.errors import InputError
 from edge.screen.geometry import full_fan
 from edge.screen.preprocess import Preprocessing, prepare
@@ -30,14 +31,14 @@ def read_boxes(table: Path, data: Path, paths: list[str], crops: np.ndarray) -> 
     order = {path: i for i, path in enumerate(paths)}
     out: dict[int, Box] = {}
     for line, row in _rows(table):
-        where, name = f"{table}, line {line}", row["path"].replace("\\", "/").removeprefix("./")
+        where, name = f"{table}, line {line}", one_name(row["path"])
         if name not in order:
             close = difflib.get_close_matches(name, paths, 1)
             hint = f"; did you mean {close[0]}?" if close else "; give the path under the data folder"
             raise InputError(f"{where}: path: found {name!r}, which is no image of this cross-validation{hint}")
         if order[name] in out:
             raise InputError(f"{where}: path: found a second box for {name}; keep one")
-        out[order[name]] = _in_crop(where, _sides(where, row), data / name, crops[order[name]])
+        out[order[name]] = _in_crop(where, _sides(where, row), find_named(data, name), crops[order[name]])
     if not out:
         raise InputError(f"{table}: has no rows; add one for each image that has a box, or leave --boxes out")
     return out
@@ -46,10 +47,8 @@ def read_boxes(table: Path, data: Path, paths: list[str], crops: np.ndarray) -> 
 def _sides(where: str, row: dict[str, str]) -> Box:
     values = []
     for side in SIDES:
-        try:
-            values.append(float(row[side]))
-        except ValueError:
-            values.append(math.nan)
+        found = number(row[side])
+        values.append(math.nan if found is None else found)
         if not math.isfinite(values[-1]):
             raise InputError(f"{where}: {side}: found {row[side]!r}; expected a number of pixels")
     x0, y0, x1, y1 = values
@@ -83,12 +82,6 @@ def _shown(box: Box | list[float]) -> str:
     return ", ".join(f"{v:g}" for v in box)
 
 
-def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """Line numbers and stripped cells."""
-    reader, columns = open_table(table, "--boxes")
-    if missing := [column for column in COLUMNS if column not in columns]:
-        raise InputError(
-            f"{table}: found the columns {', '.join(columns) or 'none'}; {', '.join(missing)} missing; expected "
-            f"{','.join(COLUMNS)}"
-        )
-    return [(reader.line_num, {column: (row[column] or "").strip() for column in COLUMNS}) for row in reader]
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Line numbers and cells."""
+    return [(row.line, row.cells) for row in read_table(path, COLUMNS, "leave --boxes out if there is none").rows]

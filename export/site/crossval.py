@@ -41,7 +41,7 @@ from export.training.finetune import STATE, Examples, best_weights, fine_tune, l
 from export.training.precision import recorded
 from export.training.systems import System, build
 
-CODE = 1  # raise when the same settings would give other predictions: what the older code made is refused then
+CODE = 2  # raise when the same settings would give other predictions: what the older code made is refused then
 RUN, IMAGES, CROPS, PREDICTIONS, FOLD, REPORT = (
     "run.json",
     "images.csv",
@@ -111,6 +111,7 @@ def cross_validate(
         open_device(device)
     else:
         load_ray()
+    system.require_batch(settings.batch)
     _check_out(out, folder)
     prepared = prepare(load_dataset(folder, table, positive), system, settings, progress)
     with alone(out, "a cross-validation"):

@@ -147,7 +147,7 @@ def _train_epoch(
 ) -> None:
     model.train()
     torch.manual_seed(schedule.seed * schedule.epochs + epoch)  # should a system have dropout
-    steps = -(-len(trained) // schedule.batch)
+    steps = max(1, min(-(-len(trained) // schedule.batch), len(trained) // model.least_batch))
     for number, (crops, labels) in enumerate(_batches(examples, trained, steps, schedule.seed, epoch)):
         factor = rate_factor((epoch * steps + number) / (schedule.epochs * steps), schedule.warmup)
         for group in optimiser.param_groups:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from calibration.dataset import IMAGES, find_images, read_image
 from calibration.leakage import perceptual_hash, same_between
 from calibration.naming import lines, some
 from calibration.stills import read_grey
+from calibration.table import name_of
 from edge.errors import InputError
 from edge.screen.geometry import full_fan
 from edge.screen.preprocess import Preprocessing, letterbox, prepare, to_grey
@@ -32,7 +34,7 @@ def find_frames(folder: Path) -> list[Path]:
     if not found:
         raise InputError(f"{folder}: holds no picture ({IMAGES}), in no folder below it either")
     if others:
-        log.warning("%s: left out, no pictures: %s", folder, some(p.relative_to(folder).as_posix() for p in others))
+        log.warning("%s: left out, no pictures: %s", folder, some(name_of(p, folder) for p in others))
     return found
 
 
@@ -44,7 +46,7 @@ def contents_of(paths: Sequence[Path], folder: Path) -> str:
             content = path.read_bytes()
         except OSError as error:
             raise InputError(f"{path}: not readable ({error.strerror}); correct its rights, or remove it") from None
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + hashlib.sha256(content).digest())
+        digest.update(os.fsencode(path.relative_to(folder)) + b"\0" + hashlib.sha256(content).digest())
     return digest.hexdigest()
 
 

@@ -52,6 +52,14 @@ class System:
             return RANDOM
         return f"{Path(self.start).name} (SHA-256 {sha256_of(Path(self.start))[:DIGITS]})"
 
+    def require_batch(self, batch: int) -> None:
+        """ConfigError when its steps need more pictures."""
+        least = (DenseNetClassifier if self.vit is None else ViTClassifier).least_batch
+        if batch < least:
+            raise ConfigError(
+                f"--batch: found {batch}; {self.name} normalises over the pictures of a batch: give {least} or more"
+            )
+
     def schedule(self, epochs: int, batch: int, seed: int, lr: float | None = None) -> Schedule:
         """How it is trained. A random start has nothing near the input worth keeping: no layer-wise decay, and a CNN then
         takes a higher rate. Rates are chosen, not tuned: `lr` overrides."""
@@ -108,9 +116,11 @@ def vit_shape(checkpoint: Path, image: int) -> ViTConfig:
 
 
 class Classifier(nn.Module):
-    """`depth` layers between input and heads, and which one a parameter is in (see `layered_groups`)."""
+    """`depth` layers between input and heads, and which one a parameter is in (see `layered_groups`). least_batch: pictures that
+    a step needs."""
 
     depth: int
+    least_batch = 1
 
     def layer_of(self, name: str) -> int:
         raise NotImplementedError
@@ -132,6 +142,8 @@ class ViTClassifier(Classifier):
 
 class DenseNetClassifier(Classifier):
     """MONAI's DenseNet-169; a layer is the stem or a dense block with its transition."""
+
+    least_batch = 2  # batch norm: of one picture there is no variance
 
     def __init__(self) -> None:
         super().__init__()

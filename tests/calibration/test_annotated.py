@@ -31,11 +31,11 @@ def test_a_still_with_its_boxes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tables", "words"),
     [
-        ({"manifest": MANIFEST.replace("proposed_split", "split")}, "manifest.csv: columns proposed_split missing"),
-        ({"manifest": ""}, "manifest.csv: columns path, source, "),
-        ({"boxes": BOXES.replace("y_max", "y")}, "nt_structures.csv: columns y_max missing"),
+        ({"manifest": MANIFEST.replace("proposed_split", "split")}, "; proposed_split missing; expected path,source,kind"),
+        ({"manifest": ""}, "manifest.csv: columns none; path, source, "),
+        ({"boxes": BOXES.replace("y_max", "y")}, "; y_max missing; expected path,structure,"),
         ({"boxes": BOXES.replace("1,2,3,4", "1,2,,4")}, "nt_structures.csv: x_max of a.png is ''; expected a number"),
-        ({"boxes": BOXES.replace("1,2,3,4", "1,2")}, "nt_structures.csv: x_max of a.png is None; expected a number"),
+        ({"boxes": BOXES.replace("1,2,3,4", "1,2")}, "nt_structures.csv: x_max of a.png is ''; expected a number"),
         ({"manifest": MANIFEST.replace("fetus_framework", "other")}, "names no first-trimester still"),
     ],
 )

@@ -149,7 +149,7 @@ def test_a_csv_that_is_none(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file; leave --csv out"):
         load_dataset(data, tmp_path / "none.csv")
     (tmp_path / "t.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="not readable as UTF-8"):
+    with pytest.raises(InputError, match="cut off in the middle of a letter; save it as CSV UTF-8"):
         load_dataset(data, tmp_path / "t.csv")
     (tmp_path / "h.csv").write_text("path,label,patient\n")
     with pytest.raises(InputError, match="has no rows"):

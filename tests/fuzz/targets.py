@@ -29,6 +29,7 @@ from edge.bundle.keys import find_public_key, new_key, read_signing_key
 from edge.bundle.trust import SHIPPED_BUNDLE, make_signature
 from edge.capture.build import parse_uri
 from edge.capture.dicom import read_dicom
+from edge.capture.picture import read_picture
 from edge.capture.recorded import FileSource
 from edge.config import EXAMPLE, load_config
 from edge.errors import HygromaError
@@ -38,7 +39,6 @@ from edge.redaction import redact
 from edge.status.board import Board
 from edge.status.pool import is_whole
 from edge.status.server import SECURITY_HEADERS, StatusServer
-from edge.stills import _read_still_file
 from edge.update.slots import Slots
 from edge.update.trial import load_state
 
@@ -123,8 +123,8 @@ def state(data: bytes) -> None:
 
 
 def image(data: bytes) -> None:
-    found = _read_still_file(file_of(data, "i.png"))
-    assert found.dtype == np.uint8 and found.ndim == 3
+    found = read_picture(file_of(data, "i.png"))
+    assert found.dtype == np.uint8 and found.ndim in (2, 3)
 
 
 def dicom(data: bytes) -> None:
