@@ -18,7 +18,9 @@ from benchmarks.case import Bench, Case, Record, Unavailable, record
 from benchmarks.environment import fingerprint
 from benchmarks.suites import MODULES, cases, check_names, run_case
 from edge.bundle import Bundle, load_bundle
-from edge.bundle.trust import SHIPPED_BUNDLE
+from edge.config import Config
+from edge.update.slots import bundle_path
+from edge.watching import keep_at_home
 
 SHORT: dict[str, Any] = {
     "calls": 10,
@@ -64,7 +66,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def bundle() -> Bundle:
-    return load_bundle(SHIPPED_BUNDLE)
+    """The one that a daemon of this user runs."""
+    return load_bundle(bundle_path(keep_at_home(Config())))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ Cost against the number of streams is in `streams`.
 
 from __future__ import annotations
 
-import itertools
 import sqlite3
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -15,13 +14,11 @@ import numpy as np
 from benchmarks.case import Bench, Case, Record
 from benchmarks.frames import SIZES, clip_frames
 from benchmarks.loops import closed_loop
-from benchmarks.pipeline import SETTLE, new_event, scored
+from benchmarks.pipeline import new_event, scored, settled_reader
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.events.evidence import render_evidence
 from edge.events.keeper import EVENTS_SHOWN
 from edge.events.store import EventStore, Retention
-from edge.records import Frame
-from edge.screen.reader import ScreenReader
 
 SUITE = "growth"
 BATCHES = (1, 2, 4, 8, 16, 32)  # crops
@@ -38,10 +35,7 @@ def picture_size(bench: Bench) -> list[Record]:
     points = []
     for done, size in enumerate(SIZES.values()):
         bench.note(f"{SUITE}: picture size", done, len(SIZES))
-        reader, pictures = ScreenReader(bench.bundle.manifest.preprocessing), clip_frames(8, size)
-        frames = (Frame(i, round(i * 1e9 / 30), pictures[i % len(pictures)]) for i in itertools.count())
-        for frame in itertools.islice(frames, SETTLE):
-            reader.read(frame)
+        reader, frames, _ = settled_reader(bench, clip_frames(8, size))
         points.append((size[0] * size[1] / 1e6, median_ms(lambda r=reader, f=frames: r.read(next(f)), bench)))  # type: ignore[misc]
     return [_curve("screen reading against picture size", {"p50 ms": points}, "megapixels", ", ".join(SIZES))]
 
@@ -105,16 +99,8 @@ def fill(database: object, rows: int, wanted: int) -> int:
             connection.executemany(
                 "INSERT INTO events (exam_id, source, frame_id, t_wall, latency_ms, hygroma, evidence, bundle, image_path,"
                 " image_sha256, image_bytes) VALUES (?, 'benchmark', ?, ?, 50, .9, 6, 'benchmark', ?, ?, 100)",
-                (
-                    (
-                        i,
-                        i,
-                        (start + timedelta(seconds=i)).isoformat(timespec="milliseconds"),
-                        f"evidence/x/{i}.png",
-                        "0" * 64,
-                    )
-                    for i in some
-                ),
+                ((i, i, (start + timedelta(seconds=i)).isoformat(timespec="milliseconds"), f"evidence/x/{i}.png", "0" * 64)
+                 for i in some),
             )
             rows = some.stop
     connection.close()

@@ -5,6 +5,7 @@ Models of the toolchain have random weights: the cost is the same. What a device
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,15 +27,9 @@ TEACHER_SIDE = 224  # pixels: USF-MAE's and DINOv2's
 @contextmanager
 def calls_of(runner: Runner, crops: np.ndarray) -> Iterator[Work]:
     """One crop a call, another each time. crops uint8 [N,1,S,S]."""
+    turns = itertools.cycle(crops[:, None])
     with runner:
-        index = 0
-
-        def work() -> object:
-            nonlocal index
-            index = (index + 1) % len(crops)
-            return runner.infer(crops[index : index + 1])
-
-        yield work
+        yield lambda: runner.infer(next(turns))
 
 
 def student(threads: int) -> Any:
@@ -72,16 +67,10 @@ def student_torch(bench: Bench) -> Iterator[Work]:
     torch = _torch(bench)
     from benchmarks.torch_student import torch_student
 
-    model, index = torch_student(bench.bundle), 0
-    crops = [torch.from_numpy(crop[None].astype(np.float32)) for crop in bench.bundle.golden().inputs]
-
-    def work() -> object:
-        nonlocal index
-        index = (index + 1) % len(crops)
-        return model(crops[index])
-
+    model = torch_student(bench.bundle)
+    turns = itertools.cycle([torch.from_numpy(crop[None].astype(np.float32)) for crop in bench.bundle.golden().inputs])
     with torch.inference_mode():
-        yield work
+        yield lambda: model(next(turns))
 
 
 def toolchain_model(kind: str) -> Any:
@@ -124,11 +113,10 @@ def at_camera_rate(bench: Bench) -> list[Record]:
     """The daemon's own engine, one arrival each 1/rate seconds whatever a call takes."""
     from benchmarks.daemon import open_scorer
 
-    name, crops = NAME_OPEN, bench.bundle.golden().inputs[:, 0]
+    name, turns = NAME_OPEN, itertools.cycle(bench.bundle.golden().inputs[:, 0])
     with open_scorer(bench) as scorer:
-        index = iter(range(10**9))
         loop = open_loop(
-            lambda: scorer.score(crops[next(index) % len(crops)]),
+            lambda: scorer.score(next(turns)),
             bench.rate_hz,
             bench.calls_at(bench.rate_hz),
             tick=lambda done, total: bench.note(f"models: {name}", done, total),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -58,11 +58,12 @@ def converting(bench: Bench) -> Iterator[Work]:
     yield lambda: convert(data)
 
 
-def settled_reader(bench: Bench) -> tuple[ScreenReader, Iterator[Frame], Reading]:
-    """A reader that knows its fan, the frames that go on from there, and its last reading."""
-    reader = ScreenReader(bench.bundle.manifest.preprocessing)
-    pictures = clip_frames()
-    frames = (Frame(i, round(i * 1e9 / 30), pictures[i % KEPT]) for i in itertools.count())
+def settled_reader(
+    bench: Bench, pictures: Sequence[np.ndarray] | None = None
+) -> tuple[ScreenReader, Iterator[Frame], Reading]:
+    """A reader that knows its fan, the frames that go on from there, and its last reading. pictures: instead of the clip's."""
+    reader, shown = ScreenReader(bench.bundle.manifest.preprocessing), itertools.cycle(pictures or clip_frames())
+    frames = (Frame(i, round(i * 1e9 / 30), picture) for i, picture in enumerate(shown))
     for frame in itertools.islice(frames, SETTLE):
         reading = reader.read(frame)
     if reading.crop is None or reading.fan is None:

@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks.case import Record
 from edge.errors import ConfigError, InputError
 from edge.schema import Decoder
+from edge.yaml_file import parse_yaml
 
 SCHEMA = 1  # raised when an older reader would misread a newer file
 BUDGETS = Path(__file__).with_name("budgets.yaml")
@@ -211,7 +210,7 @@ def check_budgets(run: Run, rows: Sequence[Row]) -> list[Budget]:
 def read_budgets(path: Path = BUDGETS) -> list[Row]:
     """Every line of the table. ConfigError names what is wrong."""
     try:
-        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
+        rows = parse_yaml(path.read_bytes())
         found = []
         for row in rows:
             (rule,) = set(row) - {"case", "figure", "why"}
@@ -219,7 +218,7 @@ def read_budgets(path: Path = BUDGETS) -> list[Row]:
                 raise ValueError(f"{rule!r} is none of {', '.join(RULES)}")
             found.append((str(row["case"]), str(row["figure"]), rule, float(row[rule])))
         return found
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path}: not a table of budgets ({error}); every row has case, figure and one of {', '.join(RULES)}"
         ) from None

@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks.case import Bench, Case, Record, record
 from benchmarks.daemon import descriptors, memory_mb
+from benchmarks.environment import CHECKOUT
 from benchmarks.samples import slope
 from edge.capture.recorded import FileSource
 from edge.capture.source import OpenClose
@@ -220,13 +221,10 @@ def soak(bench: Bench) -> list[Record]:
         raise EngineError(f"{seconds:g} s are too short to look at the process' memory")
     for i, name in enumerate(COLUMNS[1:], 1):
         values[name] = float(warm[:, i].max())
-    table: list[dict[str, float | str]] = []
-    if len(warm) >= 3:
-        for i, name in enumerate(COLUMNS[1:], 1):
-            value, low, high = (PER_S * v for v in slope(warm[:, 0], warm[:, i]))
-            table.append({"drift an hour": name, "slope": value, "low": low, "high": high})
-            if name == "rss_mb":
-                values["rss_growth_mb"] = value / PER_S * float(np.ptp(warm[:, 0]))
+    table = _drifts(warm[:, 0], dict(zip(COLUMNS[1:], warm[:, 1:].T, strict=True)))
+    for row in table:
+        if row["drift an hour"] == "rss_mb":
+            values["rss_growth_mb"] = float(row["slope"]) / PER_S * float(np.ptp(warm[:, 0]))
     every = max(1, round(WINDOW_S / SAMPLE_S))
     series = {name: [(float(p[0]), float(p[i])) for p in points[::every]] for i, name in enumerate(COLUMNS[1:], 1)}
     notes = (
@@ -255,15 +253,19 @@ def latency_drift(ages: np.ndarray, fps: float) -> Record:
         if np.isfinite(own).any():
             rows.append((start / fps, *np.nanpercentile(own, (50, 99))))
     at, p50, p99 = np.array(rows).reshape(-1, 3).T
-    table: list[dict[str, float | str]] = []
-    if len(at) >= 3:
-        for name, values in (("p50 ms", p50), ("p99 ms", p99)):
-            value, low, high = (PER_S * v for v in slope(at, values))
-            table.append({"drift an hour": name, "slope": value, "low": low, "high": high})
-    series = {name: [(float(a), float(b)) for a, b in zip(at, values, strict=True)]
-              for name, values in (("p50 ms", p50), ("p99 ms", p99))}  # fmt: skip
+    figures = {"p50 ms": p50, "p99 ms": p99}
+    series = {name: [(float(a), float(b)) for a, b in zip(at, values, strict=True)] for name, values in figures.items()}
     notes = (f"from a picture's due time to its verdict, in windows of {window_s:.3g} s",)
-    return Record(SUITE, "latency drift", series=series, axes=("seconds", "ms"), table=table, notes=notes)
+    return Record(SUITE, "latency drift", series=series, axes=("seconds", "ms"), table=_drifts(at, figures), notes=notes)
+
+
+def _drifts(seconds: np.ndarray, figures: dict[str, np.ndarray]) -> list[dict[str, float | str]]:
+    """A row a figure with its slope an hour; none of fewer than three points."""
+    rows: list[dict[str, float | str]] = []
+    for name, values in figures.items() if len(seconds) >= 3 else ():
+        value, low, high = (PER_S * v for v in slope(seconds, values))
+        rows.append({"drift an hour": name, "slope": value, "low": low, "high": high})
+    return rows
 
 
 COLUMNS = ("seconds", "rss_mb", "pss_mb", "anonymous_mb", "descriptors", "threads")
@@ -271,12 +273,11 @@ COLUMNS = ("seconds", "rss_mb", "pss_mb", "anonymous_mb", "descriptors", "thread
 
 def _run(bench: Bench, asked: dict[str, Any], seconds: float) -> tuple[dict[str, Any], np.ndarray]:
     """The process' answer, and what was seen of it: float64 [n, len(COLUMNS)]. EngineError when it fails."""
-    root = str(Path(__file__).resolve().parents[1])
     errors, points = bench.folder / "stderr", []
     with errors.open("w") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.soak", json.dumps(asked)],
-            cwd=root, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr,
+            cwd=CHECKOUT, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr,
         )  # fmt: skip
         try:
             assert process.stdout is not None

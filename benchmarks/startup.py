@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.case import Bench, Case, Record, Unavailable, record
 from benchmarks.daemon import memory_mb
+from benchmarks.environment import CHECKOUT
 from edge.demo import CLIP
 from edge.engines.choice import has_tensorrt
 from edge.errors import EngineError
@@ -76,20 +77,11 @@ def start_daemon(bundle: Path, folder: Path) -> tuple[float, dict[str, float]]:
         # An abstract address (Linux): a path would be too long for a socket in some temporary folders.
         notify.bind(f"\0hygroma-bench-{os.getpid()}-{time.monotonic_ns()}")
         environment = {**os.environ, "NOTIFY_SOCKET": "@" + notify.getsockname()[1:].decode()}
-        command = [
-            sys.executable,
-            "-m",
-            "edge.cli",
-            "run",
-            "--source",
-            f"file:{CLIP}",
-            "--no-status",
-            "--allow-unsigned",
-        ]
+        command = [sys.executable, "-m", "edge.cli", "run", "--source", f"file:{CLIP}", "--no-status", "--allow-unsigned"]
         command += ["--bundle", str(bundle), "--events", str(folder / "events")]
         start = time.monotonic()
         with open(folder / "stderr", "w+") as errors:
-            process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors, cwd=_root())
+            process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors, cwd=CHECKOUT)
             try:
                 while time.monotonic() - start < READY_S:
                     readable, _, _ = select.select([notify], [], [], 0.05)
@@ -113,7 +105,7 @@ def parts(bench: Bench) -> list[Record]:
     found: dict[str, list[float]] = {}
     for i in range(_starts(bench)):
         command = [sys.executable, "-c", PARTS, str(bench.bundle.path), str(bench.threads)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=READY_S, cwd=_root(), check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=READY_S, cwd=CHECKOUT, check=False)
         if done.returncode:
             raise EngineError(f"a start failed: {done.stderr.strip()[-500:]}")
         for name, ms in json.loads(done.stdout).items():
@@ -145,11 +137,6 @@ def engine_build(bench: Bench) -> list[Record]:
     except EngineError as error:
         raise Unavailable(str(error)) from None
     return [record(SUITE, "build the INT8 engine", np.array([(time.perf_counter() - start) * 1000]))]
-
-
-def _root() -> str:
-    """Where `edge` can be imported from, for a checkout that is not installed."""
-    return str(Path(__file__).resolve().parents[1])
 
 
 RUN: dict[str, Callable[[Bench], list[Record]]] = {

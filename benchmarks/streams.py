@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks.case import Bench, Case, Record
 from benchmarks.daemon import open_daemon
+from benchmarks.environment import CHECKOUT
 from benchmarks.frames import SIZES, ScheduledCamera, clip_frames, to_yuyv, yuyv_decoder
 from edge.bundle import ANYONE, load_bundle
 from edge.errors import EngineError
@@ -70,10 +71,9 @@ def together(bench: Bench, streams: int, size: str, fps: float, seconds: float) 
         {"bundle": str(bench.bundle.path), "size": size, "fps": fps, "seconds": seconds, "threads": bench.threads}
     )
     command = [sys.executable, "-m", "benchmarks.streams", asked]
-    root = str(Path(__file__).resolve().parents[1])
     with tempfile.TemporaryFile("w+") as errors:
         workers = [
-            subprocess.Popen(command, cwd=root, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+            subprocess.Popen(command, cwd=CHECKOUT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
             for _ in range(streams)
         ]
         try:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edge.engines.onnx_bytes import write_bytes, write_int
+from edge.onnx_bytes import write_bytes, write_int
 
 IR_VERSION, OPSET = 8, 17  # as the shipped graph: what the oldest supported ONNX Runtime reads
 TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6}  # TensorProto.DataType

@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from edge.bundle.keys import KEY_FORM, is_key_text, parse_public_key
 from edge.bundle.trust import Trust
 from edge.decision.params import BOUNDS, DecisionParams
 from edge.engines.runtimes import AUTO, RUNTIMES
-from edge.errors import ConfigError, HygromaError
+from edge.errors import BundleError, ConfigError, HygromaError
 from edge.schema import Decoder, Rule, T, did_you_mean, rule, shown
+from edge.yaml_file import parse_yaml
 
 EXAMPLE = Path(__file__).with_name("config.example.yaml")
 MAX_BYTES = 256 * 1024  # bytes; a hundred times the example: anything larger is not a configuration
@@ -115,8 +114,22 @@ class DecisionConfig:
 
     def apply(self, params: DecisionParams) -> DecisionParams:
         """The bundle's parameters with those overridden that were given."""
-        given = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
-        return dataclasses.replace(params, **given)
+        try:
+            return dataclasses.replace(params, **self.given())
+        except BundleError as error:
+            raise ConfigError(f"{error}; leave {', '.join(self.given())} out of the configuration's `decision`") from None
+
+    def overrides(self, params: DecisionParams) -> tuple[str, ...]:
+        """What differs from the bundle's parameters, in words: no figure of the bundle's card holds for it."""
+        return tuple(
+            f"{key} {value:g} instead of {getattr(params, key):g}"
+            for key, value in self.given().items()
+            if value != getattr(params, key)
+        )
+
+    def given(self) -> dict[str, float]:
+        """The overrides, by key."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -167,11 +180,9 @@ def load_config(path: str | Path) -> Config:
     if len(raw) > MAX_BYTES:
         raise ConfigError(f"{path}: {len(raw)} bytes is no configuration; at most {MAX_BYTES} are read")
     try:
-        # ValueError: PyYAML lets an impossible date such as 2001-99-99 through as one. RecursionError: deep nesting.
-        data = yaml.safe_load(raw)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    return parse_config(data, str(path))
+        return parse_config(parse_yaml(raw), str(path))
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def parse_config(data: Any, where: str) -> Config:

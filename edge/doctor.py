@@ -11,7 +11,6 @@ import importlib
 import os
 import platform
 import pwd
-import re
 import shutil
 import socket
 import stat
@@ -37,8 +36,6 @@ REINSTALL = "install the package again, from its folder: pip install ."
 PROBES = 20  # inferences timed; enough for a median
 CONNECT_S = 2.0  # seconds that a stream's server may take to answer: more than any on the same network does
 RTSP_PORTS = {"rtsp": 554, "rtsps": 322}
-_GST_DEVICE = re.compile(r"""\bdevice=["']?(/dev/[^\s"'!]+)""")
-_GST_STREAM = re.compile(r"""\blocation=["']?(rtsps?://[^\s"'!]+)""")
 OTHER_BUNDLE = "take one that works: `hygroma update FILE.tar`, --bundle or engine.bundle"
 
 
@@ -64,6 +61,12 @@ def _engine_state(bundle: Bundle, runtime: str, cache: str) -> tuple[str, str, s
     return engine_state(bundle, runtime, cache)
 
 
+def _free_files(folder: Path) -> int:
+    from edge.events.disk import Disk
+
+    return Disk().free_files(folder)
+
+
 @dataclass(frozen=True)
 class System:
     """The machine as the doctor sees it. `root`: where /dev, /etc, /sys and /var begin."""
@@ -73,6 +76,7 @@ class System:
     may_use: Callable[[Path], bool] = lambda device: os.access(device, os.R_OK | os.W_OK)
     user: Callable[[], str] = _user
     free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free
+    free_files: Callable[[Path], int] = _free_files
     answers: Callable[[str, int], str] = _answers
     cores: Callable[[], int] = usable_cores
     machine: Callable[[], str] = platform.machine
@@ -164,6 +168,7 @@ def _bundle(system: System, config: Config) -> Finding:
     import numpy as np
 
     from edge.bundle.trust import words_for
+    from edge.decision.params import DecisionParams
     from edge.update.slots import Slots, bundle_path, bundles_folder
     from edge.update.trial import load_state
     from edge.watching import open_scorer
@@ -182,6 +187,10 @@ def _bundle(system: System, config: Config) -> Finding:
             f"{found}; its conversion FAILED its gate and was accepted by hand: {'; '.join(scorer.manifest.gate.reasons)}",
             "use a bundle that passed: `hygroma update FILE.tar`",
         )
+    if config.decision.given():
+        overrides = config.decision.overrides(DecisionParams.from_manifest(scorer.manifest))
+        text = f"{found}; the configuration overrides its decision: {', '.join(overrides) or 'to what it was'}"
+        return Finding("bundle", "warn", text, "leave `decision` out of the configuration: no figure of the card holds for it")
     if config.bundle.allow_unsigned:
         fix = "list the signer's key in bundle.trusted_keys and set bundle.allow_unsigned: false"
         return Finding("bundle", "warn", found + "; unsigned bundles are allowed", fix)
@@ -209,9 +218,7 @@ def _engine(system: System, config: Config) -> Finding:
 
 
 def _source(system: System, config: Config) -> Finding:
-    from edge.capture.build import feed_for, open_source
-    from edge.capture.live import require_gstreamer
-    from edge.capture.uri import parse_uri
+    from edge.capture.build import SCHEMES, feed_for, open_source, parse_uri
 
     cameras = sorted(f"/dev/v4l/by-id/{link.name}" for link in system.path("/dev/v4l/by-id").glob("*"))
     if not config.source.uri:
@@ -221,22 +228,17 @@ def _source(system: System, config: Config) -> Finding:
         what, fix = "none configured, and no camera under /dev/v4l/by-id", "plug in the grabber, then set source.uri"
         return Finding("source", "warn", what, fix)
     parsed = parse_uri(config.source.uri)
-    if parsed.scheme == "v4l2":
-        return _camera(system, parsed.name, system.path(parsed.target), cameras)
-    if parsed.scheme == "rtsp":
-        return _stream(system, parsed.name, parsed.target)
-    if parsed.scheme == "gst":
-        require_gstreamer()
-        if device := _GST_DEVICE.search(parsed.target):
-            return _camera(system, parsed.name, system.path(device[1]), cameras)
-        if stream := _GST_STREAM.search(parsed.target):
-            return _stream(system, parsed.name, stream[1])
-    if parsed.scheme == "phantom":
-        importlib.import_module("calibration.phantom")
-    if parsed.scheme in ("file", "images", "dicom"):
+    scheme = SCHEMES[parsed.scheme]
+    scheme.needs()
+    if scheme.open is not None and not scheme.live:
         with feed_for(open_source(config.source.uri, config.capture, fast=True), config.capture) as feed:
             feed.next(0)  # raises what the daemon would
             return Finding("source", "ok", f"{parsed.name}: {feed.stats().format}")
+    behind = scheme.behind(parsed)
+    if "://" in behind:
+        return _stream(system, parsed.name, behind)
+    if behind:
+        return _camera(system, parsed.name, system.path(behind), cameras)
     return Finding("source", "ok", parsed.name)
 
 
@@ -276,6 +278,7 @@ def _stream(system: System, name: str, uri: str) -> Finding:
 
 def _events(system: System, config: Config) -> Finding:
     from edge.events.disk import why_unwritable
+    from edge.events.store import FILES_MIN
 
     folder = Path(config.events.dir)
     problem = why_unwritable(folder)
@@ -287,11 +290,18 @@ def _events(system: System, config: Config) -> Finding:
             problem = f"{folder}: {error.strerror}"
     if problem:
         return Finding("events", "fail", problem, "set events.dir to a folder that this user may write")
+    today = folder / "evidence" / time.strftime("%Y-%m-%d", time.gmtime(system.now()))
+    if folder.is_dir() and (problem := why_unwritable(today)):
+        fix = f"sudo chown -R --reference={folder} {folder}/evidence: another user's hygroma made it"
+        return Finding("events", "fail", problem, fix)
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
     free_mb, wanted = system.free_bytes(there) // 2**20, config.events.min_free_mb
     if free_mb < wanted:
         fix = f"free {wanted - free_mb} MB: `hygroma events export` elsewhere and dismiss what is settled, or remove other files"
         return Finding("events", "fail", f"{folder}: {free_mb} MB free, events.min_free_mb is {wanted}", fix)
+    if (files := system.free_files(there)) < FILES_MIN:
+        fix = "remove small files that nobody needs: the disk has room for bytes, and for no more files"
+        return Finding("events", "fail", f"{folder}: {files} more files can be made (inodes)", fix)
     state = "writable" if there == folder.absolute() else "will be made"
     return Finding("events", "ok", f"{folder}: {state}, {free_mb} MB free")
 

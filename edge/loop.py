@@ -77,6 +77,7 @@ class Identity:
     engine: str
     bundle_state: BundleState | None = None
     fallback: str = ""  # why this engine stands in for a better one
+    overrides: tuple[str, ...] = ()  # of the bundle's decision, by the configuration, in words
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ class Watch:
         self._clock_ns, self._wall = clock_ns, wall or WallClock()
         self._notifier, self._on_verdict = notifier or Notifier({}), on_verdict
         self._started_ns = clock_ns()
-        self._keeper = Keeper(store, clips or Clips(), identity.source, identity.bundle, self._started_ns, clock_ns)
+        whose = identity.source, identity.bundle, "; ".join(identity.overrides)
+        self._keeper = Keeper(store, clips or Clips(), *whose, self._started_ns, clock_ns)
         self._stopping = threading.Event()
 
         self._latencies = {stage: Latency() for stage in STAGES}
@@ -306,6 +308,7 @@ class Watch:
                 view=self._view,
                 nuchal_map=self._scores.nuchal_map if verdict and verdict.assessable and self._scores else None,
                 bundle_state=self._identity.bundle_state,
+                overrides=self._identity.overrides,
                 noise=self._noise,
             )
         )
@@ -355,6 +358,8 @@ class Watch:
         problems.extend(self._keeper.problems())
         if self._identity.fallback:
             problems.append(self._identity.fallback)
+        if self._identity.overrides:
+            problems.append(f"the configuration overrides the bundle's decision: {', '.join(self._identity.overrides)}")
         if self._identity.bundle_state is not None:
             problems.extend(self._identity.bundle_state.problems)
         return tuple(problems)

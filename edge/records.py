@@ -85,6 +85,7 @@ class Reading:
     layout_changed: bool = False  # the fan moved: the exam's evidence starts again
     settled: bool = True  # the fan is sure enough to show and keep what lies in it; the model may look before
     doubtful: bool = False  # a MENU that may be the scanner's own screen gone dark, or a notice: ends no exam by itself
+    covered: bool = False  # a window of the interface lies over the picture: it is not scored
     fingerprint: Fingerprint | None = field(repr=False, compare=False, default=None)  # None without a fan
     repeats: bool = False  # the exam has counted this picture, however long ago: carries no evidence
     noise: float = 0.0  # grey levels, the source's measured noise floor (`edge.screen.held`); 0 until it is known
@@ -172,6 +173,7 @@ class Event:
     clip_sha256: str = ""
     pinned: bool = False  # never removed
     boundary: str = ""  # as in Verdict: why the exam's boundary was not sure
+    overrides: str = ""  # what the configuration had changed of the bundle's decision, in words
     clock: str = ""  # how t_wall was known (edge/clock.py): synchronised, set by hand, unknown; "" in an older version's events
     boot: str = ""  # which boot of the device
     t_mono_ns: int = 0  # monotonic clock of that boot, at the flag: puts t_wall right once the clock's error is known

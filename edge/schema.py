@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from edge.errors import HygromaError
+from edge.redaction import redact
 
 T = TypeVar("T")
 MAX_DIGITS = 19  # of a whole number: 64 bits
@@ -185,8 +186,8 @@ def encode(value: object) -> Any:
 
 
 def shown(value: object) -> str:
-    """A value as a message quotes it: 80 characters at most."""
-    text = repr(value)
+    """A value as a message quotes it: 80 characters at most, without the credentials of an address."""
+    text = redact(repr(value))
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -21,11 +21,14 @@ from edge.decision.params import DecisionParams
 from edge.engines.choice import choose
 from edge.engines.scorer import Scorer
 from edge.errors import StoreError
-from edge.events.disk import why_unwritable
+from edge.events.disk import Disk, give, why_unwritable
 from edge.events.store import EventStore, Retention, evidence_reader
+from edge.home import home
+from edge.lock import open_lock, take
 from edge.loop import Identity, Watch
 from edge.memory import few_arenas
 from edge.records import Verdict
+from edge.redaction import redact
 from edge.screen.reader import ScreenReader
 from edge.status.board import Board
 from edge.status.server import StatusServer, read_token
@@ -33,6 +36,7 @@ from edge.update.startup import open_start
 
 log = logging.getLogger(__name__)
 
+STOPPING_S = 5.0  # seconds that a daemon which is being replaced has for its end
 SHIPPED = Path(__file__).with_name("data")
 
 
@@ -60,9 +64,33 @@ def keep_at_home(config: Config) -> Config:
     if not (problem := why_unwritable(Path(config.events.dir))):
         return config
     state = os.environ.get("XDG_STATE_HOME", "")  # relative ones are to be ignored, says its specification
-    folder = (Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state") / "hygroma"
+    folder = (Path(state) if os.path.isabs(state) else home("--events") / ".local" / "state") / "hygroma"
     log.warning("events go to %s (%s); --events names another place", folder, problem)
     return config.but(events={"dir": str(folder)})
+
+
+@contextmanager
+def _only_one(root: Path) -> Iterator[None]:
+    """Held while a daemon watches with a store: two would give one exam number to two patients. StoreError when another has it. A
+    folder that cannot be written holds nobody's lock, and stops nobody from watching."""
+    try:
+        Disk().make_folder(root, root.parent)
+        lock = open_lock(root / "watching.lock")
+    except OSError:  # said with the store's own problem
+        yield
+        return
+    try:
+        give(root / "watching.lock", root)
+        take(lock, STOPPING_S)
+    except BlockingIOError:
+        os.close(lock)
+        raise StoreError(
+            f"{root}: another hygroma watches with this store; give each instance a folder of its own (--events, events.dir)"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 @contextmanager
@@ -74,10 +102,14 @@ def open_watching(
     with ExitStack() as stack:
         start = stack.enter_context(open_start(config, open_scorer))
         scorer = start.scorer
-        params = config.decision.apply(DecisionParams.from_manifest(scorer.manifest))
+        fitted = DecisionParams.from_manifest(scorer.manifest)
+        params, overrides = config.decision.apply(fitted), config.decision.overrides(fitted)
+        for override in overrides:
+            log.warning("the configuration overrides the bundle's decision: %s", override)
         e = config.events
         store = EventStore(e.dir, Retention(e.retention_days, e.max_mb * 2**20, e.min_free_mb * 2**20))
         stack.callback(store.close)
+        stack.enter_context(_only_one(store.root))
         board, url = Board(), ""
         if config.status.enabled:
             token = read_token(config.status.token_file) if config.status.token_file else ""
@@ -93,7 +125,8 @@ def open_watching(
             store=store,
             board=board,
             identity=Identity(
-                config.source.name or source.name, scorer.label, scorer.runner_name, start.bundle, scorer.fallback
+                redact(config.source.name or source.name), scorer.label, scorer.runner_name, start.bundle, scorer.fallback,
+                overrides,
             ),
             stall_s=config.capture.stall_s,
             wall=WallClock(store.root),

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from calibration.stills import FOLDS
 from edge.errors import ConfigError, HygromaError
 from edge.schema import Decoder, Rule, did_you_mean, rule
+from edge.yaml_file import parse_yaml
 from export.model.heads import EVERY_PART, HEADS, KEEPING, REPORTED, SPECIFIC, TOGETHER, Head
 from export.model.vit import ViTConfig
 from export.training.train import Schedule
@@ -243,11 +242,13 @@ def load_ladder(path: Path, recipe: Recipe) -> Ladder:
 
 def _read(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text())
+        return parse_yaml(path.read_bytes())
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such recipe; export/recipes/ holds the shipped one") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {error}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 Problems = Iterator[tuple[str, object, str]]  # key, value found, what would be right

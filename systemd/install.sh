@@ -31,6 +31,8 @@ ln -sfn /opt/hygroma/bin/hygroma "$root/usr/local/bin/hygroma"
 install -d "$root/usr/local/share/man/man1" "$root/usr/share/bash-completion/completions"
 install -m 644 "$source/systemd/hygroma.1" "$root/usr/local/share/man/man1/"
 "$venv/bin/register-python-argcomplete" hygroma >"$root/usr/share/bash-completion/completions/hygroma"
+install -d "$root/usr/local/lib/hygroma"
+install -m 755 "$source/systemd/restart-when-idle" "$root/usr/local/lib/hygroma/"
 for unit in "$source"/systemd/*.service "$source"/systemd/*.path; do
   install -m 644 "$unit" "$root/etc/systemd/system/"
 done

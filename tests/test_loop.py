@@ -26,6 +26,7 @@ from edge.records import Event, Fan, Frame, Reading, Scores, Signal, Verdict
 from edge.screen.geometry import full_fan
 from edge.sd_notify import Notifier
 from edge.status.board import Board, NewExamRequest, ReviewRequest, SameExamRequest, Snapshot
+from edge.status.render import to_prometheus
 
 STEP_NS = 100_000_000  # nanoseconds between the fake feed's frames
 IMAGE = np.full((8, 8), 100, np.uint8)
@@ -125,7 +126,7 @@ class Bench:
             exam=Exam(DecisionParams()),
             store=self.store,
             board=self.board,
-            identity=Identity("fake:", "student 0.1.0", "fake"),
+            identity=stages.pop("identity", Identity("fake:", "student 0.1.0", "fake")),
             clock_ns=self.clock,
             on_verdict=self.verdicts.append,
             **stages,
@@ -524,3 +525,16 @@ def test_a_clip_shows_its_own_exam_only(tmp_path: Path) -> None:
     assert len(images) == second.frame_id - started + 1 + AFTER_NS // STEP_NS
     images, _ = decode_webp(bench.store.clip(first) or b"")
     assert len(images) == min(first.frame_id + 1 + AFTER_NS // STEP_NS, started)
+
+
+@pytest.mark.requirement("T-17")
+def test_an_override_of_the_decision_stands_on_the_page_and_with_every_flag(tmp_path: Path) -> None:
+    identity = Identity("fake:", "student 0.1.0", "fake", overrides=("flag_threshold 3 instead of 6",))
+    bench = Bench(tmp_path, "." * 20, identity=identity)
+    bench.watch.run()
+    snapshot = bench.shown()
+    assert "the configuration overrides the bundle's decision: flag_threshold 3 instead of 6" in snapshot.degraded
+    (event,) = bench.store.events()
+    assert event.overrides == "flag_threshold 3 instead of 6"
+    metrics = to_prometheus(snapshot, bench.clock.now_ns)
+    assert "hygroma_decision_overrides 1" in metrics

@@ -30,6 +30,7 @@ from edge.bundle.manifest import (
 )
 from edge.bundle.trust import ANYONE, SIGNATURE_FILE, Trust, make_signature
 from edge.errors import BundleError
+from edge.onnx_bytes import has_external_data
 
 MAX_MANIFEST_BYTES = 2**20  # 1 MiB: 64 evidence tables fit, a runaway does not
 MAX_BUNDLE_BYTES = (
@@ -72,6 +73,17 @@ class Bundle:
                              m.heads.embedding, m.heads.map_grid, m.heads.others)  # fmt: skip
 
 
+def _refuse_external_data(path: Path, files: Mapping[str, bytes]) -> None:
+    """A model whose weights lie in another file would take whatever lies there in the working directory: no hash covers it."""
+    for name, data in files.items():
+        try:
+            external = name.endswith(".onnx") and has_external_data(data)
+        except ValueError:  # no ONNX file: the engine says so
+            continue
+        if external:
+            raise BundleError(f"{path}/{name}: its weights lie in another file; save the model whole and build the bundle again")
+
+
 def load_bundle(path: str | Path, trust: Trust | None = None) -> Bundle:
     """A directory or .tar file -> Bundle, with its signature and every file verified. `trust` left out: the bundle that
     came with this package, and no other.
@@ -111,6 +123,7 @@ def load_bundle(path: str | Path, trust: Trust | None = None) -> Bundle:
             raise BundleError(
                 f"{path}/{name}: found SHA-256 {digest}; the manifest says {info.sha256}; fetch the bundle again"
             )
+    _refuse_external_data(path, files)
     return Bundle(path, manifest, hashlib.sha256(raw).hexdigest(), signed_by, files, contents)
 
 

@@ -27,6 +27,8 @@ _SINK = re.compile(r"sink\d*$")
 _REFUSED = frozenset(
     {"tee", "appsrc", "playbin", "playbin3", "camerabin", "encodebin", "encodebin2", "webrtcbin", "webrtcsrc"}
 )
+_DEVICE = re.compile(r"""\bdevice=["']?(/dev/[^\s"'!]+)""")
+_STREAM = re.compile(r"""\blocation=["']?(rtsps?://[^\s"'!]+)""")
 _LISTENS = re.compile(r"(server|listen)\w*src$")
 # Properties that make harmless elements do so: pixels printed, an SRT source that waits for callers.
 _REFUSED_PROPERTY = re.compile(r"""dump=(?!["']?(false|0|no)\b)|mode=["']?(listener|rendezvous|2|3)\b""", re.IGNORECASE)
@@ -121,3 +123,9 @@ def _newest_only(sink: str) -> tuple[str, tuple[str, ...]]:
 
 def _wrong(what: str) -> ConfigError:
     return ConfigError(f"source.uri: the GStreamer pipeline {what}. It is written like {EXAMPLE}")
+
+
+def behind_pipeline(pipeline: str) -> str:
+    """The device file, or the stream's URI, that a pipeline reads from; "" where it names neither."""
+    found = _DEVICE.search(pipeline) or _STREAM.search(pipeline)
+    return found[1] if found else ""

@@ -13,10 +13,10 @@ from edge.capture.idle import Idle
 from edge.capture.lag import SAID, STALE_NS, StreamClock
 from edge.capture.opencv import cv2, ffmpeg_options
 from edge.capture.source import OpenClose
-from edge.capture.uri import redact
 from edge.config import CaptureConfig
 from edge.errors import ConfigError, SourceError
 from edge.records import Frame
+from edge.redaction import redact
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from edge.capture.aspect import Squarer, told_by_opencv
 from edge.capture.container import broken_inside, cut_off, is_trimmed
-from edge.capture.opencv import cv2
+from edge.capture.opencv import cv2, open_file
 from edge.capture.pacer import ClipTimes, Pacer
 from edge.capture.source import OpenClose
 from edge.errors import InputError
@@ -55,8 +55,7 @@ class FileSource(OpenClose):
             raise InputError(f"{self._path}: {what}; give the path of a video clip, as in file:clip.mp4")
         if self._path.stat().st_size == 0:
             raise InputError(f"{self._path}: the file is empty; copy the clip again")
-        # The absolute path, so that FFmpeg cannot take a name such as "concat:a|b" for one of its protocols.
-        capture = cv2.VideoCapture(str(self._path.resolve()), cv2.CAP_FFMPEG)
+        capture = open_file(self._path)
         if not capture.isOpened():
             raise InputError(
                 f"{self._path}: cannot be read as video ({self._path.stat().st_size} bytes); it is damaged, cut off"
@@ -144,7 +143,7 @@ class FileSource(OpenClose):
 
     def _packets(self) -> int:
         """Coded pictures in the file, counted without decoding any; 0 when this OpenCV cannot."""
-        capture = cv2.VideoCapture(str(self._path.resolve()), cv2.CAP_FFMPEG)
+        capture = open_file(self._path)
         try:
             if not capture.isOpened() or not capture.set(cv2.CAP_PROP_FORMAT, -1):  # -1: as they are coded
                 return 0

@@ -18,7 +18,7 @@ def _add_adapt(adapt: Parser) -> None:
     )
     adapt.epilog = "docs/adapt.md says what is fitted and what the figures mean."
     adapt.add_labelled()
-    adapt.add_bundle("the bundle to start from (default: the shipped one)")
+    adapt.add_daemons_bundle("the bundle to start from (default: the daemon's: the installed one, else the shipped one)")
     adapt.add_path("--out", "DIR", "the bundle; report and predictions, which name your images", required=True)
     adapt.add_argument("--name", metavar="ID", help="of the new model (default: the old one's with -site)")
     adapt.add_argument("--version", default="1.0.0", help="of the new model (default 1.0.0)")
@@ -36,7 +36,7 @@ def _adapt(args: argparse.Namespace) -> int:
     with toolchain():
         from calibration.dataset import load_dataset
         from export.site.adapt import Settings, adapt
-    start = bundle_of(config_of(args))
+    start = bundle_of(config_of(args, at_home=True))
     settings = Settings(
         args.name or f"{start.manifest.model.id}-site", args.version, args.exams, seed=args.seed, threads=args.threads
     )

@@ -41,7 +41,7 @@ def _add_bench(bench: Parser) -> None:
         ("frames", 18000, "of `soak`: ten minutes at 30 fps"),
     ), positive)  # fmt: skip
     bench.add_argument("--hours", type=hours, default=0.0, metavar="H", help="of `soak`, instead of --frames")
-    bench.add_bundle()
+    bench.add_daemons_bundle(store="--store")
     bench.set_defaults(handler=_bench, form="text")
 
 
@@ -62,7 +62,7 @@ def _bench(args: argparse.Namespace) -> int:
         raise ConfigError("--fail-if-slower: needs --compare OLD.json, a result of `hygroma bench --out OLD.json`")
     progress = Progress()
     measured = Bench(
-        bundle_of(config_of(args)),
+        bundle_of(config_of(args, at_home=True)),
         Path(),
         threads=args.threads,
         calls=args.calls,

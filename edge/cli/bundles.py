@@ -169,11 +169,25 @@ def _roll_back(args: argparse.Namespace, config: Config) -> int:
     ))  # fmt: skip
 
 
+def _confirmed(done: Installed) -> str:
+    """What the new bundle says of the flags that were confirmed on this device; "" where there are none."""
+    if not done.confirmed:
+        return ""
+    if not done.lost:
+        return f"it calls all {done.confirmed} confirmed flags of this device\n"
+    events = ", ".join(str(event) for event in done.lost)
+    return (
+        f"it NO LONGER CALLS {len(done.lost)} of {done.confirmed} confirmed flags of this device: events {events}. Look at them"
+        " (`hygroma events show`), and go back with `hygroma update --rollback` if they are right\n"
+    )
+
+
 def _tell_installed(args: argparse.Namespace, done: Installed) -> int:
     from edge.bundle.trust import words_for
 
     said = f"{done.label} is current already" if not done.changed else (
         f"{done.label}, {words_for(done.signed_by)}: self-test passed, {done.pictures} evidence images rehearsed\n"
+        f"{_confirmed(done)}"
         f"current from the next start; before it: {done.previous or 'the shipped bundle'}. {RESTART}"
     )  # fmt: skip
     return tell(args, dataclasses.asdict(done), lambda: said)

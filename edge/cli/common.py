@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from edge.errors import ConfigError
+from edge.redaction import redact
 
 if TYPE_CHECKING:
     from edge.bundle import Bundle
@@ -32,6 +33,9 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(
             "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="log what happens to stderr"
         )
+
+    def error(self, message: str) -> NoReturn:
+        super().error(redact(message))  # what was typed wrong may be an address with its password
 
     def fill(self) -> None:
         """Adds the arguments, where they are still missing."""
@@ -54,7 +58,7 @@ class Parser(argparse.ArgumentParser):
     def add_json(self, text: str = "print one JSON object") -> None:
         self.add_flag("--json", text)
 
-    def add_bundle(self, text: str = "another bundle than the shipped one") -> None:
+    def add_bundle(self, text: str = "another bundle than the daemon's: the installed one, else the shipped one") -> None:
         """Which bundle, and that it may be one that nobody trusted signed."""
         self.add_argument("--bundle", metavar="B", help=text)
         self.add_flag("--allow-unsigned", "run a bundle that nobody trusted signed")
@@ -66,10 +70,16 @@ class Parser(argparse.ArgumentParser):
         text = "YAML: data, models, folds and where the work goes; export/recipes has examples"
         self.add_argument("recipe", type=Path, metavar="RECIPE.yaml", nargs=nargs, help=text)
 
-    def add_store(self) -> None:
-        self.add_argument(
-            "--events", metavar="DIR", dest="store", help="the event store (else events.dir of the configuration)"
-        )
+    def add_store(self, text: str = "the event store (else events.dir of the configuration)", name: str = "--events") -> None:
+        self.add_argument(name, metavar="DIR", dest="store", help=text)
+
+    def add_daemons_bundle(
+        self, text: str = "another bundle than the daemon's: the installed one, else the shipped one", store: str = "--events"
+    ) -> None:
+        """Which bundle, where the daemon's own is meant unless another is named. store: the option's name."""
+        self.add_bundle(text)
+        self.add_config("the daemon's YAML file: it says where its bundles are installed, and whom it trusts")
+        self.add_store("the daemon's event store, beside which its bundles are installed", store)
 
     def add_numbers(self, rows: Iterable[tuple[str, float, str]], kind: Callable[[str], Any] | None = None) -> None:
         """Options with a number each. rows: name, default, help. kind: None for the default's own type."""
@@ -169,11 +179,12 @@ def config_of(args: argparse.Namespace, at_home: bool = False) -> Config:
 
 
 def bundle_of(config: Config) -> Bundle:
-    """The bundle that the configuration names, else the shipped one, whatever has been installed."""
+    """The bundle that a daemon with this configuration runs: the one that it names, else the installed one, else the shipped
+    one."""
     from edge.bundle import load_bundle
-    from edge.bundle.trust import SHIPPED_BUNDLE
+    from edge.update.slots import bundle_path
 
-    return load_bundle(config.engine.bundle or SHIPPED_BUNDLE, config.bundle.trust())
+    return load_bundle(bundle_path(config), config.bundle.trust())
 
 
 @contextmanager

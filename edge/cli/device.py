@@ -28,7 +28,7 @@ def _add_demo(demo: Parser) -> None:
     demo.add_json()
     demo.add_flag("--realtime", "play the clip at its own rate (72 s) instead of as fast as possible")
     demo.add_flag("--serve", "real time with the status page; begins again whenever it ends, until Ctrl-C")
-    demo.add_bundle()
+    demo.add_bundle("another bundle than the shipped one")
     demo.add_argument(
         "--out", metavar="DIR", help="where events and evidence images go (default: a new temporary folder)"
     )
@@ -36,7 +36,7 @@ def _add_demo(demo: Parser) -> None:
 
 
 def _add_run(run: Parser) -> None:
-    from edge.capture.uri import KNOWN
+    from edge.capture.build import KNOWN
 
     clips, stills = (" ".join(sorted(kinds)) for kinds in (CLIPS, STILLS))
     run.epilog = f"file: plays {clips}, and whatever else FFmpeg does. images: takes {stills}."
@@ -63,7 +63,7 @@ def _add_score(score: Parser) -> None:
     )
     score.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="files, or folders of them")
     score.add_json("one JSON object a line")
-    score.add_bundle()
+    score.add_daemons_bundle()
     score.add_argument(
         "--every", type=positive, default=1, metavar="N", help="of clips, score every Nth frame (default 1)"
     )
@@ -203,11 +203,10 @@ def _run(args: argparse.Namespace) -> int:
 
 def _open_source(config: Config, fast: bool) -> Source:
     """The source that is configured. The phantom is made here: `edge` does not know it."""
-    from edge.capture.build import open_source
+    from edge.capture.build import SCHEMES, open_source, parse_uri
     from edge.capture.recorded import FramesSource
-    from edge.capture.uri import parse_uri
 
-    if parse_uri(config.source.uri).scheme != "phantom":
+    if SCHEMES[parse_uri(config.source.uri).scheme].open is not None:
         return open_source(config.source.uri, config.capture, fast)
     try:
         from calibration.phantom import PhantomSource
@@ -226,11 +225,12 @@ def _open_source(config: Config, fast: bool) -> Source:
 
 def _score(args: argparse.Namespace) -> int:
     from edge.stills import Overlays, Unscored, score_paths
-    from edge.watching import SHIPPED_BUNDLE, open_scorer
+    from edge.update.slots import bundle_path
+    from edge.watching import open_scorer
 
     overlays = Overlays(args.overlay) if args.overlay else None
-    failed = False
-    with open_scorer(args.bundle or SHIPPED_BUNDLE, config_of(args)) as scorer:
+    failed, config = False, config_of(args, at_home=True)
+    with open_scorer(bundle_path(config), config) as scorer:
         for result in score_paths(args.paths, scorer, args.every, overlays):
             if not isinstance(result, Unscored):
                 print(json.dumps(_scored_json(result)) if args.json else _scored_line(result), flush=True)

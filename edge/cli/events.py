@@ -14,6 +14,8 @@ from edge.cli.common import Parser, config_of
 from edge.clock import SYNCHRONISED
 from edge.records import REVIEWS
 
+SELDOM = ("boundary", "overrides", "clock", "boot", "t_mono_ns")  # fields that `show` leaves out where they say nothing
+
 if TYPE_CHECKING:
     from edge.events.store import EventStore
     from edge.records import Event
@@ -59,14 +61,16 @@ def _list(args: argparse.Namespace, store: EventStore) -> int:
 
 
 def _show(args: argparse.Namespace, store: EventStore) -> int:
-    event = store.show(args.id)
-    shown = asdict(event)
+    event, reviews = store.show(args.id), store.reviews(args.id)
+    shown: dict[str, object] = asdict(event)
     if not args.json:
-        shown |= {name: store.root / shown[name] for name in ("image_path", "clip_path") if shown[name]}
-        told = {name: value for name, value in shown.items() if value or name not in ("boundary", "clock", "boot", "t_mono_ns")}
+        shown |= {name: store.root / str(shown[name]) for name in ("image_path", "clip_path") if shown[name]}
+        told = {name: value for name, value in shown.items() if value or name not in SELDOM}
         print("\n".join(f"{name:<14}{value}" for name, value in told.items()))
+        for review in reviews:
+            print(f"{'decided':<14}{review.reviewed_at}  {review.review} by {review.reviewed_by}")
     else:
-        print(json.dumps(shown))
+        print(json.dumps({**shown, "reviews": [asdict(review) for review in reviews]}))
     return 0
 
 
@@ -106,6 +110,7 @@ def _print_many(args: argparse.Namespace, store: EventStore, events: list[Event]
 def _line(e: Event, store: EventStore) -> str:
     reviewer = (f" by {e.reviewed_by}" if e.reviewed_by else "") + (", pinned" if e.pinned else "")
     reviewer += f"  [boundary not sure: {e.boundary}]" if e.boundary else ""
+    reviewer += f"  [decision overridden: {e.overrides}]" if e.overrides else ""
     reviewer += f"  [clock: {e.clock}]" if e.clock not in ("", SYNCHRONISED) else ""
     return (
         f"{e.id:>5}  {e.t_wall}  exam {e.exam_id}  p {e.hygroma:.2f}  evidence {e.evidence:.1f}  {e.review}{reviewer}  "

@@ -6,6 +6,7 @@ from edge.decision.params import DecisionParams
 from edge.records import Signal
 
 NO_ANSWER = "no model answer"
+COVERED = "window over the picture"
 NOT_PLANE = "not the nuchal plane"
 UNFAMILIAR = "unfamiliar image"
 
@@ -18,19 +19,22 @@ SIGNAL_REASONS: dict[Signal, str] = {
 }
 
 # Every word that Verdict.reasons may hold. Fixed: pages, logs and scripts match on them.
-REASONS: tuple[str, ...] = (*SIGNAL_REASONS.values(), NO_ANSWER, NOT_PLANE, UNFAMILIAR)
+REASONS: tuple[str, ...] = (*SIGNAL_REASONS.values(), NO_ANSWER, COVERED, NOT_PLANE, UNFAMILIAR)
 
 
 def assess(
-    signal: Signal, plane: float | None, ood: float | None, params: DecisionParams
+    signal: Signal, plane: float | None, ood: float | None, params: DecisionParams, covered: bool = False
 ) -> tuple[bool, tuple[str, ...]]:
     """(assessable, reasons from REASONS; empty when assessable).
 
-    plane: probability [0,1]; ood: distance; both None when the model was not asked or failed. A value that is not a
+    plane: probability [0,1]; ood: distance; both None when the model was not asked or failed. `covered`:
+    a window of the interface lies over the picture. A value that is not a
     number fails its comparison and so counts against the frame.
     """
     if signal is not Signal.OK:
         return False, (SIGNAL_REASONS[signal],)
+    if covered:
+        return False, (COVERED,)
     if plane is None or ood is None:
         return False, (NO_ANSWER,)
     reasons = []

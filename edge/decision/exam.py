@@ -11,13 +11,12 @@ import math
 from dataclasses import dataclass, replace
 
 from edge.decision.assess import assess
-from edge.decision.memory import Seen
-from edge.decision.params import DecisionParams
+from edge.decision.memory import Layouts
+from edge.decision.params import P_EPSILON, DecisionParams
 from edge.records import Reading, Scores, Signal, Verdict
 
 HELD_S = 31.0  # seconds without a live picture after which another patient may be there: past half a minute of measuring (chosen)
 AFTER_HOLD_S = 5.0  # seconds after a hold in which another layout makes the patient doubtful: a layout takes two to be sure
-P_EPSILON = 1e-6  # probability; a saturated sigmoid would have infinite log-odds
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def decide(
     state = _boundaries(state, reading, params)
     plane = scores.plane if scores else None
     ood = scores.ood if scores else None
-    assessable, reasons = assess(reading.signal, plane, ood, params)
+    assessable, reasons = assess(reading.signal, plane, ood, params, reading.covered)
 
     newly_flagged = False
     if assessable and scores is not None and counts(state, reading, scores, params):
@@ -161,7 +160,7 @@ class Exam:
     def __init__(self, params: DecisionParams, first_exam_id: int = 1) -> None:
         self.params = params
         self.state = ExamState(first_exam_id)
-        self._seen = Seen()
+        self._seen = Layouts()
         self._repeating = False  # whether the last picture that could count was there before
 
     def step(self, reading: Reading, scores: Scores | None) -> Verdict:
@@ -172,9 +171,9 @@ class Exam:
             self._forget()  # for sure another patient's
         if reading.fingerprint is not None and verdict.assessable and not (reading.duplicate or reading.repeats):
             if self.state.last_counted_ns == reading.t_mono_ns:
-                self._seen.counted(reading.fingerprint)
+                self._seen.seen.counted(reading.fingerprint)
             else:
-                self._seen.passed(reading.fingerprint)
+                self._seen.seen.passed(reading.fingerprint)
         return verdict
 
     def _compared(self, reading: Reading, scores: Scores | None) -> Reading:
@@ -183,17 +182,18 @@ class Exam:
         taken = reading.fingerprint
         if taken is None:
             return reading
-        if reading.layout_changed or not self._seen.fits(taken):
-            self._forget()
-            return replace(reading, layout_changed=True)
+        if reading.layout_changed or not self._seen.seen.fits(taken):
+            self._seen.enter(taken)
+            self._repeating = False
+            reading = replace(reading, layout_changed=True)
         if scores is None or not assess(reading.signal, scores.plane, scores.ood, self.params)[0]:
             return reading
-        if counts(self.state, reading, scores, self.params):
-            self._repeating = self._seen.repeats(taken)
+        if reading.layout_changed or counts(self.state, reading, scores, self.params):
+            self._repeating = self._seen.seen.repeats(taken)
         return replace(reading, repeats=self._repeating)
 
     def _forget(self) -> None:
-        self._seen.clear()
+        self._seen = Layouts()
         self._repeating = False
 
     def new_exam(self) -> int:

@@ -11,11 +11,13 @@ import numpy as np
 from edge.records import Fingerprint
 from edge.screen.likeness import Cells
 
-PICTURES = 8192  # remembered of one exam, 10 MB at most: over four minutes at 30 a second; scanners replay a minute or less
+PICTURES = 8192  # remembered of one layout, 10 MB at most: over four minutes at 30 a second; scanners replay a minute or less
 POOL = 4  # cells along a side of the blocks by which likely pictures are looked up
 LIKELY = 12  # of them that are compared cell by cell
 RETURN = 0.7  # of the difference from the last counted picture: nearer to one before it, the screen goes back, it does not go on
 RETURN_MAX = 1.5  # grey levels; as much may the noise of a source be before a frozen picture cannot be told
+LAYOUTS = 4  # whose pictures are remembered, the last ones used: two depths to and fro, a zoom, and one found wrongly
+SAME_LAYOUT = 0.8  # IoU of the cells of two estimates of one layout; another depth or zoom of a scanner shares less (chosen)
 SHARED = 0.6  # of the cells of a fan that must lie in all fans of the exam so far, else pictures are not comparable
 
 
@@ -30,9 +32,16 @@ class Seen:
         self._since: list[Fingerprint] = []  # seen since then
         self._count = 0  # ever kept; the newest PICTURES of them are there
 
-    def clear(self) -> None:
-        """Another exam or another layout."""
-        self.__init__()  # type: ignore[misc]
+    def likeness(self, taken: Fingerprint) -> float:
+        """How much of this layout and of a picture's is common: IoU of their cells."""
+        if self._shared is None or self._shared.inside.shape != taken.inside.shape:
+            return 0.0
+        either = int(np.count_nonzero(self._shared.inside | taken.inside))
+        return int(np.count_nonzero(self._shared.inside & taken.inside)) / max(1, either)
+
+    def resume(self) -> None:
+        """The layout is back: what is shown now does not follow on what it showed last."""
+        self._last, self._since = None, []
 
     def fits(self, taken: Fingerprint) -> bool:
         """Whether a picture can be compared with those that are remembered."""
@@ -45,14 +54,16 @@ class Seen:
 
     def repeats(self, taken: Fingerprint) -> bool:
         """Whether a picture that `fits` was there before, up to the last counted one."""
-        if self._shared is None or self._last is None:
+        if self._shared is None:
             return False
         cells = self._narrow(self._shared, taken)
         kept = min(self._count, PICTURES)
         unlike = -(self._blocks[:kept] @ _blocks(taken.values, cells.inside))  # all are of one length
         likely = np.argpartition(unlike, LIKELY)[:LIKELY] if kept > LIKELY else np.arange(kept)
-        others = np.concatenate([self._values[likely].astype(np.float32), cells.of(self._last.values)[None]])
-        found = cells.differences(taken, others)
+        others = self._values[likely].astype(np.float32)
+        if self._last is None:
+            return bool(cells.differences(taken, others).min() <= taken.alike)
+        found = cells.differences(taken, np.concatenate([others, cells.of(self._last.values)[None]]))
         gone_back = min(RETURN * float(found[-1]), RETURN_MAX)
         return bool(found.min() <= max(taken.alike, gone_back))
 
@@ -89,6 +100,26 @@ class Seen:
             self._blocks[place] = _blocks(grid, narrow.inside)
         self._shared = narrow
         return narrow
+
+
+class Layouts:
+    """The pictures of one exam, each layout's by themselves: a layout that is back knows its own. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._all = [Seen()]  # the one in use last
+
+    @property
+    def seen(self) -> Seen:
+        """Those of the layout in use."""
+        return self._all[-1]
+
+    def enter(self, taken: Fingerprint) -> None:
+        """Another layout, which this picture shows: one that was there before, or a new one."""
+        best = max(self._all, key=lambda seen: seen.likeness(taken))
+        if best.likeness(taken) < SAME_LAYOUT:
+            best = Seen()
+        self._all = [seen for seen in self._all if seen is not best][1 - LAYOUTS :] + [best]
+        best.resume()
 
 
 def _blocks(values: np.ndarray, inside: np.ndarray) -> np.ndarray:

@@ -24,6 +24,10 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "menu_s": (0.1, 3600.0),
 }
 
+P_EPSILON = 1e-6  # probability; a saturated sigmoid would have infinite log-odds
+LOG_ODDS_MAX = math.log((1 - P_EPSILON) / P_EPSILON)
+EXAM_S = 600.0  # seconds; a nuchal view is held for seconds, a whole first-trimester exam lasts some twenty minutes
+
 
 @dataclass(frozen=True)
 class DecisionParams:
@@ -56,6 +60,32 @@ class DecisionParams:
                 raise BundleError(f"decision.{name}: found {value!r}, must be from {low:g} to {high:g}")
         if self.min_frames != int(self.min_frames):
             raise BundleError(f"decision.min_frames: found {self.min_frames!r}, must be a whole number of frames")
+        if why := self._why_never():
+            raise BundleError(f"decision: this rule can never flag: {why}")
+
+    def _why_never(self) -> str:
+        """Why no exam could be flagged, however sick: a box with such a rule watches for months and says nothing. "" where it
+        can."""
+        if self.plane_threshold >= 1.0:
+            return f"plane_threshold: found {self.plane_threshold:g}, which no probability is above; must be below 1"
+        if self.ood_threshold <= 0.0:
+            return f"ood_threshold: found {self.ood_threshold:g}, which no distance is below; must be above 0"
+        most = min(self.cap, self.gain * (LOG_ODDS_MAX - self.logit_offset))
+        if most <= 0.0:
+            return f"logit_offset: found {self.logit_offset:g}, above any score's log-odds ({LOG_ODDS_MAX:.1f})"
+        reach = most / self.leak if self.leak else math.inf  # where what is added and what is forgotten are level
+        if reach <= self.flag_threshold:
+            return (
+                f"flag_threshold: found {self.flag_threshold:g}, and evidence stays below {reach:g} (cap {self.cap:g}, "
+                f"leak {self.leak:g}); must be below that"
+            )
+        frames = self.flag_threshold / most
+        if math.isfinite(reach):
+            frames = math.log1p(-self.flag_threshold / reach) / math.log1p(-self.leak)
+        frames = max(self.min_frames, math.ceil(frames))
+        if (seconds := frames * self.min_interval_ms / 1000) > EXAM_S:
+            return f"flag_threshold: found {self.flag_threshold:g}, which takes {seconds:.0f} s of the worst scores to reach"
+        return ""
 
     @classmethod
     def from_manifest(cls, manifest: Manifest) -> DecisionParams:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from edge.bundle.bundle import Bundle
 from edge.engines.runner import Runner
-from edge.engines.runtimes import AUTO, DEFAULT, PORTABLE, TENSORRT
+from edge.engines.runtimes import AUTO, DEFAULT, PORTABLE, TENSORRT, require_heads
 from edge.engines.selftest import run_selftest
 from edge.engines.tensorrt.cache import EngineCache, Entry, Stored, by_speed, candidates_of
 from edge.engines.tensorrt.host import Host, this_host
@@ -52,11 +52,12 @@ def choose(
 
     For `auto` an engine from the cache passes the golden self-test here, since one that does not must not keep the machine
     from watching. EngineError for runtime tensorrt when there is no engine that works, and for a portable one when it is not
-    installed, saying what to do.
+    installed or does not give the bundle's heads, saying what to do.
     """
     if portable := PORTABLE.get(runtime):
         if not portable.installed():
             raise EngineError(f"engine.runtime {runtime}: {portable.title} is not installed; {portable.install}")
+        require_heads(runtime, bundle)
         return Choice(portable.open(bundle.model, threads))
     if runtime == AUTO and not installed():
         return Choice(DEFAULT.open(bundle.model, threads))
@@ -123,7 +124,8 @@ def engine_to_validate(bundle: Bundle, cache: EngineCache, precision: str = "") 
 
 
 def _fitting(bundle: Bundle, cache: EngineCache, host: Host) -> list[Entry]:
-    """What the daemon could run here of this bundle, the newest first."""
+    """What the daemon could run here of this bundle, the newest first. EngineError for one with heads that no engine gives."""
+    require_heads(TENSORRT, bundle)
     onnx = sha256(bundle.model)
     return [
         entry

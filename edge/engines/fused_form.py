@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge.engines.onnx_bytes import (
+from edge.onnx_bytes import (
     ATTRIBUTE_NAME,
     ATTRIBUTES,
     BYTES,

@@ -8,7 +8,7 @@ from typing import Any
 
 from edge.bundle.bundle import Bundle
 from edge.engines.choice import find_engine, has_tensorrt
-from edge.engines.runtimes import DEFAULT, PORTABLE, TENSORRT, Portable
+from edge.engines.runtimes import DEFAULT, PORTABLE, TENSORRT, Portable, require_heads
 from edge.engines.tensorrt.api import INSTALL
 from edge.engines.tensorrt.cache import EngineCache, candidates_of
 from edge.engines.tensorrt.host import Host, this_host
@@ -38,6 +38,7 @@ def engine_state(
     if portable := PORTABLE.get(runtime):
         if not portable.installed():
             return "fail", f"no {portable.title} here", portable.install
+        require_heads(runtime, bundle)
         return _portable(f"{portable.title}, as configured", portable, bundle, cache_folder)
     must = runtime == TENSORRT
     if not installed():
@@ -46,6 +47,7 @@ def engine_state(
         return _portable(f"{DEFAULT.title}; no TensorRT here", DEFAULT, bundle, cache_folder)
     level = "fail" if must else "warn"
     try:
+        require_heads(TENSORRT, bundle)
         host = find_host()
         cache = EngineCache(cache_folder or None)
     except EngineError as error:

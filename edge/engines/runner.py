@@ -5,7 +5,7 @@ Every implementation is run through the same tests (`tests/contract`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -35,6 +35,23 @@ class Runner(Protocol):
     def infer(self, crops: np.ndarray) -> RawOutputs:
         """uint8 [N,1,S,S], N >= 1 -> RawOutputs. EngineError for any other dtype or shape, or before activation."""
         ...
+
+
+R = TypeVar("R", bound="HeldInMemory")
+
+
+class HeldInMemory:
+    """Enter and exit of a runner that has nothing to open: it is active in between."""
+
+    qdq_limit, note = None, ""
+    _active = False
+
+    def __enter__(self: R) -> R:
+        self._active = True
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._active = False
 
 
 def check_crops(name: str, active: bool, crops: np.ndarray, size: int) -> None:

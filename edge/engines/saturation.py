@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edge.engines.onnx_bytes import (
+from edge.onnx_bytes import (
     FLOAT32,
     GRAPH,
     INT8,

@@ -75,7 +75,7 @@ def run_selftest(runner: Runner, vectors: GoldenVectors, limits: Golden, calibra
     if outputs.keys() != recorded.keys():
         raise EngineError(
             f"self-test of {runner.name}: found outputs {', '.join(outputs)}; the bundle's heads give {', '.join(recorded)}; "
-            "use a runtime that gives them all: onnxruntime"
+            "set engine.runtime: onnxruntime, which gives them all"
         )
     for name, have in outputs.items():
         want = recorded[name]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import uuid
 from datetime import datetime
-from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
@@ -25,7 +24,7 @@ MOVING = MultiFrameGrayscaleByteSecondaryCaptureImageStorage
 _NAMESPACE = uuid.UUID("5b0f9a5e-6b1c-4a52-9d60-0f6b3a8a5c11")  # ours, drawn once
 
 
-def write_still(path: Path, event: Event, png: bytes) -> None:
+def still_object(event: Event, png: bytes) -> bytes:
     """The evidence image as an RGB Secondary Capture."""
     from PIL import Image
 
@@ -37,10 +36,10 @@ def write_still(path: Path, event: Event, png: bytes) -> None:
         )
     data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "RGB", 0
     data.Rows, data.Columns = pixels.shape[:2]
-    _save(path, data, pixels.tobytes())
+    return _file(data, pixels.tobytes())
 
 
-def write_clip(path: Path, event: Event, webp: bytes, png: bytes) -> None:
+def clip_object(event: Event, webp: bytes, png: bytes) -> bytes:
     """The clip as a Multi-frame Grayscale Byte Secondary Capture. `png`: the event's image, which knows what may be in both."""
     images, ms_each = decode_webp(webp)
     data = _dataset(event, MOVING, "clip", 2)
@@ -54,7 +53,7 @@ def write_clip(path: Path, event: Event, webp: bytes, png: bytes) -> None:
     data.PresentationLUTShape, data.RescaleIntercept, data.RescaleSlope, data.RescaleType = "IDENTITY", 0, 1, "US"
     data.LossyImageCompression, data.LossyImageCompressionMethod = "01", "RFC_9649"  # WebP; DICOM names no term for it
     data.LossyImageCompressionRatio = round(sum(i.size for i in images) / len(webp), 1)
-    _save(path, data, np.stack(images).tobytes())
+    return _file(data, np.stack(images).tobytes())
 
 
 def _dataset(event: Event, kind: UID, part: str, series: int) -> FileDataset:
@@ -86,6 +85,7 @@ def _dataset(event: Event, kind: UID, part: str, series: int) -> FileDataset:
         f"{WORDS}. Research prototype, not a diagnosis. Exam {event.exam_id}, score {event.hygroma:.3f},"
         f" evidence {event.evidence:.2f}, bundle {event.bundle}, review {review}"
         + (f". Boundary not sure: {event.boundary}" if event.boundary else "")
+        + (f". Decision overridden: {event.overrides}" if event.overrides else "")
         + (f". Clock {event.clock}" if event.clock else "")
     )
     data.BitsAllocated = data.BitsStored = 8
@@ -93,10 +93,12 @@ def _dataset(event: Event, kind: UID, part: str, series: int) -> FileDataset:
     return data
 
 
-def _save(path: Path, data: FileDataset, pixels: bytes) -> None:
+def _file(data: FileDataset, pixels: bytes) -> bytes:
     data.PixelData = pixels + b"\0" * (len(pixels) % 2)
     data["PixelData"].VR = "OB"
-    data.save_as(path, enforce_file_format=True)
+    file = io.BytesIO()
+    data.save_as(file, enforce_file_format=True)
+    return file.getvalue()
 
 
 def _uid(event: Event, part: str) -> UID:

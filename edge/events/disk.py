@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+NO_SUCH_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # "not here", unlike EIO, which is a loss
+UNCOUNTED = 2**63
 
 
 def why_unwritable(folder: Path) -> str:
@@ -24,6 +31,14 @@ def why_unwritable(folder: Path) -> str:
     return f"{folder}: no such place"
 
 
+def give(path: Path, owner_of: Path) -> None:
+    """What root has made beside another user's files belongs to that user."""
+    if os.geteuid() == 0:
+        owner = owner_of.stat()
+        if (owner.st_uid, owner.st_gid) != (0, 0):
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
 class Disk:
     """The real one. OSError from any of these means that nothing may be taken as written."""
 
@@ -33,6 +48,7 @@ class Disk:
         tmp = path.with_name(path.name + ".tmp")
         try:
             self.write(tmp, data)
+            give(tmp, path.parent)
             self.rename(tmp, path)
         except OSError:
             with suppress(OSError):  # half a picture would take the last room of a full disk
@@ -51,12 +67,24 @@ class Disk:
         os.replace(old, new)
 
     def sync_directory(self, path: Path) -> None:
-        """A rename is durable only once its directory is."""
+        """A rename is durable only once its directory is. Some file systems (SMB, some of FUSE) sync no directory and answer
+        EINVAL: they are as durable as they get."""
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(handle)
+        except OSError as error:
+            if error.errno not in NO_SUCH_SYNC:
+                raise
+            log.info("%s: this file system syncs no folder (%s)", path, error.strerror)
         finally:
             os.close(handle)
+
+    def make_folder(self, path: Path, owner_of: Path) -> None:
+        """A folder, made where it is missing, that the owner of `owner_of` may write: `sudo hygroma run` must not leave one that
+        the service cannot use."""
+        if not path.is_dir():
+            path.mkdir(parents=True, exist_ok=True)
+            give(path, owner_of)
 
     def remove(self, path: Path) -> None:
         """A file that is gone already is no error."""
@@ -64,3 +92,8 @@ class Disk:
 
     def free_bytes(self, path: Path) -> int:
         return shutil.disk_usage(path).free
+
+    def free_files(self, path: Path) -> int:
+        """How many files may still be made; a huge number on file systems that do not count them."""
+        found = os.statvfs(path)
+        return found.f_favail if found.f_files else UNCOUNTED

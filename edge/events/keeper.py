@@ -68,6 +68,7 @@ class Keeper:
         clips: Clips,
         source: str,
         bundle: str,
+        overrides: str,
         now_ns: int,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
@@ -77,7 +78,7 @@ class Keeper:
         self.errors = 0
         self.problem = ""
         self._store, self._clips, self._clock_ns = store, clips, clock_ns
-        self._source, self._bundle = source, bundle
+        self._source, self._bundle, self._overrides = source, bundle, overrides
         self._waiting: deque[NewEvent] = deque()
         self._reviews: deque[_Review] = deque()
         self._withheld: deque[_Withheld] = deque(maxlen=WITHHELD_MAX)
@@ -133,6 +134,7 @@ class Keeper:
                 bundle=self._bundle,
                 image=render_evidence(picture, scores, stamp.t_wall, verdict.exam_id, self._bundle),
                 boundary=verdict.boundary,
+                overrides=self._overrides,
                 clock=stamp.known,
                 boot=stamp.boot,
             )

@@ -35,6 +35,7 @@ CREATE TABLE events (
 # Columns that came since version 2, as declared. Each has a default, so that an older program writes rows without it.
 ADDED = {
     "boundary": "TEXT NOT NULL DEFAULT ''",
+    "overrides": "TEXT NOT NULL DEFAULT ''",
     "clock": "TEXT NOT NULL DEFAULT ''",
     "boot": "TEXT NOT NULL DEFAULT ''",
     "t_mono_ns": "INTEGER NOT NULL DEFAULT 0",
@@ -62,8 +63,19 @@ INDICES = (
     f"CREATE INDEX IF NOT EXISTS events_removable_review ON events (review, id) WHERE {REMOVABLE}",
     "CREATE INDEX IF NOT EXISTS events_clip ON events (clip_path) WHERE clip_path != ''",
     "CREATE INDEX IF NOT EXISTS events_review ON events (review, id)",
+    "CREATE TABLE IF NOT EXISTS store (id TEXT NOT NULL)",  # one row: two stores' exports are told apart by it
+    "INSERT INTO store SELECT lower(hex(randomblob(8))) WHERE NOT EXISTS (SELECT 1 FROM store)",
+    # What people decided, all of it: the event itself keeps the last decision alone.
+    "CREATE TABLE IF NOT EXISTS reviews (event INTEGER NOT NULL, review TEXT NOT NULL, reviewed_by TEXT NOT NULL,"
+    " reviewed_at TEXT NOT NULL)",
+    "INSERT INTO reviews SELECT id, review, reviewed_by, reviewed_at FROM events WHERE reviewed_by != ''"
+    " AND NOT EXISTS (SELECT 1 FROM reviews WHERE event = events.id)",
+    "CREATE INDEX IF NOT EXISTS reviews_event ON reviews (event)",
+    "CREATE TRIGGER IF NOT EXISTS review_forgotten AFTER DELETE ON events BEGIN DELETE FROM reviews WHERE event = old.id; END",
+    "CREATE TRIGGER IF NOT EXISTS review_kept AFTER UPDATE OF review ON events BEGIN INSERT INTO reviews"
+    " VALUES (new.id, new.review, new.reviewed_by, new.reviewed_at); END",
 )
-_NEWEST_INDEX = "events_review"  # a store that has it has them all
+_NEWEST = "review_kept"  # a store that has it has them all
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
@@ -130,5 +142,5 @@ def _missing(connection: sqlite3.Connection) -> list[str]:
 
 
 def _is_indexed(connection: sqlite3.Connection) -> bool:
-    found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (_NEWEST_INDEX,))
+    found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (_NEWEST,))
     return found.fetchone() is not None

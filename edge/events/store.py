@@ -7,11 +7,14 @@ review beside it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
 import re
+import shutil
 import sqlite3
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,13 +22,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta, timezone
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from edge.clock import UNKNOWN
 from edge.errors import NoSuchEvent, StoreError
-from edge.events.disk import Disk, why_unwritable
+from edge.events.disk import Disk, give, why_unwritable
 from edge.events.schema import REMOVABLE, prepare
 from edge.records import REVIEWER, REVIEWER_MAX, REVIEWS, Event
+from edge.redaction import printable
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +45,10 @@ RESERVE, RESERVE_BYTES = "reserve", 2**20  # a file that gives way when SQLite n
 FORGOTTEN_WITH_RESERVE = 10  # events that one `retain` then removes: of many the log alone could be larger than the reserve
 SWEPT_AT_ONCE = 500  # files that one `retain` looks at for orphans, for the same reason
 
+FILES_MIN = 100  # files that the disk must still take: an exam's picture and clip, with SQLite's own, need five
+NO_FILES = "the disk has room and takes no more files (no inodes left); remove small files that nobody needs"
+IMAGE_BYTES = 50_000  # of an event's evidence image, about
+EVIDENCE = "evidence"  # the folder of all pictures and clips
 _COLUMNS = ", ".join(item.name for item in fields(Event))
 
 
@@ -59,9 +67,19 @@ class NewEvent:
     bundle: str
     image: bytes
     boundary: str = ""  # as in Verdict
+    overrides: str = ""  # as in Event
     clock: str = UNKNOWN  # how t_wall was known: see edge/clock.py
     boot: str = ""
     key: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+
+
+@dataclass(frozen=True)
+class Review:
+    """What a person decided, who it was, and when: ISO 8601, UTC."""
+
+    review: str
+    reviewed_by: str
+    reviewed_at: str
 
 
 @dataclass(frozen=True)
@@ -91,6 +109,7 @@ class EventStore:
         self._clock_ns, self._create = clock_ns, create
         self._wall, self._opened = wall, (wall(), clock_ns())
         self._connection: sqlite3.Connection | None = None
+        self._copy: tempfile.TemporaryDirectory[str] | None = None  # of a store that this user may only read
         self._unswept: Iterator[Path] = iter(())
 
     def __enter__(self) -> EventStore:
@@ -109,23 +128,29 @@ class EventStore:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        if self._copy is not None:
+            self._copy.cleanup()
+            self._copy = None
 
     def commit(self, new: NewEvent) -> Event:
         """The flag, durable when this returns: first its image, then its row. StoreError: nothing was acknowledged; given once
         more, the same flag takes the same place, however far it had come."""
-        name = f"evidence/{new.t_wall[:10]}/exam{new.exam_id}-frame{new.frame_id}-{new.key}.png"
+        name = f"{self._day(new.t_wall)}/exam{new.exam_id}-frame{new.frame_id}-{new.key}.png"
         digest = hashlib.sha256(new.image).hexdigest()
         with self._telling("written"):
             database = self._db()
-            row = (new.exam_id, new.source, new.frame_id, new.t_wall, self._age_ms(new), new.hygroma, new.evidence,
-                   new.bundle, name, digest, len(new.image), new.boundary, new.clock, new.boot, new.t_mono_ns)  # fmt: skip
+            # A name never costs a flag: what of it no database takes is written out.
+            source, bundle, boundary = (printable(text) for text in (new.source, new.bundle, new.boundary))
+            row = (new.exam_id, source, new.frame_id, new.t_wall, self._age_ms(new), new.hygroma, new.evidence,
+                   bundle, name, digest, len(new.image), boundary, new.overrides, new.clock, new.boot,
+                   new.t_mono_ns)  # fmt: skip
             if database.execute("SELECT 1 FROM events WHERE image_path = ?", (name,)).fetchone() is None:
                 self._write(name, new.image)
                 with database:
                     database.execute(
                         "INSERT INTO events (exam_id, source, frame_id, t_wall, latency_ms, hygroma, evidence, bundle,"
-                        " image_path, image_sha256, image_bytes, boundary, clock, boot, t_mono_ns)"
-                        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        " image_path, image_sha256, image_bytes, boundary, overrides, clock, boot, t_mono_ns)"
+                        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                         row,
                     )
             latency_ms = self._age_ms(new)  # known only now that the row is durable
@@ -161,16 +186,31 @@ class EventStore:
                     "UPDATE events SET image_path = ?, image_sha256 = ?, image_bytes = ? WHERE id = ?",
                     (name, hashlib.sha256(image).hexdigest(), len(image), event_id),
                 )
-            self._disk.remove(self.root / event.image_path)
+            self._disk.remove(self._place(event.image_path))
             return self._one(event_id)
 
     def _write(self, name: str, data: bytes) -> None:
-        folder = (self.root / name).parent
-        if not folder.exists():  # a new day's folder must itself be durable before anything in it is
-            folder.mkdir(parents=True)
-            self._disk.sync_directory(folder.parent)
+        path = self._place(name)
+        if not path.parent.exists():  # a new day's folder must itself be durable before anything in it is
+            self._disk.make_folder(self.root / EVIDENCE, self.root)
+            self._disk.make_folder(path.parent, self.root)
+            self._disk.sync_directory(path.parent.parent)
             self._disk.sync_directory(self.root)
-        self._disk.write_durable(self.root / name, data)
+        self._disk.write_durable(path, data)
+
+    def _day(self, t_wall: str) -> str:
+        """The folder of a day; another of the same day where this user may not write it (another user's daemon made it)."""
+        day = f"{EVIDENCE}/{t_wall[:10]}"
+        folder = self.root / day
+        return f"{day}-{os.geteuid()}" if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK) else day
+
+    def _place(self, name: str) -> Path:
+        """Where a row's file lies. StoreError for a name that leads out of the store: rows are another program's, too."""
+        path = self.root / name
+        parts = PurePosixPath(name).parts
+        if parts[:1] != (EVIDENCE,) or ".." in parts or not path.parent.resolve().is_relative_to(self.root.resolve() / EVIDENCE):
+            raise StoreError(f"{self.root / 'events.db'}: a row names {name[:80]!r}, outside its evidence; it is left alone")
+        return path
 
     def events(self, review: str | None = None, limit: int = 1000) -> list[Event]:
         """Newest first. `review`: only events in that state."""
@@ -194,7 +234,7 @@ class EventStore:
 
     def _read(self, event_id: int, name: str, digest: str, what: str) -> bytes:
         with self._telling("read"):
-            data = (self.root / name).read_bytes()
+            data = self._place(name).read_bytes()
         if hashlib.sha256(data).hexdigest() != digest:
             raise StoreError(f"{self.root / name}: not the {what} that was committed with event {event_id}")
         return data
@@ -212,6 +252,17 @@ class EventStore:
                     (review, by, _utc_now().isoformat(timespec="seconds"), event_id),
                 )
             return self._one(event_id)
+
+    def reviews(self, event_id: int) -> list[Review]:
+        """Every decision on an event, the oldest first; `review` adds to them and takes none away."""
+        with self._telling("read"):
+            query = "SELECT review, reviewed_by, reviewed_at FROM reviews WHERE event = ? ORDER BY rowid"
+            return [Review(*row) for row in self._db().execute(query, (event_id,))]
+
+    def identity(self) -> str:
+        """16 hex digits that no other store has."""
+        with self._telling("read"):
+            return str(self._db().execute("SELECT id FROM store").fetchone()[0])
 
     def pin(self, event_id: int, pinned: bool = True) -> Event:
         """A pinned event is never removed by retention. StoreError: no such event."""
@@ -260,7 +311,8 @@ class EventStore:
         for review in ("dismissed", "open"):
             excess = self._bytes_kept() - self._retention.max_bytes
             removed += self._forget_bytes(review, excess, most - removed)
-        return removed + self._forget_bytes("dismissed", self._shortage(), most - removed)
+        removed += self._forget_bytes("dismissed", self._shortage(), most - removed)
+        return removed + self._forget_bytes("dismissed", self._file_shortage(), most - removed)
 
     def _keep_reserve(self) -> None:
         if not self.is_short_of_space() and not (self.root / RESERVE).exists():
@@ -270,13 +322,18 @@ class EventStore:
     def is_short_of_space(self) -> bool:
         """Whether the disk has less room than is to be left free, so that `retain` may help a flag that finds none."""
         try:
-            return self._shortage() > 0
+            return self._shortage() > 0 or self._file_shortage() > 0
         except OSError:  # a disk that tells nothing
             return False
 
     def _shortage(self) -> int:
         reserve = 0 if (self.root / RESERVE).exists() else RESERVE_BYTES  # one that gave way is to be made again
         return self._retention.min_free_bytes + reserve - self._disk.free_bytes(self.root)
+
+    def _file_shortage(self) -> int:
+        """Bytes of events to remove where the disk takes few more files, whatever room it has: about as many as go at once."""
+        short = self._disk.free_files(self.root) < FILES_MIN
+        return FORGOTTEN_AT_ONCE * IMAGE_BYTES if short else 0
 
     def _forget_aged(self, most: int) -> int:
         aged = self._db().execute(
@@ -331,7 +388,10 @@ class EventStore:
                 database.executemany("DELETE FROM events WHERE id = ?", [(row[0],) for row in rows])
         for _, *paths in rows:
             for path in filter(None, paths):
-                self._disk.remove(self.root / path)
+                try:
+                    self._disk.remove(self._place(path))
+                except StoreError as error:
+                    log.error("%s", error)
         return len(rows)
 
     def _bytes_kept(self) -> int:
@@ -357,7 +417,7 @@ class EventStore:
 
     def _files(self) -> Iterator[Path]:
         """Every file of evidence. A day is a folder, listed whole when its turn comes: none stays open from call to call."""
-        for day in _listed(self.root / "evidence", os.DirEntry.is_dir):
+        for day in _listed(self.root / EVIDENCE, os.DirEntry.is_dir):
             yield from _listed(day, os.DirEntry.is_file)
 
     def _db(self) -> sqlite3.Connection:
@@ -368,17 +428,29 @@ class EventStore:
                         f"{self.root}: cannot be opened for writing ({problem}); name a folder that this user may write"
                         " with --events or events.dir"
                     )
-                self.root.mkdir(parents=True, exist_ok=True)
+                self._disk.make_folder(self.root, self.root.parent)
             elif not (self.root / "events.db").is_file():
                 raise StoreError(f"{self.root}: holds no event store; give the directory that events.dir names")
-            connection = sqlite3.connect(self.root / "events.db", timeout=BUSY_TIMEOUT_S)
+            path = self.root / "events.db"
+            if not self._create and not _writable(path):
+                path = self._copied(path)
+            connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)
             try:
-                prepare(connection, self.root / "events.db")
+                prepare(connection, path)
+                give(path, self.root)
             except BaseException:
                 connection.close()
                 raise
             self._connection = connection
         return self._connection
+
+    def _copied(self, path: Path) -> Path:
+        """A copy of a store that this user may only read, while it is open: SQLite reads none without writing beside it."""
+        self._copy = tempfile.TemporaryDirectory(prefix="hygroma-store-")
+        for part in (path, path.with_name(f"{path.name}-wal")):
+            if part.is_file():
+                shutil.copyfile(part, Path(self._copy.name) / part.name)
+        return Path(self._copy.name) / path.name
 
     def _one(self, event_id: int) -> Event:
         row = self._db().execute(f"SELECT {_COLUMNS} FROM events WHERE id = ?", (event_id,)).fetchone()
@@ -393,22 +465,39 @@ class EventStore:
     def _telling(self, what: str) -> Iterator[None]:
         """Turns what the disk and SQLite say into a StoreError that names the store and what could not be done."""
         try:
+            if what != "read" and self._copy is not None:
+                raise StoreError(f"{self.root}: cannot be {what}: this user may only read it; use the one that it belongs to")
             yield
         except sqlite3.DatabaseError as error:
             self.close()  # opened afresh next time: the cause may be gone by then
-            raise StoreError(
-                f"{self.root / 'events.db'}: cannot be {what} ({error}); check the disk's space and health. If the"
-                " file is damaged, move it aside and keep it: a new store is made"
-            ) from error
+            raise StoreError(f"{self.root / 'events.db'}: cannot be {what} ({error}); {self._advice(str(error))}") from error
         except (OverflowError, UnicodeEncodeError) as error:
             raise StoreError(
                 f"{self.root / 'events.db'}: cannot be {what} ({error}); give a number under 2**63 and plain text"
             ) from error
         except OSError as error:
+            said = NO_FILES if error.errno == errno.ENOSPC and self._takes_no_file() else "check space and permissions"
             raise StoreError(
-                f"{error.filename or self.root}: cannot be {what} ({error.strerror or error});"
-                " check space and permissions"
+                f"{error.filename or self.root}: cannot be {what} ({error.strerror or error}); {said}"
             ) from error
+
+    def _advice(self, said: str) -> str:
+        """What to do about an error of SQLite's."""
+        if "locked" in said:
+            return "another program is writing there; try again"
+        if "readonly" in said or "unable to open" in said:
+            return "check whose files these are: the service's user must be able to write all of them"
+        if "full" in said and self._takes_no_file():
+            return NO_FILES
+        return (
+            "check the disk's space and health. If the file is damaged, move it aside and keep it: a new store is made"
+        )
+
+    def _takes_no_file(self) -> bool:
+        try:
+            return self._disk.free_files(self.root) == 0
+        except OSError:
+            return False
 
 
 def evidence_reader(root: str | Path, clip: bool = False) -> Callable[[int], bytes | None]:
@@ -424,6 +513,10 @@ def evidence_reader(root: str | Path, clip: bool = False) -> Callable[[int], byt
             return None
 
     return read
+
+
+def _writable(path: Path) -> bool:
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)
 
 
 def _listed(folder: Path, wanted: Callable[..., bool]) -> list[Path]:

@@ -28,6 +28,8 @@ STEPS_KEPT = 32  # of them: a second's
 SPACING_MAX_NS = 200_000_000  # ns between pictures; further apart, live ones too differ equally from all others
 NOISE_MAX = 1.5  # grey levels of cells: with more, a second of a slow scan differs no more than a held picture does
 NOISE_OF_CONTRAST = 0.1  # of the fan's contrast, at most; what differs more, each picture from each other, is alive
+SOON_NS = 1_000_000_000  # ns: a stretch that ends sooner was live, and what was learned in it is no noise
+SEEN_NS = 1_100_000_000  # ns in which neighbours must have differed by the noise once: key frames come one a second
 RELAX = 0.05  # per picture, by which noise that was measured too high comes down to what is seen
 RELAXES_BELOW = 0.8  # of the measured noise: a neighbour's difference that shows it to be too high
 
@@ -45,6 +47,8 @@ class Changes:
         self._first: Fingerprint | None = None  # of the stretch under way
         self._first_ns = 0
         self._steps: deque[float] = deque(maxlen=STEPS_KEPT)  # differences of neighbours in the stretch
+        self._noise_before = 0.0  # the noise as it was when the stretch began
+        self._seen: deque[tuple[int, float]] = deque()  # (ns, difference of neighbours) of the last SEEN_NS
 
     @property
     def tells(self) -> bool:
@@ -92,15 +96,22 @@ class Changes:
         return min(max(OF_CONTRAST * contrast, LEAST), ALIKE)
 
     def _begin(self, taken: Fingerprint, now: int) -> None:
-        self._first, self._first_ns = taken, now
+        self._first, self._first_ns, self._noise_before = taken, now, self.noise
         self._steps.clear()
 
     def _learn(self, taken: Fingerprint, step: float, from_first: float, contrast: float, now: int) -> None:
         if step < RELAXES_BELOW * self.noise:  # live or held, neighbours differ by the noise at least
             self.noise += RELAX * (step - self.noise)
+        self._seen.append((now, step))
+        while now - self._seen[0][0] > SEEN_NS:
+            self._seen.popleft()
+        if now - self._seen[0][0] > SEEN_NS // 2:
+            self.noise = min(self.noise, max(seen for _, seen in self._seen))
         self._steps.append(step)
         found = sorted(self._steps)[int(STEADY_QUANTILE * (len(self._steps) - 1))]
         if from_first > STEADY * found or now - self._before_ns > SPACING_MAX_NS:
+            if now - self._first_ns < SOON_NS:
+                self.noise = min(self.noise, self._noise_before)
             self._begin(taken, now)
         elif (
             now - self._first_ns >= STEADY_NS

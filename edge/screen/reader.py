@@ -11,12 +11,14 @@ from dataclasses import replace
 import numpy as np
 
 from edge.records import Fan, Frame, Reading, Signal
+from edge.screen.align import Aligner
 from edge.screen.cover import is_covered
+from edge.screen.drift import Drift
 from edge.screen.geometry import fan_mask
 from edge.screen.held import Changes
 from edge.screen.layout import SECOND, LayoutTracker, thumbnail
 from edge.screen.likeness import Fingerprinter
-from edge.screen.preprocess import Preprocessing, prepare, to_grey, to_screen
+from edge.screen.preprocess import Preprocessing, letterbox, prepare, to_grey, to_screen
 from edge.screen.signal import is_doppler, readable, shows_nothing
 from edge.screen.surround import Surround
 
@@ -41,6 +43,7 @@ class ScreenReader:
         self._inside = np.zeros((0, 0), bool)
         self._prints: Fingerprinter | None = None
         self._changes = Changes()
+        self._drift: Drift | None = None
         self._surround = Surround()
         self._history: deque[tuple[int, bool]] = deque()  # (t_mono_ns, changed) of the frames of the last FREEZE
         self._watched_since = 0  # ns
@@ -73,11 +76,13 @@ class ScreenReader:
             self._watch(fan, now, keep_time=not layout_changed and not self._dark and self._fan is not None)
         self._dark = False
         crop = prepare(image, fan, self.spec)
-        assert self._prints is not None
+        assert self._prints is not None and self._drift is not None
         taken = self._prints.take(crop)
         duplicate, moves, alike = self._changes.see(taken, now)
+        held_since = self._drift.see(crop, taken, now)
+        duplicate = duplicate or held_since is not None
         samples = _samples(image, fan)
-        signal = self._look_inside(samples, now, moves)
+        signal = self._look_inside(samples, now, moves, held_since is not None and now - held_since >= FREEZE)
         covered = is_covered(to_grey(samples), self._inside)
         return Reading(
             frame.id,
@@ -88,6 +93,7 @@ class ScreenReader:
             duplicate,
             layout_changed,
             self._tracker.settled and not covered,
+            covered=covered,
             fingerprint=replace(taken, alike=alike),
             noise=self._changes.noise,
         )
@@ -97,17 +103,19 @@ class ScreenReader:
         self._fan, self._colour_until = fan, now
         self._inside = fan_mask(fan, fan.box)[:: _step(fan), :: _step(fan)]
         self._prints = Fingerprinter(fan, self._shape, self.spec.size)
+        held_since = self._drift.surely_held_since if self._drift is not None and keep_time else None
+        self._drift = Drift(Aligner(self._prints, _on_crop(fan, self.spec)), held_since)
         if not keep_time:
             self._changes.forget()
             self._history.clear()
             self._frozen = False
             self._watched_since = now
 
-    def _look_inside(self, samples: np.ndarray, now: int, changed: bool) -> Signal:
-        """Colour and change inside the fan."""
+    def _look_inside(self, samples: np.ndarray, now: int, changed: bool, held: bool) -> Signal:
+        """Colour and change inside the fan; `held`: for FREEZE and longer it only moved and changed as a whole."""
         if is_doppler(samples, self._inside):
             self._colour_until = now + DOPPLER_HOLD
-        if self._is_frozen(now, changed):
+        if self._is_frozen(now, changed) or held:
             return Signal.FROZEN
         return Signal.DOPPLER if now < self._colour_until else Signal.OK
 
@@ -123,6 +131,11 @@ class ScreenReader:
             allowed = min(FROZEN_CHANGES, len(self._history) // FRAMES_PER_CHANGE)
             self._frozen = now - self._watched_since >= FREEZE and changes <= allowed
         return self._frozen and self._changes.tells
+
+
+def _on_crop(fan: Fan, spec: Preprocessing) -> np.ndarray:
+    """bool [S,S]: where on its crop a fan lies."""
+    return letterbox(fan_mask(fan, fan.box).astype(np.uint8) * 255, Preprocessing(spec.size)) == 255
 
 
 def _samples(image: np.ndarray, fan: Fan) -> np.ndarray:

@@ -69,6 +69,7 @@ class Snapshot:
     # float [G,G] in [0,1]; None unless the frame is assessable: heat on any other would say what nobody knows.
     nuchal_map: np.ndarray | None = field(repr=False, compare=False, default=None)
     bundle_state: BundleState | None = None
+    overrides: tuple[str, ...] = ()  # of the bundle's decision, by the configuration, in words
     noise: float = 0.0  # grey levels, the source's measured noise floor; 0 until it is known
 
 

@@ -16,7 +16,7 @@ from edge.records import Event, Verdict
 from edge.schema import Rule
 from edge.status.board import BundleState, ExamRow
 from edge.status.render import STATES
-from edge.status.routes import COOKIE, HTML, JSON, NUMBER, NUMBER_DIGITS, ROUTES, Answer, Route
+from edge.status.routes import HTML, JSON, NUMBER, NUMBER_DIGITS, ROUTES, Answer, Route
 
 _SCALARS: dict[type, str] = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
@@ -36,8 +36,8 @@ _BODY = (
 )
 
 
-def describe(token: bool) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of a server that wants a token or does not."""
+def describe(token: bool, cookie: str) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of a server that wants a token or does not. cookie: where a browser keeps it."""
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, token)
@@ -55,7 +55,7 @@ def describe(token: bool) -> dict[str, Any]:
     if token:
         document["components"]["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer"},
-            "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+            "cookie": {"type": "apiKey", "in": "cookie", "name": cookie},
         }
         document["security"] = [{"bearer": []}, {"cookie": []}]
     return document

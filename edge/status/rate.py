@@ -22,6 +22,9 @@ class Limit:
 
 REQUESTS = Limit(200, 50)  # a page asks ten times a second, with its pictures; five browsers behind one address fit
 WRONG_TOKENS = Limit(10, 0.1)  # 16 characters would take longer than the universe is old
+ALL_WRONG_TOKENS = Limit(60, 0.2)  # of all addresses together that have not been let in lately: a guesser may have thousands
+KNOWN_MAX = 64  # addresses that have been let in, remembered
+KNOWN_S = 12 * 3600.0  # seconds: a shift
 
 
 def client_of(address: str) -> str:
@@ -32,6 +35,26 @@ def client_of(address: str) -> str:
     if given.ipv4_mapped:
         return str(given.ipv4_mapped)
     return str(ipaddress.ip_network((given, 64), strict=False))
+
+
+class Known:
+    """Addresses that have shown the right token lately: what strangers do together does not shut them out."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: OrderedDict[str, float] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def see(self, client: str) -> None:
+        with self._lock:
+            self._seen.pop(client, None)
+            self._seen[client] = self._clock()
+            if len(self._seen) > KNOWN_MAX:
+                self._seen.popitem(last=False)
+
+    def knows(self, client: str) -> bool:
+        with self._lock:
+            return self._clock() - self._seen.get(client, -KNOWN_S) < KNOWN_S
 
 
 class Rate:

@@ -123,6 +123,8 @@ def to_prometheus(snapshot: Snapshot | None, now_ns: int, root: Path = ROOT) -> 
         metric("evidence", "gauge", "Accumulated evidence of the exam.", ("", verdict.evidence))
         metric("exam_id", "gauge", "Number of the exam under way.", ("", verdict.exam_id))
         metric("boundary_asked", "gauge", "1 while the operator is asked whose exam it is.", ("", bool(verdict.question)))
+    changed = len(snapshot.overrides)
+    metric("decision_overrides", "gauge", "Parameters of the bundle that the configuration changes.", ("", changed))
     metric("source_noise_levels", "gauge", "Measured noise of a held picture, grey levels.", ("", snapshot.noise))
     metric("source_connected", "gauge", "0 while a live source is away.", ("", feed.connected))
     if (bundle := snapshot.bundle_state) is not None:

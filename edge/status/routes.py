@@ -11,7 +11,7 @@ from edge.schema import rule
 NUMBER_DIGITS = 18  # of an event's number: below SQLite's largest
 NUMBER = "{event_id}"  # stands for one in a path
 
-COOKIE = "hygroma_token"  # where a browser keeps the token
+COOKIE = "hygroma_token"  # where a browser keeps the token, with the port behind it: cookies of one host are shared by its ports
 
 JSON, TEXT, PNG, JPEG, WEBP = "application/json", "text/plain", "image/png", "image/jpeg", "image/webp"
 METRICS = "text/plain; version=0.0.4; charset=utf-8"  # as Prometheus wants it

@@ -23,7 +23,7 @@ from edge.schema import Decoder
 from edge.status.board import Board, NewExamRequest, Request, ReviewRequest, SameExamRequest
 from edge.status.openapi import describe
 from edge.status.pool import PooledServer
-from edge.status.rate import REQUESTS, WRONG_TOKENS, Rate, client_of
+from edge.status.rate import ALL_WRONG_TOKENS, REQUESTS, WRONG_TOKENS, Known, Rate, client_of
 from edge.status.render import to_health, to_jpeg, to_json, to_prometheus
 from edge.status.routes import COOKIE, CSS, HTML, JPEG, JS, JSON, METRICS, PNG, TEXT, WEBP, Route, find
 
@@ -143,16 +143,18 @@ class StatusServer:
             "board": board, "token": token, "loopback": loopback, "evidence": staticmethod(evidence),
             "clip": staticmethod(clip),
             "clock_ns": staticmethod(clock_ns), "requests": Rate(REQUESTS), "wrong_tokens": Rate(WRONG_TOKENS),
+            "all_wrong": Rate(ALL_WRONG_TOKENS), "known": Known(),
             "files": {name: (PAGE / name).read_bytes() for name in ("index.html", "token.html", "page.css", "page.js")},
-            "api": describe(bool(token)),
         })  # fmt: skip
         try:
-            self._server = PooledServer((host, port), handler)
+            self._server = PooledServer((host, port), handler, handler.known)  # type: ignore[attr-defined]
         except OSError as error:
             raise SourceError(
                 f"status: cannot listen on {host} port {port} ({error.strerror}); set status.port to a free one, or 0"
             ) from error
         self.port: int = self._server.server_address[1]
+        handler.cookie = f"{COOKIE}_{self.port}"  # type: ignore[attr-defined]
+        handler.api = describe(bool(token), handler.cookie)  # type: ignore[attr-defined]
         self.url = f"http://[{host}]:{self.port}/" if ":" in host else f"http://{host}:{self.port}/"
 
     def __enter__(self) -> StatusServer:
@@ -194,6 +196,9 @@ class _Handler(BaseHTTPRequestHandler):
     api: dict[str, Any]
     requests: Rate
     wrong_tokens: Rate
+    all_wrong: Rate
+    known: Known
+    cookie: str
 
     timeout = CLIENT_TIMEOUT_S
     server_version = "hygroma"
@@ -215,13 +220,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _admit(self) -> tuple[Route, int, Any]:
         """The route asked for, the number in its path, and what was sent along."""
         client = client_of(self.client_address[0])
+        if self.request_version == "HTTP/0.9":
+            _refuse(400, "the request names no version of HTTP; 1.0 or 1.1 is wanted")
+        data = self._data()  # all of it is here already: see pool.py
+        if self._is_of_another_site():  # before anything is counted: a page elsewhere must not use up the operator's share
+            _refuse(403, "requests from other pages are refused")
         if not self.requests.allows(client):
             _refuse(429, "too many requests; wait a little", {"Retry-After": "1"})
         if self.token and not self.wrong_tokens.allows(client, 0):
             _refuse(429, "too many wrong tokens; wait a little", {"Retry-After": "10"})
-        if self.request_version == "HTTP/0.9":
-            _refuse(400, "the request names no version of HTTP; 1.0 or 1.1 is wanted")
-        data = self._data()
+        if self.token and not self.known.knows(client) and not self.all_wrong.allows("", 0):
+            _refuse(429, "too many wrong tokens from all addresses; wait a little", {"Retry-After": "10"})
         try:
             url = urlsplit(self.path)
         except ValueError:  # such as //[
@@ -243,20 +252,37 @@ class _Handler(BaseHTTPRequestHandler):
             _refuse(405, f"{url.path} answers to {allowed}", {"Allow": allowed})
         return route, number, self._decoded(route, data) if route.body else None
 
+    def _is_of_another_site(self) -> bool:
+        """Whether a page of another origin sends this, by what a browser says of it. A link there that somebody follows does not
+        count, unless it brings a token. What is typed, or opened from outside a browser, comes from no page."""
+        followed = self.command in ("GET", "HEAD") and "token=" not in self.path
+        site = self.headers.get("Sec-Fetch-Site")
+        if site is not None:
+            followed = followed and self.headers.get("Sec-Fetch-Dest") == "document"
+            return site not in ("same-origin", "none") and not followed
+        for name in ("Origin", "Referer"):  # of browsers from before 2023
+            page = self.headers.get(name, "")
+            if page and page.partition("://")[2].partition("/")[0] != self.headers.get("Host"):
+                return name == "Origin" or not (followed and self.path == "/")
+        return False
+
     def _check_token(self, client: str, query: str, path: str, route: Route | None) -> None:
         # "+" is itself here, as base64 has it: no token holds a space.
         given = parse_qs(query.replace("+", "%2B")).get("token", [""])[0]
         if given and self._is_token(given) and self.command in ("GET", "HEAD"):
-            cookie = f"{COOKIE}={given}; HttpOnly; SameSite=Strict; Path=/"
+            self.known.see(client)
+            cookie = f"{self.cookie}={given}; HttpOnly; SameSite=Strict; Path=/"
             raise _Refused(_Reply(303, TEXT, b"", {"Location": path, "Set-Cookie": cookie}))
         sent = self._sent_token()
         if not self._is_token(sent):
             if given or sent:
                 self.wrong_tokens.allows(client)
+                self.all_wrong.allows("")
             asked = {"WWW-Authenticate": "Bearer"}
             if route is not None and route.for_people:
                 raise _Refused(_Reply(401, HTML, self.files["token.html"], asked))
             _refuse(401, "a token is needed: open /?token=TOKEN, or send Authorization: Bearer TOKEN", asked)
+        self.known.see(client)
 
     def _sent_token(self) -> str:
         scheme, _, bearer = self.headers.get("Authorization", "").partition(" ")
@@ -264,7 +290,7 @@ class _Handler(BaseHTTPRequestHandler):
             return bearer.strip()
         for part in self.headers.get("Cookie", "").split(";"):
             name, _, value = part.strip().partition("=")
-            if name == COOKIE:
+            if name == self.cookie:
                 return value
         return ""
 
@@ -288,10 +314,6 @@ class _Handler(BaseHTTPRequestHandler):
         return data
 
     def _decoded(self, route: Route, data: bytes) -> Any:
-        # A browser says from which page a POST comes: only from this one is it the operator's.
-        origin = self.headers.get("Origin")
-        if origin is not None and origin.partition("://")[2] != self.headers.get("Host"):
-            _refuse(403, "requests from other pages are refused")
         kind = self.headers.get("Content-Type", JSON)
         if data and kind.partition(";")[0].strip().lower() != JSON:
             _refuse(415, f"the body must be {JSON}; found {kind[:80]!r} in Content-Type")

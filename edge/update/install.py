@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge.bundle import Bundle, load_bundle
+from edge.bundle import ANYONE, Bundle, load_bundle
 from edge.bundle.trust import SHIPPED_BUNDLE
 from edge.config import Config
 from edge.engines.scorer import Scorer
 from edge.errors import BundleError, ConfigError, EngineError, HygromaError
 from edge.update.disk import SlotDisk
 from edge.update.engine import build_engine
-from edge.update.rehearse import evidence_pictures, rehearse
+from edge.update.rehearse import confirmed_pictures, evidence_pictures, no_longer_called, rehearse
 from edge.update.semver import precedence
 from edge.update.slots import Slots, bundles_folder, version_of
 from edge.update.trial import CRASHES_MAX, finish_rollback, load_state, save_state
@@ -28,7 +28,8 @@ STEPS = ("verified", "unpacked", "placed", "built", "rehearsed", "kept", "switch
 @dataclass(frozen=True)
 class Installed:
     """What an update did. `previous` is the slot to go back to, "" for the shipped bundle; `changed` is false when this
-    very bundle was current already; `pictures` counts the evidence images of the rehearsal."""
+    very bundle was current already; `pictures` counts the evidence images of the rehearsal, `confirmed` the flags among them
+    that a person confirmed, and `lost` are the numbers of those that this bundle no longer calls."""
 
     label: str
     signed_by: str
@@ -36,6 +37,8 @@ class Installed:
     previous: str
     changed: bool
     pictures: int
+    confirmed: int = 0
+    lost: tuple[int, ...] = ()
 
 
 def install(
@@ -78,7 +81,7 @@ def install(
         try:
             _build(build, bundle, config)
             step("built")
-            pictures = _try_out(slots.path(slot), config, open_scorer)
+            tried = _try_out(slots.path(slot), config, open_scorer)
         except Exception:
             slots.clean()
             raise
@@ -93,11 +96,26 @@ def install(
             step("recorded")
         slots.clean()
         step("cleaned")
-        return Installed(bundle.label, bundle.signed_by, slot, slots.previous(), True, pictures)
+        return Installed(bundle.label, bundle.signed_by, slot, slots.previous(), True, *tried)
+
+
+def _is_trusted(path: Path, config: Config) -> bool:
+    """False for a bundle that is whole and that no trusted key has signed; a damaged one counts as what it was."""
+    try:
+        load_bundle(path, config.bundle.trust())
+    except BundleError:
+        try:
+            load_bundle(path, ANYONE)
+        except BundleError:
+            return True
+        return False
+    return True
 
 
 def _refuse_downgrade(file: str | Path, bundle: Bundle, slots: Slots, config: Config) -> None:
     new, current = bundle.manifest.model, slots.current()
+    # A bundle whose key was withdrawn does not run, and sets no version that others must reach.
+    current = next((slot for slot in (current, slots.previous()) if slot and _is_trusted(slots.path(slot), config)), "")
     try:
         path = slots.path(current) if current else SHIPPED_BUNDLE
         running = load_bundle(path, config.bundle.trust()).manifest.model
@@ -126,17 +144,23 @@ def _build(build: Callable[[Bundle, Config], None], bundle: Bundle, config: Conf
         raise EngineError(f"{bundle.path}: no engine can be built from it: {error!r}; do not use it") from error
 
 
-def _try_out(path: Path, config: Config, open_scorer: Callable[[str | Path, Config], Scorer]) -> int:
-    """Runs the golden self-test, then the rehearsal; returns how many evidence images were in it."""
-    pictures = evidence_pictures(config.events.dir)
+def _try_out(
+    path: Path, config: Config, open_scorer: Callable[[str | Path, Config], Scorer]
+) -> tuple[int, int, tuple[int, ...]]:
+    """Runs the golden self-test, then the rehearsal; (evidence images in it, confirmed ones, which of these it no longer
+    calls)."""
+    pictures, confirmed = evidence_pictures(config.events.dir), confirmed_pictures(config.events.dir)
     try:
         with open_scorer(path, config) as scorer:
             rehearse(scorer, config, pictures)
+            lost = no_longer_called(scorer, confirmed)
     except HygromaError:
         raise
     except Exception as error:  # code that never met this bundle may raise anything
         raise EngineError(f"{path}: the pipeline fails with this bundle: {error!r}; do not use it") from error
-    return len(pictures)
+    if lost:
+        log.warning("%s no longer calls %d of %d confirmed flags of this device: %s", path.name, len(lost), len(confirmed), lost)
+    return len(pictures), len(confirmed), lost
 
 
 def _is_failing(slots: Slots) -> bool:

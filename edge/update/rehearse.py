@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,7 @@ from edge.engines.scorer import Scorer
 from edge.errors import EngineError, StoreError
 from edge.events.evidence import PANEL, render_evidence
 from edge.events.store import EventStore
-from edge.records import Frame, Reading, Signal
+from edge.records import Event, Frame, Reading, Signal
 from edge.screen.geometry import full_fan
 from edge.screen.preprocess import prepare
 from edge.screen.reader import ScreenReader
@@ -23,18 +24,23 @@ from edge.screen.reader import ScreenReader
 log = logging.getLogger(__name__)
 
 PICTURES_MAX = 8  # evidence images; a second's work on the slowest device
+CONFIRMED_MAX = 64  # confirmed events; seconds of scoring on the slowest device
 STEP_NS = 1_000_000_000  # nanoseconds between them, as the decision sees it
 
 
 def evidence_pictures(folder: str | Path) -> list[np.ndarray]:
     """What the model saw in the newest events, newest first, uint8 [H,W]; fewer or none where there are none to be read.
     Each is checked against its hash."""
-    pictures: list[np.ndarray] = []
+    return [picture for _, picture in _pictures(folder, None, PICTURES_MAX)]
+
+
+def _pictures(folder: str | Path, review: str | None, most: int) -> list[tuple[Event, np.ndarray]]:
+    pictures: list[tuple[Event, np.ndarray]] = []
     if not (Path(folder) / "events.db").is_file():
         return pictures  # nothing was ever flagged here
     try:
         with EventStore(folder, create=False) as store:
-            for event in store.events(limit=PICTURES_MAX):
+            for event in store.events(review, limit=most):
                 try:
                     data = store.image(event)
                 except StoreError as error:
@@ -42,10 +48,37 @@ def evidence_pictures(folder: str | Path) -> list[np.ndarray]:
                     continue
                 picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
                 if picture is not None:
-                    pictures.append(picture[:PANEL, :PANEL])  # the left panel of `render_evidence`: the plain crop
+                    pictures.append((event, picture[:PANEL, :PANEL]))  # the left panel of `render_evidence`: the plain crop
     except StoreError as error:
         log.warning("evidence images are left out: %s", error)
     return pictures
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A flag that a person confirmed: its event's number, and what the model saw, uint8 [H,W]."""
+
+    event_id: int
+    picture: np.ndarray
+
+
+def confirmed_pictures(folder: str | Path) -> list[Confirmed]:
+    """Of the newest events that were confirmed on this device; none where there are none to be read."""
+    return [Confirmed(event.id, picture) for event, picture in _pictures(folder, "confirmed", CONFIRMED_MAX)]
+
+
+def no_longer_called(scorer: Scorer, confirmed: list[Confirmed]) -> tuple[int, ...]:
+    """The events whose picture an entered scorer does not call a suspected collection: their score is below the bundle's own
+    threshold, or the picture counts as not assessable. The scorer that flagged them may have been right or wrong; a person
+    confirmed them."""
+    point, limit = scorer.manifest.operating_point, scorer.manifest.ood.threshold
+    lost = []
+    for flag in confirmed:
+        scores = scorer.score(prepare(flag.picture, full_fan(flag.picture.shape), scorer.manifest.preprocessing))
+        called = scores.hygroma >= point.hygroma_threshold and scores.plane >= point.plane_threshold and scores.ood <= limit
+        if not called:
+            lost.append(flag.event_id)
+    return tuple(lost)
 
 
 def rehearse(scorer: Scorer, config: Config, pictures: list[np.ndarray]) -> None:

@@ -7,30 +7,21 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from edge.engines.runner import check_crops
+from edge.engines.runner import HeldInMemory, check_crops
 from edge.records import OUTPUT_NAMES, RawOutputs
 from export.model.vit import HygromaViT, ViTConfig, normalise
 
 
-class TorchRunner:
+class TorchRunner(HeldInMemory):
     """Runner over a state dict. RuntimeError (torch's) when the weights do not fit `config`. Uses torch's global thread
     count."""
 
     name = "torch-fp32"
-    qdq_limit, note = None, ""
 
     def __init__(self, state: Mapping[str, torch.Tensor], config: ViTConfig):
         self._model = HygromaViT(config).eval()
         self._model.load_state_dict(state)
         self.input_size = config.image
-        self._active = False
-
-    def __enter__(self) -> TorchRunner:
-        self._active = True
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._active = False
 
     def infer(self, crops: np.ndarray) -> RawOutputs:
         """See `Runner.infer`."""

@@ -27,16 +27,33 @@ def run(out: Path, *words: str, cwd: Path = SCRIPT.parent, **more: str) -> subpr
     return subprocess.run([str(SCRIPT), *words], env=environment, capture_output=True, text=True, timeout=250, cwd=cwd)
 
 
-def test_a_dry_run_goes_through_and_claims_nothing(tmp_path: Path) -> None:
-    done = run(tmp_path, "--dry-run")
+RECIPE = (
+    "data: d\nwork: w\nname: made-up\nversion: 1.0.0\nimage: 32\ntap: 2\n"
+    "teacher: {init: t.pt, width: 64, depth: 3, heads: 2, frozen_blocks: 1}\nstudent: {blocks: [0, 1], frozen_blocks: 1}\n"
+)
+
+
+@pytest.fixture(scope="module")
+def dry(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """A dry run with all that it can be given. Any graph of this toolchain may be the teacher; here the shipped student's."""
+    from edge.bundle.trust import SHIPPED_BUNDLE
+
+    folder = tmp_path_factory.mktemp("dry")
+    (folder / "r.yaml").write_text(RECIPE)
+    words = ("--dry-run", "--teacher", str(SHIPPED_BUNDLE / "model.qdq.onnx"))
+    return run(folder / "out", *words, cwd=folder, RECIPE="r.yaml"), folder / "out"
+
+
+def test_a_dry_run_goes_through_and_claims_nothing(dry: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+    done, out = dry
     assert done.returncode == 0, done.stderr
     assert "nothing was run on a GPU" in done.stdout
-    report = json.loads((tmp_path / "gpu.json").read_text())
+    report = json.loads((out / "gpu.json").read_text())
     assert report["dry"] and report["torch"]["ms"] == {} and report["engines"]["candidates"] == []
     assert report["torch"]["shapes"]["ViT-B/16"]["width"] == 768
     student = report["torch"]["shapes"]["student"]
     assert (student["width"], student["depth"], student["tap"]) == (384, 5, 3)  # the shipped one, all of it
-    assert "nothing was run on a GPU" in (tmp_path / "gpu.md").read_text()
+    assert "nothing was run on a GPU" in (out / "gpu.md").read_text()
 
 
 def test_an_earlier_runs_parts_are_not_in_the_report(tmp_path: Path) -> None:
@@ -59,18 +76,16 @@ def test_without_a_gpu_it_fails_and_says_why(tmp_path: Path) -> None:
 
 def test_another_graph_than_one_is_refused_in_a_dry_run_too(tmp_path: Path) -> None:
     (tmp_path / "teacher.onnx").write_bytes(b"no graph")
-    done = run(tmp_path, "--dry-run", "--teacher", str(tmp_path / "teacher.onnx"))
-    assert done.returncode == 1
+    words = ["--dry-run", "--teacher", str(tmp_path / "teacher.onnx"), "--out", str(tmp_path)]
+    assert gpu.main(["--part", "engines", *words]) == 1
+    gpu.main(["--part", "report", *words])
     assert "teacher.onnx: no INT8 graph of this toolchain" in json.loads((tmp_path / "gpu.json").read_text())["engines"]["error"]
 
 
-def test_a_teacher_is_timed_as_itself(tmp_path: Path) -> None:
-    """Any graph of this toolchain may be given; here the shipped student's."""
-    from edge.bundle.trust import SHIPPED_BUNDLE
-
-    done = run(tmp_path, "--dry-run", "--teacher", str(SHIPPED_BUNDLE / "model.qdq.onnx"))
+def test_a_teacher_is_timed_as_itself(dry: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+    done, out = dry
     assert done.returncode == 0, done.stderr
-    shapes = json.loads((tmp_path / "gpu.json").read_text())["torch"]["shapes"]
+    shapes = json.loads((out / "gpu.json").read_text())["torch"]["shapes"]
     assert shapes["teacher"] == shapes["student"] and shapes["teacher"]["image"] == 192
 
 
@@ -103,17 +118,10 @@ def test_the_table_shows_what_was_measured(tmp_path: Path) -> None:
     assert "dry run" not in text and "Trained r.yaml on cuda: G in 120 minutes." in text
 
 
-RECIPE = (
-    "data: d\nwork: w\nname: made-up\nversion: 1.0.0\nimage: 32\ntap: 2\n"
-    "teacher: {init: t.pt, width: 64, depth: 3, heads: 2, frozen_blocks: 1}\nstudent: {blocks: [0, 1], frozen_blocks: 1}\n"
-)
-
-
-def test_a_dry_run_with_a_recipe_makes_its_models(tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text(RECIPE)
-    done = run(tmp_path / "out", "--dry-run", cwd=tmp_path, RECIPE="r.yaml")
+def test_a_dry_run_with_a_recipe_makes_its_models(dry: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+    done, out = dry
     assert done.returncode == 0, done.stderr
-    trained = json.loads((tmp_path / "out" / "gpu.json").read_text())["train"]
+    trained = json.loads((out / "gpu.json").read_text())["train"]
     shapes = {name: (s["width"], s["depth"], s["tap"], s["image"]) for name, s in trained["shapes"].items()}
     assert shapes == {"teacher": (64, 3, 2, 32), "student": (64, 2, 2, 32)}  # `tap` is the recipe's, in both
     assert trained["environment"]["bundle"]["label"] and trained["before"]["load_average"]

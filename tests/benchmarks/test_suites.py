@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +30,28 @@ pytestmark = pytest.mark.kernels
 ROOT = Path(__file__).parents[2]
 
 
+PICTURES = 12  # of the clip, or of one rendered exam, instead of 32: they are shown again and again
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_pictures() -> Iterator[None]:
+    """Pictures that every case decodes, or renders, anew, and more than are looked at here."""
+    few = cache(lambda count, size: clip_frames(min(count, PICTURES), size))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "KEPT", PICTURES)
+        patch.setattr(pipeline, "clip_frames", lambda count=PICTURES, size=None: few(count, size))
+        yield
+
+
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(load_bundle(SHIPPED_BUNDLE), tmp_path, calls=3, limit_s=0.5, events_max=1000, soak_frames=60)
+
+
+@pytest.fixture
+def unsettled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop accounts for its pictures whether its fan is settled or not."""
+    monkeypatch.setattr(pipeline, "SETTLE", 10)
 
 
 def test_every_suite_imports_without_torch_onnx_or_pytest() -> None:
@@ -53,7 +74,7 @@ def test_without_torch_a_device_measures_the_rest(bench: Bench, monkeypatch: pyt
 
 def front(*words: str, wanted: int = 0) -> str:
     """What `pytest benchmarks` prints, in a process of its own."""
-    command = [sys.executable, "-m", "pytest", "benchmarks", "-p", "no:cacheprovider", *words]
+    command = [sys.executable, "-m", "pytest", "benchmarks", "-p", "no:cacheprovider", "-p", "no:schemathesis", *words]
     alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=alone)
     assert done.returncode == wanted, done.stdout + done.stderr
@@ -103,6 +124,7 @@ def test_a_stage_is_measured(bench: Bench, name: str) -> None:
 
 
 @pytest.mark.parametrize("source", ["camera", "file", "phantom"])
+@pytest.mark.usefixtures("unsettled")
 def test_the_loop_accounts_for_every_picture_of_a_source(bench: Bench, source: str) -> None:
     case = next(case for case in pipeline.CASES if case.name == f"loop, {source}, due to verdict")
     (record,) = suites.run_case(case, dataclasses.replace(bench, calls=15))
@@ -112,6 +134,7 @@ def test_the_loop_accounts_for_every_picture_of_a_source(bench: Bench, source: s
 
 
 @pytest.mark.parametrize("source", ["camera", "file", "phantom"])
+@pytest.mark.usefixtures("unsettled")
 def test_a_flag_is_measured_to_its_commit(bench: Bench, source: str) -> None:
     case = next(case for case in pipeline.CASES if case.name == f"loop, {source}, due to committed flag")
     (record,) = suites.run_case(case, bench)
@@ -119,6 +142,7 @@ def test_a_flag_is_measured_to_its_commit(bench: Bench, source: str) -> None:
     assert record.values["lost_flags"] == 0
 
 
+@pytest.mark.usefixtures("unsettled")
 def test_a_loop_whose_engine_fails_gives_no_figure(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, whole = iter(range(10**6)), Scorer.score
 

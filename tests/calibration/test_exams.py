@@ -31,10 +31,9 @@ from edge.screen.preprocess import Preprocessing
 
 
 def trace(truth: str, hygroma: float, noise: float, seed: int, plane: float = 0.95) -> Trace:
-    rng = np.random.default_rng(seed)
+    told = np.clip(hygroma + noise * np.random.default_rng(seed).standard_normal(60), 0.001, 0.999)
     steps = []
-    for i in range(60):
-        p = float(np.clip(hygroma + noise * rng.standard_normal(), 0.001, 0.999))
+    for i, p in enumerate(told.tolist()):
         scores = Scores(plane=plane, hygroma=p, ood=0.5, nuchal_map=NO_MAP)
         steps.append((Reading(i, i * 125_000_000, Signal.OK, None), scores))
     return Trace(truth, tuple(steps), 0.0, seed)
@@ -61,12 +60,11 @@ def test_the_threshold_lies_where_one_healthy_exam_in_two_hundred_would_reach_it
     assert threshold_for([[(0, float(i))] for i in range(99)], few) == pytest.approx(98 * MARGIN)  # no tail to speak of
     rng = np.random.default_rng(0)
     found = []
+    healthy = [replace(few[0], seed=i) for i in range(200)]
     for _ in range(50):  # exponential peaks, whose tail is known: one in 400 lies above log(400)
-        healthy = [trace("normal", 0.5, 0.0, i) for i in range(200)]
         found.append(threshold_for([[(0, float(v))] for v in rng.exponential(1.0, 200)], healthy))
     assert np.median(found) == pytest.approx(math.log(FALSE_FLAGS_IN / ASKED), rel=0.1)
-    alike = [trace("normal", 0.5, 0.0, i) for i in range(200)]
-    assert threshold_for([[(0, 3.0)]] * 200, alike) == pytest.approx(3.0 * MARGIN)  # peaks without a spread
+    assert threshold_for([[(0, 3.0)]] * 200, healthy) == pytest.approx(3.0 * MARGIN)  # peaks without a spread
     sick = [trace("hygroma", 0.5, 0.0, 1)]
     assert threshold_for([[(0, 1e9)]], sick) == 0.0  # no healthy exam says anything
 
@@ -144,7 +142,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_traces(rendered: list[Plan], tm
 
 def test_two_processes_trace_what_one_does(tmp_path: Path) -> None:
     spec = load_bundle(SHIPPED_BUNDLE, ANYONE).manifest.preprocessing
-    plans = [Plan(1, "normal"), Plan(2, "hygroma")]
+    plans = [Plan(1, "frozen"), Plan(2, "frozen")]  # of eight seconds these are rendered and scored while they live
     alone = trace_exams(plans, SHIPPED_BUNDLE, spec, tmp_path / "one.jsonl")
     assert any(scores for t in alone for _, scores in t.steps)  # something was scored
     together = trace_exams(plans, SHIPPED_BUNDLE, spec, tmp_path / "two.jsonl", workers=2)

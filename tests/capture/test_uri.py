@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from edge.capture import open_source, parse_uri, redact
+from edge.capture import open_source, parse_uri
 from edge.config import CaptureConfig
 from edge.errors import ConfigError
+from edge.redaction import redact
 
 
 @pytest.mark.parametrize(

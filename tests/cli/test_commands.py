@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.capture.uri import KNOWN, PATHS, parse_uri
+from edge.capture.build import ALIASES, KNOWN, SCHEMES, parse_uri
 from edge.cli import main
 from edge.cli.main import COMMANDS, DEVICE, EXIT_CODES, WORKSTATION, Command
 from edge.engines.graph_forms import PRECISIONS
@@ -59,11 +59,12 @@ def test_help_lists_the_table() -> None:
 def test_run_names_every_scheme() -> None:
     text = help_of("run")
     assert KNOWN in text
-    for scheme in (*PATHS, "rtsp", "gst", "phantom"):
-        assert f"{scheme}:" in text
-    for example in KNOWN.partition(" (")[0].replace(" or ", ", ").split(", "):
-        if not example.startswith("gst:"):  # a pipeline has more to it
-            assert parse_uri(example).scheme == example.partition(":")[0]
+    assert set(SCHEMES) == {"v4l2", "rtsp", "gst", "file", "images", "dicom", "phantom"}
+    for name, scheme in SCHEMES.items():
+        assert scheme.example in text and f"| `{name}:" in (ROOT / "docs" / "sources.md").read_text()
+        if name != "gst":  # a pipeline has more to it
+            assert parse_uri(scheme.example).scheme == name
+    assert set(ALIASES.values()) <= set(SCHEMES)
 
 
 def test_runtimes_and_precisions_are_those_of_the_tables() -> None:
@@ -76,7 +77,7 @@ def test_help_loads_no_command_and_nothing_heavy() -> None:
     for words in (("--help",), ("--version",)):
         names = loaded_by(*words)
         assert [name for name in names if name.startswith("edge")] == [
-            "edge", "edge.cli", "edge.cli.common", "edge.cli.main", "edge.errors",
+            "edge", "edge.cli", "edge.cli.common", "edge.cli.main", "edge.errors", "edge.redaction",
         ]  # fmt: skip
         assert not set(HEAVY) & set(names)
 

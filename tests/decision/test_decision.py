@@ -296,6 +296,13 @@ def test_assess(signal: Signal, plane: float | None, ood: float | None, expected
     assert assess(signal, plane, ood, PARAMS) == (not expected, expected)
 
 
+@pytest.mark.requirement("T-12")
+def test_a_window_over_the_picture_is_the_reason_and_no_failure_of_the_model() -> None:
+    assert assess(Signal.OK, None, None, PARAMS, covered=True) == (False, ("window over the picture",))
+    covered = Reading(0, 0, Signal.OK, None, covered=True)
+    assert Exam(PARAMS).step(covered, None).reasons == ("window over the picture",)
+
+
 class FakeManifest:
     class operating_point:  # noqa: N801  (stands for the manifest's section)
         plane_threshold = 0.7

@@ -52,6 +52,31 @@ def test_openvino_is_taken_only_when_asked_for(pick: Any, monkeypatch: pytest.Mo
         pick("openvino")
 
 
+@pytest.mark.requirement("E-02")
+def test_a_head_that_a_runtime_does_not_give_is_refused_with_the_one_that_does(
+    host: Host, world: World, cache: EngineCache, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = dataclasses.replace(tiny_bundle.manifest.heads, others={"sharp": 0.5})
+    bundle = dataclasses.replace(tiny_bundle, manifest=dataclasses.replace(tiny_bundle.manifest, heads=heads))
+    monkeypatch.setitem(PORTABLE, "openvino", dataclasses.replace(PORTABLE["openvino"], installed=lambda: True))
+    words = "engine.runtime {}: gives the heads plane and hygroma alone, and .* has sharp too; set engine.runtime: onnxruntime"
+    for runtime in ("openvino", "tensorrt"):
+        with pytest.raises(EngineError, match=words.format(runtime)):
+            choose(bundle, runtime, 1, str(cache.root), lambda: host, lambda: True)
+    auto = choose(bundle, "auto", 1, str(cache.root), lambda: host, lambda: True)
+    assert auto.runner.name == "onnxruntime-cpu" and "has sharp too" in auto.fallback
+    assert choose(bundle, "onnxruntime", 1).runner.name == "onnxruntime-cpu"
+    for build in (cached_engine, race):
+        with pytest.raises(EngineError, match=words.format("tensorrt")):
+            build(host, cache, bundle, BuildOptions("int8"))
+    assert not world.device.live and not list(cache.root.glob("*"))
+    assert engine_state(bundle, "auto", str(cache.root), lambda: host, lambda: True)[0] == "warn"
+    level, found, fix = engine_state(bundle, "tensorrt", str(cache.root), lambda: host, lambda: True)
+    assert level == "fail" and "has sharp too" in found and "engine.runtime: onnxruntime" in fix
+    with pytest.raises(EngineError, match=words.format("openvino")):  # a finding of `hygroma doctor`
+        engine_state(bundle, "openvino")
+
+
 def test_auto_takes_the_races_winner(
     pick: Any, host: Host, world: World, cache: EngineCache, tiny_bundle: Bundle
 ) -> None:

@@ -15,8 +15,8 @@ from edge.bundle import load_bundle
 from edge.bundle.trust import SHIPPED_BUNDLE
 from edge.engines import onnxruntime_runner
 from edge.engines.fused_form import fuse
-from edge.engines.onnx_bytes import fields, read_varint
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner, has_vnni, open_session, session_options
+from edge.onnx_bytes import fields, read_varint
 from edge.records import OUTPUT_NAMES
 
 onnx = pytest.importorskip("onnx")

@@ -16,6 +16,7 @@ onnx = pytest.importorskip("onnx")
 from edge.bundle import load_bundle
 from edge.bundle.manifest import Calibration, Tolerance
 from edge.bundle.trust import SHIPPED_BUNDLE
+from edge.engines import selftest
 from edge.engines.graph_forms import (
     FP16_TOLERANCE,
     MIXED_TOLERANCE,
@@ -25,7 +26,7 @@ from edge.engines.graph_forms import (
 )
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.engines.openvino_runner import OpenVinoRunner, has_openvino
-from edge.engines.selftest import SAME_GRAPH_TOLERANCE, difference, infer_all
+from edge.engines.selftest import SAME_GRAPH_TOLERANCE, difference
 from edge.errors import EngineError
 from edge.records import OUTPUT_NAMES, RawOutputs
 
@@ -34,7 +35,7 @@ CALIBRATION = Calibration(1.0, 1.0)
 
 def run(model: bytes, crops: np.ndarray) -> RawOutputs:
     with OnnxRuntimeRunner(model) as runner:
-        return infer_all(runner, crops)
+        return selftest.infer_all(runner, crops)  # a graph of several tests is asked once (tests/conftest.py)
 
 
 def run_plainly(model: bytes, crops: np.ndarray) -> RawOutputs:
@@ -59,7 +60,7 @@ def run_in_openvino(model: bytes, crops: np.ndarray) -> RawOutputs:
     if not has_openvino():
         pytest.skip("OpenVINO is not installed: the extra `openvino`")
     with OpenVinoRunner(model) as runner:
-        return infer_all(runner, crops)
+        return selftest.infer_all(runner, crops)  # a graph of several tests is asked once (tests/conftest.py)
 
 
 def assert_within(found: RawOutputs, wanted: RawOutputs, limit: Tolerance) -> None:
@@ -112,7 +113,7 @@ def test_fp16_typed_forms_keep_the_numbers(canonical: bytes, pictures: Any, prec
 @pytest.mark.parametrize(("precision", "limit"), [("fp16", FP16_TOLERANCE), ("mixed", MIXED_TOLERANCE)])
 def test_of_the_shipped_bundle_too(precision: str, limit: Tolerance) -> None:
     bundle = load_bundle(SHIPPED_BUNDLE)
-    inputs = bundle.golden().inputs
+    inputs = bundle.golden().inputs[::4]  # ONNX Runtime has no kernels of float16: it casts there and back
     sibling = bundle.model if precision == "mixed" else strip_quantisers(bundle.model)
     assert_within(run(graph_for(bundle.model, precision, True), inputs), run(sibling, inputs), limit)
 

@@ -63,6 +63,7 @@ def test_a_folder_with_everything(store: EventStore, tmp_path: Path) -> None:
     assert [event.id for event in done.events] == [2, 1] and done.problems == ()
     assert {path.name for path in out.iterdir()} == {
         "events.json", "events.csv", "event1.png", "event1.webp", "event1.dcm", "event1-clip.dcm", "event2.png", "event2.dcm",
+        "export.json",
     }  # fmt: skip
     rows = json.loads((out / "events.json").read_text())
     assert [(row["image_path"], row["clip_path"]) for row in rows] == [
@@ -122,7 +123,9 @@ def test_an_altered_image_is_not_exported_and_the_others_are(
     (store.root / store.show(2).image_path).write_bytes(b"another")
     assert main(["events", "export", str(out), "--store", str(store.root)]) == 1
     assert "not the image that was committed with event 2; not exported" in capsys.readouterr().err
-    assert {path.name for path in out.iterdir()} == {"events.json", "events.csv", "event1.png", "event1.webp"}
+    assert {path.name for path in out.iterdir()} == {
+        "events.json", "events.csv", "event1.png", "event1.webp", "export.json",
+    }  # fmt: skip
     assert [row["id"] for row in json.loads((out / "events.json").read_text())] == [1]
     with pytest.raises(StoreError, match="there is no event 3"):
         export(store, out, [1, 3])
@@ -132,6 +135,79 @@ def test_a_folder_that_cannot_be_written_is_named(store: EventStore, tmp_path: P
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="file.*cannot be exported"):
         export(store, tmp_path / "file" / "out")
+
+
+@pytest.mark.requirement("S-09")
+@pytest.mark.parametrize("left", ["whole", "older", "torn"])
+def test_two_stores_exports_never_share_a_folder(store: EventStore, tmp_path: Path, left: str) -> None:
+    """Event 1 of two rooms is two patients."""
+    out = tmp_path / "stick"
+    export(store, out)
+    export(store, out)  # the same store again: its own files, newer
+    if left == "older":  # versions before this one did not say whose an export is
+        (out / "export.json").unlink()
+    elif left == "torn":
+        (out / "export.json").write_bytes(b"{")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    other = EventStore(tmp_path / "other")
+    other.commit(NewEvent(1, "v4l2:/dev/video9", 7, 0, "2026-11-24T10:01:00+00:00", 0.95, 6.5, "student 0.1.0", b"other"))
+    with pytest.raises(StoreError, match="holds the export of another event store"):
+        export(other, out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    (tmp_path / "mixed").mkdir()
+    (tmp_path / "mixed" / "holiday.jpg").write_bytes(b"")  # whatever else lies on a stick
+    assert len(export(other, tmp_path / "mixed").events) == 1
+
+
+@pytest.mark.requirement("S-09")
+@pytest.mark.parametrize(
+    "name", ["event1.png", "event1.webp", "event1-clip.dcm", "events.csv", "events.json", ".event1.png.unfinished"]
+)
+@pytest.mark.parametrize("there", [True, False])
+def test_links_on_a_stick_lead_nowhere(store: EventStore, tmp_path: Path, name: str, there: bool) -> None:
+    out, precious = tmp_path / "stick", tmp_path / "shadow"
+    export(store, out, dicom=True)
+    if there:
+        precious.write_text("precious")
+    (out / name).unlink(missing_ok=True)
+    (out / name).symlink_to(precious)
+    export(store, out, dicom=True)
+    assert precious.exists() == there and (not there or precious.read_text() == "precious")
+    assert not (out / name).is_symlink()
+
+
+@pytest.mark.requirement("S-09")
+def test_a_folder_that_is_a_link_is_refused(store: EventStore, tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "stick").symlink_to(tmp_path / "etc")
+    with pytest.raises(StoreError, match="stick: a link; name the folder itself"):
+        export(store, tmp_path / "stick")
+    assert not list((tmp_path / "etc").iterdir())
+
+
+@pytest.mark.requirement("S-09")
+@pytest.mark.parametrize("by", ["=HYPERLINK(A1)", "+1", "-2+3", "@SUM(A1)", "=1+1"])
+def test_a_name_is_no_formula_in_the_table(store: EventStore, tmp_path: Path, by: str) -> None:
+    store.review(1, "confirmed", by)
+    export(store, tmp_path / "out")
+    with open(tmp_path / "out" / "events.csv", newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    assert rows["1"]["reviewed_by"] == f"'{by}" and float(rows["1"]["evidence"]) == 6.5
+    assert json.loads((tmp_path / "out" / "events.json").read_text())[1]["reviewed_by"] == by
+
+
+@pytest.mark.requirement("T-14")
+def test_every_decision_on_an_event_is_kept(store: EventStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for review, by in (("confirmed", "A"), ("open", "A"), ("dismissed", "B"), ("dismissed", "C")):
+        store.review(1, review, by)
+    store.attach_clip(1, encode_webp([np.full((64, 64), 10 * n, np.uint8) for n in range(3)], 80))  # is no decision
+    kept = [(review.review, review.reviewed_by) for review in store.reviews(1)]
+    assert kept == [("confirmed", "A"), ("open", "A"), ("dismissed", "B"), ("dismissed", "C")]
+    export(store, tmp_path / "out", [1])
+    (row,) = json.loads((tmp_path / "out" / "events.json").read_text())
+    assert [(r["review"], r["reviewed_by"]) for r in row["reviews"]] == kept and row["reviewed_by"] == "C"
+    assert main(["events", "show", "1", "--store", str(store.root)]) == 0
+    assert "confirmed by A" in capsys.readouterr().out
 
 
 def test_the_commands(store: EventStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,7 +223,8 @@ def test_the_commands(store: EventStore, tmp_path: Path, capsys: pytest.CaptureF
     assert shown["reviewed_by"] == "nurse A" and (shown["review"], shown["pinned"]) == ("dismissed", "False")
     assert Path(shown["image_path"]).is_file() and Path(shown["clip_path"]).is_file()
     assert main(["events", "show", "2", "--json", *where]) == 0
-    assert Event(**json.loads(capsys.readouterr().out)) == store.show(2)
+    told = json.loads(capsys.readouterr().out)
+    assert told.pop("reviews") == [] and Event(**told) == store.show(2)
     assert main(["events", "export", str(tmp_path / "out"), "1", "--dicom", *where]) == 0
     assert (tmp_path / "out" / "event1-clip.dcm").is_file() and not (tmp_path / "out" / "event2.png").exists()
 

@@ -48,6 +48,7 @@ def test_software_that_is_taken_back_reads_and_writes_the_store_of_the_newer_one
     rows = old_program_flags(tmp_path, 2)
     assert [row[1] for row in rows] == [1, 2]  # the newer one's flag is listed too
     with EventStore(tmp_path) as store:  # and forth again
+        assert [review.reviewed_by for review in store.reviews(2)] == ["A"]  # the older program's decision is kept too
         new, old = store.events()[1], store.events()[0]
         assert (new.exam_id, new.clock) == (1, "set by hand") and new.t_mono_ns > 0
         assert (old.exam_id, old.review, old.clock, old.boot, old.t_mono_ns) == (2, "confirmed", "", "", 0)
@@ -72,6 +73,7 @@ def test_a_step_is_taken_with_a_copy_beside_it(tmp_path: Path, caplog: pytest.Lo
     (tmp_path / f"events.db{schema.BEFORE}0.0.9").write_bytes(b"of the step before this one")
     with EventStore(tmp_path) as store:
         assert store.commit(flag(2)).exam_id == 2
+        assert [review.reviewed_by for review in store.reviews(1)] == ["A"]  # what was decided before there was a history
     (copy,) = tmp_path.glob(f"events.db{schema.BEFORE}*")
     assert copy.name.endswith(__version__) and copy.name in caplog.text
     with sqlite3.connect(copy) as database:

@@ -3,6 +3,7 @@ whose subject is the very thing that is spared does not ask."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import sys
@@ -18,8 +19,10 @@ import pytest
 from shared import made_once
 
 FEW_DRAWS = 30  # bootstrap samples of an interval: the least whose 95 % ends are not the extremes alone
-FEW_PHANTOMS = 16  # rendered stills that set a bundle's limit of distance, instead of 128
-SHORT_S = 5.0  # seconds of a phantom exam instead of 8: the approach, then some two on the standard plane
+FEW_PHANTOMS = 8  # rendered stills that set a bundle's limit of distance, instead of 128
+FEW_GOLDEN = 16  # rendered golden images, each over and over, instead of 64 different ones
+FEW_RANGES = ((0.0, 0.65), ("minmax", "mse"))  # smoothings and ranges of an INT8 form, instead of 4 and 6
+SHORT_S = 2.5  # seconds of a phantom exam instead of 8: the approach, and a moment on the standard plane
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,16 @@ def few_draws() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(patient_interval, "__defaults__", (FEW_DRAWS, 0))  # in place: it was imported by name
+        yield
+
+
+@pytest.fixture(scope="module")
+def few_ranges() -> Iterator[None]:
+    """INT8 forms are chosen among few. tests/export/int8 holds the choice among all."""
+    from export.int8.quantize import quantize_best
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantize_best, "__defaults__", (*FEW_RANGES, 1))  # in place: it was imported by name
         yield
 
 
@@ -78,7 +91,7 @@ def made_before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     instead: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
         (build_bank, real),
         (phantom_bank, rendered),
-        (golden_crops, lambda count, spec: crops("golden", count, spec, golden_crops)),
+        (golden_crops, lambda count, spec: crops("golden", FEW_GOLDEN, spec, golden_crops)[np.arange(count) % FEW_GOLDEN]),
         (standard_crops, lambda count, spec: crops("standard", min(count, FEW_PHANTOMS), spec, standard_crops)),
     ]
     with pytest.MonkeyPatch.context() as patch:
@@ -88,6 +101,59 @@ def made_before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
                     if value is function:
                         patch.setattr(module, name, known)
         yield
+
+
+@pytest.fixture(scope="module")
+def graphs_asked_once(asked_once: None) -> Iterator[None]:
+    """As `asked_once` for a self-test, for `run_graph`: of golden images that are few, each over and over."""
+    from edge.engines import selftest
+    from export.int8 import ort_graph
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ort_graph, "infer_all", selftest.infer_all)
+        yield
+
+
+@pytest.fixture(scope="module")
+def loaded_once() -> Iterator[None]:
+    """A file of weights is unpickled once a process: whoever asks a pipeline for a finished model reads its file again, and of
+    models so small the pickle takes the time, not the weights."""
+    import torch
+
+    load, known = torch.load, dict[tuple[object, ...], Any]()
+
+    def loaded(path: Any, **options: Any) -> Any:
+        found = Path(path).stat()
+        key = (found.st_ino, found.st_mtime_ns, found.st_size, *sorted((name, str(o)) for name, o in options.items()))
+        if key not in known:
+            known[key] = load(path, **options)
+        return copy.deepcopy(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "load", loaded)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory,
+    few_draws: None,
+    few_ranges: None,
+    graphs_asked_once: None,
+    loaded_once: None,
+    made_before: None,
+    short_exams: None,
+) -> Path:
+    """A folder with data, a checkpoint to start from and a `work` in which every stage has run. Not to be written to."""
+
+    from test_pipeline import prepared
+
+    from export.pipeline import Pipeline
+
+    def make(base: Path) -> None:
+        Pipeline(prepared(base)).run(accept_failing_gate=True)  # untrained weights may lose anything
+
+    return made_once(tmp_path_factory, "pipeline", make)
 
 
 @pytest.fixture(scope="module", autouse=True)

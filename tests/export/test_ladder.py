@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,7 +16,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("sklearn")
 
-from test_pipeline import inodes, prepared, tiny
+from test_pipeline import inodes, tiny
 
 from benchmarks import ladder as costs
 from edge.cli import main
@@ -27,7 +29,7 @@ from export.model.weights import at_image, student_from_teacher
 from export.recipe import Ladder, Recipe, Rung, StudentRecipe, load_ladder, load_recipe, shipped_ladder
 from export.training.train import distillation_loss, make_batch, token_distance
 
-pytestmark = pytest.mark.usefixtures("few_draws", "made_before")
+pytestmark = pytest.mark.usefixtures("few_draws", "few_ranges", "graphs_asked_once", "made_before")
 
 WIDE = ViTConfig(image=48, width=64, depth=3, heads=4, tap=1)
 THIN = dataclasses.replace(WIDE, image=32, width=32, depth=2, heads=2)
@@ -39,10 +41,11 @@ def ladder_recipe(base: Path) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data and a `work` in which a ladder of two rungs has been climbed."""
+def finished(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
+    """A folder with data and a `work` in which a ladder of two rungs has been climbed, from what its own student has left."""
     base = tmp_path_factory.mktemp("ladder")
-    climb(prepared(base), Ladder([RUNG]))
+    shutil.copytree(finished, base, copy_function=os.link, dirs_exist_ok=True)
+    climb(ladder_recipe(base), Ladder([RUNG]))
     return base
 
 

@@ -18,7 +18,6 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from shared import made_once
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
@@ -48,7 +47,7 @@ from export.stages.crops import Crops
 from export.stamps import STAMP, VERSIONS
 from export.training.train import predict
 
-pytestmark = pytest.mark.usefixtures("few_draws", "made_before", "short_exams")
+pytestmark = pytest.mark.usefixtures("few_draws", "few_ranges", "graphs_asked_once", "made_before", "short_exams")
 
 SHAPE = (160, 200)  # rows, columns of a still: enough for the lesion operator's reach
 NT, THALAMI = (60.0, 90.0, 150.0, 104.0), (80.0, 40.0, 124.0, 62.0)
@@ -143,18 +142,6 @@ def prepared(base: Path) -> Recipe:
     state = HygromaViT(recipe.teacher_config).state_dict()
     torch.save({k: v for k, v in state.items() if not k.startswith(_OURS)}, base / "init.pt")
     return recipe
-
-
-@pytest.fixture(scope="module")
-def finished(
-    tmp_path_factory: pytest.TempPathFactory, few_draws: None, made_before: None, short_exams: None
-) -> Path:
-    """A folder with data, a checkpoint to start from and a `work` in which every stage has run. Not to be written to."""
-
-    def make(base: Path) -> None:
-        Pipeline(prepared(base)).run(accept_failing_gate=True)  # untrained weights may lose anything
-
-    return made_once(tmp_path_factory, "pipeline", make)
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def test_the_ends_of_what_is_allowed_load(tmp_path: Path, text: str) -> None:
         (GOOD + "phantom: {measuring_healthy: 0}\n", "phantom.measuring_healthy: found 0; give at least 1"),
         (GOOD.replace("name: n\n", ""), "name: missing"),
         ("- a\n", "expected a mapping"),
-        ("a: [\n", "not readable as YAML"),
+        ("a: [\n", "not valid YAML"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: str) -> None:

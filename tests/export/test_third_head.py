@@ -55,7 +55,9 @@ def labelled(data: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory, few_draws: None, made_before: None) -> Pipeline:
+def pipeline(
+    tmp_path_factory: pytest.TempPathFactory, few_draws: None, few_ranges: None, graphs_asked_once: None, made_before: None
+) -> Pipeline:
     base = tmp_path_factory.mktemp("third")
     recipe = dataclasses.replace(prepared(base), heads=[SHARP])
     labelled(base / "data")
@@ -110,7 +112,7 @@ def test_a_bundle_whose_runtime_gives_no_third_head_does_not_start(pipeline: Pip
             shapes = ((n,), (n,), (n, heads.embedding), (n, heads.map_grid, heads.map_grid))
             return RawOutputs(*(np.zeros(shape, np.float32) for shape in shapes))
 
-    words = "two-headed: found outputs plane, .* heads give plane, .*, sharp; use a runtime"
+    words = "two-headed: found outputs plane, .* heads give plane, .*, sharp; set engine.runtime: onnxruntime"
     with pytest.raises(EngineError, match=words), Scorer(bundle, Without()):
         pass
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from fakes.runner_fake import FakeRunner
 
@@ -51,6 +53,11 @@ def fake_manifest() -> mf.Manifest:
 
 def fake_files() -> dict[str, bytes]:
     """The files of a bundle whose golden vectors are FakeRunner's answers; its model file is not a model."""
+    return dict(_files())
+
+
+@cache
+def _files() -> dict[str, bytes]:
     inputs = noise(64, SIZE)
     with FakeRunner() as runner:
         outputs = infer_all(runner, inputs)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edge.engines.runner import check_crops
+from edge.engines.runner import HeldInMemory, check_crops
 from edge.records import RawOutputs
 
 
@@ -20,7 +20,7 @@ def grey_response(crop: np.ndarray) -> tuple[float, float]:
     return plane, hygroma
 
 
-class FakeRunner:
+class FakeRunner(HeldInMemory):
     """Runner whose logits come from `respond` (uint8 [S,S] -> plane, hygroma).
 
     The embedding is the crop's coarse grey levels in [0,1], [embedding] long; the nuchal map is high where a patch is
@@ -28,7 +28,6 @@ class FakeRunner:
     """
 
     name = "fake"
-    qdq_limit, note = None, ""
 
     def __init__(
         self,
@@ -39,14 +38,6 @@ class FakeRunner:
     ):
         self.input_size = size
         self._embedding, self._grid, self._respond = embedding, grid, respond
-        self._active = False
-
-    def __enter__(self) -> FakeRunner:
-        self._active = True
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._active = False
 
     def infer(self, crops: np.ndarray) -> RawOutputs:
         """See `Runner.infer`."""

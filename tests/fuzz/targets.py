@@ -27,13 +27,14 @@ from edge.bundle import manifest as mf
 from edge.bundle.arrays import GoldenVectors, OodStats, pack_golden, pack_ood, unpack_golden, unpack_ood
 from edge.bundle.keys import find_public_key, new_key, read_signing_key
 from edge.bundle.trust import make_signature
+from edge.capture.build import parse_uri
 from edge.capture.dicom import read_dicom
 from edge.capture.picture import read_picture
 from edge.capture.recorded import FileSource
-from edge.capture.uri import parse_uri, redact
 from edge.config import EXAMPLE, load_config
 from edge.errors import HygromaError
 from edge.records import RawOutputs
+from edge.redaction import redact
 from edge.status.board import Board
 from edge.status.server import SECURITY_HEADERS, StatusServer
 from edge.update.slots import Slots

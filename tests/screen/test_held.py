@@ -11,7 +11,7 @@ import pytest
 from held import NOISES, PARAMS, SICK, camera, clean, exam, gain, gauss, watch
 
 from edge.decision import Exam
-from edge.decision.memory import PICTURES, Seen
+from edge.decision.memory import LAYOUTS, PICTURES, Layouts, Seen
 from edge.records import Fan, Fingerprint, Reading, Signal
 from edge.screen.held import NOISE_MAX, Changes
 from edge.screen.layout import SECOND
@@ -74,6 +74,26 @@ def test_a_live_exam_is_not_frozen_and_is_flagged(noise) -> None:
     flag = next(turn for turn, (_, verdict) in enumerate(told) if verdict.newly_flagged)
     assert flag < 60  # 2.4 s; without noise and with nothing refused it is .6 s
     assert sum(verdict.repeats for _, verdict in told) <= 15  # a tenth
+
+
+@pytest.mark.requirement("H-01")
+@pytest.mark.parametrize("every", [2, 3, 4])  # 12.5, 8.3 and 6.3 pictures a second
+def test_a_slow_live_source_is_not_taken_for_noise(every: int) -> None:
+    told = watch(exam()[::every], fps=25 / every)
+    assert Signal.FROZEN not in {reading.signal for reading, _ in told}
+    assert sum(reading.duplicate for reading, _ in told) <= 0.25 * len(told)
+    assert any(verdict.flagged for _, verdict in told)
+
+
+@pytest.mark.requirement("H-01")
+def test_interference_on_a_held_picture_is_forgotten_when_it_is_over() -> None:
+    """The noise that stays known is at most what neighbours differ by in a second."""
+    pictures, changes = Pictures(40), Changes()
+    for turn in range(60):
+        changes.see(pictures.show(0, 1.2), turn * 40_000_000)
+    assert changes.noise > 1
+    told = [changes.see(pictures.show(0, 0.05), turn * 40_000_000) for turn in range(60, 92)]
+    assert changes.noise < 0.2 and told[-1][2] <= 0.4
 
 
 @pytest.mark.requirement("H-02")
@@ -145,6 +165,42 @@ def test_another_exam_counts_it_anew() -> None:
             assert running.state.counted == 4 and running.new_exam() == 2
         running.step(Reading(turn, turn * 10**8, Signal.OK, None, fingerprint=pictures.show(turn % 4)), SICK)
     assert running.state.counted == 4
+
+
+@pytest.mark.requirement("H-02")
+@pytest.mark.parametrize("others", [1, 2, LAYOUTS - 1])
+def test_a_layout_that_is_back_knows_what_it_showed(others: int) -> None:
+    """The same cine after a change of depth and back, however often."""
+    pictures, running = Pictures(40), Exam(PARAMS)
+    halves = [np.roll(np.arange(144).reshape(12, 12) % 12 < 6, 3 * turn, 1 - turn // 4) for turn in range(others + 1)]
+    counted, last = [], -1
+    for turn in range(3 * (others + 1) * 10):
+        layout = turn // 10 % (others + 1)
+        shown = replace(pictures.show(10 * (layout % 4) + turn % 10), inside=halves[layout])
+        reading = Reading(turn, turn * 10**8, Signal.OK, None, fingerprint=shown, layout_changed=layout != last)
+        verdict = running.step(reading, SICK)
+        counted.append(not verdict.repeats)
+        last = layout
+    assert all(counted[: 10 * (others + 1)]) and not any(counted[10 * (others + 1) :])
+    assert len(running._seen._all) <= LAYOUTS
+
+
+@pytest.mark.requirement("H-02")
+def test_the_number_of_layouts_that_are_remembered_is_bounded() -> None:
+    pictures, seen = Pictures(1), Layouts()
+    for turn in range(3 * LAYOUTS):
+        shown = replace(pictures.show(0), inside=np.arange(144).reshape(12, 12) // 12 == turn)
+        seen.enter(shown)
+        seen.seen.counted(shown)
+        assert len(seen._all) <= LAYOUTS
+
+
+@pytest.mark.requirement("H-02")
+def test_the_fields_of_a_cine_that_was_played_before_flag_nothing() -> None:
+    cine = list(exam()[60:110])
+    fields = [np.repeat(image[first::2], 2, axis=0) for image in cine[::3] for first in (0, 1) for _ in (0, 1)]
+    told = watch([*cine, *fields], gauss(0.5), 50)[50:]
+    assert sum(not (verdict.repeats or reading.duplicate) for reading, verdict in told) <= 4  # of 68
 
 
 def test_pictures_of_another_layout_start_the_evidence_again() -> None:

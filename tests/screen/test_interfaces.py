@@ -3,6 +3,8 @@ in the manner of a script, so that no font is needed and no language can be know
 
 from __future__ import annotations
 
+from functools import cache
+
 import cv2
 import numpy as np
 import pytest
@@ -98,8 +100,9 @@ def test_a_page_in_any_script_is_a_menu(kind, theme):
             assert reading.signal is Signal.MENU and reading.fan is None, script
 
 
-def themed(image: np.ndarray, fan: Fan, theme: str, script: str) -> np.ndarray:
-    """The picture in an interface of that theme: one ground, a slow change of greys, or panels of several."""
+@cache
+def interface(theme: str, script: str) -> np.ndarray:
+    """A screen without its picture: one ground, a slow change of greys, or panels of several."""
     height, width = SCREEN
     if theme == "gradient":
         out = np.broadcast_to(np.linspace(20, 90, height)[:, None, None], (height, width, 3)).astype(np.uint8)
@@ -115,9 +118,13 @@ def themed(image: np.ndarray, fan: Fan, theme: str, script: str) -> np.ndarray:
             write(out, x, y, 16, 7, ink, script, rng)
     for x in range(200, 1000, 200):
         write(out, x, 26, 16, 9, ink, script, rng)
-    inside = rasterise(fan, (0, 0, width, height))
-    out[inside] = image[inside]
     return out
+
+
+def themed(images: list[np.ndarray], fan: Fan, theme: str, script: str) -> list[np.ndarray]:
+    """The pictures in an interface of that theme."""
+    inside = rasterise(fan, (0, 0, SCREEN[1], SCREEN[0])).astype(np.uint8)
+    return [cv2.copyTo(image, inside, interface(theme, script).copy()) for image in images]
 
 
 @pytest.mark.requirement("T-06", "T-12")
@@ -126,7 +133,7 @@ def themed(image: np.ndarray, fan: Fan, theme: str, script: str) -> np.ndarray:
 def test_a_fan_in_any_theme_is_found_and_nothing_else_is_ever_sure(theme, bars):
     which = [*THEMES, "gradient", "panels"].index(theme)
     fan, images = worn(("aurelia", "nordwelle", "kestrel", "mirador")[which % 4], 21)
-    images = [themed(image, fan, theme, SCRIPTS[which % 4]) for image in images]
+    images = themed(images, fan, theme, SCRIPTS[which % 4])
     truth, shape = fan, SCREEN
     if bars is not None:
         size, box = (1280, 1024), (0, 152, 1280, 872)

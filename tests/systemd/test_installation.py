@@ -56,25 +56,27 @@ def index() -> None:
         pytest.skip("no package index can be reached")
 
 
-@pytest.mark.parametrize("jetpack", JETPACKS)
-def test_the_documented_wheels_are_all_that_a_box_without_a_network_asks_for(
-    jetpack: str, index: None, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module", params=JETPACKS)
+def asked(request: pytest.FixtureRequest, index: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Any]]:
+    """(Python's version on a JetPack, what pip would fetch for it by the documented line, an item a wheel)."""
+    version, folder = JETPACKS[request.param], tmp_path_factory.mktemp("pip")
     (line,) = re.findall(r"^ +pip download (.*)$", (ROOT / "docs/install.md").read_text(encoding="utf-8"), re.MULTILINE)
     words = shlex.split(line)
     del words[words.index("-d") : words.index("-d") + 2]
-    words[words.index("--python-version") + 1] = JETPACKS[jetpack]
+    words[words.index("--python-version") + 1] = version
     words.remove(".")  # this folder, which pip would build
-    report = tmp_path / "report.json"
     done = pip(
-        "install", "--dry-run", "-q", "--ignore-installed", "--target", str(tmp_path / "t"), "--report", str(report),
+        "install", "--dry-run", "-q", "--ignore-installed", "--target", str(folder / "t"), "--report", str(folder / "r"),
         *words, *requirements(),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    there = {
-        canonicalize_name(item["metadata"]["name"]): item["metadata"]["version"]
-        for item in json.loads(report.read_text())["install"]
-    }
+    platforms = {words[i + 1] for i, word in enumerate(words) if word == "--platform"}
+    assert platforms <= {f"{name}_aarch64" for name in PLATFORMS} and "--only-binary=:all:" in words
+    return version, json.loads((folder / "r").read_text())["install"]
+
+
+def test_the_documented_wheels_are_all_that_a_box_without_a_network_asks_for(asked: tuple[str, list[Any]]) -> None:
+    there = {canonicalize_name(item["metadata"]["name"]): item["metadata"]["version"] for item in asked[1]}
     built_with = [Requirement(text) for text in pyproject()["build-system"]["requires"]]
     (onnx,) = (text for text in pyproject()["project"]["optional-dependencies"]["tensorrt"] if "onnx" in text)
     jetson = device_packages().wanted([*requirements(), f'{onnx}; extra == "tensorrt"'], True, True, True)
@@ -83,16 +85,12 @@ def test_the_documented_wheels_are_all_that_a_box_without_a_network_asks_for(
         assert there[canonicalize_name(wanted.name)] in wanted.specifier, wanted
 
 
-@pytest.mark.parametrize("jetpack", JETPACKS)
-def test_every_dependency_has_a_wheel_for_the_device(jetpack: str, index: None, tmp_path: Path) -> None:
-    version, report = JETPACKS[jetpack], tmp_path / "report.json"
-    platforms = [word for name in PLATFORMS for word in ("--platform", f"{name}_aarch64")]
-    done = pip(
-        "install", "--dry-run", "-q", "--ignore-installed", "--target", str(tmp_path / "t"), "--only-binary=:all:",
-        "--python-version", version, "--implementation", "cp", *platforms, "--report", str(report), *requirements(),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    wheels = [item["download_info"]["url"].rsplit("/", 1)[-1] for item in json.loads(report.read_text())["install"]]
+def test_every_dependency_has_a_wheel_for_the_device(asked: tuple[str, list[Any]]) -> None:
+    version, items = asked
+    assert {canonicalize_name(Requirement(text).name) for text in requirements()} <= {
+        canonicalize_name(item["metadata"]["name"]) for item in items
+    }
+    wheels = [item["download_info"]["url"].rsplit("/", 1)[-1] for item in items]
     assert all(name.endswith((f"cp{version}-{name.split('-')[-1]}", "aarch64.whl", "-any.whl")) for name in wheels)
     compiled = [name for name in wheels if "aarch64" in name]
     assert {name.split("-")[0].lower() for name in compiled} >= {"numpy", "onnxruntime", "pyyaml", "cryptography"}

@@ -138,3 +138,33 @@ def test_an_update_that_breaks_is_refused_and_not_tried_for_ever(device: Device,
     (result,) = process_inbox(inbox, broken, clock.sleep, clock)
     assert "the update broke" in result.error and (inbox / "x.tar.refused").exists()
     assert run(device, inbox) == []
+
+
+@pytest.mark.requirement("U-06")
+@pytest.mark.parametrize("name", [b"\xfcpdate.tar", b"n" * 250 + b".tar", b"a.tar", "ümläut.tar".encode()])
+@pytest.mark.parametrize("taken", ["", ".txt", ".refused"])
+def test_no_odd_name_keeps_what_lies_behind_it_waiting(device: Device, inbox: Path, name: bytes, taken: str) -> None:
+    odd = Path(os.fsdecode(os.path.join(os.fsencode(inbox), name)))
+    odd.write_bytes(b"no bundle")
+    if taken and len(name) < 200:
+        folder = odd.with_name(odd.name + taken)
+        folder.mkdir()
+        (folder / "something").touch()
+    shutil.copy(device.make("1.3.0"), inbox / "zz.tar")
+    results = {result.file.name: result for result in run(device, inbox)}
+    assert len(results) == 2 and results[odd.name].installed is None
+    brought = results["zz.tar"].installed
+    assert brought is not None and brought.changed
+    assert run(device, inbox) == []  # none is tried twice
+    notes = [path for path in inbox.iterdir() if path.is_file() and path.name.endswith(".txt")]
+    assert len(notes) == 2 and any("not a bundle" in note.read_text() or "bundle" in note.read_text() for note in notes)
+
+
+@pytest.mark.requirement("U-06")
+def test_a_stick_that_is_pulled_ends_nothing(device: Device, inbox: Path) -> None:
+    (inbox / "a.tar").write_bytes(b"no bundle")
+    shutil.copy(device.make("1.3.0"), inbox / "b.tar")
+    clock = Clock()
+    clock.meanwhile = lambda: (inbox / "a.tar").unlink(missing_ok=True)  # type: ignore[method-assign]
+    results = run(device, inbox, clock)
+    assert [result.file.name for result in results if result.installed] == ["b.tar"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,16 +13,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from device import Device, RecordingDisk, open_fake
+from fakes.bundle_parts import fake_manifest
 from fakes.runner_fake import FakeRunner
 
 from edge.bundle import Bundle, load_bundle, sign_bundle, tar, write_bundle
 from edge.bundle.keys import new_key, read_signing_key
+from edge.cli.bundles import _confirmed
 from edge.config import Config
 from edge.engines.scorer import Scorer
 from edge.errors import BundleError, ConfigError, EngineError, HygromaError, StoreError
@@ -31,7 +35,7 @@ from edge.records import RawOutputs, Scores
 from edge.update.disk import SlotDisk
 from edge.update.engine import build_engine
 from edge.update.install import STEPS, install
-from edge.update.rehearse import evidence_pictures
+from edge.update.rehearse import confirmed_pictures, evidence_pictures, no_longer_called
 
 HERE = Path(__file__).parent
 
@@ -380,6 +384,52 @@ def test_the_devices_own_evidence_is_rehearsed(device: Device, pictures: Callabl
     assert done.pictures == 3
     for crop, shown in zip(crops[2::-1], seen[-3:], strict=True):  # newest first, as the model saw them then
         assert cv2.norm(crop, shown, cv2.NORM_L1) / crop.size < 2
+
+
+@pytest.mark.requirement("U-09")
+def test_confirmed_flags_that_a_new_bundle_no_longer_calls_are_named(
+    device: Device, pictures: Callable[..., np.ndarray], caplog: pytest.LogCaptureFixture
+) -> None:
+    crops = [cv2.GaussianBlur(crop, (9, 9), 0) for crop in pictures(4, 64)[:, 0]]
+    with EventStore(device.config.events.dir) as store:
+        for crop in crops:
+            flag(store, crop)
+        for event_id, review in ((1, "confirmed"), (2, "confirmed"), (3, "dismissed")):
+            store.review(event_id, review, "A")
+    confirmed = confirmed_pictures(device.config.events.dir)
+    assert [found.event_id for found in confirmed] == [2, 1]
+    answers = iter([(0.9, 0.9, 0.5), (0.9, 0.1, 0.5), (0.1, 0.9, 0.5), (0.9, 0.9, 9.0)])  # plane, hygroma, distance
+    scorer = SimpleNamespace(
+        manifest=fake_manifest(), score=lambda crop: Scores(*next(answers), np.zeros((4, 4), np.float32))
+    )
+    assert no_longer_called(scorer, confirmed) == (1,)  # the score is too low
+    assert no_longer_called(scorer, confirmed) == (2, 1)  # called no standard plane; called unfamiliar
+    found = install(device.make("1.3.0"), device.config, opener(FakeRunner))
+    assert found.confirmed == 2 and (not found.lost or "no longer calls" in caplog.text)
+    said = _confirmed(replace(found, lost=(1,)))
+    assert "NO LONGER CALLS 1 of 2 confirmed flags of this device: events 1" in said and "--rollback" in said
+    assert _confirmed(replace(found, confirmed=0, lost=())) == ""
+
+
+@pytest.mark.requirement("U-04")
+def test_a_withdrawn_keys_bundle_sets_no_version(device: Device) -> None:
+    """It does not run any more: what was signed by a key that is trusted need not be newer than it."""
+    device.update("1.3.0")
+    stranger = device.make("9.9.9")
+    sign_with_stranger(device, stranger)
+    slot = device.slots.root / "9.9.9-0123456789ab"
+    shutil.copytree(stranger, slot) if stranger.is_dir() else tar_into(stranger, slot)
+    device.slots.keep()
+    device.slots.switch(slot.name)
+    done = install(device.make("1.4.0"), device.config, open_fake)
+    assert done.changed
+    with pytest.raises(BundleError, match="1.3.0, 1.4.0 is current"):  # of those that are trusted the order holds
+        install(device.make("1.3.0"), device.config, open_fake)
+
+
+def tar_into(file: Path, folder: Path) -> None:
+    with tarfile.open(file) as archive:
+        archive.extractall(folder, filter="data")
 
 
 # -- the disk

@@ -148,6 +148,7 @@ def look_act_look(root: Path, act: Callable[[Device, SlotDisk], object]) -> dict
 
 def main(folder: Path, scenario: str, both: bool) -> None:
     prepare, act, old, new = SCENARIOS[scenario]
+    fake_files()  # made once, for every process that is forked
     template = folder / "template"
 
     def build() -> None:

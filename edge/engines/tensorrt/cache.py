@@ -21,6 +21,7 @@ from typing import Any
 from edge.engines.tensorrt.key import EngineKey, Platform, sha256
 from edge.engines.tensorrt.layers import LayerSummary
 from edge.errors import EngineError
+from edge.home import home
 from edge.schema import Decoder, encode, rule
 
 log = logging.getLogger(__name__)
@@ -69,8 +70,8 @@ def default_folder() -> Path:
         return Path(given.split(":")[0]) / "engines"
     if os.geteuid() == 0:
         return SYSTEM_CACHE / "engines"
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "hygroma" / "engines"
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else home("engine.cache") / ".cache") / "hygroma" / "engines"
 
 
 class EngineCache:

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 from edge.bundle.bundle import Bundle
+from edge.engines.runtimes import TENSORRT, require_heads
 from edge.engines.tensorrt.api import Api, describe, load_tensorrt
 from edge.engines.tensorrt.build import BuildOptions, Progress, build_engine
 from edge.engines.tensorrt.cache import EngineCache, Entry, Stored
@@ -46,7 +47,8 @@ def cached_engine(
     force: bool = False,
 ) -> tuple[Stored, bool]:
     """-> (the engine, whether it was built now). A damaged entry is set aside and built again; `force` builds anyway.
-    EngineError when it cannot be built or stored."""
+    EngineError when it cannot be built or stored, and for a bundle with heads that no engine gives."""
+    require_heads(TENSORRT, bundle)
     key = key_for(host, bundle.model, options)
     stored = None if force else cache.get(key)
     if stored is not None:

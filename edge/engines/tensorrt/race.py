@@ -14,6 +14,7 @@ import numpy as np
 
 from edge.bundle.bundle import Bundle
 from edge.bundle.manifest import Tolerance
+from edge.engines.runtimes import TENSORRT, require_heads
 from edge.engines.selftest import run_selftest
 from edge.engines.tensorrt.build import BuildOptions, Progress
 from edge.engines.tensorrt.cache import EngineCache, Stored
@@ -86,6 +87,7 @@ def race(
     def runner_of(stored: Stored) -> Any:
         return TensorRTRunner(stored.plan, stored.entry.key.precision, host.api, host.cuda)
 
+    require_heads(TENSORRT, bundle)  # before four are built in vain
     cache.require_writable()  # for the result
     candidates = []
     for precision in precisions:

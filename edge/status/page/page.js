@@ -14,6 +14,7 @@ const ADVICE = {
   "dual view": "show one picture to go on",
   "menu": "no ultrasound picture on the screen",
   "no model answer": "the model fails; see Device",
+  "window over the picture": "close the window or wait until it is gone",
   "not the nuchal plane": "show the fetus in mid-sagittal view",
   "unfamiliar image": "this looks like no picture it was made for",
 };
@@ -123,6 +124,7 @@ function showEvents(events) {
     picture.src = still(e); picture.alt = "evidence of flag " + e.id;
     words.append(make("b", "Exam " + e.exam_id), make("small", time(e.t_wall)), make("small", "score " + fixed(e.hygroma, 2)));
     if (e.boundary) words.append(make("small", "WHOSE? " + e.boundary));
+    if (e.overrides) words.append(make("small", "decision overridden"));
     if (e.clock && e.clock !== "synchronised") words.append(make("small", "clock " + e.clock));
     row.append(picture, words, review(e));
     row.onclick = () => openSheet(e.id);

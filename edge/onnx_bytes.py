@@ -17,6 +17,9 @@ NODES, TENSORS, RESULTS = 1, 5, 12
 INPUTS, OUTPUTS, NAME, OP, ATTRIBUTES, DOMAIN = 1, 2, 3, 4, 5, 7
 DIMS, TYPE, TENSOR_NAME, RAW = 1, 2, 8, 9
 ATTRIBUTE_NAME, FLOAT, INT, INTS, ATTRIBUTE_TYPE = 1, 2, 3, 8, 20
+SUBGRAPH, SUBGRAPHS, A_TENSOR, SOME_TENSORS = 6, 11, 5, 10  # of an attribute
+SPARSE, FUNCTIONS, FUNCTION_NODES, SPARSE_VALUES, SPARSE_INDICES = 15, 25, 7, 1, 2
+EXTERNAL, LOCATION = 13, 14  # of a tensor: entries of where its data lies, and the kind of place
 FLOAT32, UINT8, INT8, INT64 = 1, 2, 3, 7  # TensorProto.DataType
 A_FLOAT, AN_INT = 1, 2  # AttributeProto.AttributeType
 
@@ -99,3 +102,55 @@ def write_tensor(name: str, dims: tuple[int, ...], kind: int, data: bytes | memo
     message = b"".join(write_int(DIMS, dim) for dim in dims)
     message += write_int(TYPE, kind) + write_bytes(TENSOR_NAME, name.encode()) + write_bytes(RAW, data)
     return write_bytes(TENSORS, message)
+
+
+def has_external_data(model: bytes) -> bool:
+    """Whether a tensor of a model, of any depth, has its data in another file: which file that is depends on the working
+    directory, and no hash of a bundle covers it. ValueError for what is no ONNX file."""
+    return any(
+        _graph_is_external(value) if number == GRAPH else _nodes_are_external(value, FUNCTION_NODES)
+        for number, kind, value, _ in fields(model)
+        if kind == BYTES and number in (GRAPH, FUNCTIONS)
+    )
+
+
+def _graph_is_external(graph: memoryview) -> bool:
+    for number, kind, value, _ in fields(graph):
+        if kind == BYTES and number == TENSORS and _is_external(value):
+            return True
+        if kind == BYTES and number == SPARSE and _sparse_is_external(value):
+            return True
+    return _nodes_are_external(graph, NODES)
+
+
+def _nodes_are_external(holder: memoryview, nodes: int) -> bool:
+    return any(
+        _attribute_is_external(attribute)
+        for number, kind, node, _ in fields(holder)
+        if kind == BYTES and number == nodes
+        for part, part_kind, attribute, _ in fields(node)
+        if part_kind == BYTES and part == ATTRIBUTES
+    )
+
+
+def _attribute_is_external(attribute: memoryview) -> bool:
+    for number, kind, value, _ in fields(attribute):
+        if kind != BYTES:
+            continue
+        if number in (A_TENSOR, SOME_TENSORS) and _is_external(value):
+            return True
+        if number in (SUBGRAPH, SUBGRAPHS) and _graph_is_external(value):
+            return True
+    return False
+
+
+def _sparse_is_external(tensor: memoryview) -> bool:
+    parts = (SPARSE_VALUES, SPARSE_INDICES)
+    return any(_is_external(value) for number, kind, value, _ in fields(tensor) if kind == BYTES and number in parts)
+
+
+def _is_external(tensor: memoryview) -> bool:
+    return any(
+        number == EXTERNAL or (number == LOCATION and kind == VARINT and read_varint(value)[0] == 1)
+        for number, kind, value, _ in fields(tensor)
+    )

@@ -1,0 +1,45 @@
+"""What may be shown of a text that somebody typed: its secrets replaced by ***, and letters that nobody can encode written out.
+
+People type passwords with spaces, slashes and at-signs into addresses, and mistype the address. So more is taken away than a
+URI's grammar asks for: a piece of a path too much is a pity, a piece of a password is not to be had back.
+"""
+
+from __future__ import annotations
+
+import re
+
+LONGEST = 300  # characters of user and password together; without an end a made-up text would take seconds
+_NETWORK = r"(?:rtsps?|rtps|rtmps?|https?|srt|ftps?|smb|mms[ht]?|udp|tcp|ws|wss)"
+_START = rf"\b(?:{_NETWORK}[:;]?/{{1,3}}|{_NETWORK}:|(?!file:)\w[\w+.-]*://)"  # of an address, as people write it
+_NEXT = rf"\s[\"'(]?{_NETWORK}[:;]?//"  # another address later on the line
+# User and password: as FFmpeg takes them, to the last @ before the first slash. Where a colon stands before an @, all to the last
+# one of the address: a password may hold a slash or a space.
+_USERINFO = re.compile(rf"({_START})[^/\s]*@")
+_TO_THE_LAST_AT = re.compile(rf"({_START})(?=[^\n@]{{0,{LONGEST}}}:)(?:(?!{_NEXT})[^\n]){{0,{LONGEST}}}@", re.IGNORECASE)
+# The same without any scheme: nurse:hunter2@host. A path may hold an @ too: what is read from disk is left alone.
+_BARE = re.compile(r"(?<![\w:/@.+-])(?!(?:file|v4l2|images|dicom|gst):)[\w.%+-]+:(?!/)[^\s@]+@(?=[\w\[])")
+# A setting within an address, in its query or its path: user=u_password=x.sdp. It ends where the next one begins.
+_SECRET = r"\w*?(?:pass|pwd|psw|token|key|secret|auth|user|usr|login)[a-z]*"
+_SETTING = re.compile(rf"([?&;/_,](?:{_SECRET})=)((?:(?!_[a-z]+=)[^&;\s\"'])*)", re.IGNORECASE)
+_SETTING_OF_ADDRESS = re.compile(rf"([?&;/_,](?:{_SECRET})=)((?:(?!_[a-z]+=)[^&;\n])*)", re.IGNORECASE)
+# Properties of GStreamer's network elements, bare or quoted.
+_PROPERTY = re.compile(
+    r"""(\s(?:(?:user|proxy)-(?:id|pw)|[\w-]*(?:password|passphrase|token|secret)[\w-]*)=)("[^"]*"|'[^']*'|[^\s!]+)""",
+    re.IGNORECASE,
+)
+_IS_ADDRESS = re.compile(rf"{_START}", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """Any text with the credentials of every address in it replaced by ***, and printable: see `printable`. For each name, log
+    line, message and record."""
+    # Of a text that is an address and nothing else a value may hold spaces; in a sentence it ends with its word.
+    setting = _SETTING_OF_ADDRESS if _IS_ADDRESS.match(text) else _SETTING
+    text = _TO_THE_LAST_AT.sub(r"\1***@", _USERINFO.sub(r"\1***@", text))
+    return printable(_PROPERTY.sub(r"\1***", setting.sub(r"\1***", _BARE.sub("***@", text))))
+
+
+def printable(text: str) -> str:
+    """What of a file's name is no UTF-8 (Python keeps such bytes as lone surrogates) written as \\udcfc: any file, database,
+    terminal and page can take it then."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
