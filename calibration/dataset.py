@@ -65,7 +65,7 @@ class Dataset:
 
 def load_dataset(folder: Path, table: Path | None = None, positive: str = POSITIVE) -> Dataset:
     """The images of both class folders, by name, none of them decoded yet. InputError names what does not fit, and the fix."""
-    classes = _classes(folder, unicodedata.normalize("NFC", positive))
+    classes = _classes(folder, one_name(positive))
     images = []
     for label, kind in enumerate(classes):
         files, others = find_images(find_named(folder, kind))

@@ -243,7 +243,7 @@ def test_bad_input(stills: list[Still], tmp_path: Path, capsys: pytest.CaptureFi
         return capsys.readouterr().err
 
     out = tmp_path / "out"
-    assert "nt_structures.csv: missing; the data must be a folder laid out as" in said(tmp_path, "--out", out)
+    assert "nt_structures.csv: no such file; the data must be a folder laid out as" in said(tmp_path, "--out", out)
     data = write_data(tmp_path / "data", stills[:12])
     assert "found 12 stills with boxes of translucency and thalami, 240 asked for; need 16" in said(data, "--out", out)
     assert "--seed: found -1" in said(data, "--out", out, "--seed", -1)
@@ -252,5 +252,5 @@ def test_bad_input(stills: list[Still], tmp_path: Path, capsys: pytest.CaptureFi
     assert "file: not a folder; name a folder that this user may write" in said(data, "--out", tmp_path / "file")
     full = write_data(tmp_path / "full", stills[:20])
     (full / "ultrasound/3.png").write_bytes(b"no picture")
-    assert "3.png: not an image that can be decoded" in said(full, "--out", out, "--stills", 20)
+    assert "3.png: not a picture that is read (PNG, JPEG," in said(full, "--out", out, "--stills", 20)
     assert not out.exists()

@@ -123,6 +123,7 @@ def loaded_once() -> Iterator[None]:
     load, known = torch.load, dict[tuple[object, ...], Any]()
 
     def loaded(path: Any, **options: Any) -> Any:
+        path = getattr(path, "name", path) if hasattr(path, "read") else path  # an open file: by its path
         found = Path(path).stat()
         key = (found.st_ino, found.st_mtime_ns, found.st_size, *sorted((name, str(o)) for name, o in options.items()))
         if key not in known:

@@ -24,6 +24,7 @@ from calibration.bank import Bank
 from calibration.dataset import Dataset, LabelledImage, load_dataset
 from calibration.phantom import render_stills
 from calibration.site import UNLABELLED, Site
+from calibration.table import name_of
 from edge.bundle import Bundle, load_bundle, write_bundle
 from edge.bundle.arrays import GoldenVectors, pack_golden
 from edge.bundle.manifest import GOLDEN_FILE, MODEL_FILE, OOD_FILE
@@ -365,14 +366,14 @@ def test_what_the_card_says_of_a_site_counts_whom_the_head_was_fitted_on(start: 
     assert any(table in text for text in kept.limits) and not any(table in text for text in both.limits)
 
 
-def test_a_file_name_that_is_no_utf_8_is_written_as_it_is(tmp_path: Path) -> None:
+def test_a_file_name_that_is_no_utf_8_is_written_as_data_md_says(tmp_path: Path) -> None:
     site, _ = made_up()
-    name = os.fsdecode(b"normal/M\xfcller.png")
-    site = replace(site, data=replace(site.data, images=[LabelledImage(Path(name), name, 0, "")] * 40))
+    path = Path(os.fsdecode(b"normal/M\xfcller.png"))
+    site = replace(site, data=replace(site.data, images=[LabelledImage(path, name_of(path, Path()), 0, "")] * 40))
     judged = SimpleNamespace(ids=["site:0000"], steps=[Step("INT8", np.zeros(1), np.full(1, 0.5))] * 3)
     one = SimpleNamespace(keep=np.zeros(1, int))
     adapting._write_predictions(tmp_path / "p.csv", site, one, judged, np.ones(40, bool))  # type: ignore[arg-type]
-    assert b"\r\nsite:0000,normal/M\xfcller.png,normal," in (tmp_path / "p.csv").read_bytes()
+    assert b"\r\nsite:0000,normal/M<fc>ller.png,normal," in (tmp_path / "p.csv").read_bytes()
 
 
 def test_classes_the_wrong_way_round_are_refused(

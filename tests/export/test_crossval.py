@@ -322,7 +322,7 @@ def damaged_checkpoint(base: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("spoil", "code", "words"),
     [
-        (broken_image, 66, "normal/00-0.png: not an image that can be decoded"),
+        (broken_image, 66, "normal/00-0.png: the file is empty; copy it again"),
         (two_labels, 66, "the same image under two labels"),
         (one_patient, 66, "normal: 1 patients for 4 folds"),
         (missing_file, 66, "names files that are not in the class folders: normal/00-0.png"),

@@ -628,7 +628,7 @@ def test_a_file_cut_short_is_never_taken_for_finished(
 @pytest.mark.parametrize(("key", "value", "said"), [
     ("work", "/proc/work", "/proc/work: cannot be written"),
     ("work", "FILE", "cannot be written (File exists)"),
-    ("data", "EMPTY", "manifest.csv: missing"),
+    ("data", "EMPTY", "manifest.csv: no such file"),
     ("teacher.init", "/nowhere.pt", "/nowhere.pt: no such checkpoint"),
 ])  # fmt: skip
 def test_what_is_missing_is_said_before_anything_is_made(

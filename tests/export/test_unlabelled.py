@@ -180,7 +180,7 @@ def test_every_frame_that_does_not_decode_is_named(recipe: Recipe, tmp_path: Pat
     for name in ("a.png", "b.png"):
         (folder / name).write_bytes(b"no picture")
     changed = edit(edit(recipe, "unlabelled.frames", str(folder)), "work", str(tmp_path / "work"))
-    with pytest.raises(InputError, match=r"(?s)a\.png: not an image.*b\.png: not an image"):
+    with pytest.raises(InputError, match=r"(?s)a\.png: not a picture.*b\.png: not a picture"):
         Pipeline(changed).bank()
 
 

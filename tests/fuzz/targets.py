@@ -21,7 +21,9 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 import cv2
 import numpy as np
 from fakes.bundle_parts import fake_files, fake_manifest
+from PIL import Image
 
+from calibration.table import read_table
 from edge.bundle import Trust, load_bundle, tar
 from edge.bundle import manifest as mf
 from edge.bundle.arrays import GoldenVectors, OodStats, pack_golden, pack_ood, unpack_golden, unpack_ood
@@ -132,6 +134,11 @@ def dicom(data: bytes) -> None:
     assert 1 <= fps <= 240 and all(frame.dtype == np.uint8 for frame in frames)
 
 
+def table(data: bytes) -> None:
+    found = read_table(file_of(data, "t.csv"))
+    assert all(set(row.cells) == set(found.columns) for row in found.rows)
+
+
 def video(data: bytes) -> None:
     with FileSource(file_of(data, "v.avi"), fast=True) as source:
         for _ in range(VIDEO_FRAMES):
@@ -200,7 +207,7 @@ def address(data: bytes) -> None:
 TARGETS: dict[str, Callable[[bytes], None]] = {
     function.__name__: function
     for function in (archive, bundle, signature, manifest, arrays, golden, configuration, keys, uri, state, image, dicom,
-                     video, http, weights, request, address)
+                     table, video, http, weights, request, address)
 }  # fmt: skip
 
 
@@ -208,6 +215,12 @@ def run(name: str, data: bytes) -> None:
     """One input into one target: whatever is raised but HygromaError is a finding."""
     with contextlib.suppress(HygromaError):
         TARGETS[name](data)
+
+
+def _gif(picture: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(picture).save(out, "GIF")
+    return out.getvalue()
 
 
 def _bundle() -> dict[str, bytes]:
@@ -276,10 +289,16 @@ def seeds(name: str) -> tuple[bytes, ...]:
         "keys": lambda: iter((key().public.text.encode(), (folder() / "keys" / "hygroma.key").read_bytes())),
         "uri": lambda: iter((b"rtsp://u:hunter2@h/p", b"images:f?fps=10", b"gst:v4l2src ! video/x-raw,format=BGR ! appsink")),
         "state": lambda: iter((json.dumps({"proven": ["1.0.0-0123456789ab"], "rollbacks": 1}).encode(),)),
-        "image": lambda: iter(cv2.imencode(e, picture)[1].tobytes() for e in (".png", ".jpg", ".bmp", ".pgm", ".tiff", ".webp")),
         "weights": lambda: iter((load_bundle(SHIPPED_BUNDLE).model[:4096], b"")),
         "request": lambda: iter((b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}")),
         "address": lambda: iter((b"pass word/with:all", b"user=u_password=x&y")),
+        "image": lambda: iter([
+            *(cv2.imencode(e, picture)[1].tobytes() for e in (".png", ".jpg", ".bmp", ".pgm", ".tiff", ".webp")),
+            cv2.imencode(".png", picture.astype(np.uint16) << 4)[1].tobytes(), _gif(picture),
+        ]),
+        "table": lambda: iter((
+            b"path,label,patient\na.png,normal,P1\n,,\n", "sep=;\r\npath;mm\r\na.png;\"3,5\"\r\n".encode("utf-16"),
+        )),
         "dicom": lambda: iter((_dicom(), _dicom("jpeg"), _dicom("rle"))),
         "video": lambda: iter((_video(),)),
         "http": lambda: iter((
