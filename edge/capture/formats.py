@@ -38,9 +38,17 @@ def look(data: bytes) -> Look | None:
     return None
 
 
+_FOLLOWING_MAX = 2**22  # bytes of each further JPEG that are looked at for its end
+
+
 def _jpeg(data: bytes) -> Look:
-    found = scan_jpeg(data)
-    return Look("JPEG", found.width, found.height, 1, found.whole)
+    """Others may follow the first: a film of JPEGs. What a phone's index (MPF) names is a smaller or deeper copy of it."""
+    found, pictures, at = scan_jpeg(data), 1, 0
+    end = found.end
+    while end > at and data.startswith(START + b"\xff", end) and b"MPF\0" not in data[: found.end]:
+        pictures, at = pictures + 1, end
+        end = at + (scan_jpeg(data[at : at + _FOLLOWING_MAX]).end or len(data))
+    return Look("JPEG", found.width, found.height, pictures, found.whole)
 
 
 def _png(data: bytes) -> Look:

@@ -55,9 +55,9 @@ class ImagesSource(FramesSource):
                 for image in self._pictures(path):
                     given += 1
                     yield image
-            except InputError as error:
+            except (InputError, OSError) as error:
                 self.decode_errors += 1
-                log.warning("%s; left out", error)
+                log.warning("%s; left out", error if isinstance(error, InputError) else f"{path}: {error.strerror}")
         if not given:
             raise InputError(f"{self._folder}: none of its {len(paths)} pictures can be decoded")
 
@@ -110,6 +110,21 @@ class DicomSource(FramesSource):
         self.decode_errors += 1
 
 
+class PictureSource(FramesSource):
+    """One picture file; see `read_picture` for what is refused."""
+
+    def __init__(self, path: Path, fast: bool = False, pixel_aspect: float | None = None) -> None:
+        super().__init__(f"file:{path}", (), FALLBACK_FPS, fast)
+        self._path = path
+        self._squarer = Squarer(self.name, None, pixel_aspect)
+
+    def open(self) -> None:
+        """InputError when it cannot be read whole."""
+        self._images = [read_picture(self._path)]
+        super().open()
+        self._holds = "a picture"
+
+
 def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part.lower()) for part in re.split(r"(\d+)", path.name)]
 
@@ -132,4 +147,6 @@ def open_by_content(path: Path, fast: bool, pixel_aspect: float | None) -> Sourc
             kind = kind_of(path)
     if kind == "dicom":
         return DicomSource(path, fast, pixel_aspect)
+    if kind == "still" and path.suffix.lower() in STILLS:  # others may be films: a GIF, JPEGs one after the other
+        return PictureSource(path, fast, pixel_aspect)
     return FileSource(path, fast, pixel_aspect)

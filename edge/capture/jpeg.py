@@ -18,7 +18,8 @@ _AFTER_SCAN_LS = re.compile(rb"\xff+[\x80-\xcf\xd8-\xfe]", re.DOTALL)
 @dataclass(frozen=True)
 class Jpeg:
     """width, height: pixels, 0 when no header names them. bits: of a value. components: values a pixel. whole: its end marker
-    stands where its data end. ybr: whether its values are luma and colour differences, None when it does not say."""
+    stands where its data end. ybr: whether its values are luma and colour differences, None when it does not say. end: where
+    what lies behind it begins."""
 
     width: int = 0
     height: int = 0
@@ -26,6 +27,7 @@ class Jpeg:
     components: int = 0
     whole: bool = False
     ybr: bool | None = None
+    end: int = 0
 
 
 def scan_jpeg(data: bytes) -> Jpeg:
@@ -41,7 +43,7 @@ def scan_jpeg(data: bytes) -> Jpeg:
             at += 1
             continue
         if marker == END[1]:
-            return Jpeg(width, height, bits, components, scans > 0 and width > 0, ybr)
+            return Jpeg(width, height, bits, components, scans > 0 and width > 0, ybr, at + 2)
         if marker in _ALONE:
             at += 2
             continue

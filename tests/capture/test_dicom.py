@@ -349,6 +349,19 @@ def test_file_says_what_a_folder_lacks(tmp_path: Path, make: Callable[[Path], An
         open_source(f"file:{tmp_path}", CaptureConfig(), fast=True)
 
 
+@pytest.mark.requirement("C-10")
+def test_file_takes_a_picture_whole_or_not_at_all(tmp_path: Path) -> None:
+    import cv2
+
+    path = tmp_path / "a.jpg"
+    cv2.imwrite(str(path), greys(1)[0])
+    with open_source(f"file:{path}", CaptureConfig(), fast=True) as source:
+        assert [frame.image.shape[:2] for frame in iter(source.read, None)] == [(HIGH, WIDE)]
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(InputError, match="a JPEG that is cut off"):
+        open_source(f"file:{path}", CaptureConfig(), fast=True).open()
+
+
 def test_file_leaves_clips_and_what_is_not_there_to_the_clips_reader(tmp_path: Path) -> None:
     assert isinstance(open_source(f"file:{tmp_path}/none.mp4", CaptureConfig()), FileSource)
 

@@ -182,6 +182,14 @@ def test_several_pictures_in_a_file_are_never_its_first_one_alone(tmp_path: Path
 
 
 @pytest.mark.requirement("P-03")
+def test_jpegs_one_after_the_other_are_several(tmp_path: Path) -> None:
+    one = saved("JPEG", [scene()])
+    with pytest.raises(InputError, match="a JPEG of 3 pictures"):
+        read_picture(written(tmp_path, one * 3))
+    assert read_picture(written(tmp_path, one + b"notes of a scanner")).shape == (HIGH, WIDE)
+
+
+@pytest.mark.requirement("P-03")
 def test_a_smaller_copy_beside_a_page_is_no_page(tmp_path: Path) -> None:
     pages = [Image.fromarray(scene()), Image.fromarray(scene()[::4, ::4])]
     pages[1].encoderinfo = {"tiffinfo": {254: 1}}  # type: ignore[attr-defined]
