@@ -25,8 +25,8 @@ from export.model.vit import ViTConfig
 
 HEAD_BIAS = "hygroma_head.2.bias"
 # Per cent of the crops whose lowered logit it makes up for. Only positives at the operating point can be lost, some 20 of 2,000 a
-# unit of log-odds. Bundle 0.6's graphs, out of fold (n 5,150; 1,999 positives): 95 loses one, 97 to 98 lose none and flip 17 to
-# 22, 99 flips more of fold 2 than the gate allows (12 of 1,299).
+# unit of log-odds. Bundle 0.6's graphs, out of fold (n 5,150; 1,999 positives): 95 loses one, 97 to 98 lose none and flip 17 to 22,
+# 99 flips more of fold 2 than the gate allows (12 of 1,299).
 CENTILE = 97.5
 NEAR = 2.0  # log-odds: where a decision may lie (probabilities of .12 to .88); heads that are sure move more, and it matters less
 LEAST = 16  # crops near it for a centile to mean something; with fewer, all crops count
