@@ -38,7 +38,7 @@ from edge.errors import BundleError, GateError, InputError
 from edge.screen.preprocess import Preprocessing
 from export.heads.ood import KEPT, distance_limit, fit_ood
 from export.int8.convert import Converted, convert
-from export.int8.logit_offset import OffsetCrops, quantize_with_offset
+from export.int8.log_odds_shift import Falls, quantize_leaning
 from export.int8.ort_graph import optimised_graph, run_graph
 from export.int8.quantize import Choice, FloatModel, lint_qdq
 from export.model.torch_runner import TorchRunner
@@ -70,7 +70,7 @@ class Ingredients:
     """Everything a bundle is made of. All crops are uint8 [N,1,S,S], made by `edge.screen.preprocess`.
 
     student: with 32-500 training images for INT8 ranges, and as many others to choose the range method on. judged: training
-    images that the hygroma head judges, for the logit offset. assessable: training images that are assessable
+    images that the hygroma head judges, for the lean (int8/log_odds_shift.py). assessable: training images that are assessable
     planes, for the embedding statistics. typical: held-out images of the same sort, an array a source; the distance that
     `ood_quantile` of every source stay under becomes the threshold. gate: held-out, labelled, for the gate.
     golden: at least 64 held-out images of every sort, for the self-test.
@@ -117,8 +117,8 @@ def assemble_bundle(
     if len(i.golden) < MIN_GOLDEN:
         raise InputError(f"golden crops: found {len(i.golden)}; give at least {MIN_GOLDEN} held-out images")
     progress("INT8 graph")
-    offset_crops = OffsetCrops.near(student.state, config, i.judged, threads)
-    choice = quantize_with_offset(student, offset_crops)
+    falls = Falls.near(student.state, config, i.judged, threads)
+    choice = quantize_leaning(student, falls)
     fallback = i.finetune
     if i.finetune is not None and i.finetune_always:
         progress("quantisation-aware fine-tuning")
@@ -127,7 +127,7 @@ def assemble_bundle(
         progress("gate")
         temperature, threshold = i.temperatures.hygroma_temperature, i.operating_point.hygroma_threshold
         judge = gate_of(reference, i.gate, threshold, temperature, limits, threads)
-        converted = convert(choice, student, offset_crops, judge, fallback)
+        converted = convert(choice, student, falls, judge, fallback)
         model, result = converted.model, converted.gate
         require_canonical(MODEL_FILE, model, config, converted.spared)
         if not result.passed and not accept_failing_gate:
@@ -230,13 +230,13 @@ def _fallback(converted: Converted) -> str:
 
 
 def golden_tolerances(golden: GoldenVectors, temperatures: Calibration, raised: float) -> Golden:
-    """What the self-test allows beside these vectors. raised: the INT8 graph's logit offset (export/int8/logit_offset.py)."""
-    # The offset is no error of a runner's: against the graph that has it too, a runner may differ by what rounding did alone.
-    without_offset = replace(golden.qdq, hygroma=golden.qdq.hygroma - raised)
+    """What the self-test allows beside these vectors. raised: how far the INT8 graph leans (export/int8/log_odds_shift.py)."""
+    # The lean is no error of a runner's: held to the graph that leans too, one may differ by what rounding did alone.
+    upright = replace(golden.qdq, hygroma=golden.qdq.hygroma - raised)
     return Golden(
         len(golden.inputs),
         fp32=_tolerance(difference(golden.qdq, golden.fp32, temperatures)),
-        qdq=_tolerance(difference(without_offset, golden.fp32, temperatures)),
+        qdq=_tolerance(difference(upright, golden.fp32, temperatures)),
     )
 
 

@@ -29,7 +29,7 @@ from edge.engines.selftest import sigmoid
 from edge.errors import ConfigError
 from export.atomic import appearing, remove
 from export.int8.convert import Converted, convert
-from export.int8.logit_offset import quantize_with_offset
+from export.int8.log_odds_shift import quantize_leaning
 from export.int8.ort_graph import run_graph
 from export.int8.quantize import quantize_best
 from export.jobs import load_ray, run_jobs
@@ -173,11 +173,11 @@ def judge(job: RungJob, pipeline: Pipeline) -> tuple[dict[str, Any], onnx.ModelP
 
     gated = pipeline.crops.labelled(REFIT)
     before = sigmoid(predict(student, gated.crops[:, 0])["hygroma"])
-    model, offset_crops = float_model(student, pipeline.crops, fold, threads), pipeline.offset_crops(fold)
+    model, falls = float_model(student, pipeline.crops, fold, threads), pipeline.falls(fold)
     converted = convert(
-        quantize_with_offset(model, offset_crops),
+        quantize_leaning(model, falls),
         model,
-        offset_crops,
+        falls,
         lambda graph: gate(
             gated.labels, before, sigmoid(run_graph(graph, gated.crops, threads).hygroma), threshold, gated.ids
         ),

@@ -30,7 +30,7 @@ from edge.engines.selftest import infer_all
 from edge.screen.preprocess import Preprocessing
 from export.atomic import Form, remove, writable
 from export.bundle import require_canonical
-from export.int8.logit_offset import OffsetCrops, quantize_with_offset, read_offsets
+from export.int8.log_odds_shift import Falls, quantize_leaning, read_leans
 from export.int8.qat import finetune
 from export.int8.quantize import Choice
 from export.model.heads import HYGROMA
@@ -231,10 +231,10 @@ class Pipeline:
 
         return self.stamps.kept("qdq", name, GRAPH, chosen)
 
-    def choice(self, run: int, offset_crops: OffsetCrops | None = None) -> Choice:
-        """How a run's student is quantised, found again: minutes. offset_crops: the run's, where they are known already."""
+    def choice(self, run: int, falls: Falls | None = None) -> Choice:
+        """How a run's student is quantised, found again: minutes. falls: the run's, where they are known already."""
         model = graphs.float_model(self.student(run), self.crops, run, self.recipe.threads)
-        found = quantize_with_offset(model, offset_crops or self.offset_crops(run))
+        found = quantize_leaning(model, falls or self.falls(run))
         return self._finetuned(run, found) if self.recipe.qat.when == "always" else found
 
     def _finetuned(self, run: int, choice: Choice) -> Choice:
@@ -244,9 +244,9 @@ class Pipeline:
         kept = self.bank(), self.crops.training(run)
         return finetune(choice, state, config, *kept, course.schedule, course.checkpoint, on_epoch=course.on_epoch)
 
-    def offset_crops(self, run: int) -> OffsetCrops:
-        """On what the logit offset of a run's student is measured."""
-        return graphs.offset_crops_of(self.student(run), self.crops, run, self.recipe.threads)
+    def falls(self, run: int) -> Falls:
+        """Where the lean of a run's student is measured."""
+        return graphs.falls_of(self.student(run), self.crops, run, self.recipe.threads)
 
     def quantize_teacher(self) -> tuple[Path, GateResult]:
         """The refit's teacher in INT8, as its student is converted, and its gate on the validation split at the teacher's own
@@ -295,7 +295,7 @@ class Pipeline:
             evidence.saliency(folds, validation, crops, cams, student),
             evidence.called_assessable(self._other_anatomy(), operating_point(folds).plane_threshold),
             self.honesty(),
-            read_offsets(self.stamps.folder("qdq"), self.stamps.folder("heads"), names),
+            read_leans(self.stamps.folder("qdq"), self.stamps.folder("heads"), names),
             self.provenance(),
         )
         write_report(report, self.work / "report")
@@ -326,12 +326,12 @@ class Pipeline:
     def study(self, run: int, most: int) -> Study:
         """What INT8 costs a run's student, layer by layer, on at most `most` images that it never saw: of its fold, or of the
         validation split for the refit. Ranges come from its training crops, as those of its INT8 graph."""
-        recipe, data, offset_crops = self.recipe, self.crops.labelled(run, most), self.offset_crops(run)
+        recipe, data, falls = self.recipe, self.crops.labelled(run, most), self.falls(run)
         return study(
             f"{recipe.name} {recipe.version}, {run_name(run)}",
             graphs.float_model(self.student(run), self.crops, run, recipe.threads),
-            self.choice(run, offset_crops),
-            offset_crops,
+            self.choice(run, falls),
+            falls,
             Measured(data.crops, data.labels, self.threshold()),
             self.progress,
         )

@@ -1,5 +1,5 @@
-"""What a student's trunk shows its heads, as PyTorch computes it and as its INT8 graph does: heads that are fitted on both do
-not rely on what rounding changes.
+"""What a student's trunk shows its heads, as PyTorch computes it and as its INT8 graph does: heads that are fitted on both do not
+lean on what rounding changes.
 
 Rounding moves a feature by about a twentieth of its spread, and a head fitted without it may weigh features of which the
 rounding adds up: the decisions of 2 % of stills then differ between PyTorch and INT8 (plane head of bundle 0.5.0, n = 1,208).

@@ -11,7 +11,7 @@ import onnx
 
 from edge.bundle.manifest import GateResult
 from export.int8.fake_quant import correct_biases
-from export.int8.logit_offset import OffsetCrops, with_offset
+from export.int8.log_odds_shift import Falls, lean
 from export.int8.onnx_graph import build_float_graph
 from export.int8.ort_graph import run_graph
 from export.int8.quantize import Choice, FloatModel, agreement_error, block_linears, linear_limits, quantize
@@ -54,30 +54,30 @@ def ranked_linears(choice: Choice, config: ViTConfig, crops: np.ndarray, threads
 def convert(
     choice: Choice,
     student: FloatModel,
-    offset_crops: OffsetCrops,
+    falls: Falls,
     judge: Callable[[onnx.ModelProto], GateResult],
     finetune: Callable[[Choice], Choice] | None = None,
 ) -> Converted:
     """The first graph that `judge` lets pass: every linear in INT8; the same with corrected biases; one to MAX_SPARED linears
-    spared; every linear in INT8 after `finetune` (see int8/qat.py). When none passes, the first with its verdict. Each has the
-    logit offset that its own rounding needs; a graph of fine-tuned weights has the one that they were trained with.
+    spared; every linear in INT8 after `finetune` (see int8/qat.py). When none passes, the first with its verdict. Each leans by
+    what its own rounding makes fall; a graph of fine-tuned weights, as it is, by what they were trained to.
 
-    student, offset_crops: what `choice` was made of; its crops serve the corrections and the ranking of the linears. The gate's
-    images are judged at most 3 + MAX_SPARED times."""
+    student, falls: what `choice` was made of; its crops serve the corrections and the ranking of the linears. Every look at the
+    gate's images is one of at most 3 + MAX_SPARED."""
     config, threads = student.config, student.threads
     plain = Converted(choice, (), judge(choice.model))
     if plain.gate.passed:
         return plain
     graph = build_float_graph(choice.state, config)
     mended = correct_biases(student, choice.state, linear_limits(graph, choice.limits))
-    found = with_offset(replace(choice, state=mended), config, offset_crops, threads=threads)
+    found = lean(replace(choice, state=mended), config, falls, threads=threads)
     verdict = judge(found.model)
     if verdict.passed:
         return Converted(found, (), verdict, corrected=True)
     ranked = ranked_linears(choice, config, student.selection, threads)
     for count in range(1, min(MAX_SPARED, len(ranked)) + 1):
         spared = tuple(ranked[:count])
-        found = with_offset(choice, config, offset_crops, spared, threads)
+        found = lean(choice, config, falls, spared, threads)
         verdict = judge(found.model)
         if verdict.passed:
             return Converted(found, spared, verdict)

@@ -109,7 +109,7 @@ class Choice:
     """What `quantize_best` chose and why: `errors` maps each (alpha, method) to its held-out error (see `agreement_error`).
     state: the smoothed state that `model` was made of; limits: the largest |x| represented, by tensor name. finetuned: how
     its weights were trained with rounding afterwards (export/int8/qat.py), "" when they were not. raised: by how much the graph's
-    hygroma logit is raised (export/int8/logit_offset.py)."""
+    hygroma log-odds lean towards a hygroma (export/int8/log_odds_shift.py)."""
 
     model: onnx.ModelProto
     alpha: float
@@ -128,10 +128,10 @@ class Choice:
         why = (
             "the 97.5th centile of the falls that rounding made" if self.raised else "since rounding made hardly any fall"
         )
-        offset_said = f"; the log-odds of a hygroma raised by {self.raised:.3f}, {why} on training crops near even odds"
+        leaning = f"; the log-odds of a hygroma raised by {self.raised:.3f}, {why} on training crops near even odds"
         return (
             f"SmoothQuant with alpha {self.alpha:g}, ranges by {self.method} (error of the best at each alpha: {tried})"
-            f"{offset_said}{trained}"
+            f"{leaning}{trained}"
         )
 
 

@@ -320,9 +320,9 @@ def _conversions(report: Report) -> list[str]:
     out = [
         "<p>Every decision of the float model against the converted one, on the same images at the same threshold. A step from "
         "one model to another, each at its own threshold, comes before it and is no conversion. Zero losses do not mean a loss "
-        "of zero: the bound says what rate the images still allow. A constant is added to the INT8 form's hygroma logit: "
-        "it makes up for what rounding took on training crops, and its price is specificity. "
-        f"{_offsets(report.get('lean') or {})}</p>"
+        "of zero: the bound says what rate the images still allow. The INT8 form's log-odds of a hygroma lean "
+        "by what rounding took from them on training crops: what rounding costs is specificity. "
+        f"{_leans(report.get('lean') or {})}</p>"
     ]
     for part in report["sets"]:
         name, reference = escape(part["name"]), escape(part["reference"])
@@ -342,13 +342,13 @@ def _conversions(report: Report) -> list[str]:
     return out
 
 
-def _offsets(found: Mapping[str, float]) -> str:
-    """found: run -> its logit offset, as `export.int8.logit_offset.read_offsets` gives them."""
+def _leans(found: Mapping[str, float]) -> str:
+    """found: run -> its lean, as `export.int8.log_odds_shift.read_leans` gives them."""
     said = [f"the refit, which is shipped, by {found['refit']:.3f}"] if "refit" in found else []
-    if folds := [offset for run, offset in found.items() if run != "refit"]:
+    if folds := [lean for run, lean in found.items() if run != "refit"]:
         each = f"by {min(folds):.3f}" if len(folds) == 1 else f"by {min(folds):.3f} to {max(folds):.3f}"
         said.append(f"the folds' models, {len(folds)} of them, {each}")
-    return f"It is raised so: {'; '.join(said)}." if said else "By how much was not recorded in this report."
+    return f"They lean so: {'; '.join(said)}." if said else "By how much was not recorded in this report."
 
 
 def _looked(found: Looked | None) -> list[str]:

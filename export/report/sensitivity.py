@@ -1,8 +1,8 @@
 """What INT8 costs, layer by layer: quantising one block linear alone, and sparing one alone, against the float graph.
 
 Then mixed precision: the costliest linears are spared, one more at a time, until the gate passes. A linear's cost is measured
-against the float graph of the same weights and the same logit offset (logit_offset.py), so that the offset cancels. In the search
-each graph has the offset that its own rounding needs, and the gate is the bundle's, against the float student, which has none.
+against the float graph of the same weights, lean (log_odds_shift.py) included, so that the lean cancels. In the search each graph
+leans by what its own rounding makes fall, and the gate is the bundle's, against the float student, which does not lean.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edge.engines.runner import RawOutputs
 from edge.engines.selftest import sigmoid
 from edge.errors import InputError
 from export.atomic import appearing
-from export.int8.logit_offset import OffsetCrops, with_offset
+from export.int8.log_odds_shift import Falls, lean
 from export.int8.onnx_graph import build_float_graph
 from export.int8.ort_graph import run_graph
 from export.int8.quantize import Choice, FloatModel, block_linears, quantize
@@ -98,7 +98,7 @@ def sensitivity(
 ) -> Sensitivity:
     """Float graph + the largest |x| of each block linear's input -> the cost of every linear, and the search.
 
-    student: the float graph that the gate holds every step against, where `graph` is another: it may have a logit offset.
+    student: the float graph that the gate holds every step against, where it is another than `graph`, which may lean.
     candidate: the search's graph with these linears left float; without it `graph` quantised so.
     InputError when the labels do not match the crops or hold one class only: no area, no gate.
     """
@@ -153,16 +153,16 @@ class Study:
 
 
 def study(
-    model: str, student: FloatModel, choice: Choice, offset_crops: OffsetCrops, measured: Measured, progress: Report
+    model: str, student: FloatModel, choice: Choice, falls: Falls, measured: Measured, progress: Report
 ) -> Study:
-    """The sensitivity of a student (`model` in words) on images that it never saw. choice: how it is quantised; offset_crops:
-    for its logit offset."""
+    """The sensitivity of a student (`model` in words) on images that it never saw. choice: how it is quantised; falls: where its
+    lean is measured."""
     config, threads = student.config, student.threads
     graph = build_float_graph(choice.state, config)
 
     def candidate(spared: tuple[str, ...]) -> onnx.ModelProto:
-        """What `hygroma bundle` would judge; the choice's own graph has the offset with which it was chosen, or fine-tuned."""
-        return with_offset(choice, config, offset_crops, spared, threads).model if spared else choice.model
+        """What `hygroma bundle` would judge; the choice's own graph leans as it was chosen, or fine-tuned, to."""
+        return lean(choice, config, falls, spared, threads).model if spared else choice.model
 
     result = sensitivity(
         graph,

@@ -17,7 +17,7 @@ from export.heads.anchored import Anchored, Samples, fit_anchored
 from export.heads.features import PLANE, Shown
 from export.heads.fit import Reading
 from export.heads.head_graph import hygroma_said, plane_said, with_hygroma
-from export.int8.logit_offset import needed_offset
+from export.int8.log_odds_shift import fall_made_up
 from export.phantoms import PER_PATIENT
 
 PHANTOM_SHARE = 0.5  # of the site's images, that all phantoms together count for
@@ -25,33 +25,33 @@ PHANTOM_SHARE = 0.5  # of the site's images, that all phantoms together count fo
 
 @dataclass(frozen=True)
 class Opened:
-    """A bundle to start from. graph: its INT8 graph; unquantised: the same without rounding."""
+    """A bundle to start from. graph: its INT8 graph; upright: the same without rounding."""
 
     bundle: Bundle
     graph: onnx.ModelProto
-    unquantised: onnx.ModelProto
+    upright: onnx.ModelProto
     shown: Shown
 
     @classmethod
     def of(cls, bundle: Bundle, threads: int) -> Opened:
         graph = onnx.load_from_string(bundle.model)
-        unquantised = onnx.load_from_string(strip_quantisers(bundle.model))
+        upright = onnx.load_from_string(strip_quantisers(bundle.model))
         with_hygroma(graph, 1.0, Reading(np.zeros(1), 0.0))  # a head without room is refused now, not when all is fitted
-        return cls(bundle, graph, unquantised, Shown(unquantised, graph, threads))
+        return cls(bundle, graph, upright, Shown(upright, graph, threads))
 
     def said(self, head: str, features: np.ndarray) -> np.ndarray:
         """Log-odds [N] of its own head on features [N,D]."""
         cooled = self.bundle.manifest.calibration
         if head == PLANE:
-            return plane_said(self.unquantised, features) / cooled.plane_temperature
-        return hygroma_said(self.unquantised, features) / cooled.hygroma_temperature
+            return plane_said(self.upright, features) / cooled.plane_temperature
+        return hygroma_said(self.upright, features) / cooled.hygroma_temperature
 
 
 @dataclass(frozen=True)
 class Head:
     """A head before and after. keep [N]: indices of the site's images that it is judged on, labels {0,1} [N]; before, adapted,
     int8 [N]: log-odds on them, held out: of the bundle's head in INT8, of the adapted one without rounding and in INT8; every:
-    as int8, of all of the site's images; fitted, raised: the head to ship, and its logit offset (int8/logit_offset.py)."""
+    as int8, of all of the site's images; fitted, raised: the head to ship, and how far it leans (int8/log_odds_shift.py)."""
 
     keep: np.ndarray
     labels: np.ndarray
@@ -90,11 +90,11 @@ def fit_head(head: str, start: Opened, site: Site, phantoms: Bank, seed: int) ->
     rounded = samples.features + samples.rounding
     learned = np.concatenate([keep, np.arange(n, len(before))])  # of the others no label is known
 
-    def offset_of(fitted: Anchored, part: np.ndarray) -> float:
+    def leaning(fitted: Anchored, part: np.ndarray) -> float:
         """Of the hygroma head alone: a plane that is lost the next frame brings again."""
         if head == PLANE:
             return 0.0
-        return needed_offset(fitted(before[part], samples.features[part]), fitted(before_int8[part], rounded[part]))
+        return fall_made_up(fitted(before[part], samples.features[part]), fitted(before_int8[part], rounded[part]))
 
     adapted, int8 = np.empty(n), np.empty(n)
     for fold in range(FOLDS):
@@ -102,8 +102,8 @@ def fit_head(head: str, start: Opened, site: Site, phantoms: Bank, seed: int) ->
         rest = np.setdiff1d(learned, held)
         fitted = fit_anchored(samples.part(rest), seed)
         adapted[held] = fitted(before[held], samples.features[held])
-        int8[held] = fitted(before_int8[held], rounded[held]) + offset_of(fitted, rest)
+        int8[held] = fitted(before_int8[held], rounded[held]) + leaning(fitted, rest)
     fitted = fit_anchored(samples.part(learned), seed)
     return Head(
-        keep, labels[keep], before_int8[keep], adapted[keep], int8[keep], int8, fitted, offset_of(fitted, learned)
+        keep, labels[keep], before_int8[keep], adapted[keep], int8[keep], int8, fitted, leaning(fitted, learned)
     )

@@ -14,7 +14,7 @@ from edge.errors import InputError
 from edge.screen.preprocess import Preprocessing, letterbox
 from edge.screen.still import read_still
 from export.bundle import LabelledCrops
-from export.int8.logit_offset import SAMPLE
+from export.int8.log_odds_shift import SAMPLE
 from export.phantoms import standard_crops
 from export.report.evidence import entry_id
 from export.training.train import draw_epoch
@@ -79,7 +79,7 @@ class Crops:
         return crops[:half], crops[half:]
 
     def judged(self, run: int, spec: Preprocessing | None = None) -> np.ndarray:
-        """Training crops that the hygroma head judges, real pixels of standard planes, uint8 [N,1,S,S]: for the logit offset."""
+        """Training crops that the hygroma head judges, real pixels of standard planes, uint8 [N,1,S,S]: for the lean."""
         rng, entries = np.random.default_rng([self.seed, run, 8]), self.bank.entries
         real = [i for i in self.training(run) if entries[i].plane == 1 and entries[i].source in SCORED]
         return self.of(rng.permutation(real)[:SAMPLE], spec)[:, None]

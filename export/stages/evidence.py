@@ -180,7 +180,7 @@ def gather(
     localisation: Looked,
     other: OtherAnatomy | None,
     honesty: list[Checked],
-    offsets: dict[str, float],
+    leans: dict[str, float],
     origin: Provenance,
 ) -> Report:
     """The report."""
@@ -195,6 +195,6 @@ def gather(
     report["unfamiliar"] = other or {}  # type: ignore[typeddict-item]  # as it has always been written
     report["honesty"] = honesty
     if recipe.qat.when != "always":
-        report["lean"] = offsets
+        report["lean"] = leans
     report["provenance"] = asdict(origin)
     return report

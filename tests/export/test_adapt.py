@@ -163,8 +163,8 @@ def shortest_exams() -> Iterator[None]:
 
 def test_heads_in_the_graph_say_what_they_say_in_numpy_and_nothing_else_moves(start: Bundle) -> None:
     graph, crops = onnx.load_from_string(start.model), start.golden().inputs[:6]
-    unquantised = onnx.load_from_string(strip_quantisers(start.model))
-    shown = Shown(unquantised, graph)
+    upright = onnx.load_from_string(strip_quantisers(start.model))
+    shown = Shown(upright, graph)
     (plane, plane_moved), (hygroma, hygroma_moved) = (shown(head, list(crops[:, 0])) for head in (PLANE, HYGROMA))
     rng = np.random.default_rng(0)
     new = [Reading(rng.normal(0, 0.02, x.shape[1]), b) for x, b in ((plane, 0.3), (hygroma[:, :-384], -0.2))]

@@ -15,7 +15,7 @@ pytest.importorskip("onnx")
 
 from edge.engines.selftest import sigmoid  # noqa: E402
 from edge.errors import InputError  # noqa: E402
-from export.int8.logit_offset import HEAD_BIAS, OffsetCrops  # noqa: E402
+from export.int8.log_odds_shift import HEAD_BIAS, Falls  # noqa: E402
 from export.int8.onnx_graph import build_float_graph  # noqa: E402
 from export.int8.ort_graph import run_graph  # noqa: E402
 from export.int8.quantize import Choice, FloatModel, block_linears, collect_histograms, quantize  # noqa: E402
@@ -88,8 +88,8 @@ def test_a_study_judges_graphs_that_lean_by_their_own_rounding(
     limits = limits_of(tiny_float_graph, data.crops)
     model = quantize(build_float_graph(leaning, config), limits)
     choice = Choice(model, 0.0, "minmax", {}, leaning, limits, raised=100.0)
-    student, offset_crops = FloatModel(state, config, data.crops, data.crops), OffsetCrops.near(state, config, data.crops)
-    found = study("made-up 1.0.0, fold 0", student, choice, offset_crops, data, lambda what, done, total: None)
+    student, falls = FloatModel(state, config, data.crops, data.crops), Falls.near(state, config, data.crops)
+    found = study("made-up 1.0.0, fold 0", student, choice, falls, data, lambda what, done, total: None)
     assert found.result.search[0].gate.flips == int((data.labels == 0).sum())
     steps = found.result.search[1:]  # the first is the choice's own graph
     assert steps and max(step.gate.max_dp for step in steps) < 0.05  # each leans by its own rounding, not by what was chosen

@@ -250,16 +250,16 @@ def test_a_head_that_says_the_same_of_every_image_is_told_in_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("offsets", "words"),
+    ("lean", "words"),
     [
         ({"refit": 0.39, "fold0": 0.21, "fold1": 0.24, "fold2": 0.0}, "the folds' models, 3 of them, by 0.000 to 0.240."),
         ({"refit": 0.0, "fold0": 0.21}, "shipped, by 0.000; the folds' models, 1 of them, by 0.210."),
-        ({"refit": 0.0}, "It is raised so: the refit, which is shipped, by 0.000."),
+        ({"refit": 0.0}, "They lean so: the refit, which is shipped, by 0.000."),
         ({}, "By how much was not recorded"),
     ],
 )
-def test_the_report_says_which_offsets_the_graphs_have(offsets: dict[str, float], words: str) -> None:
-    assert words in render(validation_report([evaluation()]) | {"lean": offsets})
+def test_the_report_says_how_far_the_graphs_lean(lean: dict[str, float], words: str) -> None:
+    assert words in render(validation_report([evaluation()]) | {"lean": lean})
 
 
 class Tags(HTMLParser):
