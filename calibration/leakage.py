@@ -91,8 +91,8 @@ def _named(image: LabelledImage, key: str) -> str:
 
 
 def assign_folds(data: Dataset, groups: Sequence[str], seed: int) -> np.ndarray:
-    """int [N]: the fold in which each image is held out, grouped by patient and stratified by label; the CSV's folds where
-    it has them. InputError when a class has fewer patients than there are folds, or a fold lacks a class."""
+    """int [N]: the fold in which each image is held out, grouped by patient and stratified by label and plane; the CSV's folds
+    where it has them. InputError when a class has fewer patients than there are folds, or a fold lacks a class."""
     labels = data.labels
     for label, kind in enumerate(data.classes):
         n = len({group for group, image in zip(groups, data.images, strict=True) if image.label == label})
@@ -103,7 +103,10 @@ def assign_folds(data: Dataset, groups: Sequence[str], seed: int) -> np.ndarray:
             )
     folds = np.array([image.fold for image in data.images])
     if (folds == UNASSIGNED).all():
-        folds = grouped_folds(labels, groups, FOLDS, seed)
+        # By plane as well, which another head is fitted on; by label alone where that leaves a fold without a class.
+        folds = grouped_folds([f"{image.label} {image.plane}" for image in data.images], groups, FOLDS, seed)
+        if any(len(set(labels[folds == fold])) < len(data.classes) for fold in range(FOLDS)):
+            folds = grouped_folds(labels, groups, FOLDS, seed)
     check_folds(data, groups, folds)
     return folds
 

@@ -166,7 +166,7 @@ def test_a_third_head_learns_its_own_label_and_passes_to_a_student(tmp_path: Pat
 def test_labels_of_a_third_head_come_from_the_manifest_and_lie_in_the_bank(tmp_path: Path) -> None:
     base = tmp_path
     prepared(base)
-    with pytest.raises(InputError, match="columns is_sharp missing"):
+    with pytest.raises(InputError, match="is_sharp missing"):
         load_stills(base / "data", ["is_sharp"])
     labelled(base / "data")
     stills = load_stills(base / "data", ["is_sharp"])

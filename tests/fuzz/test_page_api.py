@@ -14,7 +14,7 @@ from page_api import TOKEN, serving
 
 from edge.status.openapi import describe
 
-api = schemathesis.openapi.from_dict(describe(token=True))
+api = schemathesis.openapi.from_dict(describe(True, "hygroma_token_8600"))
 
 
 @pytest.fixture(scope="module")

@@ -212,7 +212,7 @@ def test_a_class_without_boxes_is_explained_without_a_figure(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("path,x0,y0,x1\n", "boxes.csv: found the columns path, x0, y0, x1; y1 missing; expected path,x0,y0,x1,y1"),
+        ("path,x0,y0,x1\n", "boxes.csv: columns path, x0, y0, x1; y1 missing; expected path,x0,y0,x1,y1"),
         ("path,x0,y0,x1,y1\n", "boxes.csv: has no rows"),
         ("path,x0,y0,x1,y1\nhygroma/00-0.pgn,0,0,9,9\n", "line 2: path: found 'hygroma/00-0.pgn', .*mean hygroma/00-0.png"),
         ("path,x0,y0,x1,y1\nhygroma/00-0.png,0,0,151,9\n", "line 2: found the box 0, 0, 151, 9 outside .*, 150 x 120 pixels"),
