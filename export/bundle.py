@@ -38,7 +38,7 @@ from edge.errors import BundleError, GateError, InputError
 from edge.screen.preprocess import Preprocessing
 from export.heads.ood import KEPT, distance_limit, fit_ood
 from export.int8.convert import Converted, convert
-from export.int8.log_odds_shift import Falls, quantize_leaning
+from export.int8.log_odds_shift import ShiftCrops, quantize_shifted
 from export.int8.ort_graph import optimised_graph, run_graph
 from export.int8.quantize import Choice, FloatModel, lint_qdq
 from export.model.torch_runner import TorchRunner
@@ -70,7 +70,7 @@ class Ingredients:
     """Everything a bundle is made of. All crops are uint8 [N,1,S,S], made by `edge.screen.preprocess`.
 
     student: with 32-500 training images for INT8 ranges, and as many others to choose the range method on. judged: training
-    images that the hygroma head judges, for the lean (int8/log_odds_shift.py). assessable: training images that are assessable
+    images that the hygroma head judges, for the logit offset (int8/log_odds_shift.py). assessable: training images of assessable
     planes, for the embedding statistics. typical: held-out images of the same sort, an array a source; the distance that
     `ood_quantile` of every source stay under becomes the threshold. gate: held-out, labelled, for the gate.
     golden: at least 64 held-out images of every sort, for the self-test.
@@ -117,8 +117,8 @@ def assemble_bundle(
     if len(i.golden) < MIN_GOLDEN:
         raise InputError(f"golden crops: found {len(i.golden)}; give at least {MIN_GOLDEN} held-out images")
     progress("INT8 graph")
-    falls = Falls.near(student.state, config, i.judged, threads)
-    choice = quantize_leaning(student, falls)
+    shift_crops = ShiftCrops.near(student.state, config, i.judged, threads)
+    choice = quantize_shifted(student, shift_crops)
     fallback = i.finetune
     if i.finetune is not None and i.finetune_always:
         progress("quantisation-aware fine-tuning")
@@ -127,9 +127,9 @@ def assemble_bundle(
         progress("gate")
         temperature, threshold = i.temperatures.hygroma_temperature, i.operating_point.hygroma_threshold
         judge = gate_of(reference, i.gate, threshold, temperature, limits, threads)
-        converted = convert(choice, student, falls, judge, fallback)
+        converted = convert(choice, student, shift_crops, judge, fallback)
         model, result = converted.model, converted.gate
-        require_canonical(MODEL_FILE, model, config, converted.spared)
+        require_canonical(MODEL_FILE, model, config, converted.kept_float)
         if not result.passed and not accept_failing_gate:
             raise GateError(
                 f"the INT8 conversion failed its gate: {'; '.join(result.reasons)}. Flipped: "
@@ -144,7 +144,7 @@ def assemble_bundle(
     farthest = distance_limit(ood, [run_graph(model, crops, threads).embedding for crops in i.typical], i.ood_quantile)
 
     quantisation = (
-        f"INT8 on {4 * config.depth - len(converted.spared)} matrix products: weights signed per channel, inputs signed "
+        f"INT8 on {4 * config.depth - len(converted.kept_float)} matrix products: weights signed per channel, inputs signed "
         f"per tensor, everything else float. {_fallback(converted)}{converted.choice.described()}; {len(student.calibration)} "
         f"training crops for the ranges, {len(student.selection)} others for the choice."
     )
@@ -198,12 +198,12 @@ def gate_of(
 
 
 def require_canonical(
-    name: str | Path, model: onnx.ModelProto, config: ViTConfig, spared: Collection[str] = ()
+    name: str | Path, model: onnx.ModelProto, config: ViTConfig, kept_float: Collection[str] = ()
 ) -> None:
     """BundleError when the graph, which messages call `name`, is not the form TensorRT takes, or ONNX Runtime does not run it as
-    meant. spared: the block linears meant to be float."""
-    problems = lint_qdq(model, spared)
-    wanted = 4 * config.depth - len(spared)  # qkv, proj, fc1, fc2
+    meant. kept_float: the block linears meant to be float."""
+    problems = lint_qdq(model, kept_float)
+    wanted = 4 * config.depth - len(kept_float)  # qkv, proj, fc1, fc2
     found = optimised_graph(model).int8_linears
     if found != wanted:
         problems.append(f"ONNX Runtime runs {found} of {wanted} block products in INT8")
@@ -218,25 +218,25 @@ def _fallback(converted: Converted) -> str:
         )
     if converted.finetuned:
         return (
-            "Plain INT8, corrected biases and spared products missed the gate, so the weights were fine-tuned with rounding, "
+            "Plain INT8, corrected biases and float products missed the gate, so the weights were fine-tuned with rounding, "
             "without labels. "
         )
-    if converted.spared:
+    if converted.kept_float:
         return (
-            f"All in INT8 missed the gate, so {', '.join(converted.spared)} stayed float: ranked on training crops, spared one "
-            "by one until the gate's images passed. "
+            f"All in INT8 missed the gate, so {', '.join(converted.kept_float)} stayed float: ranked on training crops, "
+            "kept float one by one until the gate's images passed. "
         )
     return ""
 
 
 def golden_tolerances(golden: GoldenVectors, temperatures: Calibration, raised: float) -> Golden:
-    """What the self-test allows beside these vectors. raised: how far the INT8 graph leans (export/int8/log_odds_shift.py)."""
-    # The lean is no error of a runner's: held to the graph that leans too, one may differ by what rounding did alone.
-    upright = replace(golden.qdq, hygroma=golden.qdq.hygroma - raised)
+    """What the self-test allows beside these vectors. raised: the INT8 graph's logit offset (int8/log_odds_shift.py)."""
+    # A runner is compared with the INT8 graph, which has the same offset: only what rounding did counts as a difference.
+    unshifted = replace(golden.qdq, hygroma=golden.qdq.hygroma - raised)
     return Golden(
         len(golden.inputs),
         fp32=_tolerance(difference(golden.qdq, golden.fp32, temperatures)),
-        qdq=_tolerance(difference(upright, golden.fp32, temperatures)),
+        qdq=_tolerance(difference(unshifted, golden.fp32, temperatures)),
     )
 
 

@@ -29,7 +29,7 @@ from edge.engines.selftest import sigmoid
 from edge.errors import ConfigError
 from export.atomic import appearing, remove
 from export.int8.convert import Converted, convert
-from export.int8.log_odds_shift import quantize_leaning
+from export.int8.log_odds_shift import quantize_shifted
 from export.int8.ort_graph import run_graph
 from export.int8.quantize import quantize_best
 from export.jobs import load_ray, run_jobs
@@ -173,11 +173,11 @@ def judge(job: RungJob, pipeline: Pipeline) -> tuple[dict[str, Any], onnx.ModelP
 
     gated = pipeline.crops.labelled(REFIT)
     before = sigmoid(predict(student, gated.crops[:, 0])["hygroma"])
-    model, falls = float_model(student, pipeline.crops, fold, threads), pipeline.falls(fold)
+    model, shift_crops = float_model(student, pipeline.crops, fold, threads), pipeline.shift_crops(fold)
     converted = convert(
-        quantize_leaning(model, falls),
+        quantize_shifted(model, shift_crops),
         model,
-        falls,
+        shift_crops,
         lambda graph: gate(
             gated.labels, before, sigmoid(run_graph(graph, gated.crops, threads).hygroma), threshold, gated.ids
         ),
@@ -243,7 +243,7 @@ def _conversion(converted: Converted) -> dict[str, Any]:
     return {
         "choice": converted.choice.described(),
         "corrected": converted.corrected,
-        "spared": list(converted.spared),
+        "spared": list(converted.kept_float),
         "gate": asdict(converted.gate),
     }
 

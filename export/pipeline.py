@@ -30,7 +30,7 @@ from edge.engines.selftest import infer_all
 from edge.screen.preprocess import Preprocessing
 from export.atomic import Form, remove, writable
 from export.bundle import require_canonical
-from export.int8.log_odds_shift import Falls, quantize_leaning, read_leans
+from export.int8.log_odds_shift import ShiftCrops, quantize_shifted, read_shifts
 from export.int8.qat import finetune
 from export.int8.quantize import Choice
 from export.model.heads import HYGROMA
@@ -231,10 +231,10 @@ class Pipeline:
 
         return self.stamps.kept("qdq", name, GRAPH, chosen)
 
-    def choice(self, run: int, falls: Falls | None = None) -> Choice:
-        """How a run's student is quantised, found again: minutes. falls: the run's, where they are known already."""
+    def choice(self, run: int, shift_crops: ShiftCrops | None = None) -> Choice:
+        """How a run's student is quantised, found again: minutes. shift_crops: the run's, where they are known already."""
         model = graphs.float_model(self.student(run), self.crops, run, self.recipe.threads)
-        found = quantize_leaning(model, falls or self.falls(run))
+        found = quantize_shifted(model, shift_crops or self.shift_crops(run))
         return self._finetuned(run, found) if self.recipe.qat.when == "always" else found
 
     def _finetuned(self, run: int, choice: Choice) -> Choice:
@@ -244,9 +244,9 @@ class Pipeline:
         kept = self.bank(), self.crops.training(run)
         return finetune(choice, state, config, *kept, course.schedule, course.checkpoint, on_epoch=course.on_epoch)
 
-    def falls(self, run: int) -> Falls:
-        """Where the lean of a run's student is measured."""
-        return graphs.falls_of(self.student(run), self.crops, run, self.recipe.threads)
+    def shift_crops(self, run: int) -> ShiftCrops:
+        """The crops on which the logit offset of a run's student is measured."""
+        return graphs.shift_crops_of(self.student(run), self.crops, run, self.recipe.threads)
 
     def quantize_teacher(self) -> tuple[Path, GateResult]:
         """The refit's teacher in INT8, as its student is converted, and its gate on the validation split at the teacher's own
@@ -254,7 +254,7 @@ class Pipeline:
         path, teacher = self.stamps.claim("qdq_teacher") / f"{run_name(REFIT)}.onnx", self.teacher(REFIT)
         threshold = shipped_threshold(self._folds(), "teacher", HYGROMA)
         converted = graphs.converted_teacher(teacher, self.crops, threshold, self.recipe.threads)
-        require_canonical(path, converted.model, teacher.config, converted.spared)
+        require_canonical(path, converted.model, teacher.config, converted.kept_float)
         GRAPH.leave(converted.model, path)
         return path, converted.gate
 
@@ -295,7 +295,7 @@ class Pipeline:
             evidence.saliency(folds, validation, crops, cams, student),
             evidence.called_assessable(self._other_anatomy(), operating_point(folds).plane_threshold),
             self.honesty(),
-            read_leans(self.stamps.folder("qdq"), self.stamps.folder("heads"), names),
+            read_shifts(self.stamps.folder("qdq"), self.stamps.folder("heads"), names),
             self.provenance(),
         )
         write_report(report, self.work / "report")
@@ -326,12 +326,12 @@ class Pipeline:
     def study(self, run: int, most: int) -> Study:
         """What INT8 costs a run's student, layer by layer, on at most `most` images that it never saw: of its fold, or of the
         validation split for the refit. Ranges come from its training crops, as those of its INT8 graph."""
-        recipe, data, falls = self.recipe, self.crops.labelled(run, most), self.falls(run)
+        recipe, data, shift_crops = self.recipe, self.crops.labelled(run, most), self.shift_crops(run)
         return study(
             f"{recipe.name} {recipe.version}, {run_name(run)}",
             graphs.float_model(self.student(run), self.crops, run, recipe.threads),
-            self.choice(run, falls),
-            falls,
+            self.choice(run, shift_crops),
+            shift_crops,
             Measured(data.crops, data.labels, self.threshold()),
             self.progress,
         )

@@ -69,7 +69,7 @@ class UnlabelledRecipe:
 @dataclass(frozen=True)
 class QatRecipe:
     """Quantisation-aware fine-tuning of the student (int8/qat.py). when: never; fallback, where plain INT8, corrected biases
-    and spared products all miss the gate; always, in every fold too."""
+    and float products all miss the gate; always, in every fold too."""
 
     when: str = "never"
     epochs: int = 1

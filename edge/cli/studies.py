@@ -48,7 +48,7 @@ def _pretrain(args: argparse.Namespace) -> int:
 
 def _add_sensitivity(command: Parser) -> None:
     command.description = (
-        "Per block linear of a recipe's student: what quantising only it costs, and what sparing only it saves, on "
+        "Per block linear of a recipe's student: the cost of quantising it alone, and the gain of keeping it alone in float, on "
         "images that the student never saw; then mixed precision up to the gate. Writes JSON, Markdown and SVG. Earlier "
         "stages run if they must."
     )
@@ -89,10 +89,10 @@ def _sensitivity(args: argparse.Namespace) -> int:
     )
     for layer in sorted(result.layers, key=lambda c: -c.only.hygroma_rms)[:3]:
         print(
-            f"  {layer.layer}: {layer.only.hygroma_rms:.5f} alone; {layer.spared.hygroma_rms:.5f} left when it is spared"
+            f"  {layer.layer}: {layer.only.hygroma_rms:.5f} alone; {layer.spared.hygroma_rms:.5f} left when it stays float"
         )
     last = result.search[-1]
-    print(f"{'passes the gate' if last.gate.passed else 'fails the gate'} with {len(last.spared)} linears spared")
+    print(f"{'passes the gate' if last.gate.passed else 'fails the gate'} with {len(last.spared)} linears kept in float")
     print(f"written to {folder}")
     return 0
 

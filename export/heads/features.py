@@ -1,5 +1,5 @@
 """What a student's trunk shows its heads, as PyTorch computes it and as its INT8 graph does: heads that are fitted on both do not
-lean on what rounding changes.
+rely on what rounding changes.
 
 Rounding moves a feature by about a twentieth of its spread, and a head fitted without it may weigh features of which the
 rounding adds up: the decisions of 2 % of stills then differ between PyTorch and INT8 (plane head of bundle 0.5.0, n = 1,208).
@@ -25,7 +25,7 @@ PLANE, HYGROMA = "plane_head", "hygroma_head"  # the heads: of which of them the
 ALPHA, METHOD = 0.8, "minmax"
 
 
-class Shown:
+class HeadInputs:
     """Reads the inputs of a student's heads, of crops uint8 [S,S] each."""
 
     def __init__(self, float_graph: onnx.ModelProto, int8_graph: onnx.ModelProto, threads: int = 1):
@@ -37,7 +37,7 @@ class Shown:
     @classmethod
     def by_student(
         cls, state: Mapping[str, Tensor], config: ViTConfig, calibration: np.ndarray, threads: int = 1
-    ) -> Shown:
+    ) -> HeadInputs:
         """state: of HygromaViT(config), whatever its heads are. calibration: uint8 [N,1,S,S] of training images, for the
         ranges; InputError when there is none."""
         graph = build_float_graph(smooth(state, config, input_peaks(state, config, calibration), ALPHA), config)

@@ -28,7 +28,7 @@ from torch import nn
 
 from calibration.bank import UNKNOWN, Bank, Entry
 from edge.screen.preprocess import Preprocessing, letterbox
-from export.heads.features import HYGROMA, PLANE, Shown
+from export.heads.features import HYGROMA, PLANE, HeadInputs
 from export.model.vit import HygromaViT, normalise
 from export.training.augment import augment, cut_anew
 from export.training.precision import CPU, autocast
@@ -73,7 +73,7 @@ CHUNK = 64  # crops that pass the trunk at once
 
 @torch.no_grad()
 def probe_plane_head(
-    model: HygromaViT, bank: Bank, keep: np.ndarray, seed: int, cuts: int = 0, shown: Shown | None = None
+    model: HygromaViT, bank: Bank, keep: np.ndarray, seed: int, cuts: int = 0, shown: HeadInputs | None = None
 ) -> None:
     """Set `model.plane_head` to the logistic regression on the trunk's features of the untouched stills, axial heads and
     phantoms among the entries `keep`, in place; of each still `cuts` views more. Before fine-tuning it keeps the features
@@ -109,7 +109,7 @@ def probe_plane_head(
 
 def refit_hygroma_head(
     model: HygromaViT,
-    shown: Shown,
+    shown: HeadInputs,
     bank: Bank,
     keep: np.ndarray,
     seed: int,
@@ -208,7 +208,7 @@ def _layers(head: nn.Sequential) -> tuple[nn.Linear, nn.Linear]:
 
 
 def _hygroma_reading(
-    shown: Shown, bank: Bank, told: list[int], size: int, seed: int, on_chunk: Callable[[int, int], None]
+    shown: HeadInputs, bank: Bank, told: list[int], size: int, seed: int, on_chunk: Callable[[int, int], None]
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the hygroma head is shown of the entries `told`, VIEWS of each, and what rounding adds, float32 [VIEWS*N,D] each."""
     spec, parts = Preprocessing(size=size), []

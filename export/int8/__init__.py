@@ -1,1 +1,1 @@
-"""The student in INT8: smoothed, quantised, leaning, and mended where the gate is missed."""
+"""The student in INT8: smoothed, quantised, with a logit offset, and mended where the gate is missed."""

@@ -11,7 +11,7 @@ import onnx
 
 from edge.bundle.manifest import GateResult
 from export.int8.fake_quant import correct_biases
-from export.int8.log_odds_shift import Falls, lean
+from export.int8.log_odds_shift import ShiftCrops, shift_logit
 from export.int8.onnx_graph import build_float_graph
 from export.int8.ort_graph import run_graph
 from export.int8.quantize import Choice, FloatModel, agreement_error, block_linears, linear_limits, quantize
@@ -19,7 +19,7 @@ from export.model.vit import ViTConfig
 
 # Linears of a student's twenty or so. A float product takes about three times its INT8 one; where four are not enough,
 # the recipe is at fault, not the rounding of some layers.
-MAX_SPARED = 4
+MAX_FLOAT = 4
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Converted:
     were corrected, or its weights fine-tuned."""
 
     choice: Choice
-    spared: tuple[str, ...]
+    kept_float: tuple[str, ...]
     gate: GateResult
     corrected: bool = False
     finetuned: bool = False
@@ -39,8 +39,8 @@ class Converted:
 
 
 def ranked_linears(choice: Choice, config: ViTConfig, crops: np.ndarray, threads: int = 1) -> list[str]:
-    """Names of the block linears, first the one whose sparing alone brings the graph nearest to the float one on crops uint8
-    [N,1,S,S]: training images, never those of the gate."""
+    """Names of the block linears, first the one that, kept in float alone, brings the graph nearest to the float graph, on
+    crops uint8 [N,1,S,S]: training images, never those of the gate."""
     graph = build_float_graph(choice.state, config)
     reference = run_graph(graph, crops, threads)
 
@@ -54,33 +54,33 @@ def ranked_linears(choice: Choice, config: ViTConfig, crops: np.ndarray, threads
 def convert(
     choice: Choice,
     student: FloatModel,
-    falls: Falls,
+    shift_crops: ShiftCrops,
     judge: Callable[[onnx.ModelProto], GateResult],
     finetune: Callable[[Choice], Choice] | None = None,
 ) -> Converted:
-    """The first graph that `judge` lets pass: every linear in INT8; the same with corrected biases; one to MAX_SPARED linears
-    spared; every linear in INT8 after `finetune` (see int8/qat.py). When none passes, the first with its verdict. Each leans by
-    what its own rounding makes fall; a graph of fine-tuned weights, as it is, by what they were trained to.
+    """The first graph that `judge` lets pass: every linear in INT8; the same with corrected biases; one to MAX_FLOAT linears
+    kept in float; every linear in INT8 after `finetune` (see int8/qat.py). When none passes, the first with its verdict. Each
+    graph has a logit offset measured for its own rounding; one of fine-tuned weights has the offset that they were trained with.
 
-    student, falls: what `choice` was made of; its crops serve the corrections and the ranking of the linears. Every look at the
-    gate's images is one of at most 3 + MAX_SPARED."""
+    student, shift_crops: what `choice` was made of; its crops serve the corrections and the ranking of the linears. At most
+    3 + MAX_FLOAT graphs are judged on the gate's images."""
     config, threads = student.config, student.threads
     plain = Converted(choice, (), judge(choice.model))
     if plain.gate.passed:
         return plain
     graph = build_float_graph(choice.state, config)
     mended = correct_biases(student, choice.state, linear_limits(graph, choice.limits))
-    found = lean(replace(choice, state=mended), config, falls, threads=threads)
+    found = shift_logit(replace(choice, state=mended), config, shift_crops, threads=threads)
     verdict = judge(found.model)
     if verdict.passed:
         return Converted(found, (), verdict, corrected=True)
     ranked = ranked_linears(choice, config, student.selection, threads)
-    for count in range(1, min(MAX_SPARED, len(ranked)) + 1):
-        spared = tuple(ranked[:count])
-        found = lean(choice, config, falls, spared, threads)
+    for count in range(1, min(MAX_FLOAT, len(ranked)) + 1):
+        kept_float = tuple(ranked[:count])
+        found = shift_logit(choice, config, shift_crops, kept_float, threads)
         verdict = judge(found.model)
         if verdict.passed:
-            return Converted(found, spared, verdict)
+            return Converted(found, kept_float, verdict)
     if finetune is not None:
         found = finetune(choice)
         verdict = judge(found.model)

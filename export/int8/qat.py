@@ -62,7 +62,7 @@ def finetune(
     def loss(out: ViTOutputs, batch: Batch, x: Tensor) -> Tensor:
         with torch.no_grad():
             aim = reference(x)
-        aim = replace(aim, hygroma=aim.hygroma + choice.raised)  # or the lean would be trained away
+        aim = replace(aim, hygroma=aim.hygroma + choice.raised)  # or training would undo the logit offset
         return agreement_loss(out, aim)
 
     # float32: bfloat16 has 8 bits for a level and its step, and would round what is being rounded

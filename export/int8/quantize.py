@@ -108,8 +108,8 @@ class Histogram:
 class Choice:
     """What `quantize_best` chose and why: `errors` maps each (alpha, method) to its held-out error (see `agreement_error`).
     state: the smoothed state that `model` was made of; limits: the largest |x| represented, by tensor name. finetuned: how
-    its weights were trained with rounding afterwards (export/int8/qat.py), "" when they were not. raised: by how much the graph's
-    hygroma log-odds lean towards a hygroma (export/int8/log_odds_shift.py)."""
+    its weights were trained with rounding afterwards (export/int8/qat.py), "" when they were not. raised: the constant
+    added to the graph's hygroma logit (export/int8/log_odds_shift.py), 0 or more."""
 
     model: onnx.ModelProto
     alpha: float
@@ -128,10 +128,10 @@ class Choice:
         why = (
             "the 97.5th centile of the falls that rounding made" if self.raised else "since rounding made hardly any fall"
         )
-        leaning = f"; the log-odds of a hygroma raised by {self.raised:.3f}, {why} on training crops near even odds"
+        shift = f"; the log-odds of a hygroma raised by {self.raised:.3f}, {why} on training crops near even odds"
         return (
             f"SmoothQuant with alpha {self.alpha:g}, ranges by {self.method} (error of the best at each alpha: {tried})"
-            f"{leaning}{trained}"
+            f"{shift}{trained}"
         )
 
 
@@ -181,16 +181,16 @@ def _require_crops(crops: np.ndarray) -> None:
 
 
 def quantize(
-    model: onnx.ModelProto, limits: Mapping[str, float], spared: Collection[str] = frozenset()
+    model: onnx.ModelProto, limits: Mapping[str, float], kept_float: Collection[str] = frozenset()
 ) -> onnx.ModelProto:
     """Float graph + the largest |x| of each block linear's input, by tensor name -> the canonical INT8 graph.
 
-    spared: names of block linears that stay float (see export/report/sensitivity.py)."""
+    kept_float: names of block linears that stay float (see export/report/sensitivity.py)."""
     out = onnx.ModelProto()
     out.CopyFrom(model)
     graph = out.graph
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    linears = {n.name for n in block_linears(out)} - set(spared)
+    linears = {n.name for n in block_linears(out)} - set(kept_float)
     zero = numpy_helper.from_array(np.array(0, np.int8), "zero_point")
     nodes: list[onnx.NodeProto] = []
     added: list[onnx.TensorProto] = [zero]
@@ -220,7 +220,7 @@ def quantize(
         nodes.append(node)
     kept = [tensor for tensor in graph.initializer if tensor.name not in replaced]
     if not replaced:
-        added = []  # every linear spared: the float graph
+        added = []  # every linear kept float: the float graph
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
     graph.initializer.extend(kept + added)
@@ -293,8 +293,8 @@ def _unsigned_inside(model: onnx.ModelProto) -> list[str]:
     return [value.name for value in values if value.type.tensor_type.elem_type in UNSIGNED]
 
 
-def lint_qdq(model: onnx.ModelProto, spared: Collection[str] = frozenset()) -> list[str]:
-    """What keeps `model` from being a canonical graph; empty when it is one. spared: the block linears meant to be float.
+def lint_qdq(model: onnx.ModelProto, kept_float: Collection[str] = frozenset()) -> list[str]:
+    """What keeps `model` from being a canonical graph; empty when it is one. kept_float: the block linears meant to be float.
 
     Checked: opset 17 and no operator but ONNX's own, none that is quantised itself; every quantiser is signed int8 with
     zero-point 0 and finite scales above 0; weights per channel, activations per tensor; no quantised bias; nothing unsigned but
@@ -346,12 +346,12 @@ def lint_qdq(model: onnx.ModelProto, spared: Collection[str] = frozenset()) -> l
                     problems.append(
                         f"{node.name}: feeds {user.name}; only the two sides of block linears may be quantised"
                     )
-    problems += [f"{name}: to be spared, but no such block linear" for name in spared if name not in linears]
+    problems += [f"{name}: to be kept in float, but no such block linear" for name in kept_float if name not in linears]
     for node in graph.node:
         if node.name in linears:
             for side in (0, 1):
                 source = producers.get(node.input[side])
                 quantised = source is not None and source.op_type == "DequantizeLinear"
-                if quantised == (node.name in spared):
+                if quantised == (node.name in kept_float):
                     problems.append(f"{node.name}: input {side} is {'' if quantised else 'not '}quantised")
     return problems

@@ -185,7 +185,7 @@ def _evidence(report: Report) -> list[str]:
         if kind == "real" and not report.get("site"):
             out.extend(_thickness(report))
             out.extend(_framing(report.get("framing")))
-            out.extend(_unfamiliar(report.get("unfamiliar")))
+            out.extend(_other_anatomy(report.get("unfamiliar")))
     return out
 
 
@@ -286,7 +286,7 @@ def _framing(rows: Sequence[Area] | None) -> list[str]:
 _TONES = {MET: "pass", UNSHOWN: "open", MISSED: "fail"}  # verdict -> its class in the style
 
 
-def _unfamiliar(found: OtherAnatomy | None) -> list[str]:
+def _other_anatomy(found: OtherAnatomy | None) -> list[str]:
     if not found:
         return ["<h4>Other anatomy</h4><p>Not measured in this run: the data holds no image of another source.</p>"]
     rows = [
@@ -322,7 +322,7 @@ def _conversions(report: Report) -> list[str]:
         "one model to another, each at its own threshold, comes before it and is no conversion. Zero losses do not mean a loss "
         "of zero: the bound says what rate the images still allow. The INT8 form's log-odds of a hygroma lean "
         "by what rounding took from them on training crops: what rounding costs is specificity. "
-        f"{_leans(report.get('lean') or {})}</p>"
+        f"{_shifts(report.get('lean') or {})}</p>"
     ]
     for part in report["sets"]:
         name, reference = escape(part["name"]), escape(part["reference"])
@@ -342,10 +342,10 @@ def _conversions(report: Report) -> list[str]:
     return out
 
 
-def _leans(found: Mapping[str, float]) -> str:
-    """found: run -> its lean, as `export.int8.log_odds_shift.read_leans` gives them."""
+def _shifts(found: Mapping[str, float]) -> str:
+    """found: run -> the constant added to its hygroma logit, as `export.int8.log_odds_shift.read_shifts` gives them."""
     said = [f"the refit, which is shipped, by {found['refit']:.3f}"] if "refit" in found else []
-    if folds := [lean for run, lean in found.items() if run != "refit"]:
+    if folds := [shift for run, shift in found.items() if run != "refit"]:
         each = f"by {min(folds):.3f}" if len(folds) == 1 else f"by {min(folds):.3f} to {max(folds):.3f}"
         said.append(f"the folds' models, {len(folds)} of them, {each}")
     return f"They lean so: {'; '.join(said)}." if said else "By how much was not recorded in this report."

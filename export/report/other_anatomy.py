@@ -163,7 +163,7 @@ def caveats(found: OtherAnatomy) -> str:
     return " ".join(filter(None, (found["grouping"], found["site_shift"])))
 
 
-def unfamiliar_table(found: OtherAnatomy | None) -> EvidenceTable | None:
+def other_anatomy_table(found: OtherAnatomy | None) -> EvidenceTable | None:
     """The bundle's evidence table; None where nothing was measured."""
     if not found:
         return None

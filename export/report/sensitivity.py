@@ -1,8 +1,8 @@
 """What INT8 costs, layer by layer: quantising one block linear alone, and sparing one alone, against the float graph.
 
-Then mixed precision: the costliest linears are spared, one more at a time, until the gate passes. A linear's cost is measured
-against the float graph of the same weights, lean (log_odds_shift.py) included, so that the lean cancels. In the search each graph
-leans by what its own rounding makes fall, and the gate is the bundle's, against the float student, which does not lean.
+Then mixed precision: the costliest linears stay float, one more at a time, until the gate passes. A linear's cost is measured
+against the float graph of the same weights, logit offset (log_odds_shift.py) included, so that it cancels. In the search each
+graph has an offset measured for its own rounding; the gate is the bundle's, against the float student, which has none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edge.engines.runner import RawOutputs
 from edge.engines.selftest import sigmoid
 from edge.errors import InputError
 from export.atomic import appearing
-from export.int8.log_odds_shift import Falls, lean
+from export.int8.log_odds_shift import ShiftCrops, shift_logit
 from export.int8.onnx_graph import build_float_graph
 from export.int8.ort_graph import run_graph
 from export.int8.quantize import Choice, FloatModel, block_linears, quantize
@@ -63,7 +63,7 @@ class Step:
 @dataclass(frozen=True)
 class Sensitivity:
     """n, positives: of the crops measured on. all: every linear in int8. layers: in the graph's order. search: its last
-    step passed the gate, unless every linear was spared. All but the search are against the float graph of the same weights."""
+    step passed the gate, unless every linear was float. All but the search are against the float graph of the same weights."""
 
     n: int
     positives: int
@@ -153,16 +153,16 @@ class Study:
 
 
 def study(
-    model: str, student: FloatModel, choice: Choice, falls: Falls, measured: Measured, progress: Report
+    model: str, student: FloatModel, choice: Choice, shift_crops: ShiftCrops, measured: Measured, progress: Report
 ) -> Study:
-    """The sensitivity of a student (`model` in words) on images that it never saw. choice: how it is quantised; falls: where its
-    lean is measured."""
+    """The sensitivity of a student (`model` in words) on images that it never saw. choice: how it is quantised; shift_crops:
+    where its logit offset is measured."""
     config, threads = student.config, student.threads
     graph = build_float_graph(choice.state, config)
 
     def candidate(spared: tuple[str, ...]) -> onnx.ModelProto:
-        """What `hygroma bundle` would judge; the choice's own graph leans as it was chosen, or fine-tuned, to."""
-        return lean(choice, config, falls, spared, threads).model if spared else choice.model
+        """What `hygroma bundle` would judge; the choice's own graph keeps its logit offset."""
+        return shift_logit(choice, config, shift_crops, spared, threads).model if spared else choice.model
 
     result = sensitivity(
         graph,
@@ -219,10 +219,10 @@ def markdown(result: Sensitivity) -> str:
     ]
     for layer in result.layers:
         lines += [_row(layer.layer, "only it", layer.only), _row(layer.layer, "all but it", layer.spared)]
-    lines += ["", "Mixed precision, the linear whose sparing leaves the least change first:", ""]
+    lines += ["", "Mixed precision, the linear that leaves the least change when it stays float first:", ""]
     for step in result.search:
         said = "passes" if step.gate.passed else "; ".join(step.gate.reasons)
-        lines.append(f"- {', '.join(step.spared) or 'none'} spared: {said}")
+        lines.append(f"- {', '.join(step.spared) or 'none'} kept in float: {said}")
     return "\n".join(lines) + "\n"
 
 
@@ -235,11 +235,11 @@ ROW, LEFT, WIDTH = 18, 220, 420  # of the plot, pixels: a line of text, the name
 
 
 def svg(result: Sensitivity) -> str:
-    """Bars per linear: rms dp of the hygroma head when only it is int8 (dark), and what sparing it saves (light)."""
+    """Bars per linear: rms dp of the hygroma head when only it is int8 (dark), and what keeping it float saves (light)."""
     saved = [max(0.0, result.all.hygroma_rms - c.spared.hygroma_rms) for c in result.layers]
     top = max([c.only.hygroma_rms for c in result.layers] + saved) or 1.0
     parts = [
-        '<text x="4" y="13">rms change of the hygroma probability: int8 alone (dark), saved by sparing (light)</text>'
+        '<text x="4" y="13">rms change of the hygroma probability: int8 alone (dark), saved by keeping it float (light)</text>'
     ]
     for i, (layer, save) in enumerate(zip(result.layers, saved, strict=True)):
         y = (i + 1) * ROW

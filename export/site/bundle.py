@@ -67,9 +67,9 @@ def assemble(
     decision fitted. Exams go on where a kill cut them off. Returns what they measured."""
     old, raised = start.bundle.manifest, adapted.hygroma.raised
     model = _grafted(start.graph, adapted, old.calibration, raised)
-    upright = _grafted(start.upright, adapted, old.calibration, 0.0)
+    unshifted = _grafted(start.unshifted, adapted, old.calibration, 0.0)
     crops = start.bundle.golden().inputs
-    golden = GoldenVectors(crops, run_graph(upright, crops, threads), run_graph(model, crops, threads))
+    golden = GoldenVectors(crops, run_graph(unshifted, crops, threads), run_graph(model, crops, threads))
     temperatures = Calibration(old.calibration.plane_temperature if adapted.plane is None else 1.0, 1.0)
     manifest = replace(
         old,
@@ -112,8 +112,8 @@ def assemble(
 def _grafted(base: onnx.ModelProto, adapted: Adapted, cooled: Calibration, raised: float) -> onnx.ModelProto:
     """`base`, a graph of the bundle it starts from, with the new heads, its log-odds of a hygroma raised."""
     fitted = adapted.hygroma.fitted
-    leaning = replace(fitted.reading, bias=fitted.reading.bias + raised)
-    made = with_hygroma(base, fitted.gain / cooled.hygroma_temperature, leaning)
+    shifted = replace(fitted.reading, bias=fitted.reading.bias + raised)
+    made = with_hygroma(base, fitted.gain / cooled.hygroma_temperature, shifted)
     if adapted.plane is not None:
         own = adapted.plane.fitted
         made = with_plane(made, own.gain / cooled.plane_temperature, own.reading)

@@ -22,7 +22,7 @@ from export.report.evidence import HeldOut, operating_point, shipped_threshold, 
 from export.report.framing import framing_table
 from export.report.gate import also_failing
 from export.report.model_card import model_card
-from export.report.other_anatomy import unfamiliar_table
+from export.report.other_anatomy import other_anatomy_table
 from export.report.records import Report
 from export.report.validate import evidence_tables, failures
 from export.stages.crops import REFIT, Crops
@@ -53,7 +53,7 @@ def tables(report: Report) -> list[EvidenceTable]:
         *evidence_tables(report),
         controls_table(report["controls"]),
         thickness_table(report["thickness"], report["increased"]),
-        unfamiliar_table(report["unfamiliar"]),
+        other_anatomy_table(report["unfamiliar"]),
         framing_table(report["framing"]),
     )
     return [table for table in found if table is not None]

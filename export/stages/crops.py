@@ -79,7 +79,7 @@ class Crops:
         return crops[:half], crops[half:]
 
     def judged(self, run: int, spec: Preprocessing | None = None) -> np.ndarray:
-        """Training crops that the hygroma head judges, real pixels of standard planes, uint8 [N,1,S,S]: for the lean."""
+        """Training crops that the hygroma head judges, real pixels of standard planes, uint8 [N,1,S,S]: for the logit offset."""
         rng, entries = np.random.default_rng([self.seed, run, 8]), self.bank.entries
         real = [i for i in self.training(run) if entries[i].plane == 1 and entries[i].source in SCORED]
         return self.of(rng.permutation(real)[:SAMPLE], spec)[:, None]

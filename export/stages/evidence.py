@@ -180,7 +180,7 @@ def gather(
     localisation: Looked,
     other: OtherAnatomy | None,
     honesty: list[Checked],
-    leans: dict[str, float],
+    shifts: dict[str, float],
     origin: Provenance,
 ) -> Report:
     """The report."""
@@ -195,6 +195,6 @@ def gather(
     report["unfamiliar"] = other or {}  # type: ignore[typeddict-item]  # as it has always been written
     report["honesty"] = honesty
     if recipe.qat.when != "always":
-        report["lean"] = leans
+        report["lean"] = shifts
     report["provenance"] = asdict(origin)
     return report

@@ -13,7 +13,7 @@ import torch
 
 from calibration.bank import Bank
 from export.atomic import Form
-from export.heads.features import Shown
+from export.heads.features import HeadInputs
 from export.heads.fit import CUTS, probe_plane_head, refit_hygroma_head
 from export.model.vit import HygromaViT, ViTConfig
 from export.model.weights import at_image, load_backbone, student_from_teacher
@@ -91,7 +91,7 @@ def fitted_heads(
     on_step: Callable[[int, int], None],
 ) -> dict[str, Any]:
     """The weights of a student's heads, fitted to the end on what its trunk shows them, in float and in INT8."""
-    shown = Shown.by_student(model.state_dict(), model.config, calibration, threads)
+    shown = HeadInputs.by_student(model.state_dict(), model.config, calibration, threads)
     refit_hygroma_head(model, shown, bank, training, seed, on_step)
     probe_plane_head(model, bank, training, seed, CUTS, shown)
     return {name: head.state_dict() for name, head in model.fitted_heads().items()}

@@ -36,7 +36,7 @@ from edge.engines.selftest import infer_all, sigmoid
 from edge.errors import ConfigError, GateError, InputError
 from edge.records import OUTPUT_NAMES, RawOutputs
 from export.heads.anchored import STRENGTHS, Anchored, Samples, fit_anchored
-from export.heads.features import HYGROMA, PLANE, Shown
+from export.heads.features import HYGROMA, PLANE, HeadInputs
 from export.heads.fit import Reading
 from export.heads.head_graph import hygroma_said, plane_said, with_hygroma, with_plane
 from export.int8.ort_graph import run_graph
@@ -101,7 +101,7 @@ def test_pictures_that_are_told_apart_without_an_error_give_a_finite_head() -> N
 def shown_once() -> Iterator[None]:
     """What the same graphs show of the same pictures is asked for once: half of the time of every `adapt` here."""
     known: dict[tuple[Any, ...], tuple[np.ndarray, np.ndarray]] = {}
-    begin, ask = Shown.__init__, Shown.__call__
+    begin, ask = HeadInputs.__init__, HeadInputs.__call__
 
     def begins(self: Any, *graphs: Any) -> None:
         begin(self, *graphs)
@@ -115,8 +115,8 @@ def shown_once() -> Iterator[None]:
         return features.copy(), moved.copy()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Shown, "__init__", begins)
-        patch.setattr(Shown, "__call__", asked)
+        patch.setattr(HeadInputs, "__init__", begins)
+        patch.setattr(HeadInputs, "__call__", asked)
         yield
 
 
@@ -163,8 +163,8 @@ def shortest_exams() -> Iterator[None]:
 
 def test_heads_in_the_graph_say_what_they_say_in_numpy_and_nothing_else_moves(start: Bundle) -> None:
     graph, crops = onnx.load_from_string(start.model), start.golden().inputs[:6]
-    upright = onnx.load_from_string(strip_quantisers(start.model))
-    shown = Shown(upright, graph)
+    unshifted = onnx.load_from_string(strip_quantisers(start.model))
+    shown = HeadInputs(unshifted, graph)
     (plane, plane_moved), (hygroma, hygroma_moved) = (shown(head, list(crops[:, 0])) for head in (PLANE, HYGROMA))
     rng = np.random.default_rng(0)
     new = [Reading(rng.normal(0, 0.02, x.shape[1]), b) for x, b in ((plane, 0.3), (hygroma[:, :-384], -0.2))]
@@ -309,7 +309,7 @@ def test_the_shipped_head_is_fitted_on_all_and_the_figures_are_not(
 HELD = 3  # of FOLDS folds, the one that the next tests hold out
 
 
-def made_up(n: int = 40, seed: int = 0) -> tuple[Site, Any]:
+def shift_for(n: int = 40, seed: int = 0) -> tuple[Site, Any]:
     """A site of n images, every fifth without a plane label, and a bundle that shows a head 6 features and the picture's mean."""
     rng = np.random.default_rng(seed)
     labels, planes = np.arange(n) // 4 % 2, np.arange(n) // 8 % 2
@@ -334,7 +334,7 @@ def made_up(n: int = 40, seed: int = 0) -> tuple[Site, Any]:
 
 
 def test_an_image_without_a_plane_label_is_told_by_a_head_that_its_fold_was_held_out_of() -> None:
-    site, opened = made_up()
+    site, opened = shift_for()
     own = site.folds == HELD
     turned = replace(site, planes=np.where(own & (site.planes != UNLABELLED), 1 - site.planes, site.planes))
     one, other = (fit_head(PLANE, opened, s, Bank(np.zeros((0, 2, 2), np.uint8), []), 0) for s in (site, turned))
@@ -345,7 +345,7 @@ def test_an_image_without_a_plane_label_is_told_by_a_head_that_its_fold_was_held
 
 
 def test_assessable_is_judged_by_the_new_plane_head_at_the_other_folds_threshold() -> None:
-    site, opened = made_up()
+    site, opened = shift_for()
     keep = np.flatnonzero(site.planes != UNLABELLED)
     said = np.where(site.folds == HELD, 2.0, 1.0)  # log-odds, all beyond the old head's threshold
     nothing = Anchored(1.0, Reading(np.zeros(8), 0.0), 1.0)
@@ -356,7 +356,7 @@ def test_assessable_is_judged_by_the_new_plane_head_at_the_other_folds_threshold
 
 
 def test_what_the_card_says_of_a_site_counts_whom_the_head_was_fitted_on(start: Bundle) -> None:
-    site, _ = made_up()
+    site, _ = shift_for()
     images = [LabelledImage(Path(), str(i), 0, "", site="A" if i < 20 else "B") for i in range(40)]
     site, fitted = replace(site, data=replace(site.data, images=images)), Anchored(1.0, Reading(np.zeros(1), 0.0), 1.0)
     head = Head(np.arange(30), site.labels[:30], *[np.zeros(30)] * 4, fitted, 0.0)
@@ -367,7 +367,7 @@ def test_what_the_card_says_of_a_site_counts_whom_the_head_was_fitted_on(start: 
 
 
 def test_a_file_name_that_is_no_utf_8_is_written_as_data_md_says(tmp_path: Path) -> None:
-    site, _ = made_up()
+    site, _ = shift_for()
     path = Path(os.fsdecode(b"normal/M\xfcller.png"))
     site = replace(site, data=replace(site.data, images=[LabelledImage(path, name_of(path, Path()), 0, "")] * 40))
     judged = SimpleNamespace(ids=["site:0000"], steps=[Step("INT8", np.zeros(1), np.full(1, 0.5))] * 3)

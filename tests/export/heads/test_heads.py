@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from calibration.bank import BANK_SIZE, UNKNOWN, Bank, Entry
 from edge.screen.preprocess import Preprocessing, letterbox
-from export.heads.features import HYGROMA, PLANE, Shown
+from export.heads.features import HYGROMA, PLANE, HeadInputs
 from export.heads.fit import PROBE_WEIGHTS, STEEPNESS, Reading, _ridge, _write, probe_plane_head, refit_hygroma_head
 from export.model.vit import HygromaViT, ViTConfig
 from export.training.train import predict
@@ -43,9 +43,9 @@ def model() -> HygromaViT:
     return out.eval()
 
 
-def shown_by(m: HygromaViT, bank: Bank) -> Shown:
+def shown_by(m: HygromaViT, bank: Bank) -> HeadInputs:
     crops = np.stack([letterbox(crop, Preprocessing(size=CONFIG.image)) for crop in bank.crops[:16]])
-    return Shown.by_student(m.state_dict(), CONFIG, crops[:, None])
+    return HeadInputs.by_student(m.state_dict(), CONFIG, crops[:, None])
 
 
 def correlation(m: HygromaViT, bank: Bank, keep: np.ndarray) -> float:

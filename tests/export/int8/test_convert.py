@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
 from edge.bundle.manifest import GateResult  # noqa: E402
-from export.int8.convert import MAX_SPARED, convert, ranked_linears  # noqa: E402
+from export.int8.convert import MAX_FLOAT, convert, ranked_linears  # noqa: E402
 from export.int8.fake_quant import correct_biases, rounded_model  # noqa: E402
-from export.int8.log_odds_shift import HEAD_BIAS, Falls, lean  # noqa: E402
+from export.int8.log_odds_shift import HEAD_BIAS, ShiftCrops, shift_logit  # noqa: E402
 from export.int8.onnx_graph import build_float_graph  # noqa: E402
 from export.int8.ort_graph import optimised_graph, run_graph  # noqa: E402
 from export.int8.quantize import (  # noqa: E402
@@ -42,8 +42,8 @@ def choice(tiny_student: Any, pictures: Pictures) -> Choice:
 
 
 @pytest.fixture
-def falls(tiny_student: Any, pictures: Pictures) -> Falls:
-    return Falls.near(*tiny_student, pictures(32, 48, seed=5))
+def shift_crops(tiny_student: Any, pictures: Pictures) -> ShiftCrops:
+    return ShiftCrops.near(*tiny_student, pictures(32, 48, seed=5))
 
 
 class Judge:
@@ -57,16 +57,18 @@ class Judge:
         return PASSED if len(self.seen) > self.passing else FAILED
 
 
-def test_a_graph_that_passes_is_left_alone(choice: Choice, tiny_student: Any, pictures: Pictures, falls: Falls) -> None:
+def test_a_graph_that_passes_is_left_alone(
+    choice: Choice, tiny_student: Any, pictures: Pictures, shift_crops: ShiftCrops
+) -> None:
     judge = Judge(passing=0)
-    converted = convert(choice, FloatModel(*tiny_student, pictures(16, 48, seed=1), pictures(8, 48, seed=3)), falls, judge)
-    assert converted.model is choice.model and converted.spared == () and len(judge.seen) == 1
+    converted = convert(choice, FloatModel(*tiny_student, pictures(16, 48, seed=1), pictures(8, 48, seed=3)), shift_crops, judge)
+    assert converted.model is choice.model and converted.kept_float == () and len(judge.seen) == 1
 
 
-def test_corrected_biases_are_tried_first(choice: Choice, tiny_student: Any, pictures: Pictures, falls: Falls) -> None:
+def test_corrected_biases_are_tried_first(choice: Choice, tiny_student: Any, pictures: Pictures, shift_crops: ShiftCrops) -> None:
     judge = Judge(passing=1)
-    converted = convert(choice, FloatModel(*tiny_student, pictures(16, 48, seed=1), pictures(8, 48, seed=3)), falls, judge)
-    assert converted.corrected and converted.spared == () and len(judge.seen) == 2
+    converted = convert(choice, FloatModel(*tiny_student, pictures(16, 48, seed=1), pictures(8, 48, seed=3)), shift_crops, judge)
+    assert converted.corrected and converted.kept_float == () and len(judge.seen) == 2
     assert lint_qdq(converted.model) == []
     changed = [
         t.name
@@ -119,18 +121,18 @@ def last_block_mean(model: HygromaViT, crops: np.ndarray) -> Any:
 
 
 def test_linears_are_spared_one_by_one_until_the_gate_passes(
-    choice: Choice, tiny_student: Any, pictures: Pictures, falls: Falls
+    choice: Choice, tiny_student: Any, pictures: Pictures, shift_crops: ShiftCrops
 ) -> None:
     config, crops = tiny_student[1], pictures(8, 48, seed=3)
     judge = Judge(passing=3)
-    converted = convert(choice, FloatModel(*tiny_student, pictures(16, 48, seed=1), crops), falls, judge)
-    assert converted.spared == tuple(ranked_linears(choice, config, crops)[:2]) and converted.gate.passed
-    assert lint_qdq(converted.model, converted.spared) == []
+    converted = convert(choice, FloatModel(*tiny_student, pictures(16, 48, seed=1), crops), shift_crops, judge)
+    assert converted.kept_float == tuple(ranked_linears(choice, config, crops)[:2]) and converted.gate.passed
+    assert lint_qdq(converted.model, converted.kept_float) == []
     assert len(lint_qdq(converted.model)) == 4  # both sides of two linears are float, and said to be
     assert optimised_graph(converted.model).int8_linears == 4 * config.depth - 2
-    assert "no such block linear" in lint_qdq(converted.model, (*converted.spared, "blocks.9.mlp.fc2"))[0]
-    assert lint_qdq(choice.model, converted.spared) != []
-    own = lean(choice, config, falls, converted.spared)  # what fewer rounded linears make fall, not what all of them did
+    assert "no such block linear" in lint_qdq(converted.model, (*converted.kept_float, "blocks.9.mlp.fc2"))[0]
+    assert lint_qdq(choice.model, converted.kept_float) != []
+    own = shift_logit(choice, config, shift_crops, converted.kept_float)
     assert converted.choice.raised == own.raised and own.model == converted.model
 
 
@@ -146,7 +148,7 @@ def test_the_linear_that_saves_most_comes_first(choice: Choice, tiny_student: An
 
 
 def test_weights_are_finetuned_only_where_sparing_did_not_do(
-    choice: Choice, tiny_student: Any, pictures: Pictures, falls: Falls
+    choice: Choice, tiny_student: Any, pictures: Pictures, shift_crops: ShiftCrops
 ) -> None:
     asked: list[Choice] = []
     tuned = replace(choice, model=onnx.ModelProto(), finetuned="1 epochs")
@@ -156,17 +158,17 @@ def test_weights_are_finetuned_only_where_sparing_did_not_do(
         return tuned
 
     student = FloatModel(*tiny_student, pictures(16, 48, seed=1), pictures(8, 48, seed=3))
-    spared = convert(choice, student, falls, Judge(passing=1 + MAX_SPARED), finetune=finetune)
-    assert len(spared.spared) == MAX_SPARED and not asked
-    converted = convert(choice, student, falls, Judge(passing=2 + MAX_SPARED), finetune=finetune)
-    assert asked == [choice] and converted.choice is tuned and converted.finetuned and converted.spared == ()
-    assert convert(choice, student, falls, Judge(passing=99), finetune=finetune).model is choice.model
+    kept_float = convert(choice, student, shift_crops, Judge(passing=1 + MAX_FLOAT), finetune=finetune)
+    assert len(kept_float.kept_float) == MAX_FLOAT and not asked
+    converted = convert(choice, student, shift_crops, Judge(passing=2 + MAX_FLOAT), finetune=finetune)
+    assert asked == [choice] and converted.choice is tuned and converted.finetuned and converted.kept_float == ()
+    assert convert(choice, student, shift_crops, Judge(passing=99), finetune=finetune).model is choice.model
 
 
 def test_where_nothing_passes_the_plain_graph_and_its_verdict_are_returned(
-    choice: Choice, tiny_student: Any, pictures: Pictures, falls: Falls
+    choice: Choice, tiny_student: Any, pictures: Pictures, shift_crops: ShiftCrops
 ) -> None:
     judge = Judge(passing=99)
-    converted = convert(choice, FloatModel(*tiny_student, pictures(16, 48, seed=1), pictures(8, 48, seed=3)), falls, judge)
-    assert converted.model is choice.model and converted.spared == () and converted.gate == FAILED
-    assert len(judge.seen) == 2 + MAX_SPARED
+    converted = convert(choice, FloatModel(*tiny_student, pictures(16, 48, seed=1), pictures(8, 48, seed=3)), shift_crops, judge)
+    assert converted.model is choice.model and converted.kept_float == () and converted.gate == FAILED
+    assert len(judge.seen) == 2 + MAX_FLOAT

@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from export.report.html import _unfamiliar
-from export.report.other_anatomy import MET, MISSED, SOURCES, UNSHOWN, Judged, unfamiliar, unfamiliar_table
+from export.report.html import _other_anatomy
+from export.report.other_anatomy import MET, MISSED, SOURCES, UNSHOWN, Judged, other_anatomy_table, unfamiliar
 
 
 def judged(plane: list[float], distance: list[float], name: str, patients: int = 0) -> Judged:
@@ -47,11 +47,11 @@ def test_what_is_no_ultrasound_picture_is_not_assessable() -> None:
 
 def test_the_table_and_the_page() -> None:
     found = unfamiliar(PLANES, {"ovaries": OVARIES, "lungs": LUNGS}, 0.5, 2.0)
-    table = unfamiliar_table(found)
+    table = other_anatomy_table(found)
     assert table is not None and table.kind == "real" and len(table.rows) == 1 + 3 * 4
     assert {r.n for r in table.rows if r.split == "ovaries"} == {4, 104}
     assert "one hospital" in table.description
-    page = "".join(_unfamiliar(found))
+    page = "".join(_other_anatomy(found))
     assert "0.250" in page and "Site shift was not measured" in page
 
 
@@ -59,9 +59,9 @@ def test_hc18s_patients_are_said_to_be_unknown_where_it_is_one_of_the_sources() 
     (name,) = [name for (source, _), name in SOURCES.items() if source == "hc18"]
     for others, said in (({name: OVARIES, "lungs": LUNGS}, True), ({"lungs": LUNGS}, False)):
         found = unfamiliar(PLANES, others, 0.5, 2.0)
-        table = unfamiliar_table(found)
+        table = other_anatomy_table(found)
         assert table is not None and ("without a reliable patient" in table.description) == said
-        assert ("without a reliable patient" in "".join(_unfamiliar(found))) == said
+        assert ("without a reliable patient" in "".join(_other_anatomy(found))) == said
 
 
 @pytest.mark.parametrize(
@@ -71,12 +71,12 @@ def test_hc18s_patients_are_said_to_be_unknown_where_it_is_one_of_the_sources() 
 def test_the_aim_is_shown_only_by_the_whole_interval(images: int, called: int, verdict: str, bound: str) -> None:
     other = judged([0.9] * called + [0.05] * (images - called), [1.0] * images, "O")
     found = unfamiliar(PLANES, {"ovaries": other}, 0.5, 2.0)
-    table = unfamiliar_table(found)
+    table = other_anatomy_table(found)
     assert found["verdict"] == verdict and table is not None and f"It is {verdict}." in table.description
-    page = "".join(_unfamiliar(found))
+    page = "".join(_other_anatomy(found))
     assert f">{verdict}</span> Aim: at most 1%" in page and f"at most {bound} by the 95 % interval" in page
 
 
 def test_nothing_to_measure_is_said() -> None:
-    assert unfamiliar(PLANES, {}, 0.5, 2.0) is None and unfamiliar_table(None) is None
-    assert "Not measured in this run" in "".join(_unfamiliar({}))
+    assert unfamiliar(PLANES, {}, 0.5, 2.0) is None and other_anatomy_table(None) is None
+    assert "Not measured in this run" in "".join(_other_anatomy({}))

@@ -15,7 +15,7 @@ pytest.importorskip("onnx")
 
 from edge.engines.selftest import sigmoid  # noqa: E402
 from edge.errors import InputError  # noqa: E402
-from export.int8.log_odds_shift import HEAD_BIAS, Falls  # noqa: E402
+from export.int8.log_odds_shift import HEAD_BIAS, ShiftCrops  # noqa: E402
 from export.int8.onnx_graph import build_float_graph  # noqa: E402
 from export.int8.ort_graph import run_graph  # noqa: E402
 from export.int8.quantize import Choice, FloatModel, block_linears, collect_histograms, quantize  # noqa: E402
@@ -70,9 +70,9 @@ def test_the_gate_of_the_search_is_the_float_students_and_a_lean_costs_no_layer(
     tiny_float_graph: Any, tiny_student: Any, data: Measured
 ) -> None:
     state, config = tiny_student
-    leaning = build_float_graph({**state, HEAD_BIAS: state[HEAD_BIAS] + 100.0}, config)  # calls every crop a hygroma
+    shifted = build_float_graph({**state, HEAD_BIAS: state[HEAD_BIAS] + 100.0}, config)  # calls every crop a hygroma
     limits, flips = limits_of(tiny_float_graph, data.crops), GateLimits(flips=0.25)
-    result = sensitivity(leaning, limits, data, flips, student=tiny_float_graph)
+    result = sensitivity(shifted, limits, data, flips, student=tiny_float_graph)
     healthy = int((data.labels == 0).sum())
     assert {step.gate.flips for step in result.search} == {healthy} and not result.search[-1].gate.passed
     assert result.all.flips == 0 and max(c.only.hygroma_max for c in result.layers) < 0.01
@@ -84,12 +84,12 @@ def test_a_study_judges_graphs_that_lean_by_their_own_rounding(
     tiny_float_graph: Any, tiny_student: Any, data: Measured
 ) -> None:
     state, config = tiny_student
-    leaning = {**state, HEAD_BIAS: state[HEAD_BIAS] + 100.0}
+    shifted = {**state, HEAD_BIAS: state[HEAD_BIAS] + 100.0}
     limits = limits_of(tiny_float_graph, data.crops)
-    model = quantize(build_float_graph(leaning, config), limits)
-    choice = Choice(model, 0.0, "minmax", {}, leaning, limits, raised=100.0)
-    student, falls = FloatModel(state, config, data.crops, data.crops), Falls.near(state, config, data.crops)
-    found = study("made-up 1.0.0, fold 0", student, choice, falls, data, lambda what, done, total: None)
+    model = quantize(build_float_graph(shifted, config), limits)
+    choice = Choice(model, 0.0, "minmax", {}, shifted, limits, raised=100.0)
+    student, shift_crops = FloatModel(state, config, data.crops, data.crops), ShiftCrops.near(state, config, data.crops)
+    found = study("made-up 1.0.0, fold 0", student, choice, shift_crops, data, lambda what, done, total: None)
     assert found.result.search[0].gate.flips == int((data.labels == 0).sum())
     steps = found.result.search[1:]  # the first is the choice's own graph
     assert steps and max(step.gate.max_dp for step in steps) < 0.05  # each leans by its own rounding, not by what was chosen
