@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -116,9 +117,9 @@ class WallClock:
             return offset_s, False
         try:
             kept = json.loads(self._path.read_bytes()[:1000])
-            if kept["boot"] == self.boot:
-                return float(kept["offset_s"]), bool(kept["set_by_hand"])
-        except (OSError, ValueError, KeyError, TypeError):
+            if kept["boot"] == self.boot and math.isfinite(was := float(kept["offset_s"])):
+                return was, bool(kept["set_by_hand"])
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             pass  # none of this boot, or damaged: what is not known stays unknown
         self._set_by_hand = False
         self._remember(offset_s)

@@ -122,7 +122,7 @@ class DecisionConfig:
     def overrides(self, params: DecisionParams) -> tuple[str, ...]:
         """What differs from the bundle's parameters, in words: no figure of the bundle's card holds for it."""
         return tuple(
-            f"{key} {value:g} instead of {getattr(params, key):g}"
+            f"{key} {value!r} instead of {getattr(params, key)!r}"
             for key, value in self.given().items()
             if value != getattr(params, key)
         )

@@ -10,6 +10,8 @@ import pytest
 
 from edge.clock import BY_HAND, KEPT, SYNCHRONISED, UNKNOWN, WallClock, boot_id, kernel_is_synchronised
 
+HUGE = b'{"boot": "first", "set_by_hand": false, "offset_s": 1' + b"0" * 400 + b"}"
+NAN = b'{"boot": "first", "set_by_hand": false, "offset_s": NaN}'
 START = datetime(1970, 1, 1, 0, 0, 30, tzinfo=timezone.utc)  # a dead battery
 
 
@@ -81,7 +83,7 @@ def test_a_clock_that_is_steered_has_not_been_set(box: Box) -> None:
 
 
 @pytest.mark.requirement("T-13")
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"boot": "first"}', b'{"boot": "first", "offset_s": "x"}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"boot": "first"}', b'{"boot": "first", "offset_s": "x"}', HUGE, NAN])
 def test_a_damaged_memory_is_none(box: Box, content: bytes) -> None:
     (box.folder / KEPT).write_bytes(content)
     assert box.clock().known() == UNKNOWN

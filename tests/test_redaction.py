@@ -21,6 +21,11 @@ WORD = string.ascii_letters + string.digits
 CORE = "Qz7hunterXw"
 AROUND = st.text(WORD + " /@:!$%^*()[]{}|~,.<>-+", max_size=8)
 IN_A_SETTING = st.text(WORD + " /!$%^*()[]{}|~,.<>-+", max_size=8)
+SETTINGS = ["user-password=", "user.password=", "my-pwd=", "pass[]=", "pass%77ord=", "user%5Fpw=", "password%3D",
+            "password =", "u=a&p=", "password:", "pin=", "sid=", "session=", "jwt=", "sig=", "code=", "credential=",
+            "password=a;", "password=a_b="]  # fmt: skip
+MISTYPED = ["rtsp ://u:{}@h", "rtsp.//u:{}@h", "rtspu:/u:{}@h", "rstp:/u:{}@h", "onvif:/u:{}@h", "//u:{}@h", "/u:{}@h",
+            "file://u:{}@h", "rtsp\uff1a//u:{}@h", "rtsp://u:{}%40h/x", "rtsp://u:{}\uff20h"]  # fmt: skip
 USER = st.text(WORD + ".-", min_size=1, max_size=8)
 HOST = st.sampled_from(["10.0.0.9", "cam-1.local:554", "[fe80::1]:8554"])
 TYPED = st.sampled_from(
@@ -56,6 +61,10 @@ def test_a_password_in_path_or_query(key: str, lead: str, after: str, host: str,
         f"unrecognized arguments: rtsp://nurse:{CORE} pw@10.0.0.9/s",
         f"gst:rtspsrc location=rtsp://nurse:{CORE}@h/s user-pw='{CORE} x' ! appsink",
         f"lost rtsp://nurse:{CORE}@a/s and http://nurse:{CORE}@b/s",
+        f"cannot open 'rtsp://h/?password=a {CORE}'",
+        f'gst:rtspsrc location=rtsp://h/s user-pw="a\\"{CORE}" cookies="sid={CORE}" ! appsink',
+        *(f"http://h/?{setting}{CORE}" for setting in SETTINGS),
+        *(typed.format(CORE) for typed in MISTYPED),
     ],
 )
 def test_a_password_in_a_sentence(text: str) -> None:

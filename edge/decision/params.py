@@ -26,6 +26,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
 
 P_EPSILON = 1e-6  # probability; a saturated sigmoid would have infinite log-odds
 LOG_ODDS_MAX = math.log((1 - P_EPSILON) / P_EPSILON)
+PLANE_MOST = 0.999  # probability; a calibrated head gives standard planes .5 to .99
+OOD_LEAST = 0.01  # distance; the training images' own median is near 1
 EXAM_S = 600.0  # seconds; a nuchal view is held for seconds, a whole first-trimester exam lasts some twenty minutes
 
 
@@ -66,10 +68,10 @@ class DecisionParams:
     def _why_never(self) -> str:
         """Why no exam could be flagged, however sick: a box with such a rule watches for months and says nothing. "" where it
         can."""
-        if self.plane_threshold >= 1.0:
-            return f"plane_threshold: found {self.plane_threshold:g}, which no probability is above; must be below 1"
-        if self.ood_threshold <= 0.0:
-            return f"ood_threshold: found {self.ood_threshold:g}, which no distance is below; must be above 0"
+        if self.plane_threshold > PLANE_MOST:
+            return f"plane_threshold: found {self.plane_threshold!r}, which hardly any picture reaches; at most {PLANE_MOST}"
+        if self.ood_threshold < OOD_LEAST:
+            return f"ood_threshold: found {self.ood_threshold!r}, which no picture stays under; at least {OOD_LEAST}"
         most = min(self.cap, self.gain * (LOG_ODDS_MAX - self.logit_offset))
         if most <= 0.0:
             return f"logit_offset: found {self.logit_offset:g}, above any score's log-odds ({LOG_ODDS_MAX:.1f})"

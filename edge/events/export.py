@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
@@ -19,6 +20,8 @@ from edge.errors import StoreError
 from edge.events.store import EventStore
 from edge.records import Event
 
+OF_EVENT = re.compile(r"event[0-9]+(-clip)?\.(png|webp|dcm)$")
+TABLES_MAX = 2**26  # bytes of an earlier export's events.json
 TABLES = ("events.json", "events.csv")
 WHOSE = "export.json"  # which store the folder's files are of
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes text that begins so for a formula, and runs it
@@ -43,6 +46,9 @@ def export(
     rows: list[dict[str, object]] = []
     problems: list[str] = []
     with _opened(Path(folder), store.identity()) as out:
+        earlier = _earlier(out)
+        for event in events:
+            _check_same(out.path, event, earlier.pop(event.id, None))
         for event in events:
             try:
                 image, clip = store.image(event), store.clip(event)
@@ -53,14 +59,36 @@ def export(
             out.put(f"{stem}.png", image)
             if clip is not None:
                 out.put(f"{stem}.webp", clip)
+            else:
+                out.remove(f"{stem}.webp", f"{stem}-clip.dcm")
             if dicom:
                 _put_dicom(out, stem, event, image, clip)
             row = {**asdict(event), "image_path": f"{stem}.png", "clip_path": f"{stem}.webp" if clip is not None else ""}
             rows.append({**row, "reviews": [asdict(review) for review in store.reviews(event.id)]})
             done.append(event)
+        rows += earlier.values()
         out.put("events.json", (json.dumps(rows, indent=2) + "\n").encode())
         out.put("events.csv", _table(rows).encode())
     return Exported(tuple(done), tuple(problems))
+
+
+def _earlier(out: _Folder) -> dict[int, dict[str, object]]:
+    """The rows of this store's earlier export into the folder, by event. StoreError when they cannot be read."""
+    text = out.read("events.json", TABLES_MAX)
+    if text is None:
+        return {}
+    try:
+        return {int(row["id"]): dict(row) for row in json.loads(text)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{out.path / 'events.json'}: not an export's table; give a new or an empty folder") from error
+
+
+def _check_same(folder: Path, event: Event, row: dict[str, object] | None) -> None:
+    """A store that was copied has the same identity, and other events of the same numbers."""
+    if row is not None and any(row.get(name) != getattr(event, name) for name in ("exam_id", "frame_id", "t_wall", "source")):
+        raise StoreError(
+            f"{folder}: event {event.id} there is another than this store's event {event.id}; give a new or an empty folder"
+        )
 
 
 def _put_dicom(out: _Folder, stem: str, event: Event, image: bytes, clip: bytes | None) -> None:
@@ -101,22 +129,27 @@ class _Folder:
             stream.write(data)
         os.replace(unfinished, name, src_dir_fd=self.handle, dst_dir_fd=self.handle)
 
-    def read(self, name: str) -> bytes | None:
-        """A regular file's first 4 kB; None where there is none."""
+    def remove(self, *names: str) -> None:
+        for name in names:
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self.handle)
+
+    def read(self, name: str, most: int = 4096) -> bytes | None:
+        """A file's first `most` bytes; None where there is none."""
         try:
             file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self.handle)
         except OSError:
             return None
         with open(file, "rb") as stream:
-            return stream.read(4096)
+            return stream.read(most)
 
 
 @contextmanager
 def _opened(path: Path, identity: str) -> Iterator[_Folder]:
     try:
+        if link := _link_in(path):
+            raise StoreError(f"{link}: a link; name the folder itself, since a stick's link may lead anywhere")
         path.mkdir(parents=True, exist_ok=True)
-        if path.is_symlink():
-            raise StoreError(f"{path}: a link; name the folder itself, since a stick's link may lead anywhere")
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
         raise _said(path, error) from error
@@ -131,6 +164,16 @@ def _opened(path: Path, identity: str) -> Iterator[_Folder]:
         os.close(handle)
 
 
+def _link_in(path: Path) -> Path | None:
+    """The first link among a folder and those above it on the same disk; None without one."""
+    for place in (path.absolute(), *path.absolute().parents):
+        if place.is_symlink():
+            return place
+        if place.is_dir() and os.path.ismount(place):
+            return None
+    return None
+
+
 def _check_whose(folder: _Folder, identity: str) -> None:
     """StoreError for a folder with an export that is not this store's, or of which nobody knows whose it is."""
     there = set(os.listdir(folder.handle))
@@ -138,7 +181,7 @@ def _check_whose(folder: _Folder, identity: str) -> None:
         whose = json.loads(folder.read(WHOSE) or b"{}").get("store", "")
     except (ValueError, AttributeError):
         whose = ""
-    if whose != identity and (WHOSE in there or there.intersection(TABLES)):
+    if whose != identity and (WHOSE in there or there.intersection(TABLES) or any(OF_EVENT.match(name) for name in there)):
         raise StoreError(
             f"{folder.path}: holds the export of another event store, and its event 1 is another patient than this one's;"
             " give a new or an empty folder"

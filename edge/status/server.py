@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import http.client
+import io
 import ipaddress
 import json
 import logging
@@ -22,7 +23,7 @@ from edge.errors import ConfigError, InputError, SourceError
 from edge.schema import Decoder
 from edge.status.board import Board, NewExamRequest, Request, ReviewRequest, SameExamRequest
 from edge.status.openapi import describe
-from edge.status.pool import PooledServer
+from edge.status.pool import REQUEST_MAX, PooledServer
 from edge.status.rate import ALL_WRONG_TOKENS, REQUESTS, WRONG_TOKENS, Known, Rate, client_of
 from edge.status.render import to_health, to_jpeg, to_json, to_prometheus
 from edge.status.routes import COOKIE, CSS, HTML, JPEG, JS, JSON, METRICS, PNG, TEXT, WEBP, Route, find
@@ -205,6 +206,12 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
     _unheard = True  # whether the client may have sent something that was not read
 
+    def setup(self) -> None:
+        """What is here is all that is read: a request that claims more of itself must not keep a thread waiting (see pool.py)."""
+        super().setup()
+        with suppress(BlockingIOError):
+            self.rfile = io.BytesIO(self.connection.recv(REQUEST_MAX, socket.MSG_DONTWAIT))
+
     def _handle(self) -> None:
         try:
             route, number, body = self._admit()
@@ -255,7 +262,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _is_of_another_site(self) -> bool:
         """Whether a page of another origin sends this, by what a browser says of it. A link there that somebody follows does not
         count, unless it brings a token. What is typed, or opened from outside a browser, comes from no page."""
-        followed = self.command in ("GET", "HEAD") and "token=" not in self.path
+        followed = self.command in ("GET", "HEAD") and "?" not in self.path  # a token may be written in many ways
         site = self.headers.get("Sec-Fetch-Site")
         if site is not None:
             followed = followed and self.headers.get("Sec-Fetch-Dest") == "document"

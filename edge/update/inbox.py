@@ -46,7 +46,7 @@ def process_inbox(
     StoreError when the folder cannot be written."""
     done = []
     try:
-        names = sorted(name for name in os.listdir(folder) if name.endswith(".tar") and not name.startswith("."))
+        names = sorted(name for name in os.listdir(folder) if name.lower().endswith(".tar") and not name.startswith("."))
         for name in names[:FILES_MAX]:
             path = folder / name
             if not path.exists() and not path.is_symlink():  # a stick that was pulled

@@ -71,5 +71,5 @@ def test_an_override_that_makes_it_so_is_refused_with_its_key() -> None:
     params = DecisionParams()
     with pytest.raises(ConfigError, match="can never flag.*leave flag_threshold out of the configuration"):
         DecisionConfig(flag_threshold=60.0).apply(params)
-    assert DecisionConfig(flag_threshold=4.0, gap_s=10.0).overrides(params) == ("flag_threshold 4 instead of 6",)
+    assert DecisionConfig(flag_threshold=4.0, gap_s=10.0).overrides(params) == ("flag_threshold 4.0 instead of 6.0",)
     assert DecisionConfig().overrides(params) == ()

@@ -160,6 +160,51 @@ def test_two_stores_exports_never_share_a_folder(store: EventStore, tmp_path: Pa
 
 
 @pytest.mark.requirement("S-09")
+def test_a_store_that_was_copied_is_another_store(store: EventStore, tmp_path: Path) -> None:
+    """A golden SD image gives two rooms one identity; their events of one number are still two patients."""
+    store.identity()
+    store.close()
+    shutil.copytree(store.root, tmp_path / "room2")
+    other = EventStore(tmp_path / "room2")
+    for room, minute in ((store, 7), (other, 8)):
+        t_wall = f"2026-11-24T11:0{minute}:00.250+00:00"
+        room.commit(NewEvent(3, "rtsp://***@h/s", 7, 0, t_wall, 0.95, 6.5, "student 0.1.0", f"{minute}".encode()))
+    export(store, tmp_path / "stick")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "stick").iterdir()}
+    with pytest.raises(StoreError, match="event 3 there is another than this store's event 3"):
+        export(other, tmp_path / "stick")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "stick").iterdir()} == before
+
+
+@pytest.mark.requirement("S-09")
+@pytest.mark.parametrize("name", ["event1-clip.dcm", "event12.webp", "event3.png"])
+def test_loose_files_of_an_export_are_somebodys(store: EventStore, tmp_path: Path, name: str) -> None:
+    (tmp_path / "stick").mkdir()
+    (tmp_path / "stick" / name).write_bytes(b"another room's")
+    with pytest.raises(StoreError, match="holds the export of another event store"):
+        export(store, tmp_path / "stick")
+
+
+@pytest.mark.requirement("S-09")
+def test_one_event_exported_again_leaves_the_others_in_the_table(store: EventStore, tmp_path: Path) -> None:
+    export(store, tmp_path / "out")
+    store.review(2, "confirmed", "A")
+    export(store, tmp_path / "out", [2])
+    rows = {row["id"]: row["review"] for row in json.loads((tmp_path / "out" / "events.json").read_text())}
+    assert rows == {2: "confirmed", 1: "open"} and (tmp_path / "out" / "event1.png").is_file()
+
+
+@pytest.mark.requirement("S-09")
+def test_a_link_above_the_folder_is_refused_too(store: EventStore, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "stick").mkdir()
+    (tmp_path / "stick" / "exports").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="exports: a link"):
+        export(store, tmp_path / "stick" / "exports" / "x")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.requirement("S-09")
 @pytest.mark.parametrize(
     "name", ["event1.png", "event1.webp", "event1-clip.dcm", "events.csv", "events.json", ".event1.png.unfinished"]
 )

@@ -86,8 +86,8 @@ def test_the_update_works_on_what_its_daemon_works_on() -> None:
 
 
 def test_what_is_watched_is_the_inbox_that_is_worked_on() -> None:
-    assert read(INBOX)["Path"]["PathExistsGlob"] == "/var/lib/hygroma/%i/inbox/*.tar"
-    assert read(UPDATE)["Unit"]["ConditionPathExistsGlob"] == "/var/lib/hygroma/%i/inbox/*.tar"
+    assert read(INBOX)["Path"]["PathExistsGlob"] == "/var/lib/hygroma/%i/inbox/*.[tT][aA][rR]"
+    assert read(UPDATE)["Unit"]["ConditionPathExistsGlob"] == "/var/lib/hygroma/%i/inbox/*.[tT][aA][rR]"
     assert read(UPDATE)["Service"]["ExecStart"].endswith("--inbox %S/hygroma/%i/inbox")
     assert read(UNIT)["Service"]["ExecStartPre"] == "/bin/mkdir -p %S/hygroma/%i/inbox"
 
