@@ -66,6 +66,11 @@ def _hidden(text: str, setting: re.Pattern[str]) -> str:
     return setting.sub(r"\1***", text)
 
 
+def is_text(text: str) -> bool:
+    """Whether it can be encoded: a file's name need not be."""
+    return printable(text) == text
+
+
 def printable(text: str) -> str:
     """What of a file's name is no UTF-8 (Python keeps such bytes as lone surrogates) written as \\udcfc: any file, database,
     terminal and page can take it then."""

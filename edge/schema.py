@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from edge.errors import HygromaError
-from edge.redaction import redact
+from edge.redaction import is_text, redact
 
 T = TypeVar("T")
 MAX_DIGITS = 19  # of a whole number: 64 bits
@@ -153,7 +153,7 @@ class Decoder:
         if hint is str:
             if not isinstance(value, str):
                 raise self.wrong(path, value, "a string", limits)
-            if not _is_text(value):
+            if not is_text(value):
                 raise self.wrong(path, value, "text; half a character (a lone surrogate) is none", limits)
             self._length(value, path, limits, "characters")
             if limits.choices and value not in limits.choices:
@@ -194,14 +194,6 @@ def shown(value: object) -> str:
 def did_you_mean(found: object, known: Iterable[str]) -> str:
     """Of a key that is not known, the known one that is closest, "" when none is close."""
     return next(iter(difflib.get_close_matches(str(found), known, 1)), "")
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _join(path: str, key: str) -> str:

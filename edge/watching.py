@@ -21,7 +21,7 @@ from edge.decision.params import DecisionParams
 from edge.engines.choice import choose
 from edge.engines.scorer import Scorer
 from edge.errors import StoreError
-from edge.events.disk import Disk, give, why_unwritable
+from edge.events.disk import Disk, why_unwritable
 from edge.events.store import EventStore, Retention, evidence_reader
 from edge.home import home
 from edge.lock import open_lock, take
@@ -73,14 +73,15 @@ def keep_at_home(config: Config) -> Config:
 def _only_one(root: Path) -> Iterator[None]:
     """Held while a daemon watches with a store: two would give one exam number to two patients. StoreError when another has it. A
     folder that cannot be written holds nobody's lock, and stops nobody from watching."""
+    disk = Disk()
     try:
-        Disk().make_folder(root, root.parent)
+        disk.make_folder(root)
         lock = open_lock(root / "watching.lock")
     except OSError:  # said with the store's own problem
         yield
         return
     try:
-        give(root / "watching.lock", root)
+        disk.hand_over(root / "watching.lock")
         take(lock, STOPPING_S)
     except BlockingIOError:
         os.close(lock)

@@ -17,6 +17,8 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # OpenCV's own warnings nam
 
 import cv2  # noqa: E402  (after the environment, on purpose)
 
+from edge.redaction import is_text  # noqa: E402
+
 # Also when cv2 was loaded before the lines above. OpenCV 4.6 has the one name, 5.0 the other, those between both.
 _set_log_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
 _set_log_level(0)  # LOG_LEVEL_SILENT
@@ -29,20 +31,12 @@ OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 def open_file(path: Path) -> cv2.VideoCapture:
     """A clip, opened by FFmpeg. OpenCV 5 crashes on a name that is no UTF-8, so such a clip is opened by another name."""
     path = path.resolve()  # absolute: FFmpeg cannot take a name such as "concat:a|b" for one of its protocols
-    if _is_text(str(path)):
+    if is_text(str(path)):
         return cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     with tempfile.TemporaryDirectory(prefix="hygroma-clip-") as folder:
-        link = Path(folder) / f"clip{path.suffix if _is_text(path.suffix) else ''}"  # FFmpeg tells some kinds by their ending
+        link = Path(folder) / f"clip{path.suffix if is_text(path.suffix) else ''}"  # FFmpeg tells some kinds by their ending
         link.symlink_to(path)
         return cv2.VideoCapture(str(link), cv2.CAP_FFMPEG)
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 @contextmanager

@@ -31,12 +31,13 @@ def why_unwritable(folder: Path) -> str:
     return f"{folder}: no such place"
 
 
-def give(path: Path, owner_of: Path) -> None:
-    """What root has made beside another user's files belongs to that user."""
+def give_to_owner(path: Path) -> None:
+    """What root makes belongs to whoever owns the folder: `sudo` must leave nothing that the daemon's user cannot lock or write.
+    OSError where root may not do so, as in some containers and on some network disks."""
     if os.geteuid() == 0:
-        owner = owner_of.stat()
-        if (owner.st_uid, owner.st_gid) != (0, 0):
-            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        folder = path.parent.stat()
+        if (folder.st_uid, folder.st_gid) != (0, 0):
+            os.chown(path, folder.st_uid, folder.st_gid, follow_symlinks=False)
 
 
 class Disk:
@@ -48,7 +49,7 @@ class Disk:
         tmp = path.with_name(path.name + ".tmp")
         try:
             self.write(tmp, data)
-            give(tmp, path.parent)
+            self.hand_over(tmp)
             self.rename(tmp, path)
         except OSError:
             with suppress(OSError):  # half a picture would take the last room of a full disk
@@ -79,12 +80,18 @@ class Disk:
         finally:
             os.close(handle)
 
-    def make_folder(self, path: Path, owner_of: Path) -> None:
-        """A folder, made where it is missing, that the owner of `owner_of` may write: `sudo hygroma run` must not leave one that
-        the service cannot use."""
+    def make_folder(self, path: Path) -> None:
+        """A folder, made where it is missing, that the owner of the folder above may write."""
         if not path.is_dir():
             path.mkdir(parents=True, exist_ok=True)
-            give(path, owner_of)
+            self.hand_over(path)
+
+    def hand_over(self, path: Path) -> None:
+        """As `give_to_owner`; where root may not, no flag is lost for it."""
+        try:
+            give_to_owner(path)
+        except OSError as error:
+            log.warning("%s: stays root's (%s); another user's daemon may not be able to write it", path, error.strerror)
 
     def remove(self, path: Path) -> None:
         """A file that is gone already is no error."""

@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 
 from edge.clock import UNKNOWN
 from edge.errors import NoSuchEvent, StoreError
-from edge.events.disk import Disk, give, why_unwritable
+from edge.events.disk import Disk, why_unwritable
 from edge.events.schema import REMOVABLE, prepare
 from edge.records import REVIEWER, REVIEWER_MAX, REVIEWS, Event
 from edge.redaction import printable
@@ -192,8 +192,8 @@ class EventStore:
     def _write(self, name: str, data: bytes) -> None:
         path = self._place(name)
         if not path.parent.exists():  # a new day's folder must itself be durable before anything in it is
-            self._disk.make_folder(self.root / EVIDENCE, self.root)
-            self._disk.make_folder(path.parent, self.root)
+            self._disk.make_folder(self.root / EVIDENCE)
+            self._disk.make_folder(path.parent)
             self._disk.sync_directory(path.parent.parent)
             self._disk.sync_directory(self.root)
         self._disk.write_durable(path, data)
@@ -428,7 +428,7 @@ class EventStore:
                         f"{self.root}: cannot be opened for writing ({problem}); name a folder that this user may write"
                         " with --events or events.dir"
                     )
-                self._disk.make_folder(self.root, self.root.parent)
+                self._disk.make_folder(self.root)
             elif not (self.root / "events.db").is_file():
                 raise StoreError(f"{self.root}: holds no event store; give the directory that events.dir names")
             path = self.root / "events.db"
@@ -437,7 +437,7 @@ class EventStore:
             connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)
             try:
                 prepare(connection, path)
-                give(path, self.root)
+                self._disk.hand_over(path)
             except BaseException:
                 connection.close()
                 raise

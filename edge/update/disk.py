@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from edge.events.disk import Disk
+from edge.events.disk import Disk, give_to_owner
 
 
 class SlotDisk(Disk):
@@ -46,11 +46,3 @@ class SlotDisk(Disk):
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def give_to_owner(path: Path) -> None:
-    """What root makes belongs to whoever owns the folder: an update by `sudo` must leave nothing that the daemon's user cannot
-    lock or write, or no crash would be counted and nothing rolled back."""
-    if os.geteuid() == 0:
-        folder = path.parent.stat()
-        os.chown(path, folder.st_uid, folder.st_gid, follow_symlinks=False)

@@ -23,8 +23,9 @@ from edge.bundle import Bundle, Trust, load_bundle
 from edge.bundle.trust import SHIPPED_BUNDLE
 from edge.config import Config
 from edge.errors import BundleError, StoreError
+from edge.events.disk import give_to_owner
 from edge.lock import open_lock, take
-from edge.update.disk import SlotDisk, give_to_owner
+from edge.update.disk import SlotDisk
 
 log = logging.getLogger(__name__)
 

@@ -44,6 +44,21 @@ def test_what_root_makes_belongs_to_whom_the_store_belongs(tmp_path: Path) -> No
 
 
 @pytest.mark.requirement("T-15")
+def test_a_root_that_may_give_nothing_away_loses_no_flag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a container without CAP_CHOWN, or on a network disk."""
+
+    def refuse(*words: object, **more: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(disk_module, "give_to_owner", refuse)
+    with EventStore(tmp_path, Retention(min_free_bytes=0)) as store:
+        assert store.commit(flag()).id == 1
+    assert "stays root's" in caplog.text
+
+
+@pytest.mark.requirement("T-15")
 def test_a_day_that_another_user_made_costs_no_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     day = tmp_path / "evidence" / TODAY[:10]
     day.mkdir(parents=True)
