@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 LONGEST = 300  # characters of user and password together; without an end a made-up text would take seconds
+READ = 4096  # characters of a text that are read, as many as the longest path has; some patterns take their square in time
 _NETWORK = r"(?:rtsps?|rtps|rtmps?|https?|srt|ftps?|smb|mms[ht]?|udp|tcp|ws|wss)"
 _START = rf"\b(?:{_NETWORK}[:;]?/{{1,3}}|{_NETWORK}:|file://(?!/)|(?!file:)\w[\w+.-]*://)"  # of an address, as people write it
 _NEXT = rf"\s[\"'(]?{_NETWORK}[:;]?//"  # another address later on the line
@@ -21,11 +22,11 @@ _BARE = re.compile(r"(?<![\w:/@.+-])(?!(?:file|v4l2|images|dicom|gst):)[\w.%+-]+
 # Mistyped beyond its scheme: "rtsp ://", "rtsp.//", "//", "/". A colon stands before the @, which some write as %40.
 _AT = "(?:@|%40|\uff20)"
 _HERE = rf"(?:(?!{_NEXT}|\*\*\*)[^\n]){{0,{LONGEST}}}"  # no further address, and nothing that is hidden already
-_LOOSE = re.compile(rf"(\w*\s?[:;.\uff1a]?\s?/{{1,3}})(?={_HERE}:){_HERE}{_AT}")
+_LOOSE = re.compile(rf"(/{{1,3}})(?={_HERE}:){_HERE}{_AT}")
 _ON_DISK = re.compile(r"(?:file|v4l2|images|dicom):", re.IGNORECASE)
 # A setting within an address, in its query or its path: user=u_password=x.sdp. It ends where the next one begins.
 _SECRET = (
-    r"(?:[\w.\[\]%-]*?(?:pass|pwd|psw|token|key|secret|auth|user|usr|login|cred|cookie)[\w.\[\]%-]*?"
+    r"(?:[\w.\[\]%-]{0,64}?(?:pass|pwd|psw|token|key|secret|auth|user|usr|login|cred|cookie)[\w.\[\]%-]{0,64}?"
     r"|p|pw|u|pin|sid|sess\w*|jwt|sig\w*|code|streamid)"
 )
 _NEXT_SETTING = rf"(?:&|_(?:{_SECRET}|channel|stream|subtype|ch|proto\w*)=)"
@@ -44,7 +45,10 @@ _IS_ADDRESS = re.compile(rf"{_START}", re.IGNORECASE)
 
 def redact(text: str) -> str:
     """Any text with the credentials of every address in it replaced by ***, and printable: see `printable`. For each name, log
-    line, message and record."""
+    line, message and record. Of a text over `READ` characters only its begin is given back, less the last `LONGEST`: a password
+    that the cut falls into is among them."""
+    if len(text) > READ:
+        return redact(text[:READ])[:-LONGEST] + "..."
     text = _PROPERTY.sub(r"\1***", text)
     text = _QUOTED.sub(lambda found: found[1] + _of_address(found[2]) + found[1] if _address_in(found[2]) else found[0], text)
     return printable(_of_address(text) if _address_in(text) else _BARE.sub("***@", _hidden(text, _SETTING)))

@@ -14,7 +14,7 @@ from edge.capture import parse_uri
 from edge.cli import main
 from edge.config import parse_config
 from edge.errors import ConfigError, HygromaError
-from edge.redaction import printable, redact
+from edge.redaction import READ, printable, redact
 
 WORD = string.ascii_letters + string.digits
 # Passwords with what keyboards have; at their core a word that stands nowhere else.
@@ -108,11 +108,20 @@ def test_no_message_about_a_configuration_shows_it() -> None:
     assert CORE not in str(wrong.value) and "source.uri" in str(wrong.value)
 
 
-@pytest.mark.parametrize("text", ["rtsp://" * 600, "a:b" * 1300, "&pass=" * 600, " rtsp://a:b" * 400 + "@", "user=_" * 600])
+LONG = ["rtsp://", "a:b", "&pass=", " rtsp://a:b@", "user=_", "1", "_", "/", "/:", "a.", "://a", "//:", "'", " user-id="]
+
+
+@pytest.mark.parametrize("text", [unit * 100_000 for unit in LONG], ids=LONG)
 def test_no_text_takes_long(text: str) -> None:
     start = time.process_time()
     redact(text)
     assert time.process_time() - start < 1.0
+
+
+@given(st.integers(min_value=READ - 400, max_value=READ + 10))
+def test_a_password_at_the_end_of_what_is_read(lead: int) -> None:
+    told = redact("x" * lead + f" rtsp://nurse:{CORE}@10.0.0.9/live" + "y" * READ)
+    assert not any(CORE[:n] in told for n in range(3, len(CORE) + 1)) and told.startswith("xxx")
 
 
 @pytest.mark.requirement("S-11")
