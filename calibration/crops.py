@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibration.dataset import Dataset, read_image
+from calibration.dataset import Dataset
+from calibration.images import read_image
 from calibration.leakage import perceptual_hash
 from calibration.naming import lines
 from edge.errors import InputError

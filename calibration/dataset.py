@@ -1,73 +1,145 @@
-"""A user's own images: a folder per class, and optionally a CSV that says whose they are. Everything that is wrong with them
-is said before anything is trained.
-
-    DATA/hygroma/*.png    DATA/normal/*.png    patients.csv: path,label,patient,site,plane,fold
-
-Paths in the CSV are relative to DATA. `site`, `plane` ("standard" or "other") and `fold` (0 to 3) may be missing.
-"""
+"""A data set: images, and as far as known what they show and whose they are. A folder per class, or a table (docs/data.md). All
+commands read it here. No image is decoded: what is wrong with names, labels and folds is said before."""
 
 from __future__ import annotations
 
-import difflib
-import unicodedata
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from calibration.images import IMAGES, find_images, is_image
+from calibration.lesion import Box, NuchalAnatomy
 from calibration.naming import some
-from calibration.stills import FOLDS
-from calibration.table import find_named, name_of, number, one_name, read_table
-from edge.capture.dicom import open_cine
-from edge.capture.picture import read_picture
+from calibration.table import find_named, name_of, one_name
 from edge.errors import InputError
-from edge.kinds import DICOMS, STILLS, is_dicom, is_litter, kind_of
-from edge.stills import INDEX
+from edge.kinds import is_litter
 
-POSITIVE = "hygroma"
-NEEDED = ("path", "label", "patient")
-KNOWN = (*NEEDED, "site", "plane", "fold")
-PLANES = ("", "standard", "other")
-UNASSIGNED = -1
-IMAGES = f"{', '.join(sorted(STILLS | DICOMS))}, and DICOM by content"
-TEXTS = frozenset({".txt", ".csv", ".json", ".xml", ".md", ".db", ".ini"})  # notes, annotations, what Windows leaves
+FOLDS = 4  # the paper's protocol (arXiv 2512.22730)
+UNKNOWN = -1.0  # of a label
+UNASSIGNED, HOLDOUT = -1, -2  # in place of a fold: it is still to be chosen; never trained on
+POSITIVE, NEGATIVE, OTHER = "hygroma", "normal", "other"  # folders
+STANDARD_PLANE, OTHER_PLANE = 1.0, 0.0
 
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """One image. name: its path under the data folder; label: 1 in the positive class's folder, else 0; patient: the CSV's,
-    without one the image's own name; fold: the CSV's, or UNASSIGNED."""
+    """One image. name: what tables, reports and messages call it; patient: "" where nobody said. hygroma, plane {0,1} or UNKNOWN:
+    the finding, and whether it shows the standard mid-sagittal nuchal plane. fold: 0 to 3, UNASSIGNED or HOLDOUT. Boxes in pixels
+    of the image as it lies on disk. nt_mm: thickness of the translucency, mm or mm-equivalents. labels: {0,1} by further column;
+    what is not known is left out."""
 
     path: Path
     name: str
-    label: int
-    patient: str
+    patient: str = ""
     site: str = ""
-    plane: str = ""
+    hygroma: float = UNKNOWN
+    plane: float = UNKNOWN
     fold: int = UNASSIGNED
+    nt_box: Box | None = None
+    thalami_box: Box | None = None
+    nt_mm: float | None = None
+    mm_per_px: float | None = None
+    scanner: str = ""
+    labels: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def group(self) -> str:
+        """The patient; an image that is nobody's stands for itself."""
+        return self.patient or self.name
+
+    @property
+    def label(self) -> int:
+        """The finding, of an image that has one."""
+        return int(self.hygroma)
+
+    @property
+    def anatomy(self) -> NuchalAnatomy | None:
+        """What a lesion is drawn by; None without both boxes."""
+        if self.nt_box is None or self.thalami_box is None:
+            return None
+        nt, thalami = self.nt_box, self.thalami_box
+        long_side = max(thalami[2] - thalami[0], thalami[3] - thalami[1])
+        return NuchalAnatomy(nt, long_side, posterior_down=nt[1] + nt[3] > thalami[1] + thalami[3])
+
+    @property
+    def editable(self) -> bool:
+        """Whether lesions may be drawn into it: a healthy standard plane with both boxes."""
+        return self.plane == STANDARD_PLANE and self.hygroma == 0.0 and self.anatomy is not None
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """classes: names of the negative and the positive class. table: the CSV; None: nobody knows whose the images are."""
+    """source: the folder or table that was named; folder: what the images' names are under. classes: what the negative and the
+    positive finding are called. patients_known: the table says whose each image is."""
 
+    source: Path
     folder: Path
     classes: tuple[str, str]
     images: list[LabelledImage]
-    table: Path | None
+    patients_known: bool
 
     @property
     def labels(self) -> np.ndarray:
-        """int [N], 1 positive."""
+        """int [N], 1 positive; of a data set whose images all have a finding."""
         return np.array([image.label for image in self.images])
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it shows other anatomy alone: no image is a standard plane or has a finding."""
+        return all(image.plane == OTHER_PLANE and image.hygroma == UNKNOWN for image in self.images)
 
-def load_dataset(folder: Path, table: Path | None = None, positive: str = POSITIVE) -> Dataset:
-    """The images of both class folders, by name, none of them decoded yet. InputError names what does not fit, and the fix."""
-    classes = _classes(folder, one_name(positive))
-    images = []
-    for label, kind in enumerate(classes):
+    def with_findings(self) -> Dataset:
+        """The images with a finding, those that are never trained on left out. InputError where a class is missing."""
+        images = [image for image in self.images if image.hygroma != UNKNOWN and image.fold != HOLDOUT]
+        for label, name in enumerate(self.classes):
+            if not any(image.hygroma == label for image in images):
+                raise InputError(f"{self.source}: no image of {name!r} to train on; two classes are needed: add images with hygroma {label}")
+        return replace(self, images=images)
+
+
+def open_dataset(source: Path, positive: str = POSITIVE, columns: Sequence[str] = ()) -> Dataset:
+    """The data set that a folder or a table holds. positive: the folder of the positive class, where it has another name. columns:
+    of a table, further labels that must be there. InputError names what does not fit, and the fix."""
+    if source.is_dir():
+        if columns:
+            raise InputError(f"{source}: folders say nothing of {some(columns)}; give a table with these columns (docs/data.md)")
+        return _of_folders(source, one_name(positive))
+    from calibration.dataset_table import read_dataset
+
+    return read_dataset(source, columns)
+
+
+def open_datasets(sources: Sequence[Path], positive: str = POSITIVE, columns: Sequence[str] = ()) -> list[Dataset]:
+    """Several data sets that are used together, by names that differ."""
+    sets = [open_dataset(source, positive, columns) for source in sources]
+    if len(sets) == 1:
+        return sets
+    twice = [path for path, n in Counter(image.path.resolve() for found in sets for image in found.images).items() if n > 1]
+    if twice:
+        raise InputError(f"{twice[0]}: in two of the data sets; name each image once")
+    return [
+        replace(found, images=[replace(image, name=f"{number}/{image.name}") for image in found.images])
+        for number, found in enumerate(sets, 1)
+    ]
+
+
+def stills_of(sets: Sequence[Dataset]) -> list[LabelledImage]:
+    """The images of all data sets but those of other anatomy alone, in order."""
+    return [image for found in sets if not found.elsewhere for image in found.images]
+
+
+def elsewhere_of(sets: Sequence[Dataset], held_out: bool) -> list[LabelledImage]:
+    """The images of data sets of other anatomy alone: those to train on, or those that are never trained on."""
+    return [image for found in sets if found.elsewhere for image in found.images if (image.fold == HOLDOUT) == held_out]
+
+
+def _of_folders(folder: Path, positive: str) -> Dataset:
+    classes, with_other = _classes(folder, positive)
+    images: list[LabelledImage] = []
+    for kind in (*classes, *([OTHER] if with_other else [])):
         files, others = find_images(find_named(folder, kind))
         if others:  # left out in silence they would be lost data
             raise InputError(
@@ -75,146 +147,37 @@ def load_dataset(folder: Path, table: Path | None = None, positive: str = POSITI
                 f"({IMAGES}); export them as PNG, or move them away"
             )
         if not files:
-            raise InputError(f"{folder / kind}: holds no image ({IMAGES}); two classes are needed")
+            raise InputError(f"{folder / kind}: holds no image ({IMAGES}); add some, or remove the folder")
         names = [name_of(p, folder) for p in files]
         if twice := [name for name, n in Counter(names).items() if n > 1]:
             raise InputError(f"{folder / kind}: two files of one name, written differently: {some(twice)}; rename one of each")
-        images += [LabelledImage(p, name, label, patient=name) for p, name in zip(files, names, strict=True)]
-    if table is not None:
-        images = _with_table(images, classes, table)
-    return Dataset(folder, classes, images, table)
+        finding = UNKNOWN if kind not in classes else float(kind == classes[1])
+        # Who keeps other planes apart says that the rest are standard ones; who does not says nothing of planes.
+        plane = UNKNOWN if not with_other else STANDARD_PLANE if kind in classes else OTHER_PLANE
+        images += [LabelledImage(p, name, hygroma=finding, plane=plane) for p, name in zip(files, names, strict=True)]
+    return Dataset(folder, folder, classes, images, patients_known=False)
 
 
-def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Every image under `folder`, by name: by their endings, and DICOM by content too, since an archive's files have numbers for
-    names. And what else lies there, texts aside. What systems leave in folders (`edge.kinds.is_litter`) is neither."""
-    images, others = [], []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not is_litter(p, folder)):
-        if _is_image(path) or (path.name != INDEX and _looks_like_dicom(path)):
-            images.append(path)
-        elif path.name != INDEX and path.suffix.lower() not in TEXTS:
-            others.append(path)
-    return images, others
-
-
-def read_image(path: Path) -> np.ndarray:
-    """uint8 grey [H,W] or BGR [H,W,3]. InputError as `read_picture` and `open_cine` have them, and for a clip."""
-    try:
-        if kind_of(path) != "dicom":
-            return read_picture(path)
-    except OSError as error:
-        raise InputError(f"{path}: not readable ({error.strerror}); check its name and its rights") from None
-    cine = open_cine(path)
-    if cine.count != 1:
-        raise InputError(f"{path}: a clip of {cine.count} frames; export the labelled frame as a picture")
-    ((_, image),) = cine.square_pictures()
-    return image
-
-
-def _looks_like_dicom(path: Path) -> bool:
-    """A file that cannot be opened is none: it is named where it is read."""
-    try:
-        return is_dicom(path)
-    except OSError:
-        return False
-
-
-def _is_image(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in STILLS | DICOMS and not is_litter(path)
-
-
-def _classes(folder: Path, positive: str) -> tuple[str, str]:
-    layout = f"expected a folder per class, such as {folder}/{POSITIVE} and {folder}/normal"
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; {layout}")
+def _classes(folder: Path, positive: str) -> tuple[tuple[str, str], bool]:
+    """The negative and the positive folder, and whether there is one of other planes."""
+    layout = f"expected a folder per class, such as {folder}/{POSITIVE} and {folder}/{NEGATIVE}, or a table (docs/data.md)"
     found = sorted(name_of(p, folder) for p in folder.iterdir() if p.is_dir() and not is_litter(p))
-    loose = [p.name for p in sorted(folder.iterdir()) if _is_image(p)]
+    loose = [p.name for p in sorted(folder.iterdir()) if is_image(p)]
     if loose:
         raise InputError(f"{folder}: {some(loose)}: outside the class folders; move each into the folder of its class")
     if not found:
         raise InputError(f"{folder}: empty; {layout}")
-    if len(found) == 1:
-        raise InputError(f"{folder}: one class only, {found[0]!r}; {layout}")
-    if len(found) > 2:
+    other = OTHER in found and positive != OTHER
+    kinds = [name for name in found if name != OTHER or not other]
+    if len(kinds) == 1:
+        raise InputError(f"{folder}: one class only, {kinds[0]!r}; {layout}")
+    if len(kinds) > 2:
         raise InputError(
-            f"{folder}: {len(found)} folders, {some(found)}; two classes are compared: move the others away"
+            f"{folder}: {len(kinds)} folders, {some(kinds)}; two classes are compared, and {OTHER!r} may lie beside them: move "
+            "the others away"
         )
-    if positive not in found:
+    if positive not in kinds:
         raise InputError(
-            f"{folder}: classes {found[0]!r} and {found[1]!r}, none is {positive!r}; name the positive one: --positive {found[0]}"
+            f"{folder}: classes {kinds[0]!r} and {kinds[1]!r}, none is {positive!r}; name the positive one: --positive {kinds[0]}"
         )
-    return found[0] if found[1] == positive else found[1], positive
-
-
-def _with_table(images: list[LabelledImage], classes: tuple[str, str], table: Path) -> list[LabelledImage]:
-    """The images with what their rows say."""
-    by_name = {image.name: image for image in images}
-    out: dict[str, LabelledImage] = {}
-    lines: dict[str, int] = {}
-    missing, unknown, conflicts, twice = [], [], [], []
-    for line, row in _rows(table):
-        name = one_name(row["path"])
-        if name in lines:
-            twice.append(f"{name} (lines {lines[name]} and {line})")
-            continue
-        lines[name] = line
-        row["label"] = unicodedata.normalize("NFC", row["label"])
-        if row["label"] not in classes:
-            unknown.append(f"{row['label']!r} (line {line})")
-        elif name not in by_name:
-            close = difflib.get_close_matches(name, by_name, 1)
-            missing.append(f"{name} (line {line}{f', did you mean {close[0]}?' if close else ''})")
-        elif row["label"] != classes[by_name[name].label]:
-            conflicts.append(f"{name}: {row['label']!r} (line {line})")
-        else:
-            out[name] = replace(
-                by_name[name],
-                patient=row["patient"],
-                site=row.get("site", ""),
-                plane=row.get("plane", ""),
-                fold=_fold(row.get("fold", ""), table, line),
-            )
-    absent = [name for name in by_name if name not in lines]
-    for found, what, fix in (
-        (twice, "rows for the same image", "keep one row each"),
-        (unknown, "labels that are no class folder", f"write {classes[0]} or {classes[1]}"),
-        (missing, "names files that are not in the class folders", "correct the paths (relative to the data folder)"),
-        (conflicts, "labels other than the folder", "move the image or correct the row"),
-        (absent, "has no row for", "add a row each, or move the images away"),
-    ):
-        if found:
-            raise InputError(f"{table}: {what}: {some(found)}; {fix}")
-    folds = Counter(image.fold == UNASSIGNED for image in out.values())
-    if len(folds) == 2:
-        raise InputError(
-            f"{table}: fold is empty in {folds[True]} of {len(out)} rows; fill it in all of them or in none"
-        )
-    return [out[image.name] for image in images]
-
-
-def _fold(text: str, table: Path, line: int) -> int:
-    if text == "":
-        return UNASSIGNED
-    found = number(text)  # a spreadsheet may write 1 as 1.0
-    if found is None or found not in range(FOLDS):
-        raise InputError(f"{table}, line {line}: fold {text!r}; expected 0 to {FOLDS - 1}, or nothing")
-    return int(found)
-
-
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Line numbers and cells."""
-    table = read_table(path, NEEDED, "leave --csv out if there is none")
-    strange = [column for column in table.columns if column not in KNOWN]
-    if strange:
-        raise InputError(
-            f"{path}: unknown columns {some(map(repr, strange))}; known are {', '.join(KNOWN)}: remove the others"
-        )
-    for row in table.rows:
-        empty = [column for column in NEEDED if not row.cells[column]]
-        if empty:
-            raise InputError(f"{path}, line {row.line}: {some(empty)} empty; fill it in")
-        if row.cells.get("plane", "") not in PLANES:
-            raise InputError(f"{path}, line {row.line}: plane {row.cells['plane']!r}; expected standard, other or nothing")
-    if not table.rows:
-        raise InputError(f"{path}: has no rows; add one for each image, or leave --csv out")
-    return [(row.line, row.cells) for row in table.rows]
+    return (kinds[0] if kinds[1] == positive else kinds[1], positive), other

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from calibration.dataset import UNASSIGNED, Dataset, LabelledImage
+from calibration.dataset import FOLDS, HOLDOUT, UNASSIGNED, UNKNOWN, Dataset, LabelledImage
 from calibration.folds import grouped_folds
 from calibration.naming import some
-from calibration.stills import FOLDS
 from edge.errors import InputError
 
 HASH_SIDE, HASH_FREQUENCIES = 64, 16  # pixels, frequencies an axis: 16*16 less the mean are 255 bits
@@ -60,29 +59,39 @@ def same_between(hashes: np.ndarray, others: np.ndarray) -> Iterator[Pair]:
 
 
 def patient_groups(data: Dataset, pairs: Sequence[Pair]) -> list[str]:
-    """The group that each image must stay with: its patient; where no CSV tells, copies of one image are one group.
+    """The group that each image must stay with: its patient; where nobody said whose they are, copies of one image are one group.
 
-    InputError naming the pairs when one image stands under two labels or, with a CSV, under two patients."""
+    InputError naming the pairs when one image has two findings or shows two kinds of planes, stands under two patients, or is
+    trained on as well as held out."""
     images = data.images
 
-    def differing(key: str) -> list[str]:
+    def differing(key: str, unknown: object) -> list[str]:
         return [
             f"{_named(images[p.a], key)} = {_named(images[p.b], key)} ({p.bits} of 255 bits differ)"
             for p in pairs
-            if getattr(images[p.a], key) != getattr(images[p.b], key)
+            if unknown not in (values := [getattr(images[i], key) for i in (p.a, p.b)]) and values[0] != values[1]
         ]
 
-    if found := differing("label"):
-        raise InputError(f"{data.folder}: the same image under two labels: {some(found)}; keep the right one of each")
-    if data.table is not None and (found := differing("patient")):
-        raise InputError(
-            f"{data.table}: the same image under two patients: {some(found)}; give it one patient, or remove the copy"
-        )
-    groups = [image.patient for image in images]
-    if data.table is None:
-        for pair in pairs:
-            one, other = groups[pair.a], groups[pair.b]
+    for key, unknown, what, fix in (
+        ("hygroma", UNKNOWN, "with two findings", "keep the right one of each"),
+        ("plane", UNKNOWN, "as two kinds of planes", "keep the right one of each"),
+        ("patient", "", "under two patients", "give it one patient, or remove the copy"),
+    ):
+        if found := differing(key, unknown):
+            raise InputError(f"{data.source}: the same image {what}: {some(found)}; {fix}")
+    groups = [image.group for image in images]
+    for pair in pairs:
+        one, other = groups[pair.a], groups[pair.b]
+        if one != other:
             groups = [one if group == other else group for group in groups]
+    split: dict[str, dict[bool, str]] = defaultdict(dict)
+    for group, image in zip(groups, images, strict=True):
+        split[group].setdefault(image.fold == HOLDOUT, image.name)
+    if both := [f"{group} ({', '.join(sorted(found.values()))})" for group, found in split.items() if len(found) > 1]:
+        raise InputError(
+            f"{data.source}: patients trained on as well as held out: {some(both)}; give all images of one the same split, or remove "
+            "the copy"
+        )
     return groups
 
 
@@ -91,28 +100,30 @@ def _named(image: LabelledImage, key: str) -> str:
 
 
 def assign_folds(data: Dataset, groups: Sequence[str], seed: int) -> np.ndarray:
-    """int [N]: the fold in which each image is held out, grouped by patient and stratified by label and plane; the CSV's folds
-    where it has them. InputError when a class has fewer patients than there are folds, or a fold lacks a class."""
-    labels = data.labels
-    for label, kind in enumerate(data.classes):
-        n = len({group for group, image in zip(groups, data.images, strict=True) if image.label == label})
-        if n < FOLDS:
-            raise InputError(
-                f"{data.folder / kind}: {n} patients for {FOLDS} folds; add images of {FOLDS - n} more patients"
-                + ("" if data.table else " (copies of one image count once)")
-            )
+    """int [N]: the fold in which each image is held out, HOLDOUT for what is never trained on. The table's folds where it has them;
+    else grouped by patient, stratified by finding and plane, with both classes in every fold where that can be. InputError when
+    there are fewer patients than folds, or a patient is in two folds."""
     folds = np.array([image.fold for image in data.images])
-    if (folds == UNASSIGNED).all():
-        # By plane as well, which another head is fitted on; by label alone where that leaves a fold without a class.
-        folds = grouped_folds([f"{image.label} {image.plane}" for image in data.images], groups, FOLDS, seed)
-        if any(len(set(labels[folds == fold])) < len(data.classes) for fold in range(FOLDS)):
-            folds = grouped_folds(labels, groups, FOLDS, seed)
-    check_folds(data, groups, folds)
+    free = np.flatnonzero(folds == UNASSIGNED)
+    trained = folds != HOLDOUT
+    if (n := len({groups[i] for i in np.flatnonzero(trained)})) < FOLDS:
+        raise InputError(
+            f"{data.source}: {n} patients to train on for {FOLDS} folds; add images of {FOLDS - n} more patients"
+            + ("" if data.patients_known else " (copies of one image count once)")
+        )
+    if len(free):
+        mine, images = [groups[i] for i in free], [data.images[i] for i in free]
+        # By plane as well, which another head is fitted on; by finding alone where that leaves a fold without a class.
+        folds[free] = grouped_folds([f"{image.hygroma:g} {image.plane:g}" for image in images], mine, FOLDS, seed)
+        findings = np.array([image.hygroma for image in images])
+        known = {*findings.tolist()} - {UNKNOWN}
+        if any(not known <= set(findings[folds[free] == fold].tolist()) for fold in range(FOLDS)):
+            folds[free] = grouped_folds(findings, mine, FOLDS, seed)
+    _check_patients(data, groups, folds)
     return folds
 
 
-def check_folds(data: Dataset, groups: Sequence[str], folds: np.ndarray) -> None:
-    """InputError when a patient is in two folds (named, with an image of each), or a fold lacks a class."""
+def _check_patients(data: Dataset, groups: Sequence[str], folds: np.ndarray) -> None:
     where: dict[str, dict[int, str]] = defaultdict(dict)
     for image, group, fold in zip(data.images, groups, folds, strict=True):
         where[group].setdefault(int(fold), image.name)
@@ -122,16 +133,26 @@ def check_folds(data: Dataset, groups: Sequence[str], folds: np.ndarray) -> None
         if len(found) > 1
     ]
     if split:
-        raise InputError(
-            f"{data.table or data.folder}: patients in two folds: {some(split)}; give each patient one fold"
-        )
+        raise InputError(f"{data.source}: patients in two folds: {some(split)}; give each patient one fold")
+
+
+def check_folds(data: Dataset, groups: Sequence[str], folds: np.ndarray) -> None:
+    """InputError when a class has fewer patients than there are folds, or a fold lacks a class; of images that all have a
+    finding."""
+    for label, kind in enumerate(data.classes):
+        n = len({group for group, image in zip(groups, data.images, strict=True) if image.label == label})
+        if n < FOLDS:
+            raise InputError(
+                f"{data.source}: {n} patients with images of {kind!r} for {FOLDS} folds; add images of {FOLDS - n} more patients"
+                + ("" if data.patients_known else " (copies of one image count once)")
+            )
     held = Counter(zip(folds.tolist(), data.labels.tolist(), strict=True))
     for fold in range(FOLDS):
         for label, kind in enumerate(data.classes):
             if not held[fold, label]:
                 raise InputError(
-                    f"{data.table or data.folder}: fold {fold} has no image of {kind!r}; "
-                    "add patients of that class, or give the folds in the CSV (column fold)"
+                    f"{data.source}: fold {fold} has no image of {kind!r}; add patients of that class, or give the folds in the table "
+                    "(column split)"
                 )
 
 
