@@ -1,36 +1,45 @@
 """The bank: every labelled crop that training and validation draw from, made once and kept on disk.
 
-A crop is the still as the daemon would see it, letterboxed to `BANK_SIZE`; augmentation happens later, on crops. Each still
-with an annotated translucency gives itself, itself with its calipers painted out, shams, a borderline thickness and
-simulated lesions.
+A crop is the still as the daemon would see it, letterboxed to `BANK_SIZE`; augmentation happens later, on crops. A healthy
+standard plane with boxes gives itself, itself with its calipers painted out, shams, a borderline thickness and simulated lesions;
+any other image itself.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from calibration.lesion import LESION_MM, NORMAL_NT_MM, draw_lesion_mm, operate, paint_out_calipers
-from calibration.stills import Still, other_anatomy, read_grey
+from calibration.dataset import FOLDS, HOLDOUT, STANDARD_PLANE, UNKNOWN, LabelledImage
+from calibration.folds import grouped_folds
+from calibration.images import read_grey
+from calibration.lesion import LESION_MM, NORMAL_NT_MM, Box, draw_lesion_mm, operate, paint_out_calipers
+from calibration.naming import lines
+from edge.errors import InputError
 from edge.screen.preprocess import Preprocessing, letterbox
+from edge.screen.still import read_still
 
 BANK_SIZE = 256  # pixels: 1.33 x the model's 192, so that zooming in by augmentation does not blur
 # Edits of a still, in this order: enough that an epoch rarely shows the same one twice, few enough for memory (0.7 GB).
 EDITS = ("sham", "sham", "lesion", "lesion", "lesion", "borderline")
 MAX_SEPTA = 3
-UNKNOWN = -1.0
+VALIDATION, RENDERED = -1, -2  # in place of a fold: never trained on; a phantom, which belongs to all
+# Of a picture that a fan's box fills in a still cut out of its screen: of 2,367 such stills (Fetus Framework, HC18) .58 at least.
+# Below, the picture is a whole screen, of which the fan is cut out.
+CUT_OUT = 0.55
 
 
 @dataclass(frozen=True)
 class Entry:
     """Labels of one crop. `plane` and `hygroma` are 0, 1 or UNKNOWN; `box` is the nuchal region in crop fractions (x0, y0,
     x1, y1) or None; `source` is "real", "cleaned" (calipers painted out), "sham", "lesion", "borderline" (between normal and
-    lesion: a thickness without a label), "hc18" or "phantom"; `still` indexes the stills, -1 if none; `labels`: of further
-    heads, of untouched and cleaned stills alone."""
+    lesion: a thickness without a label), "elsewhere" (other anatomy) or "phantom"; `still` indexes the stills, -1 if none;
+    `labels`: of further heads, of untouched and cleaned stills alone. group: the patient. soft_plane: the probability of a standard
+    plane that the given bundle says, UNKNOWN where it was not asked; guessed_box: the box is the given bundle's, nobody drew it."""
 
     still: int
     source: str
@@ -40,11 +49,27 @@ class Entry:
     thickness_mm: float
     box: tuple[float, float, float, float] | None
     labels: dict[str, float] = field(default_factory=dict)
+    group: str = ""
+    soft_plane: float = UNKNOWN
+    guessed_box: bool = False
 
     def label(self, column: str) -> float:
-        """{0,1} or UNKNOWN: `plane`, `hygroma`, or a column of the data's manifest.csv."""
+        """{0,1} or UNKNOWN: `plane`, `hygroma`, or a further column of the data set."""
         found: float = getattr(self, column) if column in ("plane", "hygroma") else self.labels.get(column, UNKNOWN)
         return found
+
+    @property
+    def standard(self) -> bool:
+        """Whether it counts as a standard plane: labelled so; of a real image that nobody labelled, unless the given bundle says
+        otherwise."""
+        if self.plane != UNKNOWN or self.source != "real":
+            return self.plane == STANDARD_PLANE
+        return self.soft_plane == UNKNOWN or self.soft_plane >= 0.5
+
+    @property
+    def plane_aim(self) -> float:
+        """Probability of a standard plane to be learned: the label, else what the given bundle says; UNKNOWN without either."""
+        return self.plane if self.plane != UNKNOWN else self.soft_plane
 
 
 @dataclass(frozen=True)
@@ -68,44 +93,108 @@ def box_in_crop(box: tuple[float, float, float, float], shape: tuple[int, int]) 
     return (box[0] + left) / side, (box[1] + top) / side, (box[2] + left) / side, (box[3] + top) / side
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A still, cut to its fan where a screen lies around it. grey uint8 [H,W]; image: with its boxes in pixels of `grey`."""
+
+    grey: np.ndarray
+    image: LabelledImage
+
+
+def read_still_picture(image: LabelledImage) -> Picture:
+    """InputError when the image cannot be read, or a box lies outside it."""
+    grey = read_grey(image.path)
+    height, width = grey.shape
+    for name, box in (("nt_box", image.nt_box), ("thalami_box", image.thalami_box)):
+        if box is not None and (box[2] > width + 1 or box[3] > height + 1):  # annotators round
+            raise InputError(
+                f"{image.path}: {name} {' '.join(f'{side:g}' for side in box)} lies outside the image of {width} x {height} pixels; "
+                "give pixels of the image as it lies there"
+            )
+    fan = read_still(grey, Preprocessing(size=BANK_SIZE)).fan
+    if fan is None or (fan.box[2] - fan.box[0]) * (fan.box[3] - fan.box[1]) >= CUT_OUT * grey.size:
+        return Picture(grey, image)
+    x0, y0, x1, y1 = fan.box
+    boxes = {name: _moved(getattr(image, name), fan.box) for name in ("nt_box", "thalami_box")}
+    return Picture(np.ascontiguousarray(grey[y0:y1, x0:x1]), replace(image, **boxes))
+
+
+def _moved(box: Box | None, within: tuple[int, int, int, int]) -> Box | None:
+    """A box in pixels of the part `within`; None where it lies beside it."""
+    if box is None:
+        return None
+    x0, y0, x1, y1 = within
+    inside = max(box[0] - x0, 0.0), max(box[1] - y0, 0.0), min(box[2], x1) - x0, min(box[3], y1) - y0
+    return inside if inside[0] < inside[2] and inside[1] < inside[3] else None
+
+
 def build_bank(
-    data: Path, stills: list[Still], folds: np.ndarray, seed: int, on_step: Callable[[int, int], None]
+    stills: Sequence[LabelledImage],
+    groups: Sequence[str],
+    folds: np.ndarray,
+    elsewhere: Sequence[LabelledImage],
+    seed: int,
+    on_step: Callable[[int, int], None],
+    lesions: bool = True,
+    columns: Sequence[str] = (),
 ) -> Bank:
-    """Deterministic from `seed`, still by still. `on_step(done, total)` is called as it goes."""
+    """Deterministic from `seed`, still by still. groups, folds [N]: of the stills, HOLDOUT among the folds; elsewhere: images of
+    other anatomy to train on; lesions: whether any are drawn; columns: further labels that entries keep. `on_step(done, total)` is
+    called as it goes. InputError names every image that cannot be read."""
     spec = Preprocessing(size=BANK_SIZE)
     crops: list[np.ndarray] = []
     entries: list[Entry] = []
-    for index, still in enumerate(stills):
-        on_step(index, len(stills))
-        grey = read_grey(still.path)
-        fold = int(folds[index])
-        # the visibly increased ones are the evidence on real pixels: never labelled healthy, never trained on
-        healthy = UNKNOWN if still.by_eye_increased or not still.plane else 0.0
-        box = box_in_crop(still.anatomy.nt, grey.shape) if still.anatomy else None
-        mm = still.thickness_mm if still.thickness_mm is not None else UNKNOWN
-        labels = dict(still.labels)
+    bad: list[str] = []
+
+    def add(grey: np.ndarray, entry: Entry) -> None:
         crops.append(letterbox(grey, spec))
-        entries.append(Entry(index, "real", fold, float(still.plane), healthy, mm, box, labels))
-        if not still.plane or still.anatomy is None:
+        entries.append(entry)
+
+    for index, still in enumerate(stills):
+        on_step(index, len(stills) + len(elsewhere))
+        try:
+            picture = read_still_picture(still)
+        except InputError as error:
+            bad.append(str(error))
             continue
-        crops.append(letterbox(paint_out_calipers(grey, still.anatomy.nt), spec))
-        entries.append(Entry(index, "cleaned", fold, float(still.plane), healthy, mm, box, labels))
-        if still.by_eye_increased:
+        grey, still = picture.grey, picture.image
+        fold = VALIDATION if folds[index] == HOLDOUT else int(folds[index])
+        box = box_in_crop(still.nt_box, grey.shape) if still.nt_box else None
+        mm = UNKNOWN if still.nt_mm is None else still.nt_mm
+        labels = {column: still.labels[column] for column in columns if column in still.labels}
+        real = Entry(index, "real", fold, still.plane, still.hygroma, mm, box, labels, groups[index])
+        add(grey, real)
+        if still.plane != STANDARD_PLANE or still.anatomy is None:
+            continue
+        add(paint_out_calipers(grey, still.anatomy.nt), replace(real, source="cleaned"))
+        if not lesions or not still.editable:
             continue
         streams = [np.random.default_rng([seed, index, variant]) for variant in range(len(EDITS))]
         for edit, rng in zip(EDITS, streams, strict=True):
             target = _thickness(edit, rng)
             septa = int(rng.integers(0, MAX_SEPTA + 1)) if edit == "lesion" else 0
             image, done = operate(grey, still.anatomy, target, rng, septa)
-            crops.append(letterbox(image, spec))
             name, label = _class_of(done.thickness_mm)
             nuchal = box_in_crop(done.nuchal_box, grey.shape)
-            entries.append(Entry(index, name, fold, 1.0, label, done.thickness_mm, nuchal))
-    heads = other_anatomy(data, "hc18", "train")
-    for number, (path, _) in enumerate(heads):
-        crops.append(letterbox(read_grey(path), spec))
-        entries.append(Entry(-1, "hc18", number % 4, 0.0, UNKNOWN, UNKNOWN, None))
+            add(image, Entry(index, name, fold, 1.0, label, done.thickness_mm, nuchal, group=groups[index]))
+    for number, (image, fold) in enumerate(zip(elsewhere, folds_elsewhere(elsewhere, seed), strict=True)):
+        on_step(len(stills) + number, len(stills) + len(elsewhere))
+        try:
+            add(read_still_picture(image).grey, Entry(-1, "elsewhere", int(fold), 0.0, UNKNOWN, UNKNOWN, None, group=image.group))
+        except InputError as error:
+            bad.append(str(error))
+    if bad:
+        raise InputError(lines(bad))
     return Bank(np.stack(crops), entries)
+
+
+def folds_elsewhere(images: Sequence[LabelledImage], seed: int) -> np.ndarray:
+    """int [N]: the fold in which each image of other anatomy is left out: the table's, else by patient."""
+    folds = np.array([image.fold for image in images], int)
+    free = np.flatnonzero((folds < 0) | (folds >= FOLDS))
+    if len(free):
+        folds[free] = grouped_folds(np.zeros(len(free), int), [images[i].group for i in free], FOLDS, seed)
+    return folds
 
 
 def _class_of(thickness_mm: float) -> tuple[str, float]:
@@ -125,7 +214,8 @@ def _thickness(edit: str, rng: np.random.Generator) -> float:
 def save_bank(bank: Bank, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "crops.npy", bank.crops)
-    rows = [{key: value for key, value in asdict(entry).items() if value != {}} for entry in bank.entries]
+    usual = {"labels": {}, "group": "", "soft_plane": UNKNOWN, "guessed_box": False}
+    rows = [{k: v for k, v in asdict(entry).items() if k not in usual or v != usual[k]} for entry in bank.entries]
     (folder / "entries.json").write_text(json.dumps(rows))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from calibration.stills import FOLDS
+from calibration.dataset import FOLDS, POSITIVE
 from edge.errors import ConfigError, HygromaError
 from edge.schema import Decoder, Rule, did_you_mean, rule
 from edge.yaml_file import parse_yaml
@@ -20,6 +20,7 @@ from export.training.train import Schedule
 
 QAT_WHEN = ("never", "fallback", "always")
 RECIPES = Path(__file__).parent / "recipes"
+SHIPPED = "shipped"  # in place of a given bundle's path: the one that comes with this package
 PATCH = 16  # pixels: what the shipped graph is built for
 
 
@@ -78,8 +79,8 @@ class QatRecipe:
 
 @dataclass(frozen=True)
 class PhantomRecipe:
-    """Counts of phantom frames to train on (0: none) and of phantom exams to fit the decision on, half of them with a hygroma,
-    and to measure it on. No false flag in 600 healthy exams bounds their rate at 1 in 200 (95 %)."""
+    """Counts of phantom frames to train on (0: none) and of phantom exams to fit the decision on, half of them with a hygroma
+    (0: it stays the given bundle's, or the one that decisions start from), and to measure it on. No false flag in 600 healthy exams bounds their rate at 1 in 200 (95 %)."""
 
     training_frames: int = 600
     fitting_exams: int = 400
@@ -90,7 +91,7 @@ class PhantomRecipe:
 @dataclass(frozen=True)
 class HeadRecipe:
     """A head besides plane and hygroma: an answer of its own to the whole picture. name: of the graph's output. column: of the
-    data's manifest.csv, with its label of a still: 0, 1, or nothing where it is not known. task: what a positive is, in words.
+    data set's table, with its label of a still: 0, 1, or nothing where it is not known. task: what a positive is, in words.
     threshold: the one that 98 % of the negatives stay below (specific), or that 95 % of the positives reach (keeping). gate:
     whether a conversion that fails on it refuses the bundle (every part, or together), or is told (reported)."""
 
@@ -123,16 +124,20 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Recipe:
-    """data: a folder laid out as docs/data.md describes. work: where every stage leaves what it made. image: input side, pixels.
-    tap: the hygroma head also reads the tokens after this many blocks, in the teacher and in the student; 0: only the last.
+    """data: data sets (docs/data.md): folders per class, and tables. positive: the positive folder, where it has another name. given:
+    a bundle that stands in for labels which the data lack, or "shipped"; "": none. lesions: whether simulated ones are drawn where
+    boxes allow it. work: where every stage leaves what it made. image: input side, pixels. tap: the hygroma head also reads the tokens after this many blocks, in the teacher and in the student; 0: only the last.
     folds: which of the four folds are held out in turn, two or more, since the threshold of each comes from the others;
     fewer than all cost less, and the figures' n says so."""
 
-    data: str
+    data: list[str]
     work: str
     name: str
     version: str
     teacher: TeacherRecipe
+    positive: str = POSITIVE
+    given: str = field(default="", metadata=rule())
+    lesions: bool = True
     image: int = 160
     tap: int = 3
     seed: int = 0
@@ -199,12 +204,16 @@ class Recipe:
 
 def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe. Relative paths in it are relative to the recipe's folder. ConfigError names file and key."""
-    recipe = _Decoder(str(path), ConfigError).dataclass(Recipe, _read(path))
+    raw = _read(path)
+    if isinstance(raw, dict) and isinstance(raw.get("data"), str):
+        raw["data"] = [raw["data"]]  # one data set needs no list
+    recipe = _Decoder(str(path), ConfigError).dataclass(Recipe, raw)
     _refuse(path, _problems(recipe))
     base = path.resolve().parent
     return dataclasses.replace(
         recipe,
-        data=str((base / recipe.data).resolve()),
+        data=[str((base / source).resolve()) for source in recipe.data],
+        given=recipe.given if recipe.given in ("", SHIPPED) else str((base / recipe.given).resolve()),
         work=str((base / recipe.work).resolve()),
         teacher=dataclasses.replace(recipe.teacher, init=str((base / recipe.teacher.init).resolve())),
         unlabelled=dataclasses.replace(
@@ -302,8 +311,8 @@ def _problems(recipe: Recipe) -> Problems:
         yield "unlabelled.epochs", 0, "give 1 or more to use unlabelled.frames, or leave the folder out"
     if not math.isfinite(recipe.qat.lr):
         yield "qat.lr", recipe.qat.lr, "give a finite learning rate, such as 3.0e-6"
-    if phantom.fitting_exams < 2:
-        yield "phantom.fitting_exams", phantom.fitting_exams, "give at least 2: one exam with a hygroma and one without"
+    if phantom.fitting_exams == 1:
+        yield "phantom.fitting_exams", 1, "give at least 2: one exam with a hygroma and one without; or 0 for none"
     for key in ("measuring_hygromas", "measuring_healthy"):
         if getattr(phantom, key) < 1:
             yield f"phantom.{key}", getattr(phantom, key), "give at least 1"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # How a head's threshold is chosen on held-out predictions.
 SPECIFIC, KEEPING = "specific", "keeping"
@@ -15,8 +15,9 @@ EVERY_PART, TOGETHER, REPORTED = "every part", "together", "reported"
 @dataclass(frozen=True)
 class Head:
     """name: of the graph's output. column: of the label, {0,1} or unknown, in the bank's entries (calibration/bank.py: `label`),
-    which have those of the data's manifest.csv. sources: of the entries that it is judged on. kind, task, images: what the
-    report calls its evidence, a positive, and what it is judged on. gated: whether it may refuse a bundle, and on what.
+    which have those of the data set's table. sources: of the entries that it is judged on; real_positives: whether real ones are
+    among them. title: of its evidence, where that is not its name. kind, task, images: what the report calls its evidence, a
+    positive, and what it is judged on. gated: whether it may refuse a bundle, and on what.
     screening: whether predictive values make sense."""
 
     name: str
@@ -29,6 +30,13 @@ class Head:
     task: str = ""
     images: str = "untouched real stills"
     screening: bool = False
+    title: str = ""
+    real_positives: bool = True
+
+    @property
+    def called(self) -> str:
+        """What the report calls its evidence."""
+        return self.title or self.name
 
 
 HYGROMA = Head(
@@ -42,6 +50,16 @@ HYGROMA = Head(
     "nuchal collection of 3.2-12 mm-equivalents, simulated",
     "real mid-sagittal stills with a simulated lesion, against shams and untouched stills",
     screening=True,
+    real_positives=False,  # real and simulated ones never stand in one figure
+)
+REAL_HYGROMA = replace(
+    HYGROMA,
+    title="hygroma, real",
+    sources=("real",),
+    kind="real",
+    task="hygroma, as the data set says",
+    images="untouched real stills with a finding",
+    real_positives=True,
 )
 PLANE = Head(
     "plane",
@@ -54,4 +72,5 @@ PLANE = Head(
     "standard mid-sagittal nuchal view",
     "untouched real stills, standard against non-standard planes",
 )
+NO_PLANES = 0.5  # plane threshold where there is no plane head; and a given bundle's probability from which it says plane
 HEADS = (HYGROMA, PLANE)  # of every model

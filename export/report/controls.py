@@ -12,10 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-from calibration.bank import UNKNOWN
 from edge.bundle.manifest import EvidenceRow, EvidenceTable
-from export.model.heads import HYGROMA
-from export.report.evidence import CHOOSE, HeldOut, cross_fitted, shipped_threshold
+from export.model.heads import HYGROMA, Head
+from export.report.evidence import HeldOut, fold_thresholds, shipped_threshold
 from export.report.figures import figures
 from export.report.records import Controls
 
@@ -23,24 +22,24 @@ NEGATIVES = {"sham": "shams only", "real": "untouched stills only", "cleaned": "
 METRICS: dict[Literal["roc_auc", "specificity"], str] = {"roc_auc": "ROC-AUC", "specificity": "specificity"}
 
 
-def control_rows(folds: HeldOut, validation: HeldOut) -> list[Controls]:
+def control_rows(folds: HeldOut, validation: HeldOut | None, decides: Head) -> list[Controls]:
     """Area under the ROC curve and specificity of the INT8 hygroma head, split by split and kind by kind, as `figures` gives
     them. Thresholds as in the main figures: a fold's from the other folds, the validation split's the shipped one. A kind
-    that a split lacks, or a split without lesions, gives no row."""
+    that a split lacks, or a split without lesions, gives no row. decides: the hygroma head on what its thresholds are chosen on."""
     rows = []
-    for data in (folds, validation):
+    for data in filter(None, (folds, validation)):
         labels, said = data.labels(HYGROMA), data.said("qdq", HYGROMA)
         if data is folds:
-            judged = np.where(data.known(HYGROMA), labels, UNKNOWN)  # painted-out stills choose no threshold
-            limit = cross_fitted(judged, data.said("student", HYGROMA), data.parts, CHOOSE[HYGROMA.threshold])
+            limit = fold_thresholds(folds, "student", decides)
         else:
-            limit = np.full(len(labels), shipped_threshold(folds, "student", HYGROMA))
+            limit = np.full(len(labels), shipped_threshold(folds, "student", decides))
         sources = np.array([e.source for e in data.entries])
-        stills = np.array([f"still {e.still}" for e in data.entries])
+        stills = np.array([e.group for e in data.entries])
+        drawn = (labels == 1) & (sources == "lesion")
         for source, negatives in NEGATIVES.items():
             of_kind = (labels == 0) & (sources == source)
-            keep = of_kind | (labels == 1)
-            if not of_kind.any() or of_kind.sum() == keep.sum():
+            keep = of_kind | drawn
+            if not of_kind.any() or not drawn.any():
                 continue
             found = figures(labels[keep], said[keep] >= limit[keep], said[keep], stills[keep].tolist(), list(METRICS))
             row: Controls = {

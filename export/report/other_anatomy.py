@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.stills import other_anatomy, read_grey
+from calibration.dataset import LabelledImage
+from calibration.images import read_grey
 from edge.bundle.manifest import EvidenceRow, EvidenceTable
 from edge.records import Signal
 from edge.screen.geometry import full_fan
@@ -17,15 +18,7 @@ from edge.screen.still import read_still
 from export.report.figures import figures
 from export.report.records import Bracket, OtherAnatomy, OtherSource
 
-SOURCES = {  # of the data's manifest.csv, with their split -> what they show
-    (
-        "hc18",
-        "ood_near_fetal",
-    ): "axial fetal heads (HC18; others of its images were negatives of the plane head in training)",
-    ("mmotu", "ood_hard_negative"): "ovaries with cysts (MMOTU)",
-    ("pocus_covid", "ood"): "lungs (POCUS)",
-    ("nhbs_spj", "ood"): "infant hips (NHBS)",
-}
+UNNAMED = "other anatomy"  # of images whose table gives no site
 AIM = 0.01  # share of other anatomy called assessable, at most (docs/design.md#evidence)
 ROUNDING = 1e-9  # of 1 minus a share: 4 of 400 are 1 %, and no more
 MET, UNSHOWN, MISSED = "met", "met in point but not shown", "missed"
@@ -60,27 +53,29 @@ class Pictures:
     ok: np.ndarray
 
 
-def read_pictures(stills: Sequence[tuple[Path, str]], spec: Preprocessing) -> Pictures:
+def read_pictures(images: Sequence[LabelledImage], spec: Preprocessing) -> Pictures:
     """As `hygroma score` reads stills: what is no ultrasound picture gets a crop all the same. InputError for a damaged one."""
     crops, ok = [], []
-    for path, _ in stills:
-        grey = read_grey(path)
+    for image in images:
+        grey = read_grey(image.path)
         reading = read_still(grey, spec)
         crop = reading.crop
         crops.append(prepare(grey, reading.fan or full_fan(grey.shape), spec) if crop is None else crop)
         ok.append(reading.signal is Signal.OK)
-    return Pictures(np.stack(crops), [group for _, group in stills], np.array(ok))
+    return Pictures(np.stack(crops), [image.group for image in images], np.array(ok))
 
 
 def read_sources(
-    data: Path, spec: Preprocessing, on_step: Callable[[int, int], None] = lambda done, total: None
+    images: Sequence[LabelledImage], spec: Preprocessing, on_step: Callable[[int, int], None] = lambda done, total: None
 ) -> dict[str, Pictures]:
-    """What each of SOURCES shows -> its pictures; a source that the data lacks is left out."""
+    """The pictures of each site of other anatomy, by its name."""
+    by_site: dict[str, list[LabelledImage]] = {}
+    for image in images:
+        by_site.setdefault(image.site or UNNAMED, []).append(image)
     out = {}
-    for number, ((source, split), name) in enumerate(SOURCES.items()):
-        on_step(number, len(SOURCES))
-        if stills := other_anatomy(data, source, split):
-            out[name] = read_pictures(stills, spec)
+    for number, (name, own) in enumerate(by_site.items()):
+        on_step(number, len(by_site))
+        out[name] = read_pictures(own, spec)
     return out
 
 

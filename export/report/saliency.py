@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from torch import nn
 
+from calibration.dataset import UNKNOWN
 from edge.events.evidence import heat_overlay
 from export.model.vit import ViTConfig
 from export.report.evidence import HeldOut
@@ -27,8 +28,8 @@ MAP_NAMES = {
 
 
 def boxed(data: HeldOut) -> np.ndarray:
-    """Indices of the untouched standard planes with an annotated nuchal box."""
-    return np.array([i for i, e in enumerate(data.entries) if e.source == "real" and e.plane == 1 and e.box], int)
+    """Indices of the untouched standard planes with a nuchal box that a reader drew."""
+    return np.array([i for i, e in enumerate(data.entries) if e.source == "real" and e.standard and e.box and not e.guessed_box], int)
 
 
 def evenly(indices: np.ndarray, count: int) -> np.ndarray:
@@ -37,10 +38,12 @@ def evenly(indices: np.ndarray, count: int) -> np.ndarray:
 
 
 def panel_stills(data: HeldOut) -> np.ndarray:
-    """Indices of PANEL_STILLS simulated lesions and as many untouched standard planes, from the surest to the least sure."""
+    """Indices of PANEL_STILLS positives, real ones where there are any and else simulated, and as many untouched healthy standard
+    planes, each from the surest to the least sure."""
+    positives = "real" if any(e.source == "real" and e.hygroma == 1 for e in data.entries) else "lesion"
     chosen = []
-    for source in ("lesion", "real"):
-        keep = np.array([i for i, e in enumerate(data.entries) if e.source == source and e.plane == 1 and e.box], int)
+    for source, labels in ((positives, (1.0,)), ("real", (0.0, UNKNOWN))):
+        keep = np.array([i for i, e in enumerate(data.entries) if e.source == source and e.standard and e.hygroma in labels], int)
         chosen.append(evenly(keep[np.argsort(-data.probability["student_hygroma"][keep], kind="stable")], PANEL_STILLS))
     return np.concatenate(chosen)
 
@@ -53,11 +56,16 @@ def looked(
     rows = []
     for data in splits:
         keep = boxed(data)
+        if not len(keep):
+            continue
         rows += [_row(f"{MAP_NAMES[form]}; {data.name}", data, keep, maps[keep]) for form, maps in data.maps.items()]
-    rows.append(_row(f"{MAP_NAMES['student']}; {explained.name}, the {len(stills)} explained", explained, stills,
-                     explained.maps["student"][stills]))  # fmt: skip
-    rows.append(_row(f"Score-CAM, student FP32; {explained.name}", explained, stills, cams))
+    if len(stills):
+        rows.append(_row(f"{MAP_NAMES['student']}; {explained.name}, the {len(stills)} explained", explained, stills,
+                         explained.maps["student"][stills]))  # fmt: skip
+        rows.append(_row(f"Score-CAM, student FP32; {explained.name}", explained, stills, cams))
     first = boxed(splits[0])
+    if not len(first):  # nobody drew a box: the two forms of a map can be held against each other all the same
+        first = np.array([i for i, e in enumerate(splits[0].entries) if e.source == "real" and e.standard], int)
     return {
         "rows": rows,
         "agreement": agreement(splits[0].maps["student"][first], splits[0].maps["qdq"][first]),
@@ -69,7 +77,7 @@ def looked(
 def _row(method: str, data: HeldOut, keep: np.ndarray, maps: np.ndarray) -> Localisation:
     entries = [data.entries[i] for i in keep]
     boxes = [e.box for e in entries if e.box]
-    return localisation_row(method, maps.astype(np.float64), boxes, [str(e.still) for e in entries])
+    return localisation_row(method, maps.astype(np.float64), boxes, [e.group for e in entries])
 
 
 def cams_of(model: nn.Module, crops: np.ndarray) -> np.ndarray:

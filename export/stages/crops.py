@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
 import numpy as np
 
-from calibration.bank import UNKNOWN, Bank
-from calibration.stills import FOLDS, load_stills, read_grey
+from calibration.bank import VALIDATION, Bank, Entry
+from calibration.dataset import FOLDS, UNKNOWN, LabelledImage
+from calibration.images import read_grey
 from edge.errors import InputError
 from edge.screen.preprocess import Preprocessing, letterbox
 from edge.screen.still import read_still
 from export.bundle import LabelledCrops
 from export.int8.log_odds_shift import SAMPLE
 from export.phantoms import standard_crops
-from export.report.evidence import entry_id
+from export.report.evidence import entry_id, judged_on_real
 from export.training.train import draw_epoch
 from export.training.unlabelled import require_batch
 
 REFIT = FOLDS  # the run that trains on every training still; the shipped weights
 SCORED = ("real", "sham", "borderline", "lesion")  # sources whose standard planes the hygroma head scores
-UNDRAWN = ("real", "cleaned", "hc18")  # sources that are shown without labels: nothing was drawn into them
+UNDRAWN = ("real", "cleaned", "elsewhere")  # sources that are shown without labels: nothing was drawn into them
 CALIBRATION_CROPS = 128  # 32 to 500 suffice (docs/design.md#quantisation)
+GATE_CROPS = 1000  # training crops that a gate without a held-out split is judged on
 TYPICAL_PHANTOMS = 128  # stills, two a patient: the 99th centile of distances needs a hundred
 
 
@@ -33,24 +35,40 @@ def run_name(run: int) -> str:
 
 @dataclass(frozen=True)
 class Crops:
-    """The bank, and the folder with the stills that it was made of. spec: the student's; seed: the recipe's, of every draw."""
+    """The bank, and the stills that it was made of. spec: the student's; seed: the recipe's, of every draw."""
 
     bank: Bank
-    data: Path
+    stills: Sequence[LabelledImage]
     spec: Preprocessing
     seed: int
+
+    @cached_property
+    def judged_on_real(self) -> bool:
+        """Whether the gate and the operating point stand on real positives; else on simulated ones."""
+        return judged_on_real(self.bank)
+
+    @cached_property
+    def holdout(self) -> bool:
+        """Whether there are images that no run trains on."""
+        return any(e.source == "real" and e.fold == VALIDATION for e in self.bank.entries)
+
+    def gated(self, entry: Entry) -> bool:
+        """Whether an entry is among those that the gate is judged on: real ones; or real negatives, and what was drawn."""
+        if entry.hygroma == UNKNOWN or entry.source not in SCORED:
+            return False
+        return entry.source == "real" if self.judged_on_real else entry.source != "real" or entry.hygroma == 0
 
     def of(self, keep: np.ndarray, spec: Preprocessing | None = None) -> np.ndarray:
         """What the device would make of these entries, uint8 [N,S,S]; S is the student's, unless `spec` says another. An
         untouched still is read again as `hygroma score` reads it, fan and all; an edited or rendered one comes from the
         bank."""
-        spec, stills, out = spec or self.spec, load_stills(self.data), []
+        spec, out = spec or self.spec, []
         for i in keep:
             entry, crop = self.bank.entries[i], None
             if entry.source == "real":
-                crop = read_still(read_grey(stills[entry.still].path), spec).crop
+                crop = read_still(read_grey(self.stills[entry.still].path), spec).crop
             out.append(letterbox(self.bank.crops[i], spec) if crop is None else crop)
-        return np.stack(out)
+        return np.stack(out) if out else np.empty((0, spec.size, spec.size), np.uint8)
 
     def taught(self, run: int) -> np.ndarray:
         """Indices of what the teacher of a run trains on: real pixels of the other folds. It teaches them, and no phantoms."""
@@ -67,7 +85,7 @@ class Crops:
 
     def held_out(self, run: int) -> np.ndarray:
         """Indices of what a run's models are judged on and never saw."""
-        fold = -1 if run == REFIT else run
+        fold = VALIDATION if run == REFIT else run
         return self.bank.where(lambda e: e.fold == fold and e.source in ("real", "cleaned", "sham", "lesion"))
 
     def calibration(self, run: int, spec: Preprocessing | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -81,16 +99,17 @@ class Crops:
     def judged(self, run: int, spec: Preprocessing | None = None) -> np.ndarray:
         """Training crops that the hygroma head judges, real pixels of standard planes, uint8 [N,1,S,S]: for the logit offset."""
         rng, entries = np.random.default_rng([self.seed, run, 8]), self.bank.entries
-        real = [i for i in self.training(run) if entries[i].plane == 1 and entries[i].source in SCORED]
+        real = [i for i in self.training(run) if entries[i].standard and entries[i].source in SCORED]
         return self.of(rng.permutation(real)[:SAMPLE], spec)[:, None]
 
     def labelled(self, run: int, most: int = 0, spec: Preprocessing | None = None) -> LabelledCrops:
-        """What a run never trained on and has a hygroma label; its fold, or the refit's validation split, which the gate is
-        judged on. At most `most` of them, drawn by the seed; 0: all."""
-        entries = self.bank.entries
-        keep = [
-            i for i in self.held_out(run) if entries[i].hygroma != UNKNOWN and entries[i].source != "cleaned"
-        ]
+        """What a run never trained on and the gate is judged on: of its fold, or of the refit's validation split. Without such a
+        split the refit's are GATE_CROPS of its training crops: they show what a conversion changes, not how good it is. At most
+        `most` of them, drawn by the seed; 0: all."""
+        entries, found = self.bank.entries, self.held_out(run)
+        if run == REFIT and not self.holdout:
+            found, most = self.taught(run), min(most or GATE_CROPS, GATE_CROPS)
+        keep = [i for i in found if self.gated(entries[i])]
         if most and most < len(keep):
             keep = sorted(np.random.default_rng([self.seed, run, 8]).permutation(keep)[:most])
         return LabelledCrops(
@@ -99,12 +118,17 @@ class Crops:
             [entry_id(entries[i], i) for i in keep],
         )
 
-    def familiar(self) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Crops of assessable planes: those that the embedding statistics are fitted on, and held-out ones, an array a source."""
+    def familiar(self, run: int = REFIT) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Crops of assessable planes: those that a run's embedding statistics are fitted on, and an array a source on which the limit
+        is set: what the run never trained on (without a held-out split, what the refit trained on) and phantoms."""
         assessable = self.bank.where(
-            lambda e: e.plane == 1 and (e.source == "phantom" or e.fold >= 0 and e.source != "hc18")
+            lambda e: e.standard and (e.source == "phantom" or e.fold >= 0 and e.fold != run and e.source != "elsewhere")
         )
-        typical = self.bank.where(lambda e: e.fold == -1 and e.plane == 1 and e.source in ("real", "sham", "lesion"))
+        seen = run == REFIT and not self.holdout
+        fold = VALIDATION if run == REFIT else run
+        typical = self.bank.where(
+            lambda e: e.standard and e.source in ("real", "sham", "lesion") and (e.fold >= 0 if seen else e.fold == fold)
+        )
         phantoms = standard_crops(TYPICAL_PHANTOMS, self.spec)
         return self.of(assessable)[:, None], [self.of(typical)[:, None], phantoms[:, None]]
 
@@ -119,6 +143,6 @@ class Crops:
                 require_batch(len(self.undrawn(run)) + frames, batch)
             if found < batch:
                 raise InputError(
-                    f"{self.data}: found {found} crops an epoch to train {run_name(run)} on, fewer than one batch "
+                    f"{self.stills[0].path.parent}: found {found} crops an epoch to train {run_name(run)} on, fewer than one batch "
                     f"({batch}); add training stills, or lower `batch` in the recipe"
                 )

@@ -14,14 +14,15 @@ import onnx
 import torch
 
 from calibration.honesty import MIN_EACH, Check, Specimens, check_lesions, make_specimens, write_checks
-from calibration.stills import editable, load_stills
+from calibration.bank import Entry
+from calibration.dataset import UNKNOWN, LabelledImage
 from edge.bundle.manifest import Provenance
 from edge.engines.selftest import sigmoid
 from edge.screen.preprocess import Preprocessing
 from export.atomic import Form
 from export.heads.ood import distance_limit, fit_ood
 from export.int8.ort_graph import run_graph
-from export.model.heads import HEADS, Head
+from export.model.heads import HEADS, HYGROMA, PLANE, Head
 from export.model.vit import HygromaViT
 from export.phantoms import Progress
 from export.recipe import Recipe
@@ -88,9 +89,9 @@ def predicted(
     return out
 
 
-def explained(validation: HeldOut) -> tuple[np.ndarray, np.ndarray]:
-    """Of the validation split's entries: those whose Score-CAM is measured, and those that the report shows."""
-    return evenly(boxed(validation), CAM_STILLS), panel_stills(validation)
+def explained(data: HeldOut) -> tuple[np.ndarray, np.ndarray]:
+    """Of held-out entries: those whose Score-CAM is measured, and those that the report shows."""
+    return evenly(boxed(data), CAM_STILLS), panel_stills(data)
 
 
 def cams(student: HygromaViT, crops: np.ndarray) -> dict[str, np.ndarray]:
@@ -98,32 +99,41 @@ def cams(student: HygromaViT, crops: np.ndarray) -> dict[str, np.ndarray]:
     return {"cams": cams_of(student, crops)}
 
 
-def saliency(folds: HeldOut, validation: HeldOut, crops: np.ndarray, cams: np.ndarray, student: HygromaViT) -> Looked:
-    """Where the maps of `folds` and `validation` lie; Score-CAM and panels of the refit, on the validation split. crops, cams: of
-    the entries that `explained` names, one after the other."""
-    stills, shown = explained(validation)
-    found = looked((folds, validation), validation, stills, cams[: len(stills)], student.config)
+def saliency(
+    splits: Sequence[HeldOut], data: HeldOut, crops: np.ndarray, cams: np.ndarray, student: HygromaViT
+) -> Looked:
+    """Where the maps of `splits` lie; Score-CAM and panels of a run's student, on what it never saw, `data`. crops, cams: of the
+    entries that `explained` names, one after the other."""
+    stills, shown = explained(data)
+    found = looked(splits, data, stills, cams[: len(stills)], student.config)
     found["panels"] = [
         panel(
             crop,
-            validation.maps["student"][i],
+            data.maps["student"][i],
             cam,
-            f"{'Simulated lesion' if validation.entries[i].source == 'lesion' else 'Untouched still'}, "
-            f"{validation.entries[i].thickness_mm:.1f} mm-equivalents, hygroma probability "
-            f"{validation.probability['student_hygroma'][i]:.2f}. Left to right: picture, nuchal map, Score-CAM.",
+            f"{_shows(data.entries[i])}, hygroma probability {data.said('student', HYGROMA)[i]:.2f}. "
+            "Left to right: picture, nuchal map, Score-CAM.",
         )
         for i, crop, cam in zip(shown, crops[len(stills) :], cams[len(stills) :], strict=True)
     ]
     return found
 
 
-def other_anatomy(crops: Crops, graph: onnx.ModelProto, threads: int, progress: Progress) -> dict[str, np.ndarray]:
-    """Other anatomy and the validation split's standard planes through the refit's INT8 graph, as arrays: "sources", their names;
-    of each, by its number, groups and JUDGED; "limit", the shipped limit of distances."""
-    standard = [(s.path, s.group) for s in load_stills(crops.data) if s.split == "validation" and s.plane]
-    pictures = read_sources(crops.data, crops.spec, partial(progress, "other anatomy"))
-    pictures = {PLANES: read_pictures(standard, crops.spec), **pictures} if standard else {}
-    assessable, typical = crops.familiar()
+def _shows(entry: Entry) -> str:
+    kind = "Simulated lesion" if entry.source == "lesion" else "Hygroma" if entry.hygroma == 1 else "Untouched still"
+    return kind if entry.thickness_mm == UNKNOWN else f"{kind}, {entry.thickness_mm:.1f} mm-equivalents"
+
+
+def other_anatomy(
+    crops: Crops, run: int, others: Sequence[LabelledImage], graph: onnx.ModelProto, threads: int, progress: Progress
+) -> dict[str, np.ndarray]:
+    """Other anatomy, and the standard planes that a run never saw, through its INT8 graph, as arrays: "sources", their names; of
+    each, by its number, groups and JUDGED; "limit", the run's limit of distances. No sources where one of both lacks."""
+    entries = crops.bank.entries
+    standard = [crops.stills[e.still] for i in crops.held_out(run) if (e := entries[i]).source == "real" and e.plane == 1]
+    pictures = read_sources(others, crops.spec, partial(progress, "other anatomy")) if standard else {}
+    pictures = {PLANES: read_pictures(standard, crops.spec), **pictures} if pictures else {}
+    assessable, typical = crops.familiar(run)
     ood = fit_ood(run_graph(graph, assessable, threads).embedding)
     out = {"sources": np.array(list(pictures), dtype=str)}
     out["limit"] = np.array(distance_limit(ood, [run_graph(graph, own, threads).embedding for own in typical]))
@@ -141,7 +151,7 @@ def called_assessable(found: Mapping[str, np.ndarray], plane_threshold: float) -
         str(name): Judged(found[f"{number}_groups"].tolist(), *(found[f"{number}_{key}"] for key in JUDGED))
         for number, name in enumerate(found["sources"])
     }
-    return unfamiliar(judged.pop(PLANES), judged, plane_threshold, float(found["limit"]))
+    return unfamiliar(judged.pop(PLANES), judged, plane_threshold, float(found["limit"])) if judged else None
 
 
 @dataclass(frozen=True)
@@ -154,9 +164,9 @@ class LesionChecks:
     init: Path
 
 
-def checked_stills(data: Path) -> int:
-    """How many stills are checked; 0 where the data holds too few to tell."""
-    count = min(CHECKED_STILLS, len(editable(load_stills(data))))
+def checked_stills(stills: Sequence[LabelledImage]) -> int:
+    """How many stills are checked; 0 where there are too few to tell."""
+    count = min(CHECKED_STILLS, sum(still.editable for still in stills))
     return count if count >= 2 * MIN_EACH else 0
 
 
@@ -166,8 +176,10 @@ CHECKS: Form[Any] = Form(
 )
 
 
-def lesion_checks(data: Path, count: int, seed: int, init: Path, progress: Progress) -> LesionChecks:
-    specimens = make_specimens(load_stills(data), count, seed, partial(progress, "lesion checks: edits"))
+def lesion_checks(
+    stills: Sequence[LabelledImage], count: int, seed: int, init: Path, progress: Progress
+) -> LesionChecks:
+    specimens = make_specimens(stills, count, seed, partial(progress, "lesion checks: edits"))
     checks = check_lesions(specimens, backbone_features(init), on_step=partial(progress, "lesion checks"))
     return LesionChecks(checks, specimens, seed, init)
 
@@ -175,19 +187,20 @@ def lesion_checks(data: Path, count: int, seed: int, init: Path, progress: Progr
 def gather(
     recipe: Recipe,
     sets: Sequence[EvaluationSet],
+    heads: Sequence[Head],
     folds: HeldOut,
-    validation: HeldOut,
+    validation: HeldOut | None,
     localisation: Looked,
     other: OtherAnatomy | None,
     honesty: list[Checked],
     shifts: dict[str, float],
     origin: Provenance,
 ) -> Report:
-    """The report."""
-    splits = folds, validation
+    """The report. heads: as they are judged (`judged_heads`)."""
+    splits = [split for split in (folds, validation) if split is not None]
     report = validation_report(sets)
-    report["design"] = design(recipe, operating_point(folds))
-    report["controls"] = control_rows(folds, validation)
+    report["design"] = design(recipe, operating_point(folds, heads), validation is not None)
+    report["controls"] = control_rows(folds, validation, heads[0])
     report["thickness"] = thickness_rows(splits)
     report["increased"] = increased_rows(splits)
     report["framing"] = framing_rows(splits)

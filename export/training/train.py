@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calibration.bank import UNKNOWN, Bank, Entry
+from calibration.bank import Bank, Entry
+from calibration.dataset import UNKNOWN
 from export.atomic import intact
 from export.model.heads import BY_SOURCE, HYGROMA, LABEL, PLANE, THICKNESS, Head
 from export.model.vit import HygromaViT, ViTOutputs, normalise
@@ -28,17 +29,20 @@ log = logging.getLogger("hygroma.train")
 T = TypeVar("T")
 B = TypeVar("B", "Batch", Tensor)  # what a step trains on: labelled crops, or crops alone
 
-EPOCH_SHARES = {  # crops of an epoch, as a share of the number of training stills, by stratum (see `stratum`)
+# Crops of an epoch, as a share of the number of training stills, by stratum (see `stratum`). Where few strata are there, all shares
+# grow until an epoch has as many crops as there are stills.
+EPOCH_SHARES = {
     "real, standard": 0.30,
+    "real, positive": 0.30,
     "real, other": 0.25,  # as many as standard ones: three in four stills are standard planes
     "cleaned": 0.20,
     "sham": 0.25,
     "borderline": 0.12,
     "lesion": 0.40,
-    "hc18": 0.16,
+    "elsewhere": 0.16,
     "phantom": 0.25,
 }
-PLANE_WEIGHTS = {"real": 1.0, "cleaned": 0.5, "hc18": 1.0}  # an edit must not teach that what was edited is assessable
+PLANE_WEIGHTS = {"real": 1.0, "cleaned": 0.5, "elsewhere": 1.0}  # an edit must not teach that what was edited is assessable
 EDITED_PLANE_WEIGHT = 0.2  # of every other source
 MAP_WEIGHT = 0.5  # the map's loss beside the two heads': localising helps, deciding matters more
 # The softmax of the map pools the tokens that the hygroma head reads, so it is trained too, not the single logits alone: with
@@ -78,7 +82,8 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors on the training device: crops uint8 [N,1,S,S]; plane {0,1} and its weight [N]; hygroma: probability aimed at,
+    """Tensors on the training device: crops uint8 [N,1,S,S]; plane: probability aimed at, and its weight [N], 0 where it is not
+    known; hygroma: probability aimed at,
     or UNKNOWN = -1 [N]; log_odds: aimed at where the thickness is known, else NaN [N]; map [N,G,G]; has_map bool [N];
     labels {0,1} or UNKNOWN [N] of the model's further heads, by name."""
 
@@ -99,7 +104,7 @@ class Batch:
 def stratum(entry: Entry) -> str:
     """The stratum of EPOCH_SHARES that an entry is drawn from."""
     if entry.source == "real":
-        return "real, standard" if entry.plane == 1 else "real, other"
+        return "real, positive" if entry.hygroma == 1 else "real, standard" if entry.standard else "real, other"
     return entry.source
 
 
@@ -109,9 +114,9 @@ def draw_epoch(bank: Bank, keep: np.ndarray, rng: np.random.Generator) -> np.nda
     for i in keep:
         by_stratum.setdefault(stratum(bank.entries[i]), []).append(int(i))
     stills = sum(bank.entries[i].source == "real" for i in keep)
-    picks = []
+    picks, factor = [], max(1.0, 1 / sum(EPOCH_SHARES[name] for name in by_stratum))
     for name, indices in sorted(by_stratum.items()):
-        count = round(EPOCH_SHARES[name] * stills)
+        count = round(EPOCH_SHARES[name] * factor * stills)
         picks.append(rng.choice(indices, count, replace=count > len(indices)))
     out = np.concatenate(picks)
     rng.shuffle(out)
@@ -150,8 +155,8 @@ def make_batch(
     log_odds, hygroma = thickness_aims(entries)
     return Batch(
         torch.from_numpy(np.stack(crops))[:, None],
-        torch.tensor([e.plane for e in entries]),
-        torch.tensor([PLANE_WEIGHTS.get(e.source, EDITED_PLANE_WEIGHT) for e in entries]),
+        torch.tensor([e.plane_aim for e in entries]),
+        torch.tensor([0.0 if e.plane_aim == UNKNOWN else PLANE_WEIGHTS.get(e.source, EDITED_PLANE_WEIGHT) for e in entries]),
         hygroma,
         log_odds,
         torch.from_numpy(np.stack(maps)),
@@ -196,7 +201,7 @@ def _by_source(head: Head, out: ViTOutputs, batch: Batch) -> list[Tensor]:
     label = batch.plane.clamp(LABEL_SMOOTHING, 1 - LABEL_SMOOTHING)
     said = out.logits(head.name).float()
     loss = F.binary_cross_entropy_with_logits(said, label, batch.plane_weight, reduction="sum")
-    return [loss / batch.plane_weight.sum()]
+    return [loss / batch.plane_weight.sum().clamp(min=1e-6)]  # a batch may have no label of a plane
 
 
 def _with_thickness(head: Head, out: ViTOutputs, batch: Batch) -> list[Tensor]:
