@@ -16,6 +16,7 @@ from edge.schema import Decoder, Rule, did_you_mean, rule
 from edge.yaml_file import parse_yaml
 from export.model.heads import EVERY_PART, HEADS, KEEPING, REPORTED, SPECIFIC, TOGETHER, Head
 from export.model.vit import ViTConfig
+from export.training.systems import BASELINES, DENSENET_STRIDE, RANDOM, DenseNetClassifier, System
 from export.training.train import Schedule
 
 QAT_WHEN = ("never", "fallback", "always")
@@ -26,8 +27,9 @@ PATCH = 16  # pixels: what the shipped graph is built for
 
 @dataclass(frozen=True)
 class TeacherRecipe:
-    """init: checkpoint to start from (timm- or MAE-keyed ViT); the sizes must be that checkpoint's. new_heads: factor on lr
-    for the map and hygroma heads, which start from nothing."""
+    """init: checkpoint to start from (timm- or MAE-keyed ViT), whose sizes the others must be, or "random". new_heads: factor on
+    lr for the map and hygroma heads, which start from nothing. patience: epochs in which patients set aside for it show no gain
+    after which training stops, the best weights kept; 0: none are set aside, and `epochs` are trained."""
 
     init: str
     width: int = 384
@@ -39,6 +41,21 @@ class TeacherRecipe:
     layer_decay: float = 0.75
     frozen_blocks: int = 9
     new_heads: float = 10.0
+    patience: int = 0
+
+
+@dataclass(frozen=True)
+class BaselineRecipe:
+    """What the paper compares with, trained on the folds' images as their teachers are: MONAI's DenseNet-169. system: "densenet169",
+    "" for none. init: "random", or torchvision's weights. epochs: at most; patience: epochs in which patients set aside for it show
+    no gain after which training stops. lr: peak learning rate, left out for the system's own. Input side and batch are the
+    recipe's."""
+
+    system: str = field(default="", metadata=rule())
+    init: str = RANDOM
+    epochs: int = 50
+    patience: int = 10
+    lr: float | None = field(default=None, metadata=rule(low=math.ulp(0.0), expected="float above 0"))
 
 
 @dataclass(frozen=True)
@@ -145,6 +162,7 @@ class Recipe:
     threads: int = 2
     folds: list[int] = field(default_factory=lambda: [0, 1, 2, 3])
     unlabelled: UnlabelledRecipe = field(default_factory=UnlabelledRecipe)
+    baseline: BaselineRecipe = field(default_factory=BaselineRecipe)
     student: StudentRecipe = field(default_factory=StudentRecipe)
     qat: QatRecipe = field(default_factory=QatRecipe)
     phantom: PhantomRecipe = field(default_factory=PhantomRecipe)
@@ -174,6 +192,14 @@ class Recipe:
             new_heads=t.new_heads,
             seed=self.seed + fold,
         )
+
+    @property
+    def baseline_system(self) -> System:
+        return System(self.baseline.system, self.baseline.init, self.image, None)
+
+    def baseline_schedule(self, fold: int) -> Schedule:
+        b = self.baseline
+        return self.baseline_system.schedule(b.epochs, self.batch, self.seed + 400 + fold, b.lr)
 
     def student_schedule(self, fold: int) -> Schedule:
         s = self.student
@@ -207,6 +233,8 @@ def load_recipe(path: Path) -> Recipe:
     raw = _read(path)
     if isinstance(raw, dict) and isinstance(raw.get("data"), str):
         raw["data"] = [raw["data"]]  # one data set needs no list
+    if isinstance(raw, dict) and isinstance(raw.get("baseline"), str):
+        raw["baseline"] = {"system": raw["baseline"]}  # the name alone is enough
     recipe = _Decoder(str(path), ConfigError).dataclass(Recipe, raw)
     _refuse(path, _problems(recipe))
     base = path.resolve().parent
@@ -215,11 +243,16 @@ def load_recipe(path: Path) -> Recipe:
         data=[str((base / source).resolve()) for source in recipe.data],
         given=recipe.given if recipe.given in ("", SHIPPED) else str((base / recipe.given).resolve()),
         work=str((base / recipe.work).resolve()),
-        teacher=dataclasses.replace(recipe.teacher, init=str((base / recipe.teacher.init).resolve())),
+        teacher=dataclasses.replace(recipe.teacher, init=_start(base, recipe.teacher.init)),
+        baseline=dataclasses.replace(recipe.baseline, init=_start(base, recipe.baseline.init)),
         unlabelled=dataclasses.replace(
             recipe.unlabelled, frames=recipe.unlabelled.frames and str((base / recipe.unlabelled.frames).resolve())
         ),
     )
+
+
+def _start(base: Path, init: str) -> str:
+    return init if init == RANDOM else str((base / init).resolve())
 
 
 def shipped_ladder() -> Path:
@@ -292,6 +325,7 @@ def _problems(recipe: Recipe) -> Problems:
     if t.heads and t.width % t.heads:
         yield "teacher.width", t.width, f"must be a multiple of teacher.heads, {t.heads}"
     yield from _rate_problems("teacher", t, t.depth)
+    yield from _baseline_problems(recipe)
     yield from _student_problems(recipe)
     taken = [*(head.name for head in HEADS), "embedding", "nuchal_map", "image"]
     for number, own in enumerate(recipe.heads):
@@ -316,6 +350,24 @@ def _problems(recipe: Recipe) -> Problems:
     for key in ("measuring_hygromas", "measuring_healthy"):
         if getattr(phantom, key) < 1:
             yield f"phantom.{key}", getattr(phantom, key), "give at least 1"
+
+
+def _baseline_problems(recipe: Recipe) -> Problems:
+    b = recipe.baseline
+    if not b.system:
+        return
+    if b.system not in BASELINES:
+        yield "baseline.system", repr(b.system), f"expected {' or '.join(BASELINES)}, or no baseline"
+        return
+    for key in ("epochs", "patience"):
+        if getattr(b, key) < 1:
+            yield f"baseline.{key}", getattr(b, key), "must be 1 or more"
+    if b.lr is not None and not math.isfinite(b.lr):
+        yield "baseline.lr", b.lr, "give a finite learning rate, such as 1.0e-3"
+    if (side := recipe.image) < DENSENET_STRIDE:
+        yield "image", side, f"the baseline needs {DENSENET_STRIDE} pixels or more"
+    if recipe.batch < (least := DenseNetClassifier.least_batch):
+        yield "batch", recipe.batch, f"the baseline normalises over the pictures of a batch: give {least} or more"
 
 
 def _student_problems(recipe: Recipe) -> Problems:

@@ -21,6 +21,7 @@ from edge.errors import ConfigError, InputError
 from export.atomic import PARTIAL, Form, appearing, kept, sha256_of
 from export.recipe import Recipe
 from export.training.frames import contents_of, find_frames
+from export.training.systems import RANDOM
 
 T = TypeVar("T")
 STAMP = "recipe.json"
@@ -36,6 +37,8 @@ VERSIONS = {
     "qat": 3,  # raise it with "qdq" too: it starts from what that stage chooses
     "qdq": 6,
     "qdq_teacher": 5,
+    "baseline": 1,
+    "crossval": 1,
     "predictions": 4,
     "honesty": 1,
     "exams": 1,
@@ -53,6 +56,8 @@ NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys 
     "qat": ("heads",),
     "qdq": ("heads",),
     "qdq_teacher": ("teacher", "bank_phantom"),
+    "baseline": ("bank",),
+    "crossval": ("teacher",),
     "predictions": ("qdq",),
     "honesty": (),
     "exams": ("qdq",),
@@ -73,13 +78,15 @@ KEYS: dict[str, tuple[str, ...]] = {
     "qat": ("qat.epochs", "qat.lr"),
     "qdq": ("qat. if always",),
     "qdq_teacher": (),
+    "baseline": ("image", "batch", "baseline."),
+    "crossval": (),
     "predictions": (),
     "honesty": ("data", "seed", "teacher.init"),
     "exams": (),
     "rung": (),
     "bundle": ("name", "version", "folds", "qat. unless never", "phantom.", "teacher.init's name", "hygroma-edge"),
 }
-AS_THE_TEACHERS = ("student.image", "student.width", "student.heads")  # when 0, and then no stamp has them
+UNSAID = ("student.image", "student.width", "student.heads", "teacher.patience")  # when 0, no stamp has them
 BANK_SOURCES = ("fetus_framework", "hc18")  # of the data's manifest.csv: what the bank is made of
 CODE = "code of "  # before a stage's name: the key that holds its number in VERSIONS
 DIGITS = 16  # hex digits of a SHA-256 that a stamp keeps, as many as the data's manifest.csv
@@ -90,6 +97,7 @@ class Stamps:
 
     def __init__(self, recipe: Recipe):
         self.recipe, self.work = recipe, Path(recipe.work)
+        self._hashed: dict[str, str] = {}
 
     def folder(self, stage: str) -> Path:
         return self.work / stage
@@ -100,7 +108,11 @@ class Stamps:
 
     def used(self, stage: str) -> bool:
         """Whether the recipe asks for what `stage` makes."""
-        wanted = {"unlabelled": self.recipe.unlabelled.epochs, "frames": self.recipe.unlabelled.frames}
+        wanted = {
+            "unlabelled": self.recipe.unlabelled.epochs,
+            "frames": self.recipe.unlabelled.frames,
+            "baseline": self.recipe.baseline.system,
+        }
         return bool(wanted.get(stage, True))
 
     def keys(self, stage: str) -> dict[str, Any]:
@@ -201,9 +213,9 @@ class Stamps:
             name = key[:-1]
             fields = dataclasses.fields(getattr(self.recipe, name))
             values = {k: v for field in fields for k, v in self._values(f"{name}.{field.name}").items()}
-            return {k: v for k, v in values.items() if v or k not in AS_THE_TEACHERS}
-        if key == "teacher.init":
-            return {key: self._init}
+            return {k: v for k, v in values.items() if v or k not in UNSAID}
+        if key in ("teacher.init", "baseline.init"):
+            return {key: self._start_of(key.partition(".")[0])}
         if key == "unlabelled.frames":
             return {key: self._frames}
         value: Any = self.recipe
@@ -227,12 +239,17 @@ class Stamps:
                     digest.update(json.dumps(row.cells, sort_keys=True).encode())
         return f"SHA-256 {digest.hexdigest()[:DIGITS]}"
 
-    @cached_property
-    def _init(self) -> str:
-        path = Path(self.recipe.teacher.init)
-        if not path.is_file():
-            raise InputError(f"{path}: no such checkpoint; set `teacher.init` in the recipe")
-        return f"SHA-256 {sha256_of(path)[:DIGITS]}"
+    def _start_of(self, part: str) -> str:
+        """What the teacher, or the baseline, starts from."""
+        init = str(getattr(self.recipe, part).init)
+        return init if init == RANDOM else self._checkpoint(part, Path(init))
+
+    def _checkpoint(self, part: str, path: Path) -> str:
+        if part not in self._hashed:
+            if not path.is_file():
+                raise InputError(f"{path}: no such checkpoint; set `{part}.init` in the recipe")
+            self._hashed[part] = f"SHA-256 {sha256_of(path)[:DIGITS]}"
+        return self._hashed[part]
 
     @cached_property
     def _frames(self) -> str:

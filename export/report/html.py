@@ -9,10 +9,12 @@ from typing import Any
 from export.model.heads import EVERY_PART, REPORTED, TOGETHER
 from export.report import svg as report_svg
 from export.report.checklist import TOPICS
+from export.report.figures import METRICS
 from export.report.gate import failing
 from export.report.localise import MORE, mass_in_words, mass_verdict
 from export.report.metrics import DELONG, EXACT
 from export.report.other_anatomy import MET, MISSED, UNSHOWN, aim_in_words, caveats
+from export.report.paper import NAMES, ON_WHAT, POOLED, THRESHOLDS
 from export.report.records import (
     Area,
     Bracket,
@@ -24,6 +26,7 @@ from export.report.records import (
     Looked,
     Losses,
     OtherAnatomy,
+    Paper,
     Report,
     SetReport,
     Verdict,
@@ -38,6 +41,7 @@ KIND_TITLES = {
 
 SECTIONS = {
     "summary": "In short",
+    "paper": "Every form on the same images, fold by fold",
     "limits": "What this report cannot tell",
     "evidence": "Evidence",
     "conversion": "What INT8 changed",
@@ -81,10 +85,11 @@ border:1px solid currentColor}.pass{color:var(--good)}.fail{color:var(--bad)}.op
 
 def render(report: Report) -> str:
     """The dict that `report.validate.validation_report` makes -> a complete HTML page. Kinds of evidence get parts of their
-    own. Keys that a report may have besides: design, controls, thickness, increased, framing, unfamiliar, localisation, lean,
+    own. Keys that a report may have besides: paper, design, controls, thickness, increased, framing, unfamiliar, localisation, lean,
     honesty, provenance; site: true where the images are a site's own, so that what is said of the public ones is left out."""
     bodies = {
         "summary": _summary(report),
+        "paper": _paper(report.get("paper")),
         "limits": _limits(report),
         "evidence": _evidence(report),
         "conversion": _conversions(report),
@@ -95,6 +100,8 @@ def render(report: Report) -> str:
         "checklist": _checklist(),
     }
     shown = {key: title for key, title in SECTIONS.items() if not (report.get("site") and key in OF_PUBLIC_DATA)}
+    if not report.get("paper"):
+        del shown["paper"]
     links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title in shown.items())
     sections = "".join(
         f'<section id="{key}"><h2>{escape(title)}</h2>{"".join(bodies[key])}</section>' for key, title in shown.items()
@@ -142,6 +149,38 @@ def _summary(report: Report) -> list[str]:
         + ("" if own else ", nor with figures from hospitals' own images")
         + ".</p>",
     ]
+
+
+def _paper(found: Paper | None) -> list[str]:
+    if not found:
+        return []
+    rows = [
+        [form["name"] + (f" ({form['start']})" if form["start"] else ""), "all folds" if part == POOLED else part,
+         str((figures["accuracy"] or {"n": 0})["n"]), *(_figure(figures[name]) for name in METRICS)]
+        for form in found["forms"]
+        for part, figures in form["figures"].items()
+    ]  # fmt: skip
+    sites = [
+        [form["name"], row["site"] or "no site given", str(row["images"]), *(_figure(row["figures"][name]) for name in METRICS)]
+        for form in found["forms"]
+        for row in form["by site"]
+    ]
+    tests = [
+        [f"{NAMES[test['second']]} against {NAMES[test['first']]}", str(test["n"]), str(test["ties"]), str(test["second_better"]),
+         f"{test['p']:.3g}", f"{test['smallest_p']:.3g}"]
+        for test in found["tests"]
+    ]  # fmt: skip
+    head = ["Accuracy", "Sensitivity", "Specificity", "ROC-AUC"]
+    return [
+        f"<p>{escape(ON_WHAT[found['kind']])}. {found['images']} images of {found['patients']} patients, {found['positives']} positive, "
+        f"each predicted once by models that never saw its patient. {escape(THRESHOLDS)}</p>",
+        _table(["Model", "Held out", "n", *head], rows, pooled=1),
+        *(["<h4>By site</h4>", _table(["Model", "Site", "n", *head], sites)] if sites else []),
+        "<h4>Is one better?</h4><p>Wilcoxon's signed-rank test of the patients' mean log losses, two-sided and exact up to 1,000 "
+        "patients. The folds' models share most of their training images, which no such test knows of.</p>",
+        _table(["Models", "Patients", "Without a difference", "The first is better in", "p", "Smallest p possible"], tests)
+        if tests else "<p>One model alone: nothing to compare.</p>",
+    ]  # fmt: skip
 
 
 def _reported(report: Report) -> str:

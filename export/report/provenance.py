@@ -15,6 +15,7 @@ from calibration.stills import FOLDS
 from edge.bundle.manifest import DataSource, Provenance
 from export.atomic import sha256_of
 from export.recipe import Recipe, TeacherRecipe
+from export.training.systems import RANDOM
 
 # vit_small_patch14_dinov2_224_fp16.safetensors: what is said below holds of this file alone, whatever its name
 DINOV2_SHA256 = "0fdb8b7fb7a17465cb9d1ac222f04c13b379ea4c554b660d6c2b168aa4a4b33f"
@@ -157,6 +158,8 @@ def _without_labels(recipe: Recipe, frames: int) -> str:
 
 def _initialisation(teacher: TeacherRecipe) -> str:
     """What the teacher starts from. Of a file that is not known, what can be read off it, and no more."""
+    if teacher.init == RANDOM:
+        return f"Random: a ViT of {teacher.depth} blocks, {teacher.width} wide, {teacher.heads} heads, pretrained on nothing."
     init = Path(teacher.init)
     digest = sha256_of(init)
     if digest == DINOV2_SHA256:

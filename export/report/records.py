@@ -216,6 +216,47 @@ class Checked(TypedDict):
     verdict: str
 
 
+PaperSite = TypedDict(
+    "PaperSite", {"site": str, "images": int, "positives": int, "figures": dict[str, "FiguredByPatient | None"]}
+)
+# Of one form. figures: part ("pooled", "fold 0") -> figure's name -> figure, None where a class is missing; start: what it began from.
+PaperForm = TypedDict(
+    "PaperForm",
+    {
+        "form": str,
+        "name": str,
+        "start": str,
+        "figures": dict[str, dict[str, "FiguredByPatient | None"]],
+        "thresholds": dict[str, float],
+        "by site": list[PaperSite],
+    },
+)
+
+
+class PaperTest(TypedDict):
+    """Wilcoxon's signed-rank test of patients' mean log losses. second_better: patients; ties: those without a difference."""
+
+    first: str
+    second: str
+    n: int
+    ties: int
+    second_better: int
+    p: float
+    smallest_p: float
+
+
+class Paper(TypedDict):
+    """export/report/paper.py. kind: of the evidence."""
+
+    kind: str
+    images: int
+    positives: int
+    patients: int
+    folds: list[int]
+    forms: list[PaperForm]
+    tests: list[PaperTest]
+
+
 class Report(TypedDict, total=False):
     """limits, passed and sets stand in every report; site: true where the images are a site's own."""
 
@@ -232,4 +273,5 @@ class Report(TypedDict, total=False):
     honesty: list[Checked]
     lean: dict[str, float]
     site: bool
+    paper: Paper
     provenance: dict[str, Any]  # edge.bundle.manifest.Provenance, as JSON

@@ -17,8 +17,10 @@ from export.heads.features import HeadInputs
 from export.heads.fit import CUTS, probe_plane_head, refit_hygroma_head
 from export.model.vit import HygromaViT, ViTConfig
 from export.model.weights import at_image, load_backbone, student_from_teacher
+from export.training.systems import RANDOM
 from export.training.train import Schedule, distillation_loss, fit
 from export.training.unlabelled import distil_unlabelled
+from export.training.watched import Watched
 
 Epochs = Callable[[int, float], None]  # (epochs done, loss)
 WEIGHTS: Form[dict[str, Any]] = Form(torch.save, partial(torch.load, weights_only=True))
@@ -26,22 +28,33 @@ WEIGHTS: Form[dict[str, Any]] = Form(torch.save, partial(torch.load, weights_onl
 
 @dataclass(frozen=True)
 class Course:
-    """How a model trains: goes on from `checkpoint`, which is written after every epoch."""
+    """How a model trains: goes on from `checkpoint`, which is written after every epoch. watched: what tells when to stop."""
 
     schedule: Schedule
     checkpoint: Path
     on_epoch: Epochs
     device: torch.device
+    watched: Watched | None = None
 
 
-def taught_teacher(bank: Bank, taught: np.ndarray, config: ViTConfig, init: Path, course: Course) -> HygromaViT:
-    """A teacher from the checkpoint `init`, trained on the bank's entries `taught`, if it is not there yet."""
-    torch.manual_seed(course.schedule.seed)
+def at_start(config: ViTConfig, init: str, seed: int) -> HygromaViT:
+    """A teacher before its training. init: a checkpoint, or "random"."""
+    torch.manual_seed(seed)
     model = HygromaViT(config)
-    load_backbone(model, init)
+    if init != RANDOM:
+        load_backbone(model, Path(init))
+    return model
+
+
+def taught_teacher(bank: Bank, taught: np.ndarray, config: ViTConfig, init: str, course: Course) -> HygromaViT:
+    """A teacher from `init`, trained on the bank's entries `taught`, if it is not there yet."""
+    model = at_start(config, init, course.schedule.seed)
     if not course.checkpoint.is_file():
         probe_plane_head(model, bank, taught, course.schedule.seed)
-    fit(model, bank, taught, course.schedule, course.checkpoint, on_epoch=course.on_epoch, device=course.device)
+    fit(
+        model, bank, taught, course.schedule, course.checkpoint,
+        on_epoch=course.on_epoch, device=course.device, watched=course.watched,
+    )  # fmt: skip
     return model
 
 

@@ -23,7 +23,8 @@ from export.model.weights import fill, load_backbone, read_checkpoint
 from export.training.train import Schedule, vit_layer
 
 USF_MAE, VIT_RANDOM, DENSENET = SYSTEMS = ("usf-mae", "vit-random", "densenet169")
-RANDOM = "random"
+BASELINES = (DENSENET,)  # systems that a recipe's teacher is compared with
+RANDOM = "random"  # in place of a checkpoint's path
 VIT_B = {"patch": 16, "width": 768, "depth": 12, "heads": 12, "layer_scale": False}  # USF-MAE's encoder
 HEAD_WIDTH = 64  # of the ViT papers; a checkpoint does not say its number of heads
 HEADS_OF_HUGE = 16  # ViT-H, 1280 wide, is the exception

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
@@ -23,6 +24,7 @@ from export.model.heads import BY_SOURCE, HYGROMA, LABEL, PLANE, THICKNESS, Head
 from export.model.vit import HygromaViT, ViTOutputs, normalise
 from export.training.augment import augment, map_target
 from export.training.precision import CPU, autocast, record
+from export.training.watched import Watched, best_epoch, require_best
 
 log = logging.getLogger("hygroma.train")
 
@@ -295,6 +297,7 @@ def fit(
     on_epoch: Callable[[int, float], None] = lambda epoch, value: None,
     faster: bool = True,
     device: torch.device = CPU,
+    watched: Watched | None = None,
 ) -> None:
     """Train `model` in place on the bank's entries `keep` and their labels, as `fit_batches` does. A teacher that `loss` asks
     must be on `device`."""
@@ -309,7 +312,7 @@ def fit(
         return label_loss(out, batch, model.config.others) if loss is None else loss(out, batch, x)
 
     steps = len(draw_epoch(bank, keep, np.random.default_rng(0))) // schedule.batch
-    fit_batches(model, steps, epoch_of, value_of, schedule, checkpoint, on_epoch, faster, device)
+    fit_batches(model, steps, epoch_of, value_of, schedule, checkpoint, on_epoch, faster, device, watched)
 
 
 def fit_batches(
@@ -322,22 +325,26 @@ def fit_batches(
     on_epoch: Callable[[int, float], None] = lambda epoch, value: None,
     faster: bool = True,
     device: torch.device = CPU,
+    watched: Watched | None = None,
 ) -> None:
     """Train `model` in place on the batches of `epoch_of(epoch)`, `steps` of them, so that `value_of(batch)` becomes small. A
     checkpoint after every epoch; a rerun goes on from it. faster: products in bfloat16 where that is faster
     (`export.training.precision`). device: where it trains. The model comes back to the CPU, and a checkpoint's tensors are on
-    it, so that any device goes on from any other's."""
+    it, so that any device goes on from any other's. watched: what tells when to stop; the model then comes back with the weights
+    of the best epoch."""
     model.to(device)
     optimiser = torch.optim.AdamW(parameter_groups(model, schedule), lr=schedule.lr)  # type: ignore[arg-type]
-    epoch = 0
+    epoch, losses, best = 0, list[float](), None
     if checkpoint.is_file():
         with intact(checkpoint):
             saved = torch.load(checkpoint, map_location=CPU, weights_only=True)
             model.load_state_dict(saved["model"])
             optimiser.load_state_dict(saved["optimiser"])
             epoch = saved["epoch"]
+            if watched is not None:
+                losses, best = saved["losses"], saved["best"]
     model.train()
-    while epoch < schedule.epochs:
+    while epoch < schedule.epochs and not (watched is not None and watched.ended(losses)):
         if faster:
             record(checkpoint, device)
         started, total = time.monotonic(), 0.0
@@ -361,11 +368,19 @@ def fit_batches(
             total / steps,
             time.monotonic() - started,
         )
+        state = _on_cpu({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch})
+        if watched is not None:
+            losses.append(watched.loss(model, device))
+            log.info("%s epoch %d watched loss %.4f", checkpoint.stem, epoch, losses[-1])
+            if best_epoch(losses) == epoch:
+                best = copy.deepcopy(state["model"])  # on the CPU they are the very tensors that train
+            state |= {"losses": losses, "best": best}
         partial = checkpoint.with_suffix(".partial")
-        state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch}
-        torch.save(_on_cpu(state), partial)
+        torch.save(state, partial)
         partial.replace(checkpoint)
         on_epoch(epoch, total / steps)
+    if watched is not None:
+        model.load_state_dict(require_best(best, checkpoint))
     model.to(CPU).eval()
 
 
