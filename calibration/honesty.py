@@ -21,6 +21,8 @@ import numpy as np
 
 from calibration.bank import MAX_SEPTA
 from calibration.intervals import patient_interval
+from calibration.dataset import FOLDS, LabelledImage
+from calibration.images import read_grey
 from calibration.lesion import (
     CALIPERED,
     LESION_MM,
@@ -33,7 +35,6 @@ from calibration.lesion import (
     paint_out_calipers,
     traced_box,
 )
-from calibration.stills import FOLDS, Still, editable, read_grey
 from edge.errors import InputError
 from edge.screen.preprocess import Preprocessing, letterbox
 
@@ -92,14 +93,14 @@ class Specimens:
 
 
 def make_specimens(
-    stills: Sequence[Still], count: int, seed: int, on_step: Callable[[int, int], None] = lambda done, total: None
+    stills: Sequence[LabelledImage], count: int, seed: int, on_step: Callable[[int, int], None] = lambda done, total: None
 ) -> Specimens:
     """Edits of `count` stills with an annotated translucency, drawn at random. Deterministic from `seed`. InputError when
     there are too few."""
-    able = editable(stills)
+    able = [still for still in stills if still.editable]
     if min(len(able), count) < 2 * MIN_EACH:
         raise InputError(
-            f"lesion checks: found {len(able)} stills with boxes of translucency and thalami, {count} asked for; "
+            f"lesion checks: found {len(able)} healthy standard planes with nt_box and thalami_box, {count} asked for; "
             f"need {2 * MIN_EACH}"
         )
     rng = np.random.default_rng(seed)
@@ -118,12 +119,12 @@ def make_specimens(
     return out
 
 
-def _anatomy(still: Still) -> NuchalAnatomy:
+def _anatomy(still: LabelledImage) -> NuchalAnatomy:
     assert still.anatomy is not None
     return still.anatomy
 
 
-def _edited(still: Still, grey: np.ndarray, own: float, mm: float, seed: list[int], septa: int = 0) -> Specimen:
+def _edited(still: LabelledImage, grey: np.ndarray, own: float, mm: float, seed: list[int], septa: int = 0) -> Specimen:
     """The translucency is traced again in the annotated box, grown or shrunk on the posterior side as it was itself."""
     anatomy = _anatomy(still)
     image, done = operate(grey, anatomy, mm, np.random.default_rng(seed), septa)

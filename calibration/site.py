@@ -11,7 +11,7 @@ import numpy as np
 from calibration.crops import read_crops
 from calibration.dataset import Dataset
 from calibration.leakage import assign_folds, check_folds, patient_groups, same_images
-from calibration.stills import FOLDS
+from calibration.dataset import FOLDS
 from edge.errors import InputError
 from edge.records import Signal
 

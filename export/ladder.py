@@ -44,7 +44,7 @@ from export.report.gate import gate
 from export.stages.crops import REFIT, run_name
 from export.stages.evidence import probabilities
 from export.stages.graphs import float_model
-from export.stamps import Stamps
+from export.stamps import used
 from export.training.train import predict
 
 log = logging.getLogger("hygroma.ladder")
@@ -122,12 +122,12 @@ def link(job: RungJob) -> None:
     """The rung's work folder, with links to what it shares with `work`."""
     work = Path(job.recipe.work)
     work.mkdir(parents=True, exist_ok=True)
-    own, used = is_own(job), Stamps(job.base).used
+    own = is_own(job)
     for stage in STUDENT:
         if (work / stage).is_symlink() and not own:  # it was the recipe's own before
             (work / stage).unlink()
     for stage in (*SHARED, *STUDENT) if own else SHARED:
-        if used(stage) and not (work / stage).exists():
+        if used(job.base, stage) and not (work / stage).exists():
             remove(work / stage)  # a link to nothing
             (work / stage).symlink_to(Path("../..") / stage, target_is_directory=True)
 
@@ -158,8 +158,8 @@ def run_rung(job: RungJob, progress: Progress = lambda what, done, total: None) 
 
 
 def judge(job: RungJob, pipeline: Pipeline) -> tuple[dict[str, Any], onnx.ModelProto]:
-    """A rung's row and INT8 graph. The conversion's gate is judged on the validation split, at the threshold that the float
-    student has on its held-out fold: neither trained it."""
+    """A rung's row and INT8 graph. The conversion's gate is judged on what is held out for good, where there is anything, at the
+    threshold that the float student has on its held-out fold: neither trained it."""
     recipe, fold = job.recipe, job.fold
     config, threads, bank = recipe.student_config, recipe.threads, pipeline.bank()
     student = pipeline.student(fold)
@@ -169,7 +169,9 @@ def judge(job: RungJob, pipeline: Pipeline) -> tuple[dict[str, Any], onnx.ModelP
     crops = pipeline.crops.of(index)
     part = {k: v for k, v in shared.items() if k == "index" or k.startswith("teacher_")}
     part |= probabilities("student", predict(student, crops))
-    threshold = shipped_threshold(held_out(name, bank, {name: part}), "student", HYGROMA)
+    heads = [head for head in pipeline.judged_heads if head.name in (HYGROMA.name, PLANE.name)]
+    decides = next(head for head in heads if head.name == HYGROMA.name)
+    threshold = shipped_threshold(held_out(name, bank, {name: part}), "student", decides)
 
     gated = pipeline.crops.labelled(REFIT)
     before = sigmoid(predict(student, gated.crops[:, 0])["hygroma"])
@@ -190,21 +192,23 @@ def judge(job: RungJob, pipeline: Pipeline) -> tuple[dict[str, Any], onnx.ModelP
         "student": asdict(recipe.student),
         **size(config),
         "fold": fold,
-        "teacher": evidence(data, "teacher"),
-        "fp32": evidence(data, "student"),
-        "evidence": evidence(data, "qdq"),
-        "agreement": {head.name: agreement(data, head) for head in HEADS},
+        "teacher": evidence(data, "teacher", heads),
+        "fp32": evidence(data, "student", heads),
+        "evidence": evidence(data, "qdq", heads),
+        "agreement": {head.name: agreement(data, head) for head in reversed(heads)},  # of a name the first, which decides
         "conversion": _conversion(converted),
     }
     return row, converted.model
 
 
-def evidence(data: HeldOut, form: str) -> dict[str, dict[str, Any]]:
-    """Each kind of evidence: its figure with the 95 % interval, and n. `lesions` and `planes`: areas under the ROC curve;
+def evidence(data: HeldOut, form: str, heads: Sequence[Head] = HEADS) -> dict[str, dict[str, Any]]:
+    """Each kind of evidence: its figure with the 95 % interval, and n. `hygromas` (real ones), `lesions` and `planes`: areas under
+    the ROC curve of `heads`;
     `thickness` and `increased`: see report/evidence.py; "..., cleaned": the same with the calipers painted out. A kind that
     the fold has no images for is left out."""
     out: dict[str, dict[str, Any]] = {}
-    for kind, head in (("lesions", HYGROMA), ("planes", PLANE)):
+    for head in heads:
+        kind = "planes" if head.name == PLANE.name else "hygromas" if head.real_positives else "lesions"
         keep = data.known(head)
         labels = data.labels(head)[keep]
         if 0 < labels.sum() < len(labels):

@@ -1,19 +1,21 @@
 """The stages from data to bundle, in order. Each leaves files in the recipe's `work` folder, under a stamp of the keys that
 decide them (export/stamps.py), and is skipped when they are there. What a stage does is export/stages'.
 
-bank      crops with labels: real stills, shams, simulated lesions, other anatomy, phantom frames
+bank      crops with labels: real stills, shams, simulated lesions, other anatomy, phantom frames; what a given bundle says of the
+          stills in place of labels that the data lack
 train     one teacher a fold, and one on everything
 distill   one student from each teacher: the teacher of a fold has never seen that fold. First, where the recipe asks for it, on
           frames without labels, then on labels and what the teacher says
 quantize  float graph -> INT8 graph, a fold and a refit each
 validate  held-out predictions of every form, the report
-bundle    the refit, gated on the `validation` split, with decision parameters fitted on phantom exams
+bundle    the refit, gated on the images held out for good where there are any, with decision parameters fitted on phantom exams
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from calibration.bank import BANK_SIZE, Bank, build_bank
-from calibration.stills import all_pictures, assign_folds, check_data, load_stills
-from edge.bundle.manifest import GateResult, Provenance
+from edge.bundle.manifest import GateResult, OperatingPoint, Provenance
 from edge.engines.selftest import infer_all
 from edge.screen.preprocess import Preprocessing
 from export.atomic import Form, remove, writable
@@ -33,22 +34,21 @@ from export.bundle import require_canonical
 from export.int8.log_odds_shift import ShiftCrops, quantize_shifted, read_shifts
 from export.int8.qat import finetune
 from export.int8.quantize import Choice
-from export.model.heads import HYGROMA
+from export.model.heads import HYGROMA, Head
 from export.model.torch_runner import TorchRunner
 from export.model.vit import HygromaViT
-from export.model.weights import load_backbone
 from export.phantoms import BANK, Progress, phantom_bank
 from export.recipe import Recipe
 from export.report.engine_gate import StoredCrops, save_crops
-from export.report.evidence import HeldOut, evaluation_sets, held_out, operating_point, shipped_threshold
-from export.report.other_anatomy import SOURCES
+from export.report.evidence import HeldOut, evaluation_sets, held_out, judged_heads, operating_point, shipped_threshold
 from export.report.provenance import provenance
 from export.report.records import Checked, Report
 from export.report.sensitivity import Measured, Study, study
 from export.report.validate import EvaluationSet, write_report
 from export.stages import bundle as bundling
-from export.stages import evidence, graphs, weights
+from export.stages import evidence, given, graphs, weights
 from export.stages.crops import REFIT, Crops, run_name
+from export.stages.data import Data, grouped, lacks, open_data, require_learnable
 from export.stages.evidence import ARRAYS
 from export.stages.graphs import GRAPH
 from export.stages.weights import WEIGHTS, Course
@@ -56,12 +56,14 @@ from export.stamps import Stamps
 from export.training.finetune import open_device
 from export.training.frames import decode_frames, find_frames
 from export.training.precision import CPU, record, recorded
+from export.training.systems import RANDOM
 from export.training.train import Schedule
+from export.training.watched import Watched, set_aside
 
 log = logging.getLogger("hygroma.export")
 
 STAGES = {  # stage -> its folders under `work` that go on from one call to the next
-    "bank": ("bank", "bank_phantom", "frames"),
+    "bank": ("bank", "bank_phantom", "given", "frames"),
     "train": ("teacher",),
     "distill": ("unlabelled", "student", "heads"),
     "quantize": ("qat", "qdq", "qdq_teacher"),
@@ -80,7 +82,7 @@ class Pipeline:
     def __init__(self, recipe: Recipe, progress: Progress = lambda what, done, total: None, device: str = "cpu"):
         self.device = open_device(device)
         self.recipe, self.progress = recipe, progress
-        self.work, self.data, self.stamps = Path(recipe.work), Path(recipe.data), Stamps(recipe)
+        self.work, self.stamps = Path(recipe.work), Stamps(recipe, lambda: self.data)
         torch.set_num_threads(recipe.threads)
         threadpool_limits(recipe.threads, "blas")  # the heads' fits too: other threads sum in another order
         self.heads = recipe.student_config.answers
@@ -101,12 +103,15 @@ class Pipeline:
             make[stage]()
 
     def check(self, until: str) -> list[str]:
-        """The stages up to and including `until`, in order; ConfigError or InputError where one of them cannot work."""
+        """The stages up to and including `until`, in order; ConfigError or InputError where one of them cannot work. What the data
+        lack, and what that costs, is logged."""
         writable(self.work)
-        self.stamps.keys("student")  # the data, the checkpoint to start from and a site's frames are there
-        check_data(self.data, SOURCES)
+        require_learnable(self.data, self.recipe)
+        self.stamps.keys("student")  # the data, the checkpoint to start from, a given bundle and a site's frames are there
+        if self.recipe.given:
+            given.open_given(self.recipe.given)
         with torch.random.fork_rng(devices=[]):  # and the checkpoint fits: said now, not after minutes of edits
-            load_backbone(HygromaViT(self.recipe.teacher_config), Path(self.recipe.teacher.init))
+            weights.at_start(self.recipe.teacher_config, self.recipe.teacher.init, self.recipe.seed)
         stages = list(STAGES)[: list(STAGES).index(until) + 1]
         for stage in stages:
             for folder in STAGES[stage]:
@@ -114,6 +119,8 @@ class Pipeline:
                     self.stamps.check(folder)
         if until == "bundle":
             self.stamps.differences("bundle")  # refuses one without a stamp
+        for sentence in lacks(self.data, self.recipe):
+            log.warning("%s", sentence)
         return stages
 
     def train(self) -> None:
@@ -132,6 +139,11 @@ class Pipeline:
     # -- data
 
     @cached_property
+    def data(self) -> Data:
+        """What the recipe's data sets hold. InputError names what does not fit."""
+        return open_data(self.recipe)
+
+    @cached_property
     def crops(self) -> Crops:
         """Real stills and what was made of them, then phantoms. InputError when a run could not fill one batch from it."""
         recipe, phantom = self.recipe, self.recipe.phantom
@@ -139,18 +151,36 @@ class Pipeline:
         extra = self.stamps.kept_whole(
             "bank_phantom", BANK, lambda: phantom_bank(phantom.training_frames, self.progress)
         )
-        bank = real.extended(extra.crops, extra.entries)
-        crops = Crops(bank, self.data, Preprocessing(size=recipe.student_config.image), recipe.seed)
+        bank = self._with_given(real.extended(extra.crops, extra.entries))
+        crops = self._crops_of(bank)
         frames = len(self.frames())
         crops.require_batches(self.runs, recipe.batch, frames if recipe.unlabelled.epochs else None)
         return crops
+
+    def _crops_of(self, bank: Bank) -> Crops:
+        return Crops(bank, self.data.stills, Preprocessing(size=self.recipe.student_config.image), self.recipe.seed)
 
     def bank(self) -> Bank:
         return self.crops.bank
 
     def _real_bank(self) -> Bank:
-        stills, seed = load_stills(self.data, [head.column for head in self.recipe.heads]), self.recipe.seed
-        return build_bank(self.data, stills, assign_folds(stills, seed), seed, partial(self.progress, "bank: stills"))
+        data, recipe = self.data, self.recipe
+        groups, folds = grouped(data, recipe.seed, partial(self.progress, "bank: copies"))
+        columns = [head.column for head in recipe.heads]
+        return build_bank(
+            data.stills, groups, folds, data.elsewhere, recipe.seed, partial(self.progress, "bank: stills"), recipe.lesions, columns
+        )
+
+    def _with_given(self, bank: Bank) -> Bank:
+        """The bank with what the given bundle says where the data have no labels."""
+        planes, boxes = self.data.planes, self.data.boxes
+        if not self.recipe.given or planes and boxes:
+            return bank
+
+        def said() -> dict[str, np.ndarray]:
+            return given.asked(given.open_given(self.recipe.given), self._crops_of(bank), self.recipe.threads, self.progress)
+
+        return given.filled(bank, self.stamps.kept("given", "said.npz", ARRAYS, said), planes, boxes)
 
     def frames(self) -> np.ndarray:
         """The site's unlabelled frames, uint8 [N,BANK_SIZE,BANK_SIZE]; none where the recipe names no folder."""
@@ -158,7 +188,7 @@ class Pipeline:
             return np.empty((0, BANK_SIZE, BANK_SIZE), np.uint8)
 
         def write(found: list[Path], path: Path) -> None:
-            decode_frames(found, BANK_SIZE, path, self.progress, all_pictures(self.data))
+            decode_frames(found, BANK_SIZE, path, self.progress, self.data.pictures)
 
         form: Form[Any] = Form(write, lambda path: np.asarray(np.load(path, mmap_mode="r")))
         return self.stamps.kept("frames", "frames.npy", form, lambda: find_frames(Path(self.recipe.unlabelled.frames)))
@@ -167,10 +197,14 @@ class Pipeline:
 
     def teacher(self, run: int) -> HygromaViT:
         """The teacher of a run, trained if it is not there yet, its plane head fitted again at the end."""
-        bank, taught = self.bank(), self.crops.taught(run)
+        bank, taught, patience = self.bank(), self.crops.taught(run), self.recipe.teacher.patience
         course = self._course("teacher", run, self.recipe.teacher_schedule(run))
-        init = Path(self.recipe.teacher.init)
-        model = weights.taught_teacher(bank, taught, self.recipe.teacher_config, init, course)
+        if patience:
+            taught, aside = set_aside(bank, taught, self.recipe.seed)
+            crops = self.crops.of(aside, Preprocessing(size=self.recipe.teacher_config.image))
+            labels = np.array([int(bank.entries[i].hygroma) for i in aside])
+            course = replace(course, watched=Watched(crops, labels, patience))
+        model = weights.taught_teacher(bank, taught, self.recipe.teacher_config, self.recipe.teacher.init, course)
         plane = self.stamps.kept(
             "teacher", f"{run_name(run)}.plane.pt", WEIGHTS,
             lambda: weights.plane_again(model, bank, taught, course.schedule.seed),
@@ -252,7 +286,8 @@ class Pipeline:
         """The refit's teacher in INT8, as its student is converted, and its gate on the validation split at the teacher's own
         threshold -> (the graph's file, the gate's result). No bundle holds it: it is for hosts that have room for it."""
         path, teacher = self.stamps.claim("qdq_teacher") / f"{run_name(REFIT)}.onnx", self.teacher(REFIT)
-        threshold = shipped_threshold(self._folds(), "teacher", HYGROMA)
+        decides = next(head for head in self.judged_heads if head.name == HYGROMA.name)
+        threshold = shipped_threshold(self._folds(), "teacher", decides)
         converted = graphs.converted_teacher(teacher, self.crops, threshold, self.recipe.threads)
         require_canonical(path, converted.model, teacher.config, converted.kept_float)
         GRAPH.leave(converted.model, path)
@@ -271,29 +306,49 @@ class Pipeline:
         return self.stamps.kept("predictions", f"{run_name(run)}.npz", ARRAYS, predicted)
 
     def _folds(self) -> HeldOut:
-        return held_out("folds", self.bank(), {f"fold {f}": self.predictions(f) for f in self.recipe.folds}, self.heads)
+        return self._held_out("folds", {f"fold {fold}": fold for fold in self.recipe.folds})
 
-    def _validation(self) -> HeldOut:
-        return held_out("validation", self.bank(), {"validation": self.predictions(REFIT)}, self.heads)
+    def _validation(self) -> HeldOut | None:
+        """None where the data hold nothing out for good."""
+        return self._held_out("validation", {"validation": REFIT}) if self.crops.holdout else None
+
+    def _held_out(self, name: str, runs: Mapping[str, int]) -> HeldOut:
+        return held_out(name, self.bank(), {part: self.predictions(run) for part, run in runs.items()}, self.heads)
+
+    @property
+    def _explained(self) -> int:
+        """The run whose student the report explains, on images that it never saw: the refit, or the first fold's."""
+        return REFIT if self.crops.holdout else self.recipe.folds[0]
+
+    @cached_property
+    def judged_heads(self) -> list[Head]:
+        """The heads as they are judged, what decides first."""
+        return judged_heads(self.bank(), self.heads)
 
     def evaluation_sets(self) -> list[EvaluationSet]:
-        """Held-out evidence: simulated lesions and real planes, out of fold and on the validation split."""
-        return evaluation_sets(self._folds(), self._validation(), self.heads)
+        """Held-out evidence, out of fold and on what is held out for good."""
+        return evaluation_sets(self._folds(), self._validation(), self.judged_heads)
+
+    def _operating_point(self) -> OperatingPoint:
+        return operating_point(self._folds(), self.judged_heads)
 
     def validate(self) -> Report:
         """The report; also written to `work`/report as JSON and HTML."""
         self.progress("validate", 0, 1)
-        folds, validation = self._folds(), self._validation()
-        student, names = self.student(REFIT), [run_name(run) for run in self.runs]
-        crops = self.crops.of(self.predictions(REFIT)["index"][np.concatenate(evidence.explained(validation))])
+        folds, validation, run = self._folds(), self._validation(), self._explained
+        shown = validation or self._held_out("folds", {f"fold {run}": run})
+        student, names = self.student(run), [run_name(own) for own in self.runs]
+        crops = self.crops.of(self.predictions(run)["index"][np.concatenate(evidence.explained(shown))])
         cams = self.stamps.kept("predictions", "score_cam.npz", ARRAYS, lambda: evidence.cams(student, crops))["cams"]
+        splits = [folds] if validation is None else [folds, validation]
         report = evidence.gather(
             self.recipe,
             self.evaluation_sets(),
+            self.judged_heads,
             folds,
             validation,
-            evidence.saliency(folds, validation, crops, cams, student),
-            evidence.called_assessable(self._other_anatomy(), operating_point(folds).plane_threshold),
+            evidence.saliency(splits, shown, crops, cams, student),
+            evidence.called_assessable(self._other_anatomy(), self._operating_point().plane_threshold),
             self.honesty(),
             read_shifts(self.stamps.folder("qdq"), self.stamps.folder("heads"), names),
             self.provenance(),
@@ -303,25 +358,29 @@ class Pipeline:
         return report
 
     def _other_anatomy(self) -> dict[str, np.ndarray]:
+        run = self._explained
+
         def judged() -> dict[str, np.ndarray]:
-            return evidence.other_anatomy(self.crops, self.qdq(REFIT), self.recipe.threads, self.progress)
+            return evidence.other_anatomy(
+                self.crops, run, self.data.other_anatomy, self.qdq(run), self.recipe.threads, self.progress
+            )
 
         return self.stamps.kept("predictions", "unfamiliar.npz", ARRAYS, judged)
 
     def honesty(self) -> list[Checked]:
         """Whether the edits give themselves away: the checks of calibration/honesty.py, as `hygroma lesions` makes them. Empty
-        where the data holds too few stills to tell."""
+        where none is drawn, or into too few stills to tell."""
         self.stamps.claim("honesty")
-        count = evidence.checked_stills(self.data)
+        count = evidence.checked_stills(self.data.stills) if self.recipe.lesions else 0
         if not count:
             return []
-        init = Path(self.recipe.teacher.init)
-        make = partial(evidence.lesion_checks, self.data, count, self.recipe.seed, init, self.progress)
+        init = None if self.recipe.teacher.init == RANDOM else Path(self.recipe.teacher.init)
+        make = partial(evidence.lesion_checks, self.data.stills, count, self.recipe.seed, init, self.progress)
         return self.stamps.kept("honesty", "lesions.json", evidence.CHECKS, make)
 
     def threshold(self) -> float:
         """The hygroma head's operating point, a probability."""
-        return operating_point(self._folds()).hygroma_threshold
+        return self._operating_point().hygroma_threshold
 
     def study(self, run: int, most: int) -> Study:
         """What INT8 costs a run's student, layer by layer, on at most `most` images that it never saw: of its fold, or of the
@@ -338,7 +397,7 @@ class Pipeline:
 
     def provenance(self) -> Provenance:
         precisions = {stage: recorded(self.stamps.folder(stage) / f"{run_name(REFIT)}.pt") for stage in TRAINED}
-        return provenance(self.recipe, self.bank(), len(self.frames()), precisions)
+        return provenance(self.recipe, self.data, self.bank(), len(self.frames()), precisions)
 
     def save_gate_crops(self, path: Path) -> None:
         """Write what `hygroma validate --engine` compares an engine on: the gate's crops and PyTorch's answers. It holds
@@ -359,7 +418,7 @@ class Pipeline:
         if changed:
             log.info("%s: made again, since the recipe changed: %s", path, "; ".join(changed))
         report = self.validate()
-        reasons = bundling.out_of_fold(report, self.heads, accept_failing_gate)
+        reasons = bundling.out_of_fold(report, self.judged_heads, accept_failing_gate)
         draft, made, old = (self.work / name for name in ("draft", "bundle.made", "bundle.old"))
         for unfinished in (draft, made, old):
             remove(unfinished)
@@ -368,6 +427,7 @@ class Pipeline:
             graphs.float_model(self.student(REFIT), self.crops, REFIT, recipe.threads),
             self.crops,
             self._folds(),
+            self.judged_heads,
             self.provenance(),
             bundling.tables(report),
             partial(self._finetuned, REFIT),

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import edge
-from calibration.table import read_table
+from edge.bundle.manifest import MANIFEST_FILE
 from edge.errors import ConfigError, InputError
 from export.atomic import PARTIAL, Form, appearing, kept, sha256_of
-from export.recipe import Recipe
+from export.recipe import SHIPPED, Recipe
+from export.stages.data import Data
 from export.training.frames import contents_of, find_frames
 from export.training.systems import RANDOM
 
@@ -27,8 +28,9 @@ T = TypeVar("T")
 STAMP = "recipe.json"
 # Raise a stage's number when its code would make something else of the same recipe: what the older code made is refused then.
 VERSIONS = {
-    "bank": 4,
+    "bank": 5,
     "bank_phantom": 4,
+    "given": 1,
     "frames": 1,
     "teacher": 5,
     "unlabelled": 1,
@@ -48,8 +50,9 @@ VERSIONS = {
 NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys too
     "bank": (),
     "bank_phantom": (),
+    "given": ("bank",),
     "frames": (),
-    "teacher": ("bank",),
+    "teacher": ("bank", "given"),
     "unlabelled": ("teacher", "frames"),
     "student": ("teacher", "bank_phantom", "unlabelled"),
     "heads": ("student",),
@@ -67,8 +70,9 @@ NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys 
 # stage -> its own keys of the recipe; "x." stands for every key under x. What fine-tuning with rounding is like is a key only of
 # what it makes.
 KEYS: dict[str, tuple[str, ...]] = {
-    "bank": ("data", "seed", "heads if any"),
+    "bank": ("data", "lesions", "seed", "heads if any"),
     "bank_phantom": ("phantom.training_frames",),
+    "given": ("given",),
     "frames": ("unlabelled.frames",),
     "teacher": ("image", "batch", "tap", "teacher."),
     "unlabelled": ("student.blocks", "student.image", "student.width", "student.heads", "student.layer_decay",
@@ -87,16 +91,15 @@ KEYS: dict[str, tuple[str, ...]] = {
     "bundle": ("name", "version", "folds", "qat. unless never", "phantom.", "teacher.init's name", "hygroma-edge"),
 }
 UNSAID = ("student.image", "student.width", "student.heads", "teacher.patience")  # when 0, no stamp has them
-BANK_SOURCES = ("fetus_framework", "hc18")  # of the data's manifest.csv: what the bank is made of
 CODE = "code of "  # before a stage's name: the key that holds its number in VERSIONS
-DIGITS = 16  # hex digits of a SHA-256 that a stamp keeps, as many as the data's manifest.csv
+DIGITS = 16  # hex digits of a SHA-256 that a stamp keeps
 
 
 class Stamps:
-    """The stamps of one recipe's work folder."""
+    """The stamps of one recipe's work folder. data: the recipe's, opened."""
 
-    def __init__(self, recipe: Recipe):
-        self.recipe, self.work = recipe, Path(recipe.work)
+    def __init__(self, recipe: Recipe, data: Callable[[], Data]):
+        self.recipe, self.work, self.data = recipe, Path(recipe.work), data
         self._hashed: dict[str, str] = {}
 
     def folder(self, stage: str) -> Path:
@@ -107,13 +110,7 @@ class Stamps:
         return self.work / f"bundle.{STAMP}" if stage == "bundle" else self.folder(stage) / STAMP
 
     def used(self, stage: str) -> bool:
-        """Whether the recipe asks for what `stage` makes."""
-        wanted = {
-            "unlabelled": self.recipe.unlabelled.epochs,
-            "frames": self.recipe.unlabelled.frames,
-            "baseline": self.recipe.baseline.system,
-        }
-        return bool(wanted.get(stage, True))
+        return used(self.recipe, stage)
 
     def keys(self, stage: str) -> dict[str, Any]:
         """Everything that decides what `stage` makes, as JSON values, its code's version included. InputError when the
@@ -218,6 +215,8 @@ class Stamps:
             return {key: self._start_of(key.partition(".")[0])}
         if key == "unlabelled.frames":
             return {key: self._frames}
+        if key == "given":
+            return {key: self._given}
         value: Any = self.recipe
         for name in key.split("."):
             value = getattr(value, name)
@@ -225,19 +224,19 @@ class Stamps:
 
     @cached_property
     def _data(self) -> str:
-        """The rows of the data's tables that the bank is made from; they hold the SHA-256 of every image."""
-        data = Path(self.recipe.data)
-        digest = hashlib.sha256()
-        for name in ("manifest.csv", "ultrasound/nt_structures.csv", "ultrasound/nt_weak_flags.csv"):
-            rows = read_table(
-                data / name,
-                fix="`data` in the recipe must name a folder laid out as docs/data.md describes (a folder per class is what "
-                "`hygroma crossval` reads)",
-            ).rows
-            for row in rows:
-                if row.cells.get("source", BANK_SOURCES[0]) in BANK_SOURCES:
-                    digest.update(json.dumps(row.cells, sort_keys=True).encode())
-        return f"SHA-256 {digest.hexdigest()[:DIGITS]}"
+        """What the tables say, and every image that a bank is made of."""
+        return f"SHA-256 {self.data().digest([head.column for head in self.recipe.heads])[:DIGITS]}"
+
+    @cached_property
+    def _given(self) -> str:
+        """The given bundle, by its manifest, which holds the SHA-256 of its files."""
+        if self.recipe.given == SHIPPED:
+            return SHIPPED
+        path = Path(self.recipe.given)
+        manifest = path / MANIFEST_FILE if path.is_dir() else path
+        if not manifest.is_file():
+            raise InputError(f"{path}: no such bundle; set `given` in the recipe to a bundle's folder or .tar, or to {SHIPPED!r}")
+        return f"SHA-256 {sha256_of(manifest)[:DIGITS]}"
 
     def _start_of(self, part: str) -> str:
         """What the teacher, or the baseline, starts from."""
@@ -256,6 +255,17 @@ class Stamps:
         """What the folder of unlabelled frames holds."""
         folder = Path(self.recipe.unlabelled.frames)
         return f"SHA-256 {contents_of(find_frames(folder), folder)[:DIGITS]}"
+
+
+def used(recipe: Recipe, stage: str) -> bool:
+    """Whether a recipe asks for what `stage` makes."""
+    wanted = {
+        "given": recipe.given,
+        "unlabelled": recipe.unlabelled.epochs,
+        "frames": recipe.unlabelled.frames,
+        "baseline": recipe.baseline.system,
+    }
+    return bool(wanted.get(stage, True))
 
 
 def _says(key: str) -> str:

@@ -7,28 +7,33 @@ from pathlib import Path
 from typing import Any
 
 import edge
-from calibration.stills import FOLDS
+from calibration.dataset import FOLDS
 from edge.bundle.manifest import OperatingPoint
 from export.recipe import Recipe
 from export.report.evidence import PLANES_KEPT, SPECIFICITY
 from export.report.records import Design
 
-PLACES = ("data", "work")  # keys of the recipe that say where things lie, not what is made
+PLACES = ("data", "given", "work")  # keys of the recipe that say where things lie, not what is made
 
 
-def design(recipe: Recipe, point: OperatingPoint) -> Design:
+def design(recipe: Recipe, point: OperatingPoint, holdout: bool, on_real: bool, planes: bool) -> Design:
     """The report's part, as JSON values. partition, thresholds, model, code: sentences; settings: key of the recipe, in dots,
-    -> value, with those of its schedules that no key decides."""
+    -> value, with those of its schedules that no key decides. holdout: whether images are held out for good; on_real: whether the
+    hygroma head's operating point stands on real positives; planes: whether images are labelled by plane."""
     c = recipe.student_config
+    kept_apart = "The held-out split is in no fold." if holdout else "No image is held out of all folds."
+    judged_at = "The held-out split is judged at those above. " if holdout else ""
+    positives = "images with a real finding" if on_real else "simulated lesions, shams and untouched stills"
+    of_planes = f"which {PLANES_KEPT:.0%} of the held-out standard planes reach" if planes else "since no image is labelled by plane"
     return {
-        "partition": f"The training stills are put into {FOLDS} folds by patient, stratified by plane: every still of a patient, "
-        "and all that was made of it, is in one fold, and byte-equal stills count as one patient's. Held out in turn: folds "
-        f"{', '.join(map(str, recipe.folds))}. The validation split is in no fold.",
+        "partition": f"The training stills are put into {FOLDS} folds by patient, stratified by finding and plane where the data "
+        "set gives no folds: every still of a patient, and all that was made of it, is in one fold, and copies of a still count as one "
+        f"patient's. Held out in turn: folds {', '.join(map(str, recipe.folds))}. {kept_apart}",
         "thresholds": f"Operating point of the hygroma head: {point.hygroma_threshold:.3f}, the probability below which "
-        f"{SPECIFICITY:.0%} of the held-out negatives stay; of the plane head: {point.plane_threshold:.3f}, which "
-        f"{PLANES_KEPT:.0%} of the held-out standard planes reach; both of the float student, over all folds. Out of fold they "
-        "are cross-fitted: an image is judged at the threshold that the other folds' held-out predictions give. The validation "
-        "split is judged at those above. The INT8 form is judged at the float student's.",
+        f"{SPECIFICITY:.0%} of the held-out negatives stay, on {positives}; of the plane head: {point.plane_threshold:.3f}, "
+        f"{of_planes}; both of the float student, over all folds. Out of fold they "
+        "are cross-fitted: an image is judged at the threshold that the other folds' held-out predictions give. "
+        f"{judged_at}The INT8 form is judged at the float student's.",
         "model": f"In: a grey picture of {c.image} x {c.image} pixels, 8 bit. A vision transformer of {c.depth} blocks, "
         f"{c.width} wide, {c.heads} heads, patches of {c.patch} pixels. Out: the probability of a standard plane, that of a "
         f"hygroma, a nuchal map of {c.grid} x {c.grid} cells, and an embedding whose distance from the training images is held "

@@ -1,8 +1,4 @@
-"""Attribution of the public data and weights that this project's own models are made of, as provenance records.
-
-Read from the data sets' licence notes (SOURCES.md beside the data). A site that trains on its own images writes its
-own.
-"""
+"""Where a recipe's model comes from: its data sets with their attribution, its checkpoint, what was done, and what it cannot do."""
 
 from __future__ import annotations
 
@@ -11,10 +7,11 @@ from pathlib import Path
 
 import edge
 from calibration.bank import Bank
-from calibration.stills import FOLDS
+from calibration.dataset import FOLDS, HOLDOUT, Dataset
 from edge.bundle.manifest import DataSource, Provenance
 from export.atomic import sha256_of
-from export.recipe import Recipe, TeacherRecipe
+from export.recipe import SHIPPED, Recipe, TeacherRecipe
+from export.stages.data import Data, lacks
 from export.training.systems import RANDOM
 
 # vit_small_patch14_dinov2_224_fp16.safetensors: what is said below holds of this file alone, whatever its name
@@ -25,66 +22,44 @@ DINOV2_INITIALISATION = (
     "the machines this was built on."
 )
 
-NO_HYGROMA_LIMIT = (
-    "No image of a real cystic hygroma was used, in training or in testing: none could be had. What it finds are "
-    "thickened nuchal regions, drawn into real images or simulated outright. How it does on real hygromas is "
-    "unknown until a hospital measures it."
-)
 LESION_LIMIT = (
     "Figures on simulated lesions flatter: the edit may leave traces that no patient has, and only the "
     "thicknesses we drew are in them."
 )
 CUT_LIMIT = (
+    "How a still was cut out of its screen may tell planes apart. The plane head was fitted on stills cut anew too; how it ranks "
+    'those is in the table "planes, however they are cut".'
+)
+CUT_LIMIT_OF_OLD = (  # in bundles up to 0.6.2
     "Those stills were cut out of their screens, standard planes otherwise than others: their aspect alone tells them "
     "apart to some degree. The plane head was fitted on stills cut anew too; how it ranks those is in the table "
     '"planes, however they are cut".'
 )
-# What must be said of any model trained on the public images alone.
-PROTOTYPE_LIMITS = (
-    (
-        'It is a research prototype, not a medical device. It does not diagnose: it says "suspected nuchal collection: '
-        'refer".'
-    ),
-    NO_HYGROMA_LIMIT,
-    (
-        "The real nuchal views come from one hospital and its branch, most from one or two scanner makers, at 11 to "
-        "14 weeks. Other makes, presets and populations are untested."
-    ),
-    CUT_LIMIT,
-    LESION_LIMIT,
-    (
-        "It measures nothing in millimetres, and is no substitute for a nuchal translucency measurement by a trained "
-        "sonographer."
-    ),
+PROTOTYPE = 'It is a research prototype, not a medical device. It does not diagnose: it says "suspected nuchal collection: refer".'
+OF_EVERY_MODEL = (
+    "It measures nothing in millimetres, and is no substitute for a nuchal translucency measurement by a trained sonographer.",
     'A picture unlike the training images is meant to be called "not assessable"; that catches much, not all.',
     "No GPU engine is part of the bundle: engines are built and self-tested on the device.",
+    "The golden images are phantoms, since no image of the data may travel with the bundle.",
+    "The phantom's exams show that the device works end to end; they say nothing about patients.",
 )
+UNKNOWN_SOURCE = "images of whoever wrote the recipe"
+NOT_KNOWN = "not known here"
+READ_AS = "read as the device reads a still: greyscale, cut to the fan, downscaled"
 
-_CHANGES = "converted to greyscale, downscaled, re-encoded as JPEG, burned-in headers blacked"
 
-
-def fetus_framework(use: str, images: int, edited: bool = False) -> DataSource:
-    """First-trimester nuchal views. `edited`: nuchal translucencies were thickened in some of them (simulated
-    lesions)."""
+def data_set(found: Dataset, drawn: bool) -> DataSource:
+    """One of the recipe's data sets. drawn: whether simulated lesions were drawn into its healthy planes."""
+    images = [image for image in found.images if image.fold != HOLDOUT]
+    edited = drawn and any(image.editable for image in images)
+    use = "negatives of the plane head" if found.elsewhere else "all heads"
     return DataSource(
-        name="Dataset for Fetus Framework",
-        use=use,
-        images=images,
-        licence="CC BY 4.0",
-        citation='Cui C, Dong F (2022), "Dataset for Fetus Framework", Mendeley Data V1, doi:10.17632/n2rbrb9t4f.1',
-        changes=_CHANGES + ("; nuchal translucencies thickened, with sham-edited controls" if edited else ""),
-    )
-
-
-def hc18(use: str, images: int) -> DataSource:
-    """Axial fetal heads: views that are not assessable."""
-    return DataSource(
-        name="HC18",
-        use=use,
-        images=images,
-        licence="CC BY 4.0",
-        citation="van den Heuvel TLA et al. (2018), PLoS ONE 13(8):e0200412; Zenodo doi:10.5281/zenodo.1327317",
-        changes=_CHANGES,
+        name=UNKNOWN_SOURCE,
+        use=use + ("; simulated lesions and shams" if edited else ""),
+        images=len(images),
+        licence=NOT_KNOWN,
+        citation=NOT_KNOWN,
+        changes=READ_AS + ("; nuchal translucencies thickened, with sham-edited controls" if edited else ""),
     )
 
 
@@ -113,35 +88,53 @@ def site_frames(images: int) -> DataSource:
 
 
 def provenance(
-    recipe: Recipe, bank: Bank, frames: int = 0, precisions: Mapping[str, Sequence[str]] | None = None
+    recipe: Recipe, data: Data, bank: Bank, frames: int = 0, precisions: Mapping[str, Sequence[str]] | None = None
 ) -> Provenance:
     """Where a recipe's model comes from. frames: how many of a site's own it was shown without labels; precisions:
     what each stage's products were computed in. `quantisation` is left to `assemble_bundle`, which knows what was done."""
-    stills = len(bank.where(lambda e: e.source == "real" and e.fold >= 0))
-    lesions = len(bank.where(lambda e: e.source in ("lesion", "sham") and e.fold >= 0))
+    drawn = len(bank.where(lambda e: e.source in ("lesion", "sham") and e.fold >= 0))
+    elsewhere = len(bank.where(lambda e: e.source == "elsewhere"))
+    phantoms = len(bank.where(lambda e: e.source == "phantom"))
     t, st = recipe.teacher, recipe.student
+    shown = "real stills"
+    shown += f", {drawn} simulated lesions and shams made of them" if drawn else ""
+    shown += f", and {elsewhere} images of other anatomy" if elsewhere else ""
     return Provenance(
         data=(
-            fetus_framework("both heads; simulated lesions and shams", stills, edited=True),
-            hc18("negatives of the plane head", len(bank.where(lambda e: e.source == "hc18"))),
-            phantom(len(bank.where(lambda e: e.source == "phantom"))),
+            *(data_set(found, bool(drawn)) for found in data.sets if any(image.fold != HOLDOUT for image in found.images)),
+            *([phantom(phantoms)] if phantoms else []),
             *([site_frames(frames)] if frames else []),
         ),
         initialisation=_initialisation(t),
-        teacher=f"ViT of {t.depth} blocks, {t.frozen_blocks} frozen, {t.epochs} epochs on real stills, {lesions} simulated "
-        "lesions and shams made of them, and HC18; never on phantoms",
+        teacher=f"ViT of {t.depth} blocks, {t.frozen_blocks} frozen, {_epochs(t)} on {shown}; never on phantoms",
         recipe=f"hygroma export {edge.__version__}: the student starts from blocks {st.blocks} of its teacher; "
         f"{_without_labels(recipe, frames)}{st.epochs} "
-        "epochs of labels, the teacher's soft logits, nuchal map and token directions, phantoms by label alone; folds "
-        f"{recipe.folds} of {FOLDS} were held out in turn{_computed_in(precisions)}",
+        f"epochs of labels, the teacher's soft logits, nuchal map and token directions{', phantoms by label alone' if phantoms else ''}; "
+        f"{_given(recipe, data)}folds {recipe.folds} of {FOLDS} were held out in turn{_computed_in(precisions)}",
         seeds=(recipe.seed,),
         quantisation="-",
         limits=(
-            *PROTOTYPE_LIMITS,
-            "The golden images are phantoms, since no image of the data may travel with the bundle.",
-            "The phantom's exams show that the device works end to end; they say nothing about patients.",
+            PROTOTYPE,
+            *lacks(data, recipe),
+            *([CUT_LIMIT] if data.planes else []),
+            *([LESION_LIMIT] if drawn else []),
+            *OF_EVERY_MODEL,
         ),
     )
+
+
+def _epochs(teacher: TeacherRecipe) -> str:
+    stopped = f", stopped after {teacher.patience} without a gain" if teacher.patience else ""
+    return f"{teacher.epochs} epochs{' at most' if stopped else ''}{stopped}"
+
+
+def _given(recipe: Recipe, data: Data) -> str:
+    """What a given bundle stood in for."""
+    lacking = [name for name, there in (("planes", data.planes), ("nuchal boxes", data.boxes)) if not there]
+    if not recipe.given or not lacking:
+        return ""
+    whose = "the shipped bundle" if recipe.given == SHIPPED else "a given bundle"
+    return f"{' and '.join(lacking)} as {whose} calls them; "
 
 
 def _computed_in(precisions: Mapping[str, Sequence[str]] | None) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from calibration.dataset import Dataset
 from calibration.naming import some
 from calibration.site import Site, read_site, why_frozen
-from calibration.stills import FOLDS
+from calibration.dataset import FOLDS
 from edge.bundle import Bundle
 from edge.bundle.manifest import ModelInfo
 from edge.engines.selftest import sigmoid

@@ -36,7 +36,8 @@ from export.phantoms import Progress, decide_on_exams
 from export.recipe import PhantomRecipe
 from export.report import metrics
 from export.report.model_card import model_card
-from export.report.provenance import CUT_LIMIT, LESION_LIMIT, NO_HYGROMA_LIMIT
+from export.report.provenance import CUT_LIMIT, CUT_LIMIT_OF_OLD, LESION_LIMIT
+from export.stages.data import NO_HYGROMA
 from export.site.heads import Head, Opened
 
 # Of the bundle it starts from: tables that judge the plane head and the trunk alone, true as long as both are kept.
@@ -151,7 +152,7 @@ def site_provenance(start: Bundle, site: Site, hygroma: Head, plane: Head | None
     patients = len({site.groups[i] for i in hygroma.keep}) if site.data.table else 0
     sites = len({site.data.images[i].site for i in hygroma.keep})
     heads = "hygroma head" if plane is None else "both heads"
-    untrue = (NO_HYGROMA_LIMIT, LESION_LIMIT) if plane is None else (NO_HYGROMA_LIMIT, LESION_LIMIT, CUT_LIMIT)
+    untrue = (NO_HYGROMA, LESION_LIMIT, *(() if plane is None else (CUT_LIMIT, CUT_LIMIT_OF_OLD)))
     limits = [text for text in old.limits if text not in untrue]
     own = [
         f"The hygroma head was fitted on {n} images of {'one site' if sites == 1 else f'{sites} sites'}, {positives} of them in "

@@ -29,7 +29,7 @@ import torch
 from calibration.crops import Crops, read_crops
 from calibration.dataset import POSITIVE, Dataset, load_dataset
 from calibration.leakage import assign_folds, inner_split, patient_groups, same_images
-from calibration.stills import FOLDS
+from calibration.dataset import FOLDS
 from edge.engines.selftest import sigmoid
 from edge.errors import ConfigError, InputError
 from export.atomic import LOCK, alone, appearing, intact, remove, require_beside

@@ -9,7 +9,7 @@ import onnx
 
 from calibration.bank import UNKNOWN, Bank
 from calibration.site import OTHER, UNLABELLED, Site
-from calibration.stills import FOLDS
+from calibration.dataset import FOLDS
 from edge.bundle import Bundle
 from edge.engines.graph_forms import strip_quantisers
 from edge.screen.preprocess import letterbox

@@ -37,7 +37,7 @@ ANOTHER_GRAPH = (
 def out_of_fold(report: Report, heads: Sequence[Head], accept_failing_gate: bool) -> list[str]:
     """Why the conversions of the heads that may refuse a bundle fail out of fold, fold by fold and pooled: GateError unless
     accepted."""
-    wanted = {f"{head.name}, folds" for head in heads if head.gated != REPORTED}
+    wanted = {f"{head.called}, folds" for head in heads if head.gated != REPORTED}
     judged = [part for part in report["sets"] if part["name"] in wanted]
     if (found := [why for part in judged for why in failures(part, flipped=True)]) and not accept_failing_gate:
         raise GateError(
@@ -64,11 +64,12 @@ def ingredients(
     student: FloatModel,
     crops: Crops,
     folds: HeldOut,
+    judged: Sequence[Head],
     origin: Provenance,
     evidence: Sequence[EvidenceTable],
     finetune: Callable[[Choice], Choice],
 ) -> Ingredients:
-    """What the refit's bundle is made of. folds choose its thresholds. finetune: with rounding, if the recipe says so."""
+    """What the refit's bundle is made of. folds choose its thresholds, of the heads `judged`. finetune: with rounding, if the recipe says so."""
     c = student.config
     assessable, typical = crops.familiar()
     return Ingredients(
@@ -77,7 +78,7 @@ def ingredients(
             recipe.name, recipe.version, f"ViT, {c.depth} blocks, width {c.width}, {c.image} px, patch {c.patch}"
         ),
         preprocessing=crops.spec,
-        operating_point=operating_point(folds),
+        operating_point=operating_point(folds, judged),
         others={head.name: shipped_threshold(folds, "student", head) for head in c.others},
         temperatures=Calibration(1.0, 1.0),
         decision=DecisionParams().to_manifest(),

@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+
+import numpy as np
 
 from calibration.dataset import (
     HOLDOUT,
     OTHER_PLANE,
     STANDARD_PLANE,
+    UNKNOWN,
     Dataset,
     LabelledImage,
     elsewhere_of,
     open_datasets,
     stills_of,
 )
+from calibration.images import read_grey
+from calibration.leakage import assign_folds, check_folds, patient_groups, perceptual_hash, same_images
+from calibration.naming import lines
 from edge.errors import InputError
 from export.atomic import sha256_of
 from export.recipe import Recipe
 from export.report.evidence import MIN_PATIENTS, MIN_POSITIVES, stands_on_real
+
+NO_HYGROMA = (
+    "No image of a real cystic hygroma was used, in training or in testing: none could be had. What it finds are "
+    "thickened nuchal regions, drawn into real images or simulated outright. How it does on real hygromas is "
+    "unknown until a hospital measures it."
+)
+
 
 @dataclass(frozen=True)
 class Data:
@@ -70,6 +83,13 @@ class Data:
         return [still for still in self.trained if still.hygroma == 0]
 
     @property
+    def stands_on_real(self) -> bool:
+        """Whether gate and operating point stand on real positives: where there are enough, or no lesion can be drawn."""
+        return bool(self.positives) and (
+            stands_on_real(len(self.positives), len({still.group for still in self.positives})) or not self.editable()
+        )
+
+    @property
     def planes(self) -> bool:
         """Whether a plane head can be learned from labels: both kinds are there."""
         others = len(self.elsewhere) + sum(still.plane == OTHER_PLANE for still in self.trained)
@@ -78,6 +98,11 @@ class Data:
     @property
     def boxes(self) -> bool:
         return any(still.nt_box is not None for still in self.trained)
+
+    @property
+    def pictures(self) -> list[Path]:
+        """Every image on which some run is judged, or trained."""
+        return [image.path for image in (*self.stills, *self.elsewhere, *self.other_anatomy)]
 
     def editable(self, held_out: bool = False) -> list[LabelledImage]:
         """What lesions are drawn into, of the training images or of those that are held out for good."""
@@ -121,6 +146,27 @@ def require_learnable(data: Data, recipe: Recipe) -> None:
         )
 
 
+def grouped(data: Data, seed: int, on_step: Callable[[int, int], None]) -> tuple[list[str], np.ndarray]:
+    """The patient and the fold, HOLDOUT among them, of each of `data.stills`; copies stay together. InputError where an image cannot
+    be read, a patient is in two folds, or, where figures stand on real positives, a fold lacks a class."""
+    nuchal, hashes, bad = data.nuchal, [], []
+    for number, image in enumerate(nuchal.images):
+        on_step(number, len(nuchal.images))
+        try:
+            hashes.append(perceptual_hash(read_grey(image.path)))
+        except InputError as error:
+            bad.append(str(error))
+    if bad:
+        raise InputError(lines(bad))
+    groups = patient_groups(nuchal, same_images(np.stack(hashes)))
+    folds = assign_folds(nuchal, groups, seed)
+    found = [i for i, image in enumerate(nuchal.images) if image.hygroma != UNKNOWN and folds[i] != HOLDOUT]
+    if data.stands_on_real:
+        judged = replace(nuchal, images=[nuchal.images[i] for i in found])
+        check_folds(judged, [groups[i] for i in found], folds[found])
+    return groups, folds
+
+
 def lacks(data: Data, recipe: Recipe) -> list[str]:
     """What the data lack, and what that costs, a sentence each: said before anything is trained, and in the card."""
     given = "the given bundle's" if recipe.given else ""
@@ -128,9 +174,7 @@ def lacks(data: Data, recipe: Recipe) -> list[str]:
     real, patients = len(data.positives), len({still.group for still in data.positives})
     drawn = recipe.lesions and bool(data.editable())
     if not real:
-        found.append(
-            "No image of a real hygroma: what it finds are simulated collections, and how it does on real ones is not known."
-        )
+        found.append(NO_HYGROMA)
     elif not stands_on_real(real, patients):
         found.append(
             f"{real} images of real hygromas of {patients} patients, fewer than {MIN_POSITIVES} of {MIN_PATIENTS}: "

@@ -161,7 +161,7 @@ class LesionChecks:
     checks: Sequence[Check]
     specimens: Specimens
     seed: int
-    init: Path
+    init: Path | None
 
 
 def checked_stills(stills: Sequence[LabelledImage]) -> int:
@@ -177,10 +177,10 @@ CHECKS: Form[Any] = Form(
 
 
 def lesion_checks(
-    stills: Sequence[LabelledImage], count: int, seed: int, init: Path, progress: Progress
+    stills: Sequence[LabelledImage], count: int, seed: int, init: Path | None, progress: Progress
 ) -> LesionChecks:
     specimens = make_specimens(stills, count, seed, partial(progress, "lesion checks: edits"))
-    checks = check_lesions(specimens, backbone_features(init), on_step=partial(progress, "lesion checks"))
+    checks = check_lesions(specimens, backbone_features(init) if init else None, on_step=partial(progress, "lesion checks"))
     return LesionChecks(checks, specimens, seed, init)
 
 
@@ -199,7 +199,10 @@ def gather(
     """The report. heads: as they are judged (`judged_heads`)."""
     splits = [split for split in (folds, validation) if split is not None]
     report = validation_report(sets)
-    report["design"] = design(recipe, operating_point(folds, heads), validation is not None)
+    decides = heads[0]
+    report["design"] = design(
+        recipe, operating_point(folds, heads), validation is not None, decides.real_positives, PLANE.name in [h.name for h in heads]
+    )
     report["controls"] = control_rows(folds, validation, heads[0])
     report["thickness"] = thickness_rows(splits)
     report["increased"] = increased_rows(splits)

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.dataset import IMAGES, find_images, read_image
+from calibration.images import IMAGES, find_images, read_grey, read_image
 from calibration.leakage import perceptual_hash, same_between
 from calibration.naming import lines, some
-from calibration.stills import read_grey
 from calibration.table import name_of
 from edge.errors import InputError
 from edge.screen.geometry import full_fan

@@ -8,7 +8,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,13 +73,14 @@ def made_before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     def folder(name: str, make: Callable[[Path], None]) -> Path:
         return made_once(tmp_path_factory, name, make)
 
-    def real(data: Path, stills: Any, folds: np.ndarray, seed: int, on_step: Any) -> Bank:
-        said = hashlib.sha256(f"{seed} {folds.tolist()} ".encode())
-        for path in sorted(p for p in data.rglob("*") if p.is_file()):
-            said.update(str(path.relative_to(data)).encode() + b"\0" + path.read_bytes())
-        return load_bank(
-            folder(f"bank-{said.hexdigest()[:16]}", lambda to: save_bank(build_bank(data, stills, folds, seed, on_step), to))
-        )
+    def real(
+        stills: Any, groups: Any, folds: np.ndarray, elsewhere: Any, seed: int, on_step: Any, lesions: bool, columns: Any
+    ) -> Bank:
+        said = hashlib.sha256(f"{seed} {folds.tolist()} {groups} {lesions} {columns} ".encode())
+        for image in (*stills, *elsewhere):
+            said.update(repr(replace(image, path=Path())).encode() + image.path.read_bytes())
+        asked = stills, groups, folds, elsewhere, seed, on_step, lesions, columns
+        return load_bank(folder(f"bank-{said.hexdigest()[:16]}", lambda to: save_bank(build_bank(*asked), to)))
 
     def rendered(total: int, progress: Any) -> Bank:
         return load_bank(folder(f"phantoms-{total}", lambda to: save_bank(phantom_bank(total, progress), to)))

@@ -70,56 +70,47 @@ def write_table(path: Path, rows: list[dict[str, object]]) -> None:
         writer.writerows(rows)
 
 
+TABLES = ("stills.csv", "elsewhere.csv")  # of the data set that `write_data` writes
+
+
 def write_data(folder: Path, stills: int = 32, validation: int = 8) -> Path:
-    """A folder laid out as ../shared/data: every fourth still is no standard plane; four axial heads."""
+    """Two tables: of nuchal views, every fourth no standard plane, the last ones held out; of four axial heads to train on, and six
+    cysts held out. Nobody has a hygroma."""
     rng = np.random.default_rng(0)
-    manifest: list[dict[str, object]] = []
-    structures: list[dict[str, object]] = []
-    flags: list[dict[str, object]] = []
+    rows: list[dict[str, object]] = []
+    others: list[dict[str, object]] = []
     (folder / "ultrasound").mkdir(parents=True)
     for number in range(stills + validation + 4):
         head = number >= stills + validation
         standard = not head and number % 4 != 3
         name = f"ultrasound/{number:04d}.png"
         cv2.imwrite(str(folder / name), still(rng, standard))
-        split = "validation" if stills <= number < stills + validation else "train"
-        manifest.append(
-            {
-                "path": name,
-                "source": "hc18" if head else "fetus_framework",
-                "kind": "still",
-                "patient_or_video_id": f"P{number}",
-                "label": "standard plane" if standard else "other",
-                "proposed_split": split,
-                "sha256": f"{number:016x}",
-            }
-        )
-        if standard:
-            for structure, box in (("NT", NT), ("thalami", THALAMI)):
-                sides = dict(zip(("x_min", "y_min", "x_max", "y_max"), box, strict=True))
-                structures.append({"path": name, "structure": structure, **sides})
-            ratio = round(float(rng.uniform(0.2, 0.5)), 3)
-            flags.append({"path": name, "nt_over_thalami_size": ratio, "by_eye_increased_nt": ""})
+        if head:
+            others.append({"path": name, "patient": f"P{number}", "plane": "other", "split": "train", "site": "heads"})
+            continue
+        boxes = {"nt_box": NT, "thalami_box": THALAMI} if standard else {}
+        rows.append({
+            "path": name,
+            "patient": f"P{number}",
+            "hygroma": 0 if standard else "",
+            "plane": "standard" if standard else "other",
+            "split": "train" if number < stills else "holdout",
+            **{key: " ".join(f"{side:g}" for side in boxes.get(key, ())) for key in ("nt_box", "thalami_box")},
+            "nt_mm": round(float(rng.uniform(1.2, 3.0)), 3) if standard else "",
+        })  # fmt: skip
     for number in range(6):
         name = f"ultrasound/cyst{number}.png"
         cv2.imwrite(str(folder / name), still(rng, False))
-        row = {
-            "path": name,
-            "source": "mmotu",
-            "proposed_split": "ood_hard_negative",
-            "patient_or_video_id": f"C{number}",
-        }
-        manifest.append({**manifest[-1], **row, "sha256": f"{900 + number:016x}"})
-    write_table(folder / "manifest.csv", manifest)
-    write_table(folder / "ultrasound/nt_structures.csv", structures)
-    write_table(folder / "ultrasound/nt_weak_flags.csv", flags)
+        others.append({"path": name, "patient": f"C{number}", "plane": "other", "split": "holdout", "site": "cysts"})
+    for name, table in zip(TABLES, (rows, others), strict=True):
+        write_table(folder / name, table)
     return folder
 
 
 def tiny(base: Path, **changes: Any) -> Recipe:
     recipe = Recipe(
         tap=1,
-        data=str(base / "data"),
+        data=[str(base / "data" / name) for name in TABLES],
         work=str(base / "work"),
         name="tiny",
         version="0.0.1",
