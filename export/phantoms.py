@@ -93,8 +93,8 @@ def decide_on_exams(
     workers: int,
     progress: Progress,
 ) -> tuple[DecisionParams, list[EvidenceTable]]:
-    """Parameters fitted on exams scored by the bundle at `draft`; what they do on others; and beside them the usual rules. The
-    traces of both lie in the folder `kept`."""
+    """Parameters fitted on exams scored by the bundle at `draft`, `base` where there are none; what they do on others; and beside
+    them the usual rules, which need both. The traces of both lie in the folder `kept`."""
     half = exams.fitting_exams // 2
     plans = {
         "fitting": exam_plans(PHANTOM_SEEDS["fit"], half, exams.fitting_exams - half),
@@ -104,8 +104,9 @@ def decide_on_exams(
         trace_exams(plan, draft, spec, kept / f"{name}.jsonl", workers, partial(progress, f"decision: {name} exams"))
         for name, plan in plans.items()
     )
-    params = fit_decision(fitting, base)
-    return params, [exam_table(outcome(measuring, params)), rules_table(compare(fitting, measuring, params))]
+    params = fit_decision(fitting, base) if fitting else base
+    tables = [exam_table(outcome(measuring, params))] if measuring else []
+    return params, [*tables, *([rules_table(compare(fitting, measuring, params))] if fitting and measuring else [])]
 
 
 def exam_plans(seed: int, hygromas: int, healthy: int) -> list[Plan]:

@@ -67,7 +67,7 @@ STAGES = {  # stage -> its folders under `work` that go on from one call to the 
     "train": ("teacher",),
     "distill": ("unlabelled", "student", "heads"),
     "quantize": ("qat", "qdq", "qdq_teacher"),
-    "validate": ("predictions", "honesty"),
+    "validate": ("predictions", "other_anatomy", "honesty"),
     "bundle": ("exams",),
 }
 TRAINED = ("teacher", "unlabelled", "student", "heads")  # whose products may be in bfloat16
@@ -154,7 +154,7 @@ class Pipeline:
         bank = self._with_given(real.extended(extra.crops, extra.entries))
         crops = self._crops_of(bank)
         frames = len(self.frames())
-        crops.require_batches(self.runs, recipe.batch, frames if recipe.unlabelled.epochs else None)
+        crops.require_batches(", ".join(recipe.data), self.runs, recipe.batch, frames if recipe.unlabelled.epochs else None)
         return crops
 
     def _crops_of(self, bank: Bank) -> Crops:
@@ -348,7 +348,9 @@ class Pipeline:
             folds,
             validation,
             evidence.saliency(splits, shown, crops, cams, student),
-            evidence.called_assessable(self._other_anatomy(), self._operating_point().plane_threshold),
+            evidence.called_assessable(
+                self._other_anatomy(), self._operating_point().plane_threshold, evidence.caveats(self.data)
+            ),
             self.honesty(),
             read_shifts(self.stamps.folder("qdq"), self.stamps.folder("heads"), names),
             self.provenance(),
@@ -365,7 +367,7 @@ class Pipeline:
                 self.crops, run, self.data.other_anatomy, self.qdq(run), self.recipe.threads, self.progress
             )
 
-        return self.stamps.kept("predictions", "unfamiliar.npz", ARRAYS, judged)
+        return self.stamps.kept("other_anatomy", "said.npz", ARRAYS, judged)
 
     def honesty(self) -> list[Checked]:
         """Whether the edits give themselves away: the checks of calibration/honesty.py, as `hygroma lesions` makes them. Empty

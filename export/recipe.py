@@ -97,7 +97,8 @@ class QatRecipe:
 @dataclass(frozen=True)
 class PhantomRecipe:
     """Counts of phantom frames to train on (0: none) and of phantom exams to fit the decision on, half of them with a hygroma
-    (0: it stays the given bundle's, or the one that decisions start from), and to measure it on. No false flag in 600 healthy exams bounds their rate at 1 in 200 (95 %)."""
+    (0: it stays the given bundle's, or the one that decisions start from), and to measure it on (0 only where none is fitted on). No
+    false flag in 600 healthy exams bounds their rate at 1 in 200 (95 %)."""
 
     training_frames: int = 600
     fitting_exams: int = 400
@@ -347,9 +348,10 @@ def _problems(recipe: Recipe) -> Problems:
         yield "qat.lr", recipe.qat.lr, "give a finite learning rate, such as 3.0e-6"
     if phantom.fitting_exams == 1:
         yield "phantom.fitting_exams", 1, "give at least 2: one exam with a hygroma and one without; or 0 for none"
-    for key in ("measuring_hygromas", "measuring_healthy"):
-        if getattr(phantom, key) < 1:
-            yield f"phantom.{key}", getattr(phantom, key), "give at least 1"
+    measured = ("measuring_hygromas", "measuring_healthy")
+    for key, other in (measured, measured[::-1]):
+        if not getattr(phantom, key) and (getattr(phantom, other) or phantom.fitting_exams):
+            yield f"phantom.{key}", 0, "give at least 1; or 0 here, there and for fitting_exams to do without phantom exams"
 
 
 def _baseline_problems(recipe: Recipe) -> Problems:

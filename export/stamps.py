@@ -20,7 +20,7 @@ from edge.bundle.manifest import MANIFEST_FILE
 from edge.errors import ConfigError, InputError
 from export.atomic import PARTIAL, Form, appearing, kept, sha256_of
 from export.recipe import SHIPPED, Recipe
-from export.stages.data import Data
+from export.stages.data import Data, digest_of
 from export.training.frames import contents_of, find_frames
 from export.training.systems import RANDOM
 
@@ -42,6 +42,7 @@ VERSIONS = {
     "baseline": 1,
     "crossval": 1,
     "predictions": 4,
+    "other_anatomy": 1,
     "honesty": 1,
     "exams": 1,
     "rung": 4,
@@ -62,10 +63,11 @@ NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys 
     "baseline": ("bank",),
     "crossval": ("teacher",),
     "predictions": ("qdq",),
+    "other_anatomy": ("qdq",),
     "honesty": (),
     "exams": ("qdq",),
     "rung": ("heads",),
-    "bundle": ("predictions", "exams"),
+    "bundle": ("predictions", "other_anatomy", "exams"),
 }
 # stage -> its own keys of the recipe; "x." stands for every key under x. What fine-tuning with rounding is like is a key only of
 # what it makes.
@@ -85,6 +87,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "baseline": ("image", "batch", "baseline."),
     "crossval": (),
     "predictions": (),
+    "other_anatomy": ("other anatomy",),
     "honesty": ("data", "seed", "teacher.init"),
     "exams": (),
     "rung": (),
@@ -215,6 +218,8 @@ class Stamps:
             return {key: self._start_of(key.partition(".")[0])}
         if key == "unlabelled.frames":
             return {key: self._frames}
+        if key == "other anatomy":
+            return {key: self._other_anatomy}
         if key == "given":
             return {key: self._given}
         value: Any = self.recipe
@@ -226,6 +231,11 @@ class Stamps:
     def _data(self) -> str:
         """What the tables say, and every image that a bank is made of."""
         return f"SHA-256 {self.data().digest([head.column for head in self.recipe.heads])[:DIGITS]}"
+
+    @cached_property
+    def _other_anatomy(self) -> str:
+        """Of the images that are only judged."""
+        return f"SHA-256 {digest_of(self.data().other_anatomy)[:DIGITS]}"
 
     @cached_property
     def _given(self) -> str:

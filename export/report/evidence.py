@@ -291,12 +291,15 @@ def increased_rows(splits: Sequence[HeldOut], form: str = "qdq") -> list[Increas
     return rows
 
 
-def thickness_table(thickness: Sequence[Correlation], increased: Sequence[IncreasedArea]) -> EvidenceTable:
+def thickness_table(thickness: Sequence[Correlation], increased: Sequence[IncreasedArea]) -> EvidenceTable | None:
+    """The bundle's evidence table; None where nothing was measured."""
     rows = [EvidenceRow("Spearman rho", r["split"], r["n"], r["rho"], r["low"], r["high"]) for r in thickness]
     rows += [
         EvidenceRow(f"ROC-AUC, {r['positives']} without a finding", r["split"], r["n"], r["auc"], r["low"], r["high"])
         for r in increased
     ]
+    if not rows:
+        return None
     return EvidenceTable(
         "thickness of real stills",
         "real",

@@ -13,7 +13,7 @@ from export.report.figures import METRICS
 from export.report.gate import failing
 from export.report.localise import MORE, mass_in_words, mass_verdict
 from export.report.metrics import DELONG, EXACT
-from export.report.other_anatomy import MET, MISSED, UNSHOWN, aim_in_words, caveats
+from export.report.other_anatomy import MET, MISSED, UNSHOWN, aim_in_words, caveats_in_words
 from export.report.paper import NAMES, ON_WHAT, POOLED, THRESHOLDS
 from export.report.records import (
     Area,
@@ -351,7 +351,7 @@ def _other_anatomy(found: OtherAnatomy | None) -> list[str]:
         "planes from the source.</p>",
         _table(head, rows),
         f"<p>{_badge(found['verdict'], _TONES[found['verdict']])} {escape(aim_in_words(found))} "
-        f"{escape(caveats(found))}</p>",
+        f"{escape(caveats_in_words(found))}</p>",
     ]
 
 

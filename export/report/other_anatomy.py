@@ -23,14 +23,22 @@ AIM = 0.01  # share of other anatomy called assessable, at most (docs/design.md#
 ROUNDING = 1e-9  # of 1 minus a share: 4 of 400 are 1 %, and no more
 MET, UNSHOWN, MISSED = "met", "met in point but not shown", "missed"
 KEPT = 0.95  # of the standard planes, at the point where the aim is judged
-HC18_GROUPS = (
-    "HC18's test images come without a reliable patient, so each counts as a patient of its own, and the intervals that count "
-    "them may be too narrow."
+NOBODYS = (
+    "Nobody said whose some of the other anatomy's images are: each of those counts as a patient of its own, and the intervals that "
+    "count patients may be too narrow."
 )
-SITE_SHIFT = (
-    "Site shift was not measured: every labelled nuchal plane at hand is of one hospital. The other sources are of other "
-    "hospitals, but hold no nuchal plane."
+ONE_SITE = (
+    "Site shift was not measured: every labelled nuchal plane at hand is of one site. Other sources may be of other hospitals, but "
+    "hold no nuchal plane."
 )
+
+
+@dataclass(frozen=True)
+class Caveats:
+    """What images of other anatomy and of nuchal planes could not tell, a sentence each; "" where there is nothing to say."""
+
+    grouping: str = ""
+    site_shift: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,11 @@ def read_sources(
 
 
 def unfamiliar(
-    planes: Judged, others: Mapping[str, Judged], plane_threshold: float, distance_limit: float
+    planes: Judged,
+    others: Mapping[str, Judged],
+    plane_threshold: float,
+    distance_limit: float,
+    caveats: Caveats = Caveats(),  # noqa: B008  frozen
 ) -> OtherAnatomy | None:
     """The report's part; None where nothing was measured. planes: standard planes that no training saw; others: source -> its
     images. Two points: the one that is shipped, and the plane threshold at which KEPT of `planes` stay assessable (the aim's),
@@ -122,8 +134,8 @@ def unfamiliar(
         "aim": AIM,
         "verdict": verdict(rows[-1]["matched"]),
         "rows": rows,
-        "grouping": HC18_GROUPS if any("HC18" in source for source in others) else "",
-        "site_shift": SITE_SHIFT,
+        "grouping": caveats.grouping,
+        "site_shift": caveats.site_shift,
     }
 
 
@@ -153,7 +165,7 @@ def aim_in_words(found: OtherAnatomy) -> str:
     )
 
 
-def caveats(found: OtherAnatomy) -> str:
+def caveats_in_words(found: OtherAnatomy) -> str:
     """What `unfamiliar` found, but could not tell, in words."""
     return " ".join(filter(None, (found["grouping"], found["site_shift"])))
 
@@ -178,6 +190,6 @@ def other_anatomy_table(found: OtherAnatomy | None) -> EvidenceTable | None:
     described = (
         "Images of other anatomy, called assessable at the shipped thresholds and at the plane threshold that keeps "
         f"{KEPT:.0%} of the validation split's standard planes; areas are against those planes. {aim_in_words(found)} It is "
-        f"{found['verdict']}. {caveats(found)} Model form: INT8."
+        f"{found['verdict']}. {caveats_in_words(found)} Model form: INT8."
     )
     return EvidenceTable("other anatomy", "real", described, tuple(rows))

@@ -26,6 +26,7 @@ from export.report.other_anatomy import other_anatomy_table
 from export.report.records import Report
 from export.report.validate import evidence_tables, failures
 from export.stages.crops import REFIT, Crops
+from export.stages.given import open_given
 
 GOLDEN_CROPS = 64
 ANOTHER_GRAPH = (
@@ -81,7 +82,7 @@ def ingredients(
         operating_point=operating_point(folds, judged),
         others={head.name: shipped_threshold(folds, "student", head) for head in c.others},
         temperatures=Calibration(1.0, 1.0),
-        decision=DecisionParams().to_manifest(),
+        decision=_start_of_decision(recipe),
         provenance=origin,
         evidence=evidence,
         judged=crops.judged(REFIT),
@@ -93,6 +94,13 @@ def ingredients(
         finetune=None if recipe.qat.when == "never" else finetune,
         finetune_always=recipe.qat.when == "always",
     )
+
+
+def _start_of_decision(recipe: Recipe) -> dict[str, float]:
+    """What is fitted on phantom exams, or stays where there are none: the given bundle's, else the usual one."""
+    if recipe.given and not recipe.phantom.fitting_exams:
+        return dict(open_given(recipe.given).manifest.decision)
+    return DecisionParams().to_manifest()
 
 
 def drafted(path: Path, found: Ingredients, accept_failing_gate: bool, progress: Progress) -> Bundle:

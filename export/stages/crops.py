@@ -132,9 +132,10 @@ class Crops:
         phantoms = standard_crops(TYPICAL_PHANTOMS, self.spec)
         return self.of(assessable)[:, None], [self.of(typical)[:, None], phantoms[:, None]]
 
-    def require_batches(self, runs: Sequence[int], batch: int, frames: int | None) -> None:
+    def require_batches(self, source: str, runs: Sequence[int], batch: int, frames: int | None) -> None:
         """A teacher's epoch is the smallest, or that on unlabelled frames: a student's has the phantoms besides. InputError where
-        one would not fill a batch. frames: of a site's own; None where no epoch is without labels."""
+        one would not fill a batch. source: what messages call the data; frames: of a site's own;
+        None where no epoch is without labels."""
         for run in runs:
             keep = self.taught(run)
             has_stills = any(self.bank.entries[i].source == "real" for i in keep)
@@ -143,6 +144,6 @@ class Crops:
                 require_batch(len(self.undrawn(run)) + frames, batch)
             if found < batch:
                 raise InputError(
-                    f"{self.stills[0].path.parent}: found {found} crops an epoch to train {run_name(run)} on, fewer than one batch "
+                    f"{source}: found {found} crops an epoch to train {run_name(run)} on, fewer than one batch "
                     f"({batch}); add training stills, or lower `batch` in the recipe"
                 )

@@ -110,12 +110,17 @@ class Data:
 
     def digest(self, columns: Sequence[str]) -> str:
         """SHA-256 over what the tables say and over every image that a bank is made of."""
-        said = hashlib.sha256()
-        for image in [*self.stills, *self.elsewhere]:
-            row = [image.name, image.patient, image.hygroma, image.plane, image.fold, image.nt_box, image.thalami_box, image.nt_mm,
-                   [image.labels.get(column) for column in columns], sha256_of(image.path)]  # fmt: skip
-            said.update(json.dumps(row).encode())
-        return said.hexdigest()
+        return digest_of([*self.stills, *self.elsewhere], columns)
+
+
+def digest_of(images: Sequence[LabelledImage], columns: Sequence[str] = ()) -> str:
+    """SHA-256 over what is said of images and over their files, not over where these lie."""
+    said = hashlib.sha256()
+    for image in images:
+        row = [image.name, image.patient, image.site, image.hygroma, image.plane, image.fold, image.nt_box, image.thalami_box,
+               image.nt_mm, [image.labels.get(column) for column in columns], sha256_of(image.path)]  # fmt: skip
+        said.update(json.dumps(row).encode())
+    return said.hexdigest()
 
 
 def open_data(recipe: Recipe) -> Data:

@@ -30,11 +30,12 @@ from export.report.controls import control_rows
 from export.report.design import design
 from export.report.evidence import HeldOut, increased_rows, operating_point, thickness_rows
 from export.report.framing import ASPECT, CUT, aspects, cut_stills, framing_rows
-from export.report.other_anatomy import Judged, read_pictures, read_sources, unfamiliar
+from export.report.other_anatomy import NOBODYS, ONE_SITE, Caveats, Judged, read_pictures, read_sources, unfamiliar
 from export.report.records import Checked, Looked, OtherAnatomy, Report
 from export.report.saliency import CAM_STILLS, boxed, cams_of, evenly, looked, panel, panel_stills
 from export.report.validate import EvaluationSet, validation_report
 from export.stages.crops import Crops
+from export.stages.data import Data
 from export.training.features import backbone_features
 from export.training.train import predict
 
@@ -145,13 +146,22 @@ def other_anatomy(
     return out
 
 
-def called_assessable(found: Mapping[str, np.ndarray], plane_threshold: float) -> OtherAnatomy | None:
+def caveats(data: Data) -> Caveats:
+    """Of the data's other anatomy and of its nuchal planes."""
+    nobodys = any(not image.patient for image in data.other_anatomy)
+    one_site = len({still.site for still in data.stills}) < 2
+    return Caveats(NOBODYS if nobodys else "", ONE_SITE if one_site else "")
+
+
+def called_assessable(
+    found: Mapping[str, np.ndarray], plane_threshold: float, of_data: Caveats
+) -> OtherAnatomy | None:
     """The report's part, of what `other_anatomy` found."""
     judged = {
         str(name): Judged(found[f"{number}_groups"].tolist(), *(found[f"{number}_{key}"] for key in JUDGED))
         for number, name in enumerate(found["sources"])
     }
-    return unfamiliar(judged.pop(PLANES), judged, plane_threshold, float(found["limit"])) if judged else None
+    return unfamiliar(judged.pop(PLANES), judged, plane_threshold, float(found["limit"]), of_data) if judged else None
 
 
 @dataclass(frozen=True)
