@@ -60,11 +60,11 @@ class Entry:
 
     @property
     def standard(self) -> bool:
-        """Whether it counts as a standard plane: labelled so; of a real image that nobody labelled, unless the given bundle says
-        otherwise."""
+        """Whether it counts as a standard plane: labelled so; of a real image that nobody labelled, where it has a finding, which
+        could be told then, or the given bundle does not say otherwise."""
         if self.plane != UNKNOWN or self.source != "real":
             return self.plane == STANDARD_PLANE
-        return self.soft_plane == UNKNOWN or self.soft_plane >= 0.5
+        return self.hygroma != UNKNOWN or self.soft_plane == UNKNOWN or self.soft_plane >= 0.5
 
     @property
     def plane_aim(self) -> float:

@@ -86,6 +86,7 @@ class Pipeline:
         torch.set_num_threads(recipe.threads)
         threadpool_limits(recipe.threads, "blas")  # the heads' fits too: other threads sum in another order
         self.heads = recipe.student_config.answers
+        self.no_planes = ""  # why a given bundle's word on planes was not taken
         self.runs = (REFIT, *recipe.folds)  # the refit first: should time run out, there is a model
 
     def run(self, until: str = "bundle", accept_failing_gate: bool = False) -> None:
@@ -173,14 +174,18 @@ class Pipeline:
 
     def _with_given(self, bank: Bank) -> Bank:
         """The bank with what the given bundle says where the data have no labels."""
-        planes, boxes = self.data.planes, self.data.boxes
-        if not self.recipe.given or planes and boxes:
+        lacking = not self.data.planes, not self.data.boxes
+        if not self.recipe.given or not any(lacking):
             return bank
 
         def said() -> dict[str, np.ndarray]:
             return given.asked(given.open_given(self.recipe.given), self._crops_of(bank), self.recipe.threads, self.progress)
 
-        return given.filled(bank, self.stamps.kept("given", "said.npz", ARRAYS, said), planes, boxes)
+        found = self.stamps.kept("given", "said.npz", ARRAYS, said)
+        self.no_planes = given.why_no_planes(*given.called_standard(bank, found)) if lacking[0] else ""
+        if self.no_planes:
+            log.warning("%s", self.no_planes)
+        return given.filled(bank, found, lacking[0] and not self.no_planes, lacking[1])
 
     def frames(self) -> np.ndarray:
         """The site's unlabelled frames, uint8 [N,BANK_SIZE,BANK_SIZE]; none where the recipe names no folder."""
@@ -399,7 +404,7 @@ class Pipeline:
 
     def provenance(self) -> Provenance:
         precisions = {stage: recorded(self.stamps.folder(stage) / f"{run_name(REFIT)}.pt") for stage in TRAINED}
-        return provenance(self.recipe, self.data, self.bank(), len(self.frames()), precisions)
+        return provenance(self.recipe, self.data, self.bank(), len(self.frames()), precisions, self.no_planes)
 
     def save_gate_crops(self, path: Path) -> None:
         """Write what `hygroma validate --engine` compares an engine on: the gate's crops and PyTorch's answers. It holds

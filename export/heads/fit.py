@@ -92,7 +92,7 @@ def probe_plane_head(
     told = [int(i) for i in keep if bank.entries[i].source in PROBE_WEIGHTS and bank.entries[i].plane_aim != UNKNOWN]
     real = [bank.entries[i].plane_aim for i in told if bank.entries[i].source in ("real", "elsewhere")]
     if not real or max(real) < NO_PLANES or min(real) > NO_PLANES:
-        log.warning("plane head left out: among %d stills and other anatomy not both kinds of planes", len(real))
+        log.info("plane head left out: among %d stills and other anatomy not both kinds of planes", len(real))
         model.plane_head.weight.zero_()
         model.plane_head.bias.fill_(NO_PLANE_HEAD)
         return

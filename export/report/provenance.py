@@ -88,10 +88,15 @@ def site_frames(images: int) -> DataSource:
 
 
 def provenance(
-    recipe: Recipe, data: Data, bank: Bank, frames: int = 0, precisions: Mapping[str, Sequence[str]] | None = None
+    recipe: Recipe,
+    data: Data,
+    bank: Bank,
+    frames: int = 0,
+    precisions: Mapping[str, Sequence[str]] | None = None,
+    no_planes: str = "",
 ) -> Provenance:
     """Where a recipe's model comes from. frames: how many of a site's own it was shown without labels; precisions:
-    what each stage's products were computed in. `quantisation` is left to `assemble_bundle`, which knows what was done."""
+    what each stage's products were computed in; no_planes: why a given bundle's word on planes was not taken. `quantisation` is left to `assemble_bundle`, which knows what was done."""
     drawn = len(bank.where(lambda e: e.source in ("lesion", "sham") and e.fold >= 0))
     elsewhere = len(bank.where(lambda e: e.source == "elsewhere"))
     phantoms = len(bank.where(lambda e: e.source == "phantom"))
@@ -116,6 +121,7 @@ def provenance(
         limits=(
             PROTOTYPE,
             *lacks(data, recipe),
+            *([no_planes] if no_planes else []),
             *([CUT_LIMIT] if data.planes else []),
             *([LESION_LIMIT] if drawn else []),
             *OF_EVERY_MODEL,

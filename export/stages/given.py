@@ -15,11 +15,13 @@ from edge.bundle import Bundle, load_bundle
 from edge.bundle.trust import ANYONE, SHIPPED_BUNDLE
 from edge.engines.selftest import sigmoid
 from export.int8.ort_graph import run_graph
+from export.model.heads import NO_PLANES
 from export.phantoms import Progress
 from export.recipe import SHIPPED
 from export.stages.crops import Crops
 
 ASKED_AT_ONCE = 64  # crops: bounds memory, and shows how far it is
+LEAST_CALLED = 0.5  # share of the images with a finding that a bundle which knows such pictures calls standard planes, at least
 IN_MAP = 0.5  # probability from which a cell of the given map belongs to the nuchal region
 
 Box = tuple[float, float, float, float]
@@ -38,7 +40,7 @@ def asked(bundle: Bundle, crops: Crops, threads: int, progress: Progress) -> dic
     planes: list[np.ndarray] = []
     boxes: list[Sequence[float]] = []
     for start in range(0, len(index), ASKED_AT_ONCE):
-        progress(f"given bundle {manifest.model.name}", start, len(index))
+        progress(f"given bundle {manifest.model.id}", start, len(index))
         own = crops.of(index[start : start + ASKED_AT_ONCE], manifest.preprocessing)
         said = run_graph(graph, own[:, None], threads)
         planes.append(sigmoid(said.plane / manifest.calibration.plane_temperature))
@@ -56,15 +58,33 @@ def region(cells: np.ndarray) -> Box | None:
     return x / side, y / side, (x + w) / side, (y + h) / side
 
 
+def called_standard(bank: Bank, said: Mapping[str, np.ndarray]) -> tuple[int, int]:
+    """How many of the real stills with a finding and without a label of their plane the given bundle calls standard planes, of how
+    many: a finding could be told in each of them."""
+    told = [bank.entries[i].hygroma != UNKNOWN and bank.entries[i].plane == UNKNOWN for i in said["index"]]
+    return int((said["plane"][told] >= NO_PLANES).sum()), sum(told)
+
+
+def why_no_planes(called: int, among: int) -> str:
+    """Why a given bundle's word on planes is not taken, in a sentence; "" where it is. A plane head that learned it would call
+    most of the site's own pictures not assessable, and the device would be silent."""
+    if called >= LEAST_CALLED * among:
+        return ""
+    return (
+        f"The given bundle calls {called} of {among} images with a finding standard planes: it does not know such pictures, and there "
+        "is no plane head. The device cannot tell whether a picture shows the nuchal plane at all; label planes in the table."
+    )
+
+
 def filled(bank: Bank, said: Mapping[str, np.ndarray], planes: bool, boxes: bool) -> Bank:
-    """The bank with what the given bundle said of its real stills. planes, boxes: whether the data have labels of their own; a still
-    without one is then left as it is."""
+    """The bank with what the given bundle said of its real stills. planes, boxes: whether its word on them is taken; a still with a
+    label of its own keeps that."""
     entries: list[Entry] = list(bank.entries)
     for i, plane, box in zip(said["index"].tolist(), said["plane"].tolist(), said["box"], strict=True):
         entry = entries[i]
-        if not planes and entry.plane == UNKNOWN:
+        if planes and entry.plane == UNKNOWN:
             entry = replace(entry, soft_plane=plane)
-        if not boxes and entry.standard and not np.isnan(box[0]):
+        if boxes and entry.standard and entry.box is None and not np.isnan(box[0]):
             entry = replace(entry, box=(float(box[0]), float(box[1]), float(box[2]), float(box[3])), guessed_box=True)
         entries[i] = entry
     return replace(bank, entries=entries)
