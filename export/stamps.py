@@ -8,7 +8,6 @@ are, not what a run makes: it decides the bundle alone, and folds may be added t
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable
 from functools import cached_property
@@ -19,8 +18,8 @@ import edge
 from edge.bundle.manifest import MANIFEST_FILE
 from edge.errors import ConfigError, InputError
 from export.atomic import PARTIAL, Form, appearing, kept, sha256_of
+from export.data import Data, digest_of
 from export.recipe import SHIPPED, Recipe
-from export.stages.data import Data, digest_of
 from export.training.frames import contents_of, find_frames
 from export.training.systems import RANDOM
 

@@ -12,14 +12,12 @@ from calibration.bank import Bank, Entry
 from calibration.dataset import UNKNOWN
 from edge.bundle.manifest import EvidenceRow, EvidenceTable, OperatingPoint
 from edge.errors import InputError
+from export.data import stands_on_real
 from export.model.heads import HEADS, HYGROMA, KEEPING, NO_PLANES, PLANE, REAL_HYGROMA, REPORTED, SPECIFIC, Head
 from export.report import metrics
 from export.report.records import Correlation, IncreasedArea
 from export.report.validate import EvaluationSet, Step
 
-# Real positives on which the gate and the operating point stand; with fewer they stand on simulated ones. Of 40 positives none lost
-# bounds the share at .07 (95 %); 20 patients keep one of them from deciding it.
-MIN_POSITIVES, MIN_PATIENTS = 40, 20
 SPECIFICITY = 0.98  # a frame's, at the operating point: the evidence over an exam does the rest
 PLANES_KEPT = 0.95  # of standard planes that the plane threshold keeps (docs/design.md#evidence: other anatomy is judged there)
 FORMS = ("teacher", "student", "qdq")
@@ -91,11 +89,6 @@ def held_out(
 def entry_id(entry: Entry, index: int) -> str:
     """What messages call an entry of the bank: source, still, place in the bank."""
     return f"{entry.source}:{entry.still:04d}:{index}"
-
-
-def stands_on_real(positives: int, patients: int) -> bool:
-    """Whether real positives are enough for the gate and the operating point: how many, of how many patients."""
-    return positives >= MIN_POSITIVES and patients >= MIN_PATIENTS
 
 
 def judged_on_real(bank: Bank) -> bool:

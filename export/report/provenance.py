@@ -10,8 +10,8 @@ from calibration.bank import Bank
 from calibration.dataset import FOLDS, HOLDOUT, Dataset
 from edge.bundle.manifest import DataSource, Provenance
 from export.atomic import sha256_of
+from export.data import Data, lacks
 from export.recipe import SHIPPED, Recipe, TeacherRecipe
-from export.stages.data import Data, lacks
 from export.training.systems import RANDOM
 
 # vit_small_patch14_dinov2_224_fp16.safetensors: what is said below holds of this file alone, whatever its name

@@ -27,9 +27,8 @@ import numpy as np
 import torch
 
 from calibration.crops import Crops, read_crops
-from calibration.dataset import POSITIVE, Dataset, load_dataset
+from calibration.dataset import FOLDS, POSITIVE, Dataset, load_dataset
 from calibration.leakage import assign_folds, inner_split, patient_groups, same_images
-from calibration.dataset import FOLDS
 from edge.engines.selftest import sigmoid
 from edge.errors import ConfigError, InputError
 from export.atomic import LOCK, alone, appearing, intact, remove, require_beside
@@ -164,7 +163,7 @@ def prepare(data: Dataset, system: System, settings: Settings, progress: Progres
         except InputError as error:
             raise InputError(f"{data.folder}: fold {fold} held out: {error}") from None
     rows = [
-        [i.name, i.label, i.patient if data.table else "", group, i.site, i.plane, signal, fold]
+        [i.name, i.label, i.patient if data.table else "", group, i.site, i.plane_called, signal, fold]
         for i, group, signal, fold in zip(data.images, groups, crops.signals, folds, strict=True)
     ]
     digest = hashlib.sha256(repr(rows).encode() + crops.training.tobytes() + crops.model.tobytes()).hexdigest()
