@@ -59,6 +59,11 @@ class Entry:
         return found
 
     @property
+    def owner(self) -> str:
+        """Whose it is: the patient; without one the still, of which several entries were made."""
+        return self.group or f"still {self.still}"
+
+    @property
     def standard(self) -> bool:
         """Whether it counts as a standard plane: labelled so; of a real image that nobody labelled, where it has a finding, which
         could be told then, or the given bundle does not say otherwise."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from calibration.lesion import Box, NuchalAnatomy
+from calibration.origin import Origin
 from edge.errors import InputError
 
 FOLDS = 4  # the paper's protocol (arXiv 2512.22730)
@@ -72,13 +73,15 @@ class LabelledImage:
 @dataclass(frozen=True)
 class Dataset:
     """source: the folder or table that was named; folder: what the images' names are under. classes: what the negative and the
-    positive finding are called. patients_known: the table says whose each image is."""
+    positive finding are called. patients_known: the table says whose each image is. origin: where it comes from, as a file beside
+    it says."""
 
     source: Path
     folder: Path
     classes: tuple[str, str]
     images: list[LabelledImage]
     patients_known: bool
+    origin: Origin | None = None
 
     @property
     def labels(self) -> np.ndarray:

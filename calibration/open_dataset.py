@@ -21,6 +21,7 @@ from calibration.dataset import (
 from calibration.dataset_table import read_dataset
 from calibration.images import IMAGES, find_images, is_image
 from calibration.naming import some
+from calibration.origin import read_origin
 from calibration.table import find_named, name_of, one_name
 from edge.errors import InputError
 from edge.kinds import is_litter
@@ -30,17 +31,19 @@ OTHER = "other"  # a folder beside the two classes'
 
 def open_dataset(source: Path, positive: str = POSITIVE, columns: Sequence[str] = ()) -> Dataset:
     """The data set that a folder or a table holds. positive: the folder of the positive class, where it has another name. columns:
-    of a table, further labels that must be there. InputError names what does not fit, and the fix."""
-    if source.is_dir():
-        if columns:
-            raise InputError(f"{source}: folders say nothing of {some(columns)}; give a table with these columns (docs/data.md)")
-        return _of_folders(source, one_name(positive))
-    return read_dataset(source, columns)
+    further labels, of tables that have them. InputError names what does not fit, and the fix."""
+    found = _of_folders(source, one_name(positive)) if source.is_dir() else read_dataset(source, columns)
+    return replace(found, origin=read_origin(source))
 
 
 def open_datasets(sources: Sequence[Path], positive: str = POSITIVE, columns: Sequence[str] = ()) -> list[Dataset]:
-    """Several data sets that are used together, by names that differ."""
+    """Several data sets that are used together, by names that differ. One of them at least has each of the further labels."""
     sets = [open_dataset(source, positive, columns) for source in sources]
+    known = {column for found in sets for image in found.images for column in image.labels}
+    if absent := [column for column in columns if column not in known]:
+        raise InputError(
+            f"{', '.join(map(str, sources))}: no image has {some(absent)}, which the recipe's heads name; add the column, with 1 and 0"
+        )
     if len(sets) == 1:
         return sets
     twice = [path for path, n in Counter(image.path.resolve() for found in sets for image in found.images).items() if n > 1]

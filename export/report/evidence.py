@@ -95,7 +95,7 @@ def judged_on_real(bank: Bank) -> bool:
     """Whether the gate and the operating point stand on real positives: where there are enough, or no others. Else they stand on
     simulated ones."""
     found = [e for e in bank.entries if e.source == "real" and e.fold >= 0 and e.hygroma == 1]
-    enough = stands_on_real(len(found), len({e.group for e in found}))
+    enough = stands_on_real(len(found), len({e.owner for e in found}))
     return enough or not any(e.source == "lesion" for e in bank.entries)
 
 
@@ -157,7 +157,7 @@ def evaluation_sets(folds: HeldOut, validation: HeldOut | None, heads: Sequence[
                     "student",
                     screening=head.screening,
                     # a still and what was made of it are one patient's, and a patient may have several
-                    groups=[e.group for e, k in zip(data.entries, keep, strict=True) if k],
+                    groups=[e.owner for e, k in zip(data.entries, keep, strict=True) if k],
                     gated=head.gated,
                 )
             )
