@@ -29,9 +29,9 @@ from calibration.bank import BANK_SIZE, Bank, build_bank
 from edge.bundle.manifest import GateResult, OperatingPoint, Provenance
 from edge.engines.selftest import infer_all
 from edge.screen.preprocess import Preprocessing
-from export.atomic import Form, remove, writable
+from export.atomic import Form, appearing, remove, writable
 from export.bundle import require_canonical
-from export.data import Data, grouped, lacks, open_data, require_learnable
+from export.data import Data, grouped, lacks, open_data, require_learnable, require_statistics
 from export.int8.log_odds_shift import ShiftCrops, quantize_shifted, read_shifts
 from export.int8.qat import finetune
 from export.int8.quantize import Choice
@@ -39,15 +39,17 @@ from export.model.heads import HYGROMA, Head
 from export.model.torch_runner import TorchRunner
 from export.model.vit import HygromaViT
 from export.phantoms import BANK, Progress, phantom_bank
-from export.recipe import Recipe
+from export.recipe import Recipe, write_recipe
 from export.report.engine_gate import StoredCrops, save_crops
 from export.report.evidence import HeldOut, evaluation_sets, held_out, judged_heads, operating_point, shipped_threshold
+from export.report.paper import BASELINE, TEACHER, Answers, write_paper
 from export.report.provenance import provenance
 from export.report.records import Checked, Report
 from export.report.sensitivity import Measured, Study, study
 from export.report.validate import EvaluationSet, write_report
 from export.stages import bundle as bundling
 from export.stages import evidence, given, graphs, weights
+from export.stages.baseline import BaselineCourse, baseline_predictions, clear_state
 from export.stages.crops import REFIT, Crops, run_name
 from export.stages.evidence import ARRAYS
 from export.stages.graphs import GRAPH
@@ -56,15 +58,16 @@ from export.stamps import Stamps
 from export.training.finetune import open_device
 from export.training.frames import decode_frames, find_frames
 from export.training.precision import CPU, record, recorded
-from export.training.systems import RANDOM
+from export.training.systems import RANDOM, describe_start
 from export.training.train import Schedule
 from export.training.watched import Watched, set_aside
 
 log = logging.getLogger("hygroma.export")
 
+RECIPE = "recipe.yaml"  # in `work`
 STAGES = {  # stage -> its folders under `work` that go on from one call to the next
     "bank": ("bank", "bank_phantom", "given", "frames"),
-    "train": ("teacher",),
+    "train": ("teacher", "baseline"),
     "distill": ("unlabelled", "student", "heads"),
     "quantize": ("qat", "qdq", "qdq_teacher"),
     "validate": ("predictions", "other_anatomy", "honesty"),
@@ -77,9 +80,15 @@ class Pipeline:
     """All stages of one recipe. A stage asks the one before it for what it needs, so that any can be run first.
 
     ConfigError from a stage that finds outputs which other settings made; only the bundle is made again unasked. device: cpu or
-    cuda, where teacher and students train and are asked; heads, INT8 graphs and fine-tuning with rounding are the CPU's."""
+    cuda, where teacher, baseline and students train and are asked; heads, INT8 graphs and fine-tuning with rounding are the CPU's. refit: whether a model is made of all folds too."""
 
-    def __init__(self, recipe: Recipe, progress: Progress = lambda what, done, total: None, device: str = "cpu"):
+    def __init__(
+        self,
+        recipe: Recipe,
+        progress: Progress = lambda what, done, total: None,
+        device: str = "cpu",
+        refit: bool = True,
+    ):
         self.device = open_device(device)
         self.recipe, self.progress = recipe, progress
         self.work, self.stamps = Path(recipe.work), Stamps(recipe, lambda: self.data)
@@ -87,11 +96,12 @@ class Pipeline:
         threadpool_limits(recipe.threads, "blas")  # the heads' fits too: other threads sum in another order
         self.heads = recipe.student_config.answers
         self.no_planes = ""  # why a given bundle's word on planes was not taken
-        self.runs = (REFIT, *recipe.folds)  # the refit first: should time run out, there is a model
+        # The refit first: should time run out, there is a model.
+        self.runs = (REFIT, *recipe.folds) if refit else tuple(recipe.folds)
 
     def run(self, until: str = "bundle", accept_failing_gate: bool = False) -> None:
         """Every stage up to and including `until`. What other settings made, and data that a later one could not use, is refused
-        before the first begins."""
+        before the first begins, and what the data lack, and what that costs, is logged."""
         make: dict[str, Callable[[], object]] = {
             "bank": self.bank,
             "train": self.train,
@@ -100,12 +110,14 @@ class Pipeline:
             "validate": self.validate,
             "bundle": partial(self.bundle, accept_failing_gate),
         }
-        for stage in self.check(until):
+        stages = self.check(until)
+        for sentence in lacks(self.data, self.recipe):
+            log.warning("%s", sentence)
+        for stage in stages:
             make[stage]()
 
     def check(self, until: str) -> list[str]:
-        """The stages up to and including `until`, in order; ConfigError or InputError where one of them cannot work. What the data
-        lack, and what that costs, is logged."""
+        """The stages up to and including `until`, in order; ConfigError or InputError where one of them cannot work."""
         writable(self.work)
         require_learnable(self.data, self.recipe)
         self.stamps.keys("student")  # the data, the checkpoint to start from, a given bundle and a site's frames are there
@@ -113,6 +125,7 @@ class Pipeline:
             given.open_given(self.recipe.given)
         with torch.random.fork_rng(devices=[]):  # and the checkpoint fits: said now, not after minutes of edits
             weights.at_start(self.recipe.teacher_config, self.recipe.teacher.init, self.recipe.seed)
+        self._leave_recipe()
         stages = list(STAGES)[: list(STAGES).index(until) + 1]
         for stage in stages:
             for folder in STAGES[stage]:
@@ -120,13 +133,21 @@ class Pipeline:
                     self.stamps.check(folder)
         if until == "bundle":
             self.stamps.differences("bundle")  # refuses one without a stamp
-        for sentence in lacks(self.data, self.recipe):
-            log.warning("%s", sentence)
+            require_statistics(self.data, self.recipe)
         return stages
+
+    def _leave_recipe(self) -> None:
+        """The recipe beside what it makes: for `hygroma explain`, and to go on from a cross-validation."""
+        with appearing(self.work / RECIPE) as unfinished:
+            write_recipe(self.recipe, unfinished)
 
     def train(self) -> None:
         for run in self.runs:
-            self.teacher(run)
+            self.taught(run)
+
+    def taught(self, run: int) -> None:
+        self.teacher(run)
+        self.baseline(run)
 
     def distill(self) -> None:
         for run in self.runs:
@@ -216,6 +237,24 @@ class Pipeline:
         )  # fmt: skip
         model.plane_head.load_state_dict(plane)
         return model
+
+    def baseline(self, run: int) -> dict[str, np.ndarray]:
+        """What a fold's baseline says of images that it never saw, trained if it is not there yet (export/stages/baseline.py);
+        nothing of the refit, or where the recipe names none."""
+        recipe = self.recipe
+        if run == REFIT or not self.stamps.used("baseline"):
+            return {}
+        schedule = recipe.baseline_schedule(run)
+        folder = self.stamps.claim("baseline") / run_name(run)
+        course = BaselineCourse(
+            recipe.baseline_system, schedule, recipe.baseline.patience, folder, self.device,
+            lambda epoch, loss: self.progress(f"baseline {run_name(run)}", epoch, schedule.epochs),
+        )  # fmt: skip
+        said = self.stamps.kept(
+            "baseline", f"{run_name(run)}.npz", ARRAYS, lambda: baseline_predictions(self.crops, run, recipe.seed, course)
+        )
+        clear_state(folder)
+        return said
 
     def student(self, run: int) -> HygromaViT:
         """The student of a run, distilled if it is not there yet, its heads fitted to the end."""
@@ -318,7 +357,34 @@ class Pipeline:
         return self._held_out("validation", {"validation": REFIT}) if self.crops.holdout else None
 
     def _held_out(self, name: str, runs: Mapping[str, int]) -> HeldOut:
-        return held_out(name, self.bank(), {part: self.predictions(run) for part, run in runs.items()}, self.heads)
+        parts = {part: self._with_baseline(run, self.predictions(run)) for part, run in runs.items()}
+        return held_out(name, self.bank(), parts, self.heads)
+
+    def _with_baseline(self, run: int, part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        said = self.baseline(run)
+        return evidence.with_baseline(part, said) if said else part
+
+    def cross_validated(self, teacher: bool = True) -> Answers:
+        """What the folds' teachers, unless they are left out, and baselines say of images with a finding that they never saw."""
+
+        def part(run: int) -> dict[str, np.ndarray]:
+            if not teacher:
+                return {"index": self.crops.held_out(run)}
+            return self.stamps.kept(
+                "crossval", f"{run_name(run)}.npz", ARRAYS,
+                lambda: evidence.taught(self.teacher(run), self.crops, run, self.device),
+            )  # fmt: skip
+
+        bank = self.bank()  # what cannot be read or is in two folds is said before anything is made
+        parts = {f"fold {fold}": self._with_baseline(fold, part(fold)) for fold in self.recipe.folds}
+        return evidence.answers_of(held_out("folds", bank, parts, self.heads), self.data.stills)
+
+    def starts(self) -> dict[str, str]:
+        """What teacher and baseline start from, in words; of the baseline where there is one."""
+        found = {TEACHER: self.recipe.teacher.init}
+        if self.stamps.used("baseline"):
+            found[BASELINE] = self.recipe.baseline.init
+        return {form: describe_start(init) for form, init in found.items()}
 
     @property
     def _explained(self) -> int:
@@ -360,6 +426,8 @@ class Pipeline:
             read_shifts(self.stamps.folder("qdq"), self.stamps.folder("heads"), names),
             self.provenance(),
         )
+        answers = evidence.answers_of(folds, self.data.stills)
+        report["paper"] = write_paper(answers, self.starts(), self.work / "report")
         write_report(report, self.work / "report")
         self.progress("validate", 1, 1)
         return report

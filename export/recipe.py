@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from calibration.dataset import FOLDS, POSITIVE
 from edge.errors import ConfigError, HygromaError
 from edge.schema import Decoder, Rule, did_you_mean, rule
@@ -254,6 +256,23 @@ def load_recipe(path: Path) -> Recipe:
 
 def _start(base: Path, init: str) -> str:
     return init if init == RANDOM else str((base / init).resolve())
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """What `load_recipe` reads again as the same recipe, keys that have their usual value left out."""
+
+    def said(found: Any) -> dict[str, Any]:
+        out = {}
+        for own in dataclasses.fields(found):
+            value = getattr(found, own.name)
+            usual = own.default if own.default_factory is dataclasses.MISSING else own.default_factory()
+            if value == usual:
+                continue
+            listed = isinstance(value, list) and value and dataclasses.is_dataclass(value[0])
+            out[own.name] = said(value) if dataclasses.is_dataclass(value) else [said(v) for v in value] if listed else value
+        return out
+
+    path.write_text(yaml.safe_dump(said(recipe), sort_keys=False), encoding="utf-8")
 
 
 def shipped_ladder() -> Path:

@@ -15,7 +15,7 @@ from export.recipe import Recipe
 
 # stage -> what makes a run's part of it, and of the stages before it. A bundle needs what `validate` leaves of each.
 MADE_BY: dict[str, Callable[[Pipeline, int], object]] = {
-    "train": Pipeline.teacher,
+    "train": Pipeline.taught,
     "distill": Pipeline.student,
     "quantize": Pipeline.qdq,
     "validate": Pipeline.predictions,
@@ -71,7 +71,7 @@ def _shared(pipeline: Pipeline, until: str) -> list[str]:
     """The folders that the jobs write to, all of them each."""
     made = list(MADE_BY)[: list(MADE_BY).index(until) + 1]
     folders = [folder for stage in made if stage != "bundle" for folder in STAGES[stage]]
-    unused = {"qdq_teacher", "honesty"} | (set() if pipeline.recipe.qat.when == "always" else {"qat"})
+    unused = {"qdq_teacher", "other_anatomy", "honesty"} | (set() if pipeline.recipe.qat.when == "always" else {"qat"})
     return [folder for folder in folders if folder not in unused and pipeline.stamps.used(folder)]
 
 

@@ -15,8 +15,9 @@ METRICS = ("accuracy", "sensitivity", "specificity", "roc_auc")
 
 def _add_crossval(crossval: Parser) -> None:
     crossval.description = (
-        "4-fold cross-validation, grouped by patient, on a folder per class (DATA/hygroma, DATA/normal). Everything "
-        "wrong with the data is said before anything is trained. Goes on where it was cut off."
+        "4-fold cross-validation, grouped by patient, on images with a finding: a recipe's stages, stopped at the folds' teachers. "
+        "Everything wrong with the data is said before anything is trained. Goes on where it was cut off; `hygroma export "
+        "OUT/recipe.yaml` goes on from there to a bundle."
     )
     crossval.epilog = "docs/paper-protocol.md has the whole protocol, command by command."
     crossval.add_labelled()
@@ -27,7 +28,7 @@ def _add_crossval(crossval: Parser) -> None:
         "--init", metavar="FILE|random", help="usf-mae: its checkpoint; densenet169: torchvision's, or random (default)"
     )
     crossval.add_path("--shape-of", "FILE", "vit-random: this checkpoint's architecture (default: ViT-B/16)")
-    crossval.add_path("--out", "DIR", "results, weights and crops of the images", required=True)
+    crossval.add_path("--out", "DIR", "the recipe's work folder: results, weights and crops of the images", required=True)
     crossval.add_device()
     crossval.add_ray("folds")
     crossval.add_numbers((
@@ -45,16 +46,23 @@ def _add_crossval(crossval: Parser) -> None:
 
 def _add_compare(compare: Parser) -> None:
     compare.description = (
-        "Two `hygroma crossval --out` folders of the same images and folds. Beside every p: n, the smallest p that "
+        "Two `hygroma crossval --out` or work folders of the same images and folds. Beside every p: n, the smallest p that "
         "this n allows, and what either system started from."
     )
-    compare.add_path("a", "A", "one --out folder")
+    compare.add_path("a", "A", "one folder")
     compare.add_path("b", "B", "the other; gains are B's over A")
     compare.add_argument(
         "--unit",
         default="image",
         choices=("image", "patient", "fold", "fold-metric"),
         help="what is paired (default: image)",
+    )
+    compare.add_argument(
+        "--forms",
+        nargs=2,
+        default=("", ""),
+        metavar=("FORM", "FORM"),
+        help="which of a folder's models, A's and B's: baseline, teacher, student or qdq (default: the teacher, or the only one)",
     )
     compare.add_json()
     compare.set_defaults(handler=_compare)
@@ -64,66 +72,63 @@ def _add_explain(explain: Parser) -> None:
     explain.description = (
         "Where each fold's model looked in images that it never saw. One forward pass a channel: seconds an image."
     )
-    explain.add_path("run", "RUN", "the --out folder of `hygroma crossval`")
+    explain.add_path("run", "RUN", "the --out folder of `hygroma crossval`, or the work folder of a finished recipe")
+    explain.add_argument("--form", default="", help="baseline, teacher or student (default: the teacher, or the only one)")
     explain.add_path("--out", "DIR", "where the overlays go", required=True)
     explain.add_numbers([("each", 8, "images of either class")], positive)
     explain.add_argument(
         "--boxes",
         type=Path,
         metavar="CSV",
-        help="path,x0,y0,x1,y1 in pixels: nuchal regions drawn by a reader; says how much of the maps lies inside (needs --data)",
+        help="path,x0,y0,x1,y1 in pixels: nuchal regions drawn by a reader (default: the data set's nt_box); says how much of the maps lies inside (needs --data)",
     )
     explain.add_path("--data", "DATA", "the folder that was cross-validated, for --boxes")
-    explain.add_json("print one JSON array; with --boxes an object with both lists")
+    explain.add_json("print one JSON object: overlays, localisation")
     explain.set_defaults(handler=_explain)
 
 
 def _crossval(args: argparse.Namespace) -> int:
     with toolchain():
-        from export.site.crossval import Settings, cross_validate
+        from export.crossval import Settings, cross_validate, recipe_of
         from export.training.systems import choose_system
     progress = Progress()
-    report = cross_validate(
-        args.data,
-        choose_system(args.system, args.init, args.image, args.shape_of),
-        args.out,
-        args.csv,
-        args.positive,
-        Settings(args.epochs, args.patience, args.batch, args.lr, args.seed, args.threads),
-        args.device,
-        args.ray,
-        progress,
-    )
+    system = choose_system(args.system, args.init, args.image, args.shape_of)
+    system.require_batch(args.batch)
+    settings = Settings(args.epochs, args.patience, args.batch, args.lr, args.seed, args.threads)
+    recipe = recipe_of([args.data], system, args.out, args.positive, settings)
+    report = cross_validate(recipe, args.device, args.ray, progress)
     progress.clear()
     if args.json:
         print(json.dumps(report))
         return 0
-    whose = "" if report["patients known"] else " (no CSV: every image counts as a patient of its own)"
+    table, form = report["paper"], report["paper"]["forms"][0]
+    whose = "" if report["patients known"] else " (no table: every image counts as a patient of its own)"
     print(
-        f"{report['system']} from {report['start']}: {report['images']} images, {report['positives']} {report['classes'][1]}, "
-        f"{report['patients']} patients{whose}\n"
+        f"{args.system} from {form['start']}: {table['images']} images, {table['positives']} {report['classes'][1]}, "
+        f"{table['patients']} patients{whose}\n"
     )
-    print(f"{_figures_head()}threshold  best epoch")
-    for fold in report["folds"]:
-        print(f"fold {fold['fold']:<3}{_figures_line(fold['figures'])}{fold['threshold']:<11.3f}{fold['best_epoch']}")
-    print(f"{'pooled':<8}{_figures_line(report['pooled'])}")
-    if report["by site"]:
+    print(f"{_figures_head()}threshold")
+    for part, figures in sorted(form["figures"].items()):
+        limit = form["thresholds"].get(part)
+        print(f"{part:<8}{_figures_line(figures)}{'' if limit is None else f'{limit:.3f}'}".rstrip())
+    if form["by site"]:
         print("by site, each image by its fold's model and threshold, as pooled")
-        for site in report["by site"]:
+        for site in form["by site"]:
             print(f"{'':<8}{_figures_line(site['figures'])}{_site_name(site)}")
-    shown = [report["pooled"], *(site["figures"] for site in report["by site"])]
-    kinds = sorted({figure["interval"] for part in shown for figure in part.values()})
-    precisions = sorted({name for fold in report["folds"] for name in fold.get("precision", ())})
-    print(f"\ntrained in {' and '.join(precisions) or 'a precision that was not recorded'}")
-    print(f"95 % intervals: {', '.join(kinds)}. Out-of-fold predictions: {args.out / 'predictions.csv'}")
+    shown = [form["figures"]["pooled"], *(site["figures"] for site in form["by site"])]
+    kinds = sorted({figure["interval"] for part in shown for figure in part.values() if figure})
+    print(f"\ntrained in {' and '.join(report['precision']) or 'a precision that was not recorded'}")
+    print(f"95 % intervals: {', '.join(kinds)}. Out-of-fold predictions: {args.out / 'report' / 'predictions.csv'}")
     if shared := report["patients in both classes"]:
         print(
-            f"{shared} patients have images of both classes and stay in one fold; if the CSV numbers each class anew, two "
+            f"{shared} patients have images of both classes and stay in one fold; if the table numbers each class anew, two "
             "patients share a number there: write hygroma-1 and normal-1, and give another --out"
         )
     odd = {signal: n for signal, n in report["signals"].items() if signal != "OK"}
     if odd:
         print(f"the daemon would not assess {sum(odd.values())} of these images ({odd}); they count all the same")
+    if report["form"] == "teacher":
+        print(f"to a bundle: hygroma export {args.out / 'recipe.yaml'} (trains no fold again)")
     return 0
 
 
@@ -133,7 +138,8 @@ def _figures_head() -> str:
 
 def _figures_line(figures: dict[str, Any]) -> str:
     cells = [f"{f['value']:.3f} ({f['low']:.3f}-{f['high']:.3f})" if f else "-" for f in map(figures.get, METRICS)]
-    return f"{figures['accuracy']['n']:>5}  " + "".join(f"{cell:<20}" for cell in cells)
+    n = figures["accuracy"]["n"] if figures["accuracy"] else 0
+    return f"{n:>5}  " + "".join(f"{cell:<20}" for cell in cells)
 
 
 def _site_name(site: dict[str, Any]) -> str:
@@ -147,8 +153,8 @@ def _site_name(site: dict[str, Any]) -> str:
 def _compare(args: argparse.Namespace) -> int:
     with toolchain():
         from export.site.compare import compare
-        from export.site.crossval import load_run
-    result = compare(load_run(args.a), load_run(args.b), args.unit)
+        from export.site.crossed import load_crossed
+    result = compare(load_crossed(args.a, args.forms[0]), load_crossed(args.b, args.forms[1]), args.unit)
     if args.json:
         print(json.dumps(result))
         return 0
@@ -170,16 +176,16 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _explain(args: argparse.Namespace) -> int:
     with toolchain():
+        from export.explain import explain
         from export.report.localise import mass_in_words
-        from export.site.explain import explain
     if (args.boxes is None) != (args.data is None):
         raise ConfigError("--boxes and --data: found one without the other; give both, or neither")
     progress = Progress()
     boxes = None if args.boxes is None else (args.boxes, args.data)
-    rows, located = explain(args.run, args.out, args.each, boxes, lambda *step: progress("Score-CAM image", *step))
+    rows, located = explain(args.run, args.out, args.each, args.form, boxes, lambda *step: progress("Score-CAM image", *step))
     progress.clear()
     if args.json:
-        print(json.dumps(rows if boxes is None else {"overlays": rows, "localisation": located}))
+        print(json.dumps({"overlays": rows, "localisation": located}))
         return 0
     for row in rows:
         print(f"{row['label']:<12}{row['probability']:.3f}  called {row['decision']:<12}{row['overlay']}")

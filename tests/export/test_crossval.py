@@ -23,18 +23,17 @@ from fakes.labelled import write_checkpoint, write_csv, write_images
 
 from edge.cli import main
 from export.jobs import run_jobs
-from export.site import crossval as module
-from export.site.crossval import choose_threshold, load_run, write_report
-from export.training import finetune
-from export.training.finetune import Examples
-from export.training.systems import build, choose_system
+from export.site.crossed import load_crossed
+from export.stages import weights
+from export.stamps import STAMP
+from export.training import train
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """data/, patients.csv, c.pt. Not to be written to."""
+    """data/, with the table p.csv in it, and c.pt. Not to be written to."""
     base = tmp_path_factory.mktemp("site")
-    write_csv(base / "patients.csv", write_images(base / "data", patients=8))
+    write_csv(base / "data/p.csv", write_images(base / "data", patients=8))
     write_checkpoint(base / "c.pt")
     return base
 
@@ -42,7 +41,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(base: Path, out: Path, *more: str, system: str = "usf-mae") -> list[str]:
     start = {"usf-mae": ["--init", str(base / "c.pt")], "vit-random": ["--shape-of", str(base / "c.pt")]}
     return [
-        "crossval", str(base / "data"), "--csv", str(base / "patients.csv"), "--system", system, *start.get(system, []),
+        "crossval", str(base / "data/p.csv"), "--system", system, *start.get(system, []),
         "--image", "64", "--epochs", "3", "--batch", "6", "--threads", "1", "--out", str(out), "--json", *more,
     ]  # fmt: skip
 
@@ -60,106 +59,104 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def test_every_image_is_predicted_once_by_a_model_that_never_saw_its_patient(finished: Path, site: Path) -> None:
-    predictions, known = rows(finished / "predictions.csv"), rows(site / "patients.csv")
+    predictions, known = rows(finished / "report/predictions.csv"), rows(site / "data/p.csv")
     assert sorted(r["path"] for r in predictions) == sorted(r["path"] for r in known)
     patient = {r["path"]: r["patient"] for r in known}
     where: dict[str, set[str]] = {}
     for row in predictions:
-        assert row["group"] == patient[row["path"]] and 0 <= float(row["probability"]) <= 1
-        assert int(row["decision"]) == (float(row["probability"]) >= float(row["threshold"]))
-        where.setdefault(row["group"], set()).add(row["fold"])
+        assert row["patient"] == patient[row["path"]] and 0 <= float(row["teacher probability"]) <= 1
+        assert int(row["teacher decision"]) == (float(row["teacher probability"]) >= float(row["teacher threshold"]))
+        where.setdefault(row["patient"], set()).add(row["fold"])
     assert all(len(folds) == 1 for folds in where.values()) and len({r["fold"] for r in predictions}) == 4
-    for fold in json.loads((finished / "report.json").read_text())["folds"]:
-        assert fold["trained_on"] + fold["watched"] == 12
 
 
 def test_the_report_pools_what_the_predictions_say(finished: Path) -> None:
-    report, run = json.loads((finished / "report.json").read_text()), load_run(finished)
-    assert (report["images"], report["positives"], report["patients"]) == (16, 8, 16)
-    assert report["pooled"]["accuracy"]["value"] == pytest.approx((run.labels == run.decisions).mean())
-    for fold in report["folds"]:
-        keep = run.folds == fold["fold"]
-        assert fold["figures"]["accuracy"]["value"] == pytest.approx((run.labels == run.decisions)[keep].mean())
-        assert fold["figures"]["accuracy"]["n"] == 4
-    for figure in report["pooled"].values():
+    run = load_crossed(finished)
+    table, answers = json.loads((finished / "report/paper.json").read_text()), run.answers
+    assert (table["images"], table["positives"], table["patients"], table["kind"]) == (16, 8, 16, "real")
+    figures = run.row["figures"]
+    assert figures["pooled"]["accuracy"]["value"] == pytest.approx((answers.labels == run.decisions).mean())
+    for fold in range(4):
+        keep = answers.folds == fold
+        found = figures[f"fold {fold}"]["accuracy"]
+        assert found["value"] == pytest.approx((answers.labels == run.decisions)[keep].mean()) and found["n"] == 4
+    for figure in figures["pooled"].values():
         assert figure["low"] <= figure["value"] <= figure["high"]
 
 
 def test_a_second_call_trains_nothing_and_says_the_same(
     finished: Path, site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(module, "fine_tune", lambda *_: pytest.fail("trained again"))
-    before = (finished / "predictions.csv").read_bytes()
+    before, made = (finished / "report/predictions.csv").read_bytes(), inodes(finished)
     assert main(command(site, finished)) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads((finished / "report.json").read_text())
-    assert (finished / "predictions.csv").read_bytes() == before
+    assert json.loads(capsys.readouterr().out) == json.loads((finished / "report/crossval.json").read_text())
+    assert (finished / "report/predictions.csv").read_bytes() == before and inodes(finished) == made
+
+
+def inodes(folder: Path) -> dict[str, int]:
+    """Of what stages made: a file that was made again has another number."""
+    return {str(p.relative_to(folder)): p.stat().st_ino for name in ("bank", "teacher", "crossval") for p in folder.glob(f"{name}/*")}
+
+
+def test_export_goes_on_from_a_cross_validation_and_trains_no_fold_again(finished: Path, site: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(finished, work, copy_function=os.link)
+    text = (work / "recipe.yaml").read_text().replace(str(finished), str(work))
+    (tmp_path / "recipe.yaml").write_text(text)
+    before = inodes(work)
+    assert main(["train", str(tmp_path / "recipe.yaml")]) == 0
+    after = inodes(work)
+    assert before.items() <= after.items() and set(after) - set(before) >= {"teacher/refit.pt"}
 
 
 def test_a_kill_loses_only_the_running_epoch(
     finished: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in the second epoch of the second fold; what was done is not done again, and it ends in the same weights."""
-    epochs, real = [], finetune._train_epoch
+    epochs, real = [], train.batches
 
-    def dies(*args: Any) -> None:
+    def dies(*args: Any) -> Any:
         epochs.append(1)
         if len(epochs) == 5:
             raise KeyboardInterrupt
-        real(*args)
+        return real(*args)
 
-    monkeypatch.setattr(finetune, "_train_epoch", dies)
+    monkeypatch.setattr(train, "batches", dies)
     assert main(command(site, tmp_path / "out")) == 130
-    assert (tmp_path / "out/fold0/fold.json").is_file() and (tmp_path / "out/fold1/training.pt").is_file()
+    assert (tmp_path / "out/teacher/fold0.pt").is_file() and (tmp_path / "out/teacher/fold1.pt").is_file()
     assert main(command(site, tmp_path / "out")) == 0
     assert len(epochs) == 5 + 2 + 3 + 3  # the one that died; folds 1, 2 and 3
-    assert (tmp_path / "out/predictions.csv").read_bytes() == (finished / "predictions.csv").read_bytes()
-    assert not list((tmp_path / "out").rglob("training.pt"))
+    assert (tmp_path / "out/report/predictions.csv").read_bytes() == (finished / "report/predictions.csv").read_bytes()
 
 
 def test_two_processes_never_write_to_one_folder(
     finished: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The second is refused while the first trains, and may go on when that was killed."""
-    out, real = tmp_path / "out", finetune._train_epoch
+    out, real = tmp_path / "out", train.batches
 
-    def dies(*args: Any) -> None:
+    def dies(*args: Any) -> Any:
         before = sorted(p.name for p in out.rglob("*"))
         assert main(command(site, out)) == 78
         assert f"{out / 'lock'}: held by process {os.getpid()} on " in capsys.readouterr().err
         assert sorted(p.name for p in out.rglob("*")) == before
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(finetune, "_train_epoch", dies)
+    monkeypatch.setattr(train, "batches", dies)
     assert main(command(site, out)) == 130
-    monkeypatch.setattr(finetune, "_train_epoch", real)
+    monkeypatch.setattr(train, "batches", real)
     assert main(command(site, out)) == 0
-    assert (out / "predictions.csv").read_bytes() == (finished / "predictions.csv").read_bytes()
-
-
-def test_a_kill_before_the_first_file_leaves_a_folder_that_can_be_gone_on_with(
-    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def dies(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "_claim", dies)
-    for _ in range(2):
-        assert main(command(site, tmp_path / "out")) == 130
-        assert [p.name for p in (tmp_path / "out").iterdir()] == ["lock"]
+    assert (out / "report/predictions.csv").read_bytes() == (finished / "report/predictions.csv").read_bytes()
 
 
 def half_done(out: Path) -> None:
-    (out / "fold3/fold.json").unlink()
+    (out / "crossval/fold3.npz").unlink()
+    (out / "teacher/fold3.pt").write_bytes(b"PK cut")
 
 
-def no_state(out: Path) -> None:
-    half_done(out)
-    (out / "fold3/training.pt").write_bytes(b"PK cut")
-
-
-def no_crops(out: Path) -> None:
-    half_done(out)
-    (out / "crops.npz").write_bytes(b"PK cut")
+def no_bank(out: Path) -> None:
+    (out / "crossval/fold3.npz").unlink()
+    (out / "bank/entries.json").write_text("[")
 
 
 def cut_short(path: Path) -> None:
@@ -169,14 +166,12 @@ def cut_short(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "command_of", "words"),
     [
-        (no_state, "crossval", r"fold3/training.pt: cannot be read \(.*delete it"),
-        (no_crops, "crossval", r"crops.npz: cannot be read \(.*delete it"),
-        (lambda out: cut_short(out / "run.json"), "crossval", "run.json: damaged, .*delete "),
-        (lambda out: (out / "crops.npz").write_bytes(b"x"), "explain", r"crops.npz: cannot be read \(.*delete it"),
-        (lambda out: [p.unlink() for p in out.glob("fold*/epoch*.pt")], "explain", "epoch000.*missing; delete .*/fold"),
-        (lambda out: [cut_short(p) for p in out.glob("fold*/epoch*.pt")], "explain", "epoch000.*damaged; delete .*/fold"),
-        (lambda out: (out / "report.json").write_text("{}"), "compare", "no finished cross-validation .KeyError"),
-        (lambda out: cut_rows(out / "predictions.csv"), "compare", "predictions.csv has 11 rows, report.json speaks of 16"),
+        (half_done, "crossval", r"teacher/fold3.pt: cannot be read \(.*delete it"),
+        (no_bank, "crossval", r"bank: cannot be read \(.*delete it"),
+        (lambda out: cut_short(out / f"teacher/{STAMP}"), "crossval", "teacher/recipe.json: not readable as a JSON object"),
+        (lambda out: [p.unlink() for p in out.glob("teacher/fold*.pt")], "explain", "teacher/fold..pt: missing; run the same"),
+        (lambda out: (out / "report/paper.json").write_text("{}"), "compare", "no finished cross-validation or export .KeyError"),
+        (lambda out: cut_rows(out / "report/predictions.csv"), "compare", "predictions.csv has 11 rows, paper.json speaks of 16"),
     ],
 )  # fmt: skip
 def test_what_was_damaged_afterwards_is_named_with_the_fix(
@@ -185,6 +180,7 @@ def test_what_was_damaged_afterwards_is_named_with_the_fix(
 ) -> None:  # fmt: skip
     out = tmp_path / "out"
     shutil.copytree(finished, out)
+    (out / "recipe.yaml").write_text((out / "recipe.yaml").read_text().replace(str(finished), str(out)))
     spoil(out)
     assert main({
         "crossval": command(site, out),
@@ -207,7 +203,7 @@ def test_the_other_systems_run_on_the_same_folds(
     call = command(site, tmp_path / "out", "--epochs", "1", system=system)
     call[call.index("--image") + 1] = "32" if system == "densenet169" else "64"
     assert main(call) == 0
-    assert json.loads(capsys.readouterr().out)["start"] == "random"
+    assert [form["start"] for form in json.loads(capsys.readouterr().out)["paper"]["forms"]] == ["random"]
     for unit in ("image", "patient", "fold", "fold-metric"):
         assert main(["compare", str(finished), str(tmp_path / "out"), "--unit", unit]) == 0
         text = capsys.readouterr().out
@@ -225,62 +221,36 @@ def test_the_table_a_user_reads(finished: Path, site: Path, capsys: pytest.Captu
     assert "\ntrained in float32" in text or "\ntrained in bfloat16" in text
 
 
-def test_patients_of_both_classes_are_told(
-    finished: Path, site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A CSV that numbers each class anew makes one patient of two: half the patients, and no error anywhere."""
-    assert json.loads((finished / "report.json").read_text())["patients in both classes"] == 0
-    out = tmp_path / "out"
-    shutil.copytree(finished, out)
-    for path in (out / "fold0/predictions.csv", out / "fold1/predictions.csv", out / "fold2/predictions.csv",
-                 out / "fold3/predictions.csv"):  # fmt: skip
-        path.write_text(re.sub(",[nh]([0-9]+),", r",\1,", path.read_text()))
-    assert main([part for part in command(site, out) if part != "--json"]) == 0
+def test_patients_of_both_classes_are_told(site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table that numbers each class anew makes one patient of two: half the patients, and no error anywhere."""
+    shutil.copytree(site / "data", tmp_path / "data")
+    many = [{**row, "patient": row["patient"][1:]} for row in rows(site / "data/p.csv")]
+    write_csv(tmp_path / "data/p.csv", many)
+    shutil.copyfile(site / "c.pt", tmp_path / "c.pt")
+    assert main([part for part in command(tmp_path, tmp_path / "out", "--epochs", "1") if part != "--json"]) == 0
     assert "8 patients have images of both classes" in capsys.readouterr().out
 
 
-def at_sites(finished: Path, out: Path, sites: Callable[[dict[str, str]], str]) -> Path:
-    """A finished run whose images come from the sites that `sites` says of its rows."""
-    shutil.copytree(finished, out)
-    known = rows(out / "images.csv")
-    write_csv(out / "images.csv", [{**row, "site": sites(row)} for row in known])
-    write_report(out)
-    return out
-
-
-def test_figures_per_site_are_those_of_its_images(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_figures_per_site_are_those_of_its_images_and_one_class_says_so(
+    site: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert json.loads((finished / "report.json").read_text())["by site"] == []
-    half = {row["path"] for row in rows(finished / "images.csv") if row["path"].endswith(("1-0.png", "3-0.png"))}
-    out = at_sites(finished, tmp_path / "out", lambda row: "Köln" if row["path"] in half else "")
-    run, (unnamed, named) = load_run(out), load_run(out).report["by site"]
-    keep = np.array([path in half for path in run.paths])
-    assert (named["site"], named["images"], named["positives"], unnamed["images"]) == ("Köln", 4, 2, 12)
-    right = run.labels[keep] == run.decisions[keep]
-    assert named["figures"]["accuracy"]["value"] == right.mean()
-    assert named["figures"]["sensitivity"]["value"] == right[run.labels[keep] == 1].mean()
-    for figure in named["figures"].values():
-        assert figure["low"] <= figure["value"] <= figure["high"] and figure["low"] < figure["high"]
+    assert load_crossed(finished).row["by site"] == []
+    shutil.copytree(site / "data", tmp_path / "data")
+    shutil.copyfile(site / "c.pt", tmp_path / "c.pt")
+    named = {row["path"]: "Köln" if row["hygroma"] == "1" else "" for row in rows(site / "data/p.csv")}
+    write_csv(tmp_path / "data/p.csv", [{**row, "site": named[row["path"]]} for row in rows(site / "data/p.csv")])
+    out = tmp_path / "out"
+    assert main([part for part in command(tmp_path, out, "--epochs", "1") if part != "--json"]) == 0
+    said = capsys.readouterr().out
+    assert "no site given (no positive image, so no area)" in said and "Köln (positive images only, so no area)" in said
+    run = load_crossed(out)
+    healthy, ill = run.row["by site"]
+    keep = np.array([named[name] == "Köln" for name in run.answers.names])
+    assert (ill["site"], ill["images"], healthy["images"]) == ("Köln", 8, 8)
+    assert ill["figures"]["sensitivity"]["value"] == (run.answers.labels == run.decisions)[keep].mean()
+    assert ill["figures"]["roc_auc"] is None and healthy["figures"]["sensitivity"] is None
     assert main(["compare", str(out), str(finished)]) == 0
-    said = capsys.readouterr().out
-    assert said.count("Köln (2 positive)") == said.count("no site given (6 positive)") == 1
-
-
-def test_a_site_with_one_class_says_so(site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    known = [{**row, "site": f"of-{row['label']}"} for row in rows(site / "patients.csv")]
-    table, out = write_csv(tmp_path / "sites.csv", known), tmp_path / "out"
-    call = command(site, out, "--epochs", "1", "--csv", str(table))
-    assert main([part for part in call if part != "--json"]) == 0
-    said = capsys.readouterr().out
-    assert (
-        "of-normal (no positive image, so no area)" in said and "of-hygroma (positive images only, so no area)" in said
-    )
-    ill, healthy = load_run(out).report["by site"]
-    assert (list(ill["figures"]), list(healthy["figures"])) == (
-        ["accuracy", "sensitivity"],
-        ["accuracy", "specificity"],
-    )
+    assert "Köln (positive images only" in capsys.readouterr().out
 
 
 # -- what is refused, always before anything is trained ---------------------------------------------------------------
@@ -297,15 +267,20 @@ def two_labels(base: Path) -> list[str]:
 
 
 def one_patient(base: Path) -> list[str]:
-    many = rows(base / "patients.csv")
+    many = rows(base / "data/p.csv")
     for row in many:
-        row["patient"] = "one" if row["label"] == "normal" else row["patient"]
-    write_csv(base / "patients.csv", many)
+        row["patient"] = "one" if row["hygroma"] == "0" else row["patient"]
+    write_csv(base / "data/p.csv", many)
     return []
 
 
 def missing_file(base: Path) -> list[str]:
     (base / "data/normal/00-0.png").unlink()
+    return []
+
+
+def no_table(base: Path) -> list[str]:
+    (base / "data/p.csv").unlink()
     return []
 
 
@@ -323,15 +298,13 @@ def damaged_checkpoint(base: Path) -> list[str]:
     ("spoil", "code", "words"),
     [
         (broken_image, 66, "normal/00-0.png: the file is empty; copy it again"),
-        (two_labels, 66, "the same image under two labels"),
-        (one_patient, 66, "normal: 1 patients for 4 folds"),
-        (missing_file, 66, "names files that are not in the class folders: normal/00-0.png"),
+        (two_labels, 66, "the same image with two findings"),
+        (one_patient, 66, "1 patients with images of 'normal' for 4 folds"),
+        (missing_file, 66, "names files that are not there: normal/00-0.png"),
         (wrong_checkpoint, 66, "no vision transformer with timm's keys"),
         (damaged_checkpoint, 66, "c.pt: not "),
-        (lambda b: ["--csv", str(b / "none.csv")], 66, "none.csv: no such file"),
-        (lambda b: ["--positive", "CH"], 66, "none is 'CH'"),
+        (no_table, 66, "p.csv: no such file; give a folder per class or a table"),
         (lambda b: ["--image", "60"], 78, "--image: found 60"),
-        (lambda b: ["--out", str(b / "data/out")], 78, "lies inside the data folder"),
         (lambda b: ["--out", str(b / "c.pt")], 78, "c.pt: is a file; give a folder"),
         (lambda b: ["--out", str(b)], 78, "holds something else; give an empty or a new folder"),
         (lambda b: ["--init", str(b / "absent.pt")], 66, "absent.pt: no such checkpoint"),
@@ -345,13 +318,21 @@ def test_what_cannot_work_is_said_before_anything_is_trained(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write_csv(tmp_path / "patients.csv", write_images(tmp_path / "data", patients=5))
+    write_csv(tmp_path / "data/p.csv", write_images(tmp_path / "data", patients=5))
     write_checkpoint(tmp_path / "c.pt")
-    monkeypatch.setattr(module, "fine_tune", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(weights, "taught_teacher", lambda *_: pytest.fail("trained"))
     more = spoil(tmp_path)
     assert main(command(tmp_path, tmp_path / "out", *more)) == code
     assert words in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert not {p.name for p in (tmp_path / "out").glob("*")} - {"lock", "recipe.yaml"}
+
+
+def test_folders_are_a_data_set_and_results_do_not_lie_in_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_images(tmp_path / "data", patients=5)
+    call = ["crossval", str(tmp_path / "data"), "--system", "densenet169", "--image", "32", "--out"]
+    pytest.importorskip("monai")
+    assert main([*call, str(tmp_path / "data/out")]) == 78 and "lies inside the data folder" in capsys.readouterr().err
+    assert main([*call, str(tmp_path / "out"), "--positive", "CH"]) == 66 and "none is 'CH'" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
@@ -362,30 +343,9 @@ def test_cuda_that_is_not_there(site: Path, tmp_path: Path, capsys: pytest.Captu
 
 def test_other_settings_do_not_go_on_from_a_run(finished: Path, site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(site, finished, "--seed", "1")) == 78
-    assert "seed: found 0, now 1" in capsys.readouterr().err
+    assert "seed: found 0, the recipe says 1" in capsys.readouterr().err
     assert main(["compare", str(finished), str(site)]) == 66
     assert "no finished cross-validation" in capsys.readouterr().err
-
-
-def test_the_threshold_is_the_best_and_nearest_to_even_odds() -> None:
-    assert choose_threshold(np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.8, 0.9])) == 0.5
-    assert choose_threshold(np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.3, 0.9])) == pytest.approx(0.25)
-
-
-def test_training_learns_and_leaves_the_best_weights(site: Path, tmp_path: Path) -> None:
-    """Bright centres and dark ones: what a few steps can learn."""
-    labels, rng = np.arange(16) % 2, np.random.default_rng(0)
-    training = rng.integers(60, 90, (16, 85, 85)).astype(np.uint8)
-    training[:, 25:60, 25:60] = np.where(labels, 230, 10)[:, None, None]
-    examples = Examples(training, np.ascontiguousarray(training[:, 10:74, 10:74]), labels)
-    system, cpu, everything = choose_system("vit-random", None, 64, site / "c.pt"), torch.device("cpu"), np.arange(16)
-    model = build(system, seed=0)
-    schedule = system.schedule(epochs=12, batch=8, seed=0, lr=3e-3)
-    outcome = finetune.fine_tune(model, examples, everything, everything, schedule, 12, tmp_path, cpu)
-    assert outcome.losses[outcome.best - 1] == min(outcome.losses) < outcome.losses[0] / 2
-    kept = finetune.logits(model, examples.model, cpu)
-    assert ((kept > 0) == (labels == 1)).all()
-    assert [path.name for path in tmp_path.glob("epoch*.pt")] == [f"epoch{outcome.best:04d}.pt"]
 
 
 # -- Ray ------------------------------------------------------------------------------------------------------------------
@@ -426,7 +386,7 @@ def test_on_a_cluster_the_jobs_ask_for_what_they_need(
     monkeypatch.setitem(sys.modules, "ray", ray)
     assert main(command(site, tmp_path / "out", "--ray", "head:6379")) == 0
     assert ray.asked == [{"num_cpus": 1, "num_gpus": 0}] and ray.down
-    assert (tmp_path / "out/predictions.csv").read_bytes() == (finished / "predictions.csv").read_bytes()
+    assert (tmp_path / "out/report/predictions.csv").read_bytes() == (finished / "report/predictions.csv").read_bytes()
     run_jobs(print, [], "head:6379", cpus=3, gpus=1)
     assert ray.asked[-1] == {"num_cpus": 3, "num_gpus": 1}
 
@@ -445,4 +405,4 @@ def test_no_ray_and_no_cluster(
 def test_a_real_cluster_of_this_machine_gives_the_same_bits(finished: Path, site: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="ray is not installed (pip install 'hygroma-edge[ray]')")
     assert main(command(site, tmp_path / "out", "--ray", "local")) == 0
-    assert (tmp_path / "out/predictions.csv").read_bytes() == (finished / "predictions.csv").read_bytes()
+    assert (tmp_path / "out/report/predictions.csv").read_bytes() == (finished / "report/predictions.csv").read_bytes()
