@@ -33,8 +33,8 @@ COLUMNS = (
 )  # fmt: skip
 RENAMED = {"label": "hygroma, with 1 and 0", "fold": "split"}  # of a column in older tables
 OLD_LAYOUT = (
-    "the layout that recipes read up to 0.6.2; name a table of docs/data.md: `hygroma data import` makes one of either public data "
-    "set"
+    "the layout that recipes read up to 0.6.2; name a table of docs/data.md: `hygroma data import` makes one of either public "
+    "data set"
 )
 FINDINGS = {"1": 1.0, "0": 0.0, "": UNKNOWN}
 PLANES = {"standard": STANDARD_PLANE, "other": OTHER_PLANE, "": UNKNOWN}

@@ -90,11 +90,11 @@ def leaks(data: Dataset, pairs: Sequence[Pair], most: int = NAMED) -> list[str]:
         ]
 
     faults = [
-        f"{data.source}: the same image {what}: {some(found, most)}; {fix}"
+        f"{data.source}: {what}: {some(found, most)}; {fix}"
         for key, unknown, what, fix in (
-            ("hygroma", UNKNOWN, "with two findings", "keep the right one of each"),
-            ("plane", UNKNOWN, "as two kinds of planes", "keep the right one of each"),
-            ("patient", "", "under two patients", "give it one patient, or remove the copy"),
+            ("hygroma", UNKNOWN, "the same image with two findings", "keep the right one of each"),
+            ("plane", UNKNOWN, "the same image as two kinds of planes", "keep the right one of each"),
+            ("patient", "", "the same image under two patients", "give it one patient, or remove the copy"),
         )
         if (found := differing(key, unknown))
     ]

@@ -63,7 +63,8 @@ def test_two_folders_are_sound_and_it_says_what_they_lack(folder: Path) -> None:
 @pytest.mark.requirement("P-13")
 def test_a_full_table_says_everything_it_holds(tmp_path: Path, rows: Rows) -> None:
     for number, row in enumerate(rows):
-        row |= {"plane": "standard", "scanner": "Voluson", "mm_per_px": "0.1", "nt_mm": "1.5", "site": "AB"[number % 2], **BOXES}
+        row |= {"plane": "standard", "scanner": "Voluson", "mm_per_px": "0.1", "nt_mm": "1.5", **BOXES}
+        row["site"] = "AB"[number % 2]
         row["split"] = "holdout" if number % 8 == 7 else str(number % 4)
     more = write_images(tmp_path / "site/more", patients=12)
     extra = [{"path": f"more/{row['path']}", "hygroma": "0", "patient": f"m{i}", "split": str(i % 4), "plane": "standard", **BOXES}
@@ -101,7 +102,8 @@ FAULTS: dict[str, Spoil] = {
     "the same image under two patients": lambda site, rows: copied(site, rows, 0, 1),
     "the same image with two findings": lambda site, rows: copied(site, rows, 0, 15),
     "patients trained on as well as held out": lambda site, rows: [
-        r.update(split="holdout" if i == 9 else "train", patient="h0" if i in (8, 9) else r["patient"]) for i, r in enumerate(rows)
+        r.update(split="holdout" if i == 9 else "train", patient="h0" if i in (8, 9) else r["patient"])
+        for i, r in enumerate(rows)
     ] and None,
     "patients in two folds": lambda site, rows: [
         r.update(split=str(i % 4), patient="h0" if i in (8, 9) else r["patient"]) for i, r in enumerate(rows)
@@ -186,7 +188,8 @@ def test_too_few_patients_is_no_fault_of_a_data_set(tmp_path: Path) -> None:
 def test_the_old_layout_is_refused_in_one_sentence(tmp_path: Path, given: str) -> None:
     manifest = tmp_path / "manifest.csv"
     manifest.write_text("path,source,kind,label,proposed_split,patient_or_video_id,sha256\na.png,fetus_framework,still,,train,P,0\n")
-    with pytest.raises(InputError, match=r"manifest\.csv: the layout that recipes read up to 0\.6\.2; .*`hygroma data import`") as refused:
+    said = r"manifest\.csv: the layout that recipes read up to 0\.6\.2; .*`hygroma data import`"
+    with pytest.raises(InputError, match=said) as refused:
         open_datasets([manifest if given == "file" else tmp_path])
     assert "\n" not in str(refused.value)
 
