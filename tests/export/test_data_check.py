@@ -66,9 +66,10 @@ def test_a_full_table_says_everything_it_holds(tmp_path: Path, rows: Rows) -> No
         row |= {"plane": "standard", "scanner": "Voluson", "mm_per_px": "0.1", "nt_mm": "1.5", **BOXES}
         row["site"] = "AB"[number % 2]
         row["split"] = "holdout" if number % 8 == 7 else str(number % 4)
-    more = write_images(tmp_path / "site/more", patients=12)
-    extra = [{"path": f"more/{row['path']}", "hygroma": "0", "patient": f"m{i}", "split": str(i % 4), "plane": "standard", **BOXES}
-             for i, row in enumerate(more[:12])]  # fmt: skip
+    more = write_images(tmp_path / "site/more", 12)
+    healthy = {"hygroma": "0", "plane": "standard", **BOXES}
+    names = [row["path"] for row in more[:12]]
+    extra = [{**healthy, "path": f"more/{name}", "patient": f"m{i}", "split": str(i % 4)} for i, name in enumerate(names)]
     for i, row in enumerate(extra):  # other pictures than the first ones
         cv2.imwrite(str(tmp_path / "site" / row["path"]), picture(np.random.default_rng(900 + i), False))
     (tmp_path / "site/site.source.yaml").write_text("name: Clinic\nlicence: own\ncitation: nobody\n")
