@@ -34,6 +34,7 @@ from calibration.naming import lines, some
 from calibration.origin import Origin
 from calibration.table import read_table
 from edge.errors import InputError
+from edge.kinds import is_litter
 
 NAME = "fetus-framework"
 ORIGIN = Origin(
@@ -168,7 +169,7 @@ def _pictures(download: Path) -> dict[int, _Picture]:
     found: dict[int, _Picture] = {}
     bad: list[str] = []
     in_sets: dict[str, int] = dict.fromkeys(SETS, 0)
-    for path in sorted(p for p in download.rglob("*") if is_image(p)):
+    for path in sorted(p for p in download.rglob("*") if is_image(p) and not is_litter(p, download)):
         folders = [_letters(part) for part in path.relative_to(download).parts[:-1]]
         kinds = [name for name in SETS for folder in folders if folder.startswith(name)]
         planes = [PLANES[folder] for folder in folders if folder in PLANES]

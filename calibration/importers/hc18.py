@@ -28,6 +28,7 @@ from calibration.naming import lines, some
 from calibration.origin import Origin
 from calibration.table import number, read_table
 from edge.errors import InputError
+from edge.kinds import is_litter
 
 NAME = "hc18"
 ORIGIN = Origin(
@@ -64,7 +65,7 @@ def import_hc18(
     table = out / f"{NAME}.csv"
     require_new(table, force)
     require_download(download)
-    found = {part: _heads(download, part) for part in TABLES}
+    found = {part: _heads(download, part, out / NAME) for part in TABLES}
     heads = [head for own in found.values() for head in own]
     splits = shipped_splits([head.path.stem for head in found["training_set"]])
     rows: list[Row] = []
@@ -113,14 +114,18 @@ def shipped_splits(stems: Sequence[str]) -> dict[str, str]:
     return {renumbered[name]: str(position % FOLDS) for position, name in enumerate(sorted(renumbered))}
 
 
-def _heads(download: Path, part: str) -> list[_Head]:
-    """What the part's table names; every one of them is there, and no other."""
+def _heads(download: Path, part: str, ours: Path) -> list[_Head]:
+    """What the part's table names; every one of them is there, and no other. ours: what an import wrote is no download."""
     table = _only(download, TABLES[part])
-    folders = [p for p in sorted(download.rglob(part)) if p.is_dir() and any(p.glob("*.png"))]
+    folders = [
+        p
+        for p in sorted(download.rglob(part))
+        if p.is_dir() and any(p.glob("*.png")) and not is_litter(p, download) and not p.resolve().is_relative_to(ours.resolve())
+    ]
     if len(folders) != 1:
         what = f"{len(folders)} folders {part} with pictures" if folders else f"no folder {part} with pictures"
         raise InputError(f"{download}: {what}{still_packed(download)}; expected one, as {part}.zip holds it")
-    own = [p for p in sorted(folders[0].iterdir()) if p.suffix.lower() == ".png"]
+    own = [p for p in sorted(folders[0].iterdir()) if p.suffix.lower() == ".png" and not is_litter(p, download)]
     pictures = {p.name: p for p in own if "annotation" not in p.stem.lower()}
     heads: dict[str, _Head] = {}
     bad: list[str] = []

@@ -19,6 +19,7 @@ from export.training.systems import RANDOM
 
 SEED = 0  # of the folds, as every command has it unless it is told otherwise
 PLANE_PATIENTS = 4  # with standard planes and with others, that `adapt` fits a plane head on: one a fold
+HOW = "docs/data.md says what adds it"
 FIRST = "what is wrong, above, comes first"
 
 
@@ -53,7 +54,7 @@ class Checked:
         out.append("What can be done with it")
         out += [f"  {use.command:<12}{'yes' if use.can else 'no '}  {use.says}" for use in self.uses]
         if self.costs:
-            out += ["", "What an export of it would lack, and what that costs", *(f"  {cost}" for cost in self.costs)]
+            out += ["", f"What an export of it would lack, and what that costs ({HOW})", *(f"  {cost}" for cost in self.costs)]
         return "\n".join(out)
 
 

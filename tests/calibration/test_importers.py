@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("openpyxl")
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from fakes.downloads import HEADER, NT, THALAMI, box_row, fetus_framework, hc18
+from fakes.downloads import HEADER, NT, SETS, THALAMI, box_row, fetus_framework, hc18
 from shared_tables import DATA, HEADS, NUCHAL, write_tables
 
 from calibration.dataset import HOLDOUT, OTHER_PLANE, STANDARD_PLANE, UNKNOWN, LabelledImage
@@ -99,6 +99,39 @@ def test_the_shared_stills_have_the_same_patients_folds_and_findings(tmp_path: P
     assert {stem: int(fold) for stem, fold in head_splits(list(stems)).items()} == stems
 
 
+@pytest.mark.requirement("P-12")
+def test_the_shared_stills_imported_are_the_shared_tables(tmp_path: Path) -> None:
+    """As if they had been downloaded: the same stills, planes, patients, folds, findings and boxes."""
+    if not DATA.is_dir():
+        pytest.skip("../shared/data is not here")
+    import openpyxl
+
+    table, *_ = write_tables(tmp_path / "tables")
+    known = {int(image.path.stem): image for image in open_dataset(table).images}
+    chosen = sorted({*list(known)[::40], 0, 134, 458, 803, 1104, 1105})
+    download = tmp_path / "download"
+    fetus_framework(download, 0, boxed=())  # the test sets, which are excluded
+    for path in download.glob("Set*/*/*.png"):
+        path.unlink()
+    book = openpyxl.Workbook()
+    book.active.append(HEADER)
+    for number in chosen:
+        image = known[number]
+        folder = SETS["set1"] if image.plane == STANDARD_PLANE else SETS["set2-other"]
+        shutil.copy(image.path, download / folder / f"{number}.jpg")
+        for structure, box in (("NT", image.nt_box), ("thalami", image.thalami_box)):
+            if box is not None:
+                book.active.append(box_row(number, structure, box))
+    book.save(download / "ObjectDetection.xlsx")
+    found = by_number(import_fetus_framework(download, tmp_path / "out").table)
+    assert sorted(found) == chosen
+    for number, image in found.items():
+        same = known[number]
+        for key in ("patient", "hygroma", "plane", "fold", "nt_box", "thalami_box", "editable"):
+            assert getattr(image, key) == getattr(same, key), (number, key)
+        assert np.array_equal(read_grey(image.path), read_grey(same.path))
+
+
 def test_a_table_is_not_written_over_unless_asked(tmp_path: Path) -> None:
     download = hc18(tmp_path / "download")
     import_hc18(download, tmp_path / "out")
@@ -161,6 +194,32 @@ def test_a_download_that_does_not_fit_is_refused_and_nothing_is_written(
     with pytest.raises(InputError, match=said):
         import_fetus_framework(download, tmp_path / "out")
     assert not (tmp_path / "out/fetus-framework.csv").exists()
+
+
+def test_what_systems_leave_in_a_download_is_no_part_of_it(tmp_path: Path) -> None:
+    heads, views = hc18(tmp_path / "heads"), fetus_framework(tmp_path / "views")
+    for download, folder, name in ((heads, "training_set", "000_HC.png"), (views, "Internal Test Set/Standard", "5.png")):
+        for litter in (download / "__MACOSX" / folder / f"._{name}", download / "__MACOSX" / folder / name):
+            litter.parent.mkdir(parents=True, exist_ok=True)
+            litter.write_bytes(b"x")
+    (heads / "training_set/._000_HC.png").write_bytes(b"x")
+    first(views, "Set1*").joinpath("Standard/._0.png").write_bytes(b"x")
+    assert import_hc18(heads, heads).images["trained on"] == 6
+    assert import_hc18(heads, heads, force=True).images["trained on"] == 6  # what it wrote into the download is none of it
+    assert import_fetus_framework(views, views).images == import_fetus_framework(views, views, force=True).images
+
+
+def test_an_import_that_was_cut_leaves_no_table_and_is_made_again(tmp_path: Path) -> None:
+    download = hc18(tmp_path / "download")
+
+    def cut(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_hc18(download, tmp_path / "out", on_step=cut)
+    assert not (tmp_path / "out/hc18.csv").exists()
+    assert len(open_dataset(import_hc18(download, tmp_path / "out").table).images) == 9
 
 
 def test_a_picture_that_lies_in_two_sets_counts_once(tmp_path: Path) -> None:
