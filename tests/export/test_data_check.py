@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from fakes.downloads import fetus_framework, hc18
 from fakes.labelled import picture, write_csv, write_images
 
 from calibration.open_dataset import open_datasets
@@ -204,3 +205,16 @@ def test_it_answers_in_words_and_in_json(folder: Path, capsys: pytest.CaptureFix
     assert found["sound"] and found["sets"][0]["images"] == 16 and len(found["uses"]) == len(COMMANDS)
     assert main(["data", "check", str(folder), "--positive", "sick"]) == InputError.exit_code
     assert "name the positive one" in capsys.readouterr().out
+
+
+@pytest.mark.requirement("P-13")
+def test_what_was_imported_is_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("openpyxl")
+    downloads = {"fetus-framework": fetus_framework(tmp_path / "views"), "hc18": hc18(tmp_path / "heads")}
+    for name, folder in downloads.items():
+        assert main(["data", "import", name, str(folder), "--out", str(tmp_path / "out")]) == 0
+    capsys.readouterr()
+    tables = [str(tmp_path / f"out/{name}.csv") for name in downloads]
+    assert main(["data", "check", *tables]) == 0
+    words = capsys.readouterr().out
+    assert "Cui C, Dong F" in words and "134.png = fetus-framework/0458.png" in words and "3 held out" in words
