@@ -15,7 +15,7 @@ import numpy as np
 
 from calibration.dataset import FOLDS, HOLDOUT, UNASSIGNED, UNKNOWN, Dataset, LabelledImage
 from calibration.folds import grouped_folds
-from calibration.naming import some
+from calibration.naming import NAMED, lines, some
 from edge.errors import InputError
 
 HASH_SIDE, HASH_FREQUENCIES = 64, 16  # pixels, frequencies an axis: 16*16 less the mean are 255 bits
@@ -63,6 +63,23 @@ def patient_groups(data: Dataset, pairs: Sequence[Pair]) -> list[str]:
 
     InputError naming the pairs when one image has two findings or shows two kinds of planes, stands under two patients, or is
     trained on as well as held out."""
+    if faults := leaks(data, pairs):
+        raise InputError(lines(faults))
+    return _groups(data, pairs)
+
+
+def _groups(data: Dataset, pairs: Sequence[Pair]) -> list[str]:
+    groups = [image.group for image in data.images]
+    for pair in pairs:
+        one, other = groups[pair.a], groups[pair.b]
+        if one != other:
+            groups = [one if group == other else group for group in groups]
+    return groups
+
+
+def leaks(data: Dataset, pairs: Sequence[Pair], most: int = NAMED) -> list[str]:
+    """Everything that is wrong with copies, patients and what is held out, a sentence each with its fix. most: pairs that one
+    names."""
     images = data.images
 
     def differing(key: str, unknown: object) -> list[str]:
@@ -72,27 +89,24 @@ def patient_groups(data: Dataset, pairs: Sequence[Pair]) -> list[str]:
             if unknown not in (values := [getattr(images[i], key) for i in (p.a, p.b)]) and values[0] != values[1]
         ]
 
-    for key, unknown, what, fix in (
-        ("hygroma", UNKNOWN, "with two findings", "keep the right one of each"),
-        ("plane", UNKNOWN, "as two kinds of planes", "keep the right one of each"),
-        ("patient", "", "under two patients", "give it one patient, or remove the copy"),
-    ):
-        if found := differing(key, unknown):
-            raise InputError(f"{data.source}: the same image {what}: {some(found)}; {fix}")
-    groups = [image.group for image in images]
-    for pair in pairs:
-        one, other = groups[pair.a], groups[pair.b]
-        if one != other:
-            groups = [one if group == other else group for group in groups]
-    split: dict[str, dict[bool, str]] = defaultdict(dict)
-    for group, image in zip(groups, images, strict=True):
-        split[group].setdefault(image.fold == HOLDOUT, image.name)
-    if both := [f"{group} ({', '.join(sorted(found.values()))})" for group, found in split.items() if len(found) > 1]:
-        raise InputError(
-            f"{data.source}: patients trained on as well as held out: {some(both)}; give all images of one the same split, or remove "
-            "the copy"
+    faults = [
+        f"{data.source}: {what}: {some(found, most)}; {fix}"
+        for key, unknown, what, fix in (
+            ("hygroma", UNKNOWN, "the same image with two findings", "keep the right one of each"),
+            ("plane", UNKNOWN, "the same image as two kinds of planes", "keep the right one of each"),
+            ("patient", "", "the same image under two patients", "give it one patient, or remove the copy"),
         )
-    return groups
+        if (found := differing(key, unknown))
+    ]
+    split: dict[str, dict[bool, str]] = defaultdict(dict)
+    for group, image in zip(_groups(data, pairs), images, strict=True):
+        split[group].setdefault(image.fold == HOLDOUT, image.name)
+    if both := [f"{group} ({', '.join(sorted(names.values()))})" for group, names in split.items() if len(names) > 1]:
+        faults.append(
+            f"{data.source}: patients trained on as well as held out: {some(both, most)}; give all images of one the same split, "
+            "or remove the copy"
+        )
+    return faults
 
 
 def _named(image: LabelledImage, key: str) -> str:
@@ -100,9 +114,9 @@ def _named(image: LabelledImage, key: str) -> str:
 
 
 def assign_folds(data: Dataset, groups: Sequence[str], seed: int) -> np.ndarray:
-    """int [N]: the fold in which each image is held out, HOLDOUT for what is never trained on. The table's folds where it has them;
-    else grouped by patient, stratified by finding and plane, with both classes in every fold where that can be. InputError when
-    there are fewer patients than folds, or a patient is in two folds."""
+    """int [N]: the fold in which each image is held out, HOLDOUT for what is never trained on. The table's folds where it has
+    them; else grouped by patient, stratified by finding and plane, with both classes in every fold where that can be. InputError
+    when there are fewer patients than folds, or a patient is in two folds."""
     folds = np.array([image.fold for image in data.images])
     free = np.flatnonzero(folds == UNASSIGNED).tolist()
     trained = np.flatnonzero(folds != HOLDOUT).tolist()
@@ -151,8 +165,8 @@ def check_folds(data: Dataset, groups: Sequence[str], folds: np.ndarray) -> None
         for label, kind in enumerate(data.classes):
             if not held[fold, label]:
                 raise InputError(
-                    f"{data.source}: fold {fold} has no image of {kind!r}; add patients of that class, or give the folds in the table "
-                    "(column split)"
+                    f"{data.source}: fold {fold} has no image of {kind!r}; add patients of that class, or give the folds in the "
+                    "table (column split)"
                 )
 
 

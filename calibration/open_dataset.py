@@ -18,11 +18,11 @@ from calibration.dataset import (
     Dataset,
     LabelledImage,
 )
-from calibration.dataset_table import read_dataset
+from calibration.dataset_table import OLD_LAYOUT, inspect_dataset, is_old_layout
 from calibration.images import IMAGES, find_images, is_image
-from calibration.naming import some
+from calibration.naming import NAMED, lines, some
 from calibration.origin import read_origin
-from calibration.table import find_named, name_of, one_name
+from calibration.table import find_named, name_of, one_name, read_table
 from edge.errors import InputError
 from edge.kinds import is_litter
 
@@ -30,10 +30,20 @@ OTHER = "other"  # a folder beside the two classes'
 
 
 def open_dataset(source: Path, positive: str = POSITIVE, columns: Sequence[str] = ()) -> Dataset:
-    """The data set that a folder or a table holds. positive: the folder of the positive class, where it has another name. columns:
-    further labels, of tables that have them. InputError names what does not fit, and the fix."""
-    found = _of_folders(source, one_name(positive)) if source.is_dir() else read_dataset(source, columns)
+    """The data set that a folder or a table holds. positive: the folder of the positive class, where it has another name.
+    columns: further labels, of tables that have them. InputError names what does not fit, and the fix."""
+    found, faults = inspect_source(source, positive, columns)
+    if faults:
+        raise InputError(lines(faults))
     return replace(found, origin=read_origin(source))
+
+
+def inspect_source(
+    source: Path, positive: str = POSITIVE, columns: Sequence[str] = (), most: int = NAMED
+) -> tuple[Dataset, list[str]]:
+    """What can be read of it, and everything that is wrong with it. most: images that a fault names. InputError where it is no
+    data set at all."""
+    return _of_folders(source, one_name(positive), most) if source.is_dir() else inspect_dataset(source, columns, most)
 
 
 def open_datasets(sources: Sequence[Path], positive: str = POSITIVE, columns: Sequence[str] = ()) -> list[Dataset]:
@@ -42,7 +52,8 @@ def open_datasets(sources: Sequence[Path], positive: str = POSITIVE, columns: Se
     known = {column for found in sets for image in found.images for column in image.labels}
     if absent := [column for column in columns if column not in known]:
         raise InputError(
-            f"{', '.join(map(str, sources))}: no image has {some(absent)}, which the recipe's heads name; add the column, with 1 and 0"
+            f"{', '.join(map(str, sources))}: no image has {some(absent)}, which the recipe's heads name; add the column, with 1 "
+            "and 0"
         )
     if len(sets) == 1:
         return sets
@@ -65,26 +76,27 @@ def elsewhere_of(sets: Sequence[Dataset], held_out: bool) -> list[LabelledImage]
     return [image for found in sets if found.elsewhere for image in found.images if (image.fold == HOLDOUT) == held_out]
 
 
-def _of_folders(folder: Path, positive: str) -> Dataset:
+def _of_folders(folder: Path, positive: str, most: int) -> tuple[Dataset, list[str]]:
     classes, with_other = _classes(folder, positive)
     images: list[LabelledImage] = []
+    faults: list[str] = []
     for kind in (*classes, *([OTHER] if with_other else [])):
         files, others = find_images(find_named(folder, kind))
         if others:  # left out in silence they would be lost data
-            raise InputError(
-                f"{folder / kind}: {some(name_of(p, folder) for p in others)}: not among the images that are read "
+            faults.append(
+                f"{folder / kind}: {some((name_of(p, folder) for p in others), most)}: not among the images that are read "
                 f"({IMAGES}); export them as PNG, or move them away"
             )
         if not files:
-            raise InputError(f"{folder / kind}: holds no image ({IMAGES}); add some, or remove the folder")
+            faults.append(f"{folder / kind}: holds no image ({IMAGES}); add some, or remove the folder")
         names = [name_of(p, folder) for p in files]
         if twice := [name for name, n in Counter(names).items() if n > 1]:
-            raise InputError(f"{folder / kind}: two files of one name, written differently: {some(twice)}; rename one of each")
+            faults.append(f"{folder / kind}: two files of one name, written differently: {some(twice, most)}; rename one of each")
         finding = UNKNOWN if kind not in classes else float(kind == classes[1])
         # Who keeps other planes apart says that the rest are standard ones; who does not says nothing of planes.
         plane = UNKNOWN if not with_other else STANDARD_PLANE if kind in classes else OTHER_PLANE
         images += [LabelledImage(p, name, hygroma=finding, plane=plane) for p, name in zip(files, names, strict=True)]
-    return Dataset(folder, folder, classes, images, patients_known=False)
+    return Dataset(folder, folder, classes, images, patients_known=False), faults
 
 
 def _classes(folder: Path, positive: str) -> tuple[tuple[str, str], bool]:
@@ -92,6 +104,9 @@ def _classes(folder: Path, positive: str) -> tuple[tuple[str, str], bool]:
     layout = f"expected a folder per class, such as {folder}/{POSITIVE} and {folder}/{NEGATIVE}, or a table (docs/data.md)"
     found = sorted(name_of(p, folder) for p in folder.iterdir() if p.is_dir() and not is_litter(p))
     loose = [p.name for p in sorted(folder.iterdir()) if is_image(p)]
+    manifest = folder / "manifest.csv"
+    if manifest.is_file() and is_old_layout(read_table(manifest).columns):
+        raise InputError(f"{manifest}: {OLD_LAYOUT}")
     if loose:
         raise InputError(f"{folder}: {some(loose)}: outside the class folders; move each into the folder of its class")
     if not found:

@@ -59,7 +59,7 @@ def write_tables(out: Path, first: int | None = None, data: Path = DATA) -> list
             for number, row in enumerate([r for r in stills if (r["source"], r["proposed_split"]) == ("hc18", "train")][:first])
         ],
         OTHERS: [
-            {"path": row["path"], "plane": "other", "split": "holdout", "site": site}
+            {"path": row["path"], "patient": row["patient_or_video_id"], "plane": "other", "split": "holdout", "site": site}
             for (source, split), site in JUDGED.items()
             for row in [r for r in stills if (r["source"], r["proposed_split"]) == (source, split)][:first]
         ],

@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
-from calibration.dataset import KNOWN, load_dataset
-from calibration.stills import CORNERS, MANIFEST, load_stills
+from calibration import dataset_table
+from calibration.importers import fetus_framework, hc18
+from calibration.open_dataset import open_dataset
 from edge import errors
 from edge.cli.main import COMMANDS, make_parser
 from edge.cli.reference import manual, reference, sections
@@ -192,11 +193,12 @@ def test_the_messages_of_troubleshooting_are_the_programs() -> None:
 @pytest.mark.requirement("D-03")
 def test_every_column_that_is_read_is_described() -> None:
     pytest.importorskip("torch")
-    from export.site import adapt, boxes, crossval
+    from export.report import paper
+    from export.site import adapt, boxes
 
-    described = set(re.findall(r"`(\w+)`", (DOCS / "data.md").read_text(encoding="utf-8")))
-    flags = {"structure", "nt_over_thalami_size", "by_eye_increased_nt"}
-    tables = (KNOWN, MANIFEST, CORNERS, boxes.COLUMNS, crossval.COLUMNS, crossval.PREDICTED, adapt.COLUMNS, flags)
+    described = set(re.findall(r"`([^`\n]+)`", prose((DOCS / "data.md").read_text(encoding="utf-8"))))
+    tables = (dataset_table.COLUMNS, boxes.COLUMNS, paper.FIXED, paper.PER_FORM, paper.NAMES, adapt.COLUMNS)
+    tables += (fetus_framework.COLUMNS, hc18.COLUMNS)
     assert {column for table in tables for column in table} <= described
 
 
@@ -209,29 +211,32 @@ def example(first: str) -> str:
 
 @pytest.mark.requirement("D-03")
 def test_the_ten_lines_are_read_as_they_stand(tmp_path: Path) -> None:
-    table = example("path,label,patient,site,plane")
+    table = example("path,patient,site,hygroma,plane,split,nt_box,thalami_box,nt_mm")
     assert len(table.splitlines()) == 10
     for line in table.splitlines()[1:]:
-        image = tmp_path / "DATA" / line.split(",")[0]
+        image = tmp_path / line.split(",")[0]
         image.parent.mkdir(parents=True, exist_ok=True)
         image.touch()
-    (tmp_path / "patients.csv").write_text(table, encoding="utf-8")
-    data = load_dataset(tmp_path / "DATA", tmp_path / "patients.csv")
-    assert data.labels.sum() == 4 and len({image.patient for image in data.images}) == 7
+    (tmp_path / "site.csv").write_text(table, encoding="utf-8")
+    (tmp_path / "site.source.yaml").write_text(example("name: Dataset for Fetus Framework"), encoding="utf-8")
+    data = open_dataset(tmp_path / "site.csv")
+    assert [image.hygroma for image in data.images].count(1) == 3 and len({image.patient for image in data.images}) == 7
+    assert [image.editable for image in data.images].count(True) == 2 and data.images[0].nt_mm == 5.1
+    assert data.origin is not None and data.origin.licence == "CC BY 4.0" and len(data.origin.limits) == 1
 
 
 @pytest.mark.requirement("D-03")
-def test_the_recipes_tables_are_read_as_they_stand(tmp_path: Path) -> None:
-    pieces = re.split(r"^# (\S+)\n", example("# manifest.csv"), flags=re.MULTILINE)[1:]
-    for name, text in zip(pieces[::2], pieces[1::2], strict=True):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    (tmp_path / "img").mkdir()
-    for number in (1, 2, 3):
-        cv2.imwrite(str(tmp_path / f"img/000{number}.png"), np.zeros((8, 8), np.uint8))
-    first, second, third = load_stills(tmp_path)
-    assert first.plane and not second.plane and third.split == "validation"
-    assert first.anatomy is not None and first.thickness_mm == pytest.approx(0.31 * 6)
+def test_the_folders_are_read_as_they_stand(tmp_path: Path) -> None:
+    for line in example("DATA/").splitlines()[1:]:
+        for name in line.partition("#")[0].split():
+            image = tmp_path / name
+            image.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(image), np.zeros((8, 8), np.uint8)) if image.suffix == ".png" else image.touch()
+    data = open_dataset(tmp_path)
+    assert [image.name for image in data.images if image.hygroma == 1] == [
+        "hygroma/2024/a003.png", "hygroma/a001.png", "hygroma/a002.dcm"
+    ]  # fmt: skip
+    assert [image.plane_called for image in data.images] == ["standard"] * 5 + ["other"]
 
 
 def test_the_readme_can_be_read_in_one_go() -> None:

@@ -56,6 +56,7 @@ COMMANDS = (
     Command("bench", DEVICE, "measure this machine: latency, startup, streams, limits", "bench"),
     Command("keys", WORKSTATION, "keys that sign bundles", "bundles"),
     Command("bundle", WORKSTATION, "build, sign and verify bundles", "bundles"),
+    Command("data", WORKSTATION, "check a data set, or make one of a public download", "data"),
     Command("train", WORKSTATION, "fine-tune the teachers, one a fold and one on everything", "stages"),
     Command("distill", WORKSTATION, "distil a student from each teacher", "stages"),
     Command("quantize", WORKSTATION, "INT8 graphs of the students", "stages"),

@@ -16,7 +16,7 @@ def _add_pretrain(pretrain: Parser) -> None:
         "Masked autoencoding (75 % of the patches hidden) on every picture under FOLDER. Frames of patients on whom "
         "anything is tested later must not be in it. Goes on where it was cut off."
     )
-    pretrain.add_path("folder", "FOLDER", "unlabelled frames: pictures or DICOM stills")
+    pretrain.add_path("folder", "FOLDER", "unlabelled frames: pictures or DICOM stills; or a table, without what it holds out")
     pretrain.add_path("--init", "FILE", "USF-MAE's checkpoint, or any ViT with timm's keys", required=True)
     pretrain.add_path("--output", "FILE", "the checkpoint to write; FILE.work while it runs", required=True)
     pretrain.add_device()

@@ -1,4 +1,4 @@
-"""A folder of frames without labels, as a site records them: found, described by their contents, decoded to crops."""
+"""Frames without labels, as a site records them, or of a table: found, described by their contents, decoded to crops."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from calibration.dataset import HOLDOUT
+from calibration.dataset_table import read_dataset
 from calibration.images import IMAGES, find_images, read_grey, read_image
 from calibration.leakage import perceptual_hash, same_between
 from calibration.naming import lines, some
@@ -26,9 +28,15 @@ Progress = Callable[[str, int, int], None]  # (what, done, total)
 
 
 def find_frames(folder: Path) -> list[Path]:
-    """Every picture under `folder`, by name; what else lies there is logged. InputError when there is none."""
+    """Every picture under `folder`, by name; what else lies there is logged. Of a table, the images that are not held out.
+    InputError when there is none."""
+    if folder.is_file():
+        found = [image.path for image in read_dataset(folder).images if image.fold != HOLDOUT]
+        if not found:
+            raise InputError(f"{folder}: all images are held out; name some to train on")
+        return found
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give one that holds the unlabelled frames")
+        raise InputError(f"{folder}: no such folder; give one that holds the unlabelled frames, or a table")
     found, others = find_images(folder)
     if not found:
         raise InputError(f"{folder}: holds no picture ({IMAGES}), in no folder below it either")
@@ -38,14 +46,14 @@ def find_frames(folder: Path) -> list[Path]:
 
 
 def contents_of(paths: Sequence[Path], folder: Path) -> str:
-    """SHA-256 over names and contents."""
-    digest = hashlib.sha256()
+    """SHA-256 over names, relative to the folder or to the table's, and contents."""
+    digest, base = hashlib.sha256(), folder if folder.is_dir() else folder.parent
     for path in paths:
         try:
             content = path.read_bytes()
         except OSError as error:
             raise InputError(f"{path}: not readable ({error.strerror}); correct its rights, or remove it") from None
-        digest.update(os.fsencode(path.relative_to(folder)) + b"\0" + hashlib.sha256(content).digest())
+        digest.update(os.fsencode(os.path.relpath(path, base)) + b"\0" + hashlib.sha256(content).digest())
     return digest.hexdigest()
 
 

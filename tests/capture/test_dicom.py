@@ -29,7 +29,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from calibration.dataset import read_image
+from calibration.images import read_image
 from edge.capture.build import open_source
 from edge.capture.dicom import open_cine
 from edge.capture.images import DicomSource, ImagesSource

@@ -17,8 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from calibration.dataset import find_images, read_image
-from calibration.stills import read_grey
+from calibration.images import find_images, read_grey, read_image
 from edge.capture.images import ImagesSource
 from edge.capture.picture import read_picture
 from edge.errors import InputError

@@ -16,6 +16,7 @@ from export.model.mae import MaskedAutoencoder, load_autoencoder, masked_loss, p
 from export.model.vit import HygromaViT, ViTConfig
 from export.model.weights import _OURS, load_backbone
 from export.training import pretrain as loop
+from export.training.frames import contents_of, find_frames
 from export.training.pretrain import Settings, pretrain
 
 SHAPE = ViTConfig(image=32, patch=8, width=64, depth=2, heads=1, layer_scale=False)
@@ -124,6 +125,23 @@ def test_the_loss_falls_and_the_checkpoint_starts_a_teacher(frames: Path, init: 
     assert all(torch.equal(trained[k], state[k]) for k in trained if not k.startswith(_OURS))
     assert not torch.equal(state["blocks.0.mlp.fc1.weight"], torch.load(init)["blocks.0.mlp.fc1.weight"])
     assert torch.equal(state["pos_embed"], torch.load(init)["pos_embed"])
+
+
+@pytest.mark.requirement("P-15")
+def test_a_table_gives_all_frames_but_those_that_it_holds_out(frames: Path, init: Path, tmp_path: Path) -> None:
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in frames.rglob("*.png"))
+    rows = [f"{name},{'holdout' if number < 3 else number % 4},standard" for number, name in enumerate(names)]
+    table = tmp_path / "site.csv"
+    table.write_text("\n".join(["path,split,plane", *rows]))
+    assert find_frames(table) == [tmp_path / name for name in names[3:]]
+    assert pretrain(table, init, tmp_path / "table.pt", SETTINGS)["frames"] == len(names) - 3
+    assert contents_of(find_frames(table), table) != contents_of(find_frames(frames), frames)
+    table.write_text("path,split\n" + f"{names[0]},holdout\n")
+    with pytest.raises(InputError, match=r"site\.csv: all images are held out"):
+        find_frames(table)
+    table.write_text("path,split\nnone.png,0\n")
+    with pytest.raises(InputError, match="names files that are not there"):
+        find_frames(table)
 
 
 def test_a_run_that_was_cut_ends_in_the_same_weights(
