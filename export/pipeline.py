@@ -7,14 +7,18 @@ train     one teacher a fold, and one on everything
 distill   one student from each teacher: the teacher of a fold has never seen that fold. First, where the recipe asks for it, on
           frames without labels, then on labels and what the teacher says
 quantize  float graph -> INT8 graph, a fold and a refit each
+baseline  what the paper compares with, one a fold, where the recipe asks for it
 validate  held-out predictions of every form, the report
 bundle    the refit, gated on the images held out for good where there are any, with decision parameters fitted on phantom exams
+
+crossval  beside that order: the folds' teachers, and their baseline, judged on what they never saw. The later stages take them up.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,7 +33,7 @@ from calibration.bank import BANK_SIZE, Bank, build_bank
 from edge.bundle.manifest import GateResult, OperatingPoint, Provenance
 from edge.engines.selftest import infer_all
 from edge.screen.preprocess import Preprocessing
-from export.atomic import Form, remove, writable
+from export.atomic import Form, appearing, remove, writable
 from export.bundle import require_canonical
 from export.int8.log_odds_shift import ShiftCrops, quantize_shifted, read_shifts
 from export.int8.qat import finetune
@@ -41,24 +45,27 @@ from export.phantoms import BANK, Progress, phantom_bank
 from export.recipe import Recipe
 from export.report.engine_gate import StoredCrops, save_crops
 from export.report.evidence import HeldOut, evaluation_sets, held_out, judged_heads, operating_point, shipped_threshold
+from export.report.paper import BASELINE, write_answers
 from export.report.provenance import provenance
 from export.report.records import Checked, Report
 from export.report.sensitivity import Measured, Study, study
 from export.report.validate import EvaluationSet, write_report
 from export.stages import bundle as bundling
 from export.stages import evidence, given, graphs, weights
+from export.stages import paper as table
+from export.stages.baseline import BaselineCourse, baseline_predictions, clear_state
 from export.stages.crops import REFIT, Crops, run_name
 from export.stages.data import Data, grouped, lacks, open_data, require_learnable
 from export.stages.evidence import ARRAYS
 from export.stages.graphs import GRAPH
 from export.stages.weights import WEIGHTS, Course
 from export.stamps import Stamps
-from export.training.finetune import open_device
+from export.training.finetune import STATE, open_device
 from export.training.frames import decode_frames, find_frames
 from export.training.precision import CPU, record, recorded
-from export.training.systems import RANDOM
+from export.training.systems import RANDOM, build
 from export.training.train import Schedule
-from export.training.watched import Watched, set_aside
+from export.training.watched import Watched, best_epoch, set_aside
 
 log = logging.getLogger("hygroma.export")
 
@@ -67,9 +74,13 @@ STAGES = {  # stage -> its folders under `work` that go on from one call to the 
     "train": ("teacher",),
     "distill": ("unlabelled", "student", "heads"),
     "quantize": ("qat", "qdq", "qdq_teacher"),
+    "baseline": ("baseline",),
     "validate": ("predictions", "other_anatomy", "honesty"),
     "bundle": ("exams",),
+    "crossval": ("teacher", "crossval"),
 }
+ASIDE = {"baseline": ("bank", "baseline"), "crossval": ("bank", "baseline", "crossval")}  # they need no more than these
+PREDICTIONS, REPORT = "predictions.csv", "report.json"  # in `work`: what all forms said of the folds' images, and how good that is
 TRAINED = ("teacher", "unlabelled", "student", "heads")  # whose products may be in bfloat16
 
 
@@ -97,6 +108,8 @@ class Pipeline:
             "train": self.train,
             "distill": self.distill,
             "quantize": self.quantize,
+            "baseline": self.baselines,
+            "crossval": self.cross_validate,
             "validate": self.validate,
             "bundle": partial(self.bundle, accept_failing_gate),
         }
@@ -108,19 +121,24 @@ class Pipeline:
         lack, and what that costs, is logged."""
         writable(self.work)
         require_learnable(self.data, self.recipe)
-        self.stamps.keys("student")  # the data, the checkpoint to start from, a given bundle and a site's frames are there
-        if self.recipe.given:
-            given.open_given(self.recipe.given)
-        with torch.random.fork_rng(devices=[]):  # and the checkpoint fits: said now, not after minutes of edits
-            weights.at_start(self.recipe.teacher_config, self.recipe.teacher.init, self.recipe.seed)
-        stages = list(STAGES)[: list(STAGES).index(until) + 1]
+        order = [stage for stage in STAGES if stage != "crossval"]
+        stages = list(ASIDE[until] if until in ASIDE else order[: order.index(until) + 1])
+        # The data, the checkpoint to start from, a given bundle and a site's frames are there.
+        self.stamps.keys("student" if until not in ASIDE else until)
+        with torch.random.fork_rng(devices=[]):  # and the checkpoints fit: said now, not after minutes of edits
+            if until != "baseline":
+                if self.recipe.given:
+                    given.open_given(self.recipe.given)
+                weights.at_start(self.recipe.teacher_config, self.recipe.teacher.init, self.recipe.seed)
+            if "baseline" in stages and self.stamps.used("baseline"):
+                build(self.recipe.baseline_system, self.recipe.seed)
         for stage in stages:
             for folder in STAGES[stage]:
                 if self.stamps.used(folder):
                     self.stamps.check(folder)
         if until == "bundle":
             self.stamps.differences("bundle")  # refuses one without a stamp
-        for sentence in lacks(self.data, self.recipe):
+        for sentence in lacks(self.data, self.recipe) if until not in ASIDE else ():
             log.warning("%s", sentence)
         return stages
 
@@ -137,6 +155,10 @@ class Pipeline:
             self.progress("quantize", number, len(self.runs))
             self.qdq(run)
 
+    def baselines(self) -> None:
+        for run in self.recipe.folds:
+            self.fold_baseline(run)
+
     # -- data
 
     @cached_property
@@ -147,13 +169,17 @@ class Pipeline:
     @cached_property
     def crops(self) -> Crops:
         """Real stills and what was made of them, then phantoms. InputError when a run could not fill one batch from it."""
-        recipe, phantom = self.recipe, self.recipe.phantom
-        real = self.stamps.kept_whole("bank", BANK, self._real_bank)
+        phantom = self.recipe.phantom
         extra = self.stamps.kept_whole(
             "bank_phantom", BANK, lambda: phantom_bank(phantom.training_frames, self.progress)
         )
-        bank = self._with_given(real.extended(extra.crops, extra.entries))
-        crops = self._crops_of(bank)
+        return self._crops_of(self.taught_crops.bank.extended(extra.crops, extra.entries))
+
+    @cached_property
+    def taught_crops(self) -> Crops:
+        """Real stills and what was made of them: all that a teacher learns from. InputError as `crops`."""
+        recipe = self.recipe
+        crops = self._crops_of(self._with_given(self.stamps.kept_whole("bank", BANK, self._real_bank)))
         frames = len(self.frames())
         crops.require_batches(", ".join(recipe.data), self.runs, recipe.batch, frames if recipe.unlabelled.epochs else None)
         return crops
@@ -202,11 +228,11 @@ class Pipeline:
 
     def teacher(self, run: int) -> HygromaViT:
         """The teacher of a run, trained if it is not there yet, its plane head fitted again at the end."""
-        bank, taught, patience = self.bank(), self.crops.taught(run), self.recipe.teacher.patience
+        bank, taught, patience = self.taught_crops.bank, self.taught_crops.taught(run), self.recipe.teacher.patience
         course = self._course("teacher", run, self.recipe.teacher_schedule(run))
         if patience:
             taught, aside = set_aside(bank, taught, self.recipe.seed)
-            crops = self.crops.of(aside, Preprocessing(size=self.recipe.teacher_config.image))
+            crops = self.taught_crops.of(aside, Preprocessing(size=self.recipe.teacher_config.image))
             labels = np.array([int(bank.entries[i].hygroma) for i in aside])
             course = replace(course, watched=Watched(crops, labels, patience))
         model = weights.taught_teacher(bank, taught, self.recipe.teacher_config, self.recipe.teacher.init, course)
@@ -216,6 +242,21 @@ class Pipeline:
         )  # fmt: skip
         model.plane_head.load_state_dict(plane)
         return model
+
+    def baseline(self, run: int) -> dict[str, np.ndarray]:
+        """What a fold's baseline, trained if it is not there yet, says of images that it never saw (`baseline_predictions`)."""
+        recipe, name = self.recipe, run_name(run)
+        folder = self.stamps.claim("baseline") / name
+        schedule = recipe.baseline_schedule(run)
+        course = BaselineCourse(
+            recipe.baseline_system, schedule, recipe.baseline.patience, folder, self.device,
+            lambda epoch, loss: self.progress(f"baseline {name}", epoch, schedule.epochs),
+        )  # fmt: skip
+        found = self.stamps.kept(
+            "baseline", f"{name}.npz", ARRAYS, lambda: baseline_predictions(self.taught_crops, run, recipe.seed, course)
+        )
+        clear_state(folder)
+        return found
 
     def student(self, run: int) -> HygromaViT:
         """The student of a run, distilled if it is not there yet, its heads fitted to the end."""
@@ -310,6 +351,71 @@ class Pipeline:
 
         return self.stamps.kept("predictions", f"{run_name(run)}.npz", ARRAYS, predicted)
 
+    def judged(self, run: int) -> None:
+        """Leaves what all forms of a run say, and its baseline."""
+        self.fold_baseline(run)
+        self.predictions(run)
+
+    def cross_validated(self, run: int) -> None:
+        """Leaves what a fold's teacher says, and its baseline."""
+        self.fold_baseline(run)
+        self.fold_teacher(run)
+
+    def fold_baseline(self, run: int) -> None:
+        """Leaves a fold's baseline, where the recipe asks for one; the refit has none."""
+        if self.stamps.used("baseline") and run != REFIT:
+            self.baseline(run)
+
+    def fold_teacher(self, run: int) -> dict[str, np.ndarray]:
+        """What a fold's teacher says of images that it never saw (`teacher_says`)."""
+        return self.stamps.kept(
+            "crossval", f"{run_name(run)}.npz", ARRAYS,
+            lambda: table.teacher_says(self.teacher(run), self.taught_crops, run, self.device),
+        )  # fmt: skip
+
+    def cross_validate(self) -> dict[str, Any]:
+        """The folds' teachers and, where the recipe asks for one, their baseline -> the report; it and the predictions in `work`."""
+        return self._judged_by_fold({fold: [self.fold_teacher(fold)] for fold in self.recipe.folds})
+
+    def judge_baselines(self) -> dict[str, Any]:
+        """The same of the baseline alone."""
+        return self._judged_by_fold({fold: [] for fold in self.recipe.folds})
+
+    def _judged_by_fold(self, said: Mapping[int, Sequence[table.Said]]) -> dict[str, Any]:
+        """Written to `work`, with what the folds' baselines say besides, where the recipe asks for them."""
+        if self.stamps.used("baseline"):
+            said = {fold: [self.baseline(fold), *found] for fold, found in said.items()}
+        answers, nuchal = table.answers(self.taught_crops, said), self.data.nuchal
+        report = table.report(
+            self.recipe,
+            answers,
+            nuchal.classes,
+            nuchal.patients_known,
+            table.signals(self.taught_crops, answers),
+            self._trained,
+        )
+        write_answers(answers, self.work / PREDICTIONS)
+        with appearing(self.work / REPORT) as unfinished:
+            unfinished.write_text(json.dumps(report, indent=1) + "\n")
+        return report
+
+    def _trained(self, form: str, fold: int) -> dict[str, Any]:
+        """How a fold's baseline or teacher was trained; its losses are of the images that told when to stop."""
+        if form == BASELINE:
+            found, state = self.baseline(fold), self.stamps.folder("baseline") / run_name(fold) / STATE
+            losses, best = found["losses"].tolist(), int(found["best"][0])
+            trained, watched = int(found["trained_on"][0]), int(found["watched"][0])
+        else:
+            state, taught = self.stamps.folder("teacher") / f"{run_name(fold)}.pt", self.taught_crops.taught(fold)
+            saved = WEIGHTS.read(state)
+            losses, trained, watched = saved.get("losses", []), len(taught), 0
+            best = best_epoch(losses) if losses else saved["epoch"]
+            if self.recipe.teacher.patience:
+                trained, watched = map(len, set_aside(self.taught_crops.bank, taught, self.recipe.seed))
+        return {
+            "trained_on": trained, "watched": watched, "best_epoch": best, "watched_losses": losses, "precision": recorded(state),
+        }  # fmt: skip
+
     def _folds(self) -> HeldOut:
         return self._held_out("folds", {f"fold {fold}": fold for fold in self.recipe.folds})
 
@@ -360,6 +466,7 @@ class Pipeline:
             read_shifts(self.stamps.folder("qdq"), self.stamps.folder("heads"), names),
             self.provenance(),
         )
+        report["paper"] = self._judged_by_fold({fold: [self.predictions(fold)] for fold in self.recipe.folds})["paper"]
         write_report(report, self.work / "report")
         self.progress("validate", 1, 1)
         return report

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from calibration.dataset import FOLDS, POSITIVE
-from edge.errors import ConfigError, HygromaError
+from edge.errors import ConfigError, HygromaError, InputError
 from edge.schema import Decoder, Rule, did_you_mean, rule
 from edge.yaml_file import parse_yaml
 from export.model.heads import EVERY_PART, HEADS, KEEPING, REPORTED, SPECIFIC, TOGETHER, Head
@@ -48,11 +48,12 @@ class TeacherRecipe:
 class BaselineRecipe:
     """What the paper compares with, trained on the folds' images as their teachers are: MONAI's DenseNet-169. system: "densenet169",
     "" for none. init: "random", or torchvision's weights. epochs: at most; patience: epochs in which patients set aside for it show
-    no gain after which training stops. lr: peak learning rate, left out for the system's own. Input side and batch are the
-    recipe's."""
+    no gain after which training stops. lr: peak learning rate, left out for the system's own. image: input side, pixels; 0: the
+    recipe's. The batch is the recipe's."""
 
     system: str = field(default="", metadata=rule())
     init: str = RANDOM
+    image: int = 0
     epochs: int = 50
     patience: int = 10
     lr: float | None = field(default=None, metadata=rule(low=math.ulp(0.0), expected="float above 0"))
@@ -196,7 +197,7 @@ class Recipe:
 
     @property
     def baseline_system(self) -> System:
-        return System(self.baseline.system, self.baseline.init, self.image, None)
+        return System(self.baseline.system, self.baseline.init, self.baseline.image or self.image, None)
 
     def baseline_schedule(self, fold: int) -> Schedule:
         b = self.baseline
@@ -250,6 +251,17 @@ def load_recipe(path: Path) -> Recipe:
             recipe.unlabelled, frames=recipe.unlabelled.frames and str((base / recipe.unlabelled.frames).resolve())
         ),
     )
+
+
+def checked(recipe: Recipe, where: str) -> Recipe:
+    """A recipe that no file holds, once nothing of it is wrong. ConfigError says the key, after `where`."""
+    _refuse(Path(where), _problems(recipe))
+    return recipe
+
+
+def recipe_from(raw: Any, where: str) -> Recipe:
+    """A recipe as `dataclasses.asdict` gave it, with paths as they were then. InputError for anything else."""
+    return _Decoder(where, InputError).dataclass(Recipe, raw)
 
 
 def _start(base: Path, init: str) -> str:
@@ -366,8 +378,9 @@ def _baseline_problems(recipe: Recipe) -> Problems:
             yield f"baseline.{key}", getattr(b, key), "must be 1 or more"
     if b.lr is not None and not math.isfinite(b.lr):
         yield "baseline.lr", b.lr, "give a finite learning rate, such as 1.0e-3"
-    if (side := recipe.image) < DENSENET_STRIDE:
-        yield "image", side, f"the baseline needs {DENSENET_STRIDE} pixels or more"
+    if (side := recipe.baseline_system.image) < DENSENET_STRIDE:
+        key = "baseline.image" if b.image else "image"
+        yield key, side, f"the baseline needs {DENSENET_STRIDE} pixels or more"
     if recipe.batch < (least := DenseNetClassifier.least_batch):
         yield "batch", recipe.batch, f"the baseline normalises over the pictures of a batch: give {least} or more"
 

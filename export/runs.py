@@ -10,7 +10,7 @@ from pathlib import Path
 from edge.errors import InputError
 from export.jobs import load_ray, run_jobs
 from export.phantoms import Progress
-from export.pipeline import STAGES, Pipeline
+from export.pipeline import ASIDE, STAGES, Pipeline
 from export.recipe import Recipe
 
 # stage -> what makes a run's part of it, and of the stages before it. A bundle needs what `validate` leaves of each.
@@ -18,8 +18,10 @@ MADE_BY: dict[str, Callable[[Pipeline, int], object]] = {
     "train": Pipeline.teacher,
     "distill": Pipeline.student,
     "quantize": Pipeline.qdq,
-    "validate": Pipeline.predictions,
-    "bundle": Pipeline.predictions,
+    "baseline": Pipeline.fold_baseline,
+    "validate": Pipeline.judged,
+    "bundle": Pipeline.judged,
+    "crossval": Pipeline.cross_validated,
 }
 
 
@@ -51,13 +53,16 @@ def run_recipe(
     load_ray()
     pipeline = Pipeline(recipe, progress)
     pipeline.check(until)
-    pipeline.bank()
+    if until in ASIDE:
+        _ = pipeline.taught_crops
+    else:
+        pipeline.bank()
     if until in MADE_BY:
         for folder in _shared(pipeline, until):
             pipeline.stamps.claim(folder)  # once, or jobs that start together would all write its stamp
         run_jobs(
             make_run,
-            [RunJob(recipe, run, until, device) for run in pipeline.runs],
+            [RunJob(recipe, run, until, device) for run in (recipe.folds if until in ASIDE else pipeline.runs)],
             ray_address,
             cpus=recipe.threads,
             gpus=int(device == "cuda"),
@@ -69,7 +74,8 @@ def run_recipe(
 
 def _shared(pipeline: Pipeline, until: str) -> list[str]:
     """The folders that the jobs write to, all of them each."""
-    made = list(MADE_BY)[: list(MADE_BY).index(until) + 1]
+    order = [stage for stage in MADE_BY if stage != "crossval"]
+    made = ASIDE[until][1:] if until in ASIDE else order[: order.index(until) + 1]
     folders = [folder for stage in made if stage != "bundle" for folder in STAGES[stage]]
     unused = {"qdq_teacher", "honesty"} | (set() if pipeline.recipe.qat.when == "always" else {"qat"})
     return [folder for folder in folders if folder not in unused and pipeline.stamps.used(folder)]

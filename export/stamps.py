@@ -84,7 +84,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "qat": ("qat.epochs", "qat.lr"),
     "qdq": ("qat. if always",),
     "qdq_teacher": (),
-    "baseline": ("image", "batch", "baseline."),
+    "baseline": ("batch", "baseline."),
     "crossval": (),
     "predictions": (),
     "other_anatomy": ("other anatomy",),
@@ -214,6 +214,8 @@ class Stamps:
             fields = dataclasses.fields(getattr(self.recipe, name))
             values = {k: v for field in fields for k, v in self._values(f"{name}.{field.name}").items()}
             return {k: v for k, v in values.items() if v or k not in UNSAID}
+        if key == "baseline.image":
+            return {key: self.recipe.baseline_system.image}
         if key in ("teacher.init", "baseline.init"):
             return {key: self._start_of(key.partition(".")[0])}
         if key == "unlabelled.frames":
