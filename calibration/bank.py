@@ -59,6 +59,11 @@ class Entry:
         return found
 
     @property
+    def owner(self) -> str:
+        """Whose it is: the patient; without one the still, of which several entries were made."""
+        return self.group or f"still {self.still}"
+
+    @property
     def standard(self) -> bool:
         """Whether it counts as a standard plane: labelled so; of a real image that nobody labelled, where it has a finding, which
         could be told then, or the given bundle does not say otherwise."""
@@ -115,8 +120,8 @@ def read_still_picture(image: LabelledImage) -> Picture:
     if fan is None or (fan.box[2] - fan.box[0]) * (fan.box[3] - fan.box[1]) >= CUT_OUT * grey.size:
         return Picture(grey, image)
     x0, y0, x1, y1 = fan.box
-    boxes = {name: _moved(getattr(image, name), fan.box) for name in ("nt_box", "thalami_box")}
-    return Picture(np.ascontiguousarray(grey[y0:y1, x0:x1]), replace(image, **boxes))
+    moved = replace(image, nt_box=_moved(image.nt_box, fan.box), thalami_box=_moved(image.thalami_box, fan.box))
+    return Picture(np.ascontiguousarray(grey[y0:y1, x0:x1]), moved)
 
 
 def _moved(box: Box | None, within: tuple[int, int, int, int]) -> Box | None:
@@ -173,10 +178,10 @@ def build_bank(
         for edit, rng in zip(EDITS, streams, strict=True):
             target = _thickness(edit, rng)
             septa = int(rng.integers(0, MAX_SEPTA + 1)) if edit == "lesion" else 0
-            image, done = operate(grey, still.anatomy, target, rng, septa)
+            edited, done = operate(grey, still.anatomy, target, rng, septa)
             name, label = _class_of(done.thickness_mm)
             nuchal = box_in_crop(done.nuchal_box, grey.shape)
-            add(image, Entry(index, name, fold, 1.0, label, done.thickness_mm, nuchal, group=groups[index]))
+            add(edited, Entry(index, name, fold, 1.0, label, done.thickness_mm, nuchal, group=groups[index]))
     for number, (image, fold) in enumerate(zip(elsewhere, folds_elsewhere(elsewhere, seed), strict=True)):
         on_step(len(stills) + number, len(stills) + len(elsewhere))
         try:
@@ -191,8 +196,8 @@ def build_bank(
 def folds_elsewhere(images: Sequence[LabelledImage], seed: int) -> np.ndarray:
     """int [N]: the fold in which each image of other anatomy is left out: the table's, else by patient."""
     folds = np.array([image.fold for image in images], int)
-    free = np.flatnonzero((folds < 0) | (folds >= FOLDS))
-    if len(free):
+    free = np.flatnonzero((folds < 0) | (folds >= FOLDS)).tolist()
+    if free:
         folds[free] = grouped_folds(np.zeros(len(free), int), [images[i].group for i in free], FOLDS, seed)
     return folds
 

@@ -1,26 +1,21 @@
-"""A data set: images, and as far as known what they show and whose they are. A folder per class, or a table (docs/data.md). All
-commands read it here. No image is decoded: what is wrong with names, labels and folds is said before."""
+"""A data set: images, and as far as known what they show and whose they are (docs/data.md)."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from calibration.images import IMAGES, find_images, is_image
 from calibration.lesion import Box, NuchalAnatomy
-from calibration.naming import some
-from calibration.table import find_named, name_of, one_name
+from calibration.origin import Origin
 from edge.errors import InputError
-from edge.kinds import is_litter
 
 FOLDS = 4  # the paper's protocol (arXiv 2512.22730)
 UNKNOWN = -1.0  # of a label
 UNASSIGNED, HOLDOUT = -1, -2  # in place of a fold: it is still to be chosen; never trained on
-POSITIVE, NEGATIVE, OTHER = "hygroma", "normal", "other"  # folders
+POSITIVE, NEGATIVE = "hygroma", "normal"  # classes, and their folders
 STANDARD_PLANE, OTHER_PLANE = 1.0, 0.0
 
 
@@ -51,6 +46,11 @@ class LabelledImage:
         return self.patient or self.name
 
     @property
+    def plane_called(self) -> str:
+        """As a table says it."""
+        return {STANDARD_PLANE: "standard", OTHER_PLANE: "other"}.get(self.plane, "")
+
+    @property
     def label(self) -> int:
         """The finding, of an image that has one."""
         return int(self.hygroma)
@@ -73,13 +73,15 @@ class LabelledImage:
 @dataclass(frozen=True)
 class Dataset:
     """source: the folder or table that was named; folder: what the images' names are under. classes: what the negative and the
-    positive finding are called. patients_known: the table says whose each image is."""
+    positive finding are called. patients_known: the table says whose each image is. origin: where it comes from, as a file beside
+    it says."""
 
     source: Path
     folder: Path
     classes: tuple[str, str]
     images: list[LabelledImage]
     patients_known: bool
+    origin: Origin | None = None
 
     @property
     def labels(self) -> np.ndarray:
@@ -98,86 +100,3 @@ class Dataset:
             if not any(image.hygroma == label for image in images):
                 raise InputError(f"{self.source}: no image of {name!r} to train on; two classes are needed: add images with hygroma {label}")
         return replace(self, images=images)
-
-
-def open_dataset(source: Path, positive: str = POSITIVE, columns: Sequence[str] = ()) -> Dataset:
-    """The data set that a folder or a table holds. positive: the folder of the positive class, where it has another name. columns:
-    of a table, further labels that must be there. InputError names what does not fit, and the fix."""
-    if source.is_dir():
-        if columns:
-            raise InputError(f"{source}: folders say nothing of {some(columns)}; give a table with these columns (docs/data.md)")
-        return _of_folders(source, one_name(positive))
-    from calibration.dataset_table import read_dataset
-
-    return read_dataset(source, columns)
-
-
-def open_datasets(sources: Sequence[Path], positive: str = POSITIVE, columns: Sequence[str] = ()) -> list[Dataset]:
-    """Several data sets that are used together, by names that differ."""
-    sets = [open_dataset(source, positive, columns) for source in sources]
-    if len(sets) == 1:
-        return sets
-    twice = [path for path, n in Counter(image.path.resolve() for found in sets for image in found.images).items() if n > 1]
-    if twice:
-        raise InputError(f"{twice[0]}: in two of the data sets; name each image once")
-    return [
-        replace(found, images=[replace(image, name=f"{number}/{image.name}") for image in found.images])
-        for number, found in enumerate(sets, 1)
-    ]
-
-
-def stills_of(sets: Sequence[Dataset]) -> list[LabelledImage]:
-    """The images of all data sets but those of other anatomy alone, in order."""
-    return [image for found in sets if not found.elsewhere for image in found.images]
-
-
-def elsewhere_of(sets: Sequence[Dataset], held_out: bool) -> list[LabelledImage]:
-    """The images of data sets of other anatomy alone: those to train on, or those that are never trained on."""
-    return [image for found in sets if found.elsewhere for image in found.images if (image.fold == HOLDOUT) == held_out]
-
-
-def _of_folders(folder: Path, positive: str) -> Dataset:
-    classes, with_other = _classes(folder, positive)
-    images: list[LabelledImage] = []
-    for kind in (*classes, *([OTHER] if with_other else [])):
-        files, others = find_images(find_named(folder, kind))
-        if others:  # left out in silence they would be lost data
-            raise InputError(
-                f"{folder / kind}: {some(name_of(p, folder) for p in others)}: not among the images that are read "
-                f"({IMAGES}); export them as PNG, or move them away"
-            )
-        if not files:
-            raise InputError(f"{folder / kind}: holds no image ({IMAGES}); add some, or remove the folder")
-        names = [name_of(p, folder) for p in files]
-        if twice := [name for name, n in Counter(names).items() if n > 1]:
-            raise InputError(f"{folder / kind}: two files of one name, written differently: {some(twice)}; rename one of each")
-        finding = UNKNOWN if kind not in classes else float(kind == classes[1])
-        # Who keeps other planes apart says that the rest are standard ones; who does not says nothing of planes.
-        plane = UNKNOWN if not with_other else STANDARD_PLANE if kind in classes else OTHER_PLANE
-        images += [LabelledImage(p, name, hygroma=finding, plane=plane) for p, name in zip(files, names, strict=True)]
-    return Dataset(folder, folder, classes, images, patients_known=False)
-
-
-def _classes(folder: Path, positive: str) -> tuple[tuple[str, str], bool]:
-    """The negative and the positive folder, and whether there is one of other planes."""
-    layout = f"expected a folder per class, such as {folder}/{POSITIVE} and {folder}/{NEGATIVE}, or a table (docs/data.md)"
-    found = sorted(name_of(p, folder) for p in folder.iterdir() if p.is_dir() and not is_litter(p))
-    loose = [p.name for p in sorted(folder.iterdir()) if is_image(p)]
-    if loose:
-        raise InputError(f"{folder}: {some(loose)}: outside the class folders; move each into the folder of its class")
-    if not found:
-        raise InputError(f"{folder}: empty; {layout}")
-    other = OTHER in found and positive != OTHER
-    kinds = [name for name in found if name != OTHER or not other]
-    if len(kinds) == 1:
-        raise InputError(f"{folder}: one class only, {kinds[0]!r}; {layout}")
-    if len(kinds) > 2:
-        raise InputError(
-            f"{folder}: {len(kinds)} folders, {some(kinds)}; two classes are compared, and {OTHER!r} may lie beside them: move "
-            "the others away"
-        )
-    if positive not in kinds:
-        raise InputError(
-            f"{folder}: classes {kinds[0]!r} and {kinds[1]!r}, none is {positive!r}; name the positive one: --positive {kinds[0]}"
-        )
-    return (kinds[0] if kinds[1] == positive else kinds[1], positive), other

@@ -77,8 +77,6 @@ def _check_columns(table: Table, columns: Sequence[str]) -> None:
         raise InputError(
             f"{table.path}: unknown columns {some(map(repr, strange))}; known are {', '.join(known)}: remove the others"
         )
-    if absent := [column for column in columns if column not in table.columns]:
-        raise InputError(f"{table.path}: columns {some(absent)} missing, which the recipe's heads name; add them")
 
 
 def _check_filled(path: Path, images: Sequence[LabelledImage]) -> None:

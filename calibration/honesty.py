@@ -20,9 +20,9 @@ import cv2
 import numpy as np
 
 from calibration.bank import MAX_SEPTA
-from calibration.intervals import patient_interval
 from calibration.dataset import FOLDS, LabelledImage
 from calibration.images import read_grey
+from calibration.intervals import patient_interval
 from calibration.lesion import (
     CALIPERED,
     LESION_MM,

@@ -104,9 +104,9 @@ def assign_folds(data: Dataset, groups: Sequence[str], seed: int) -> np.ndarray:
     else grouped by patient, stratified by finding and plane, with both classes in every fold where that can be. InputError when
     there are fewer patients than folds, or a patient is in two folds."""
     folds = np.array([image.fold for image in data.images])
-    free = np.flatnonzero(folds == UNASSIGNED)
-    trained = folds != HOLDOUT
-    if (n := len({groups[i] for i in np.flatnonzero(trained)})) < FOLDS:
+    free = np.flatnonzero(folds == UNASSIGNED).tolist()
+    trained = np.flatnonzero(folds != HOLDOUT).tolist()
+    if (n := len({groups[i] for i in trained})) < FOLDS:
         raise InputError(
             f"{data.source}: {n} patients to train on for {FOLDS} folds; add images of {FOLDS - n} more patients"
             + ("" if data.patients_known else " (copies of one image count once)")

@@ -9,19 +9,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from calibration.crops import read_crops
-from calibration.dataset import Dataset
+from calibration.dataset import FOLDS, HOLDOUT, OTHER_PLANE, UNKNOWN, Dataset
 from calibration.leakage import assign_folds, check_folds, patient_groups, same_images
-from calibration.dataset import FOLDS
 from edge.errors import InputError
 from edge.records import Signal
 
-STANDARD, OTHER, UNLABELLED = 1, 0, -1
-PLANES = {"standard": STANDARD, "other": OTHER, "": UNLABELLED}
+STANDARD, OTHER, UNLABELLED = 1, 0, -1  # planes
 
 
 @dataclass(frozen=True)
 class Site:
-    """A site's images that the device would score. labels {0,1} [N]; planes [N]: STANDARD, OTHER or UNLABELLED; groups,
+    """A site's images that the device would score. labels {0,1} [N], UNKNOWN where another plane has no finding; planes [N]: STANDARD, OTHER or UNLABELLED; groups,
     folds [N]; crops uint8 [N,S,S]; others: the images left out, by signal."""
 
     data: Dataset
@@ -37,24 +35,28 @@ def read_site(
     data: Dataset, size: int, seed: int, on_step: Callable[[int, int], None] = lambda done, total: None
 ) -> Site:
     """The images as the device would see them, folds grouped by patient. Images that it would not score are left out and
-    counted. InputError as `hygroma crossval` has them."""
+    counted, and so are images without a finding and held-out ones, which are not fitted on. InputError as `hygroma crossval` has
+    them."""
+    data.with_findings()  # both classes are there
+    used = [i for i in data.images if i.fold != HOLDOUT and (i.hygroma != UNKNOWN or i.plane == OTHER_PLANE)]
+    unused = Counter("held out" if i.fold == HOLDOUT else "without a finding" for i in data.images if i not in used)
+    data = replace(data, images=used)
     crops = read_crops(data, size, on_step)
     kept = [i for i, signal in enumerate(crops.signals) if signal == Signal.OK.value]
-    others = Counter(signal for signal in crops.signals if signal != Signal.OK.value)
+    others = unused + Counter(signal for signal in crops.signals if signal != Signal.OK.value)
     if not kept:
-        raise InputError(f"{data.folder}: none of {len(data.images)} images would be scored ({dict(others)})")
+        raise InputError(f"{data.source}: none of {len(data.images)} images would be scored ({dict(others)})")
     groups = patient_groups(data, same_images(crops.hashes))
     shown = replace(data, images=[data.images[i] for i in kept])
     own = [groups[i] for i in kept]
     folds = assign_folds(shown, own, seed)
-    planes = np.array([PLANES[image.plane] for image in shown.images])
-    standard = [i for i, plane in enumerate(planes) if plane != OTHER]
-    if len(standard) < len(kept):  # the hygroma head is fitted on these alone
-        judged = replace(shown, images=[shown.images[i] for i in standard])
-        try:
-            check_folds(judged, [own[i] for i in standard], folds[standard])
-        except InputError as error:
-            raise InputError(f"of the images that are not labelled as other planes: {error}") from None
+    planes = np.array([int(image.plane) for image in shown.images])
+    standard = [i for i, plane in enumerate(planes) if plane != OTHER]  # the hygroma head is fitted on these alone
+    try:
+        check_folds(replace(shown, images=[shown.images[i] for i in standard]), [own[i] for i in standard], folds[standard])
+    except InputError as error:
+        of_these = "" if len(standard) == len(kept) else "of the images that are not labelled as other planes: "
+        raise InputError(f"{of_these}{error}") from None
     return Site(shown, shown.labels, planes, own, folds, crops.model[kept], dict(others))
 
 

@@ -35,6 +35,7 @@ from edge.engines.selftest import infer_all
 from edge.screen.preprocess import Preprocessing
 from export.atomic import Form, appearing, remove, writable
 from export.bundle import require_canonical
+from export.data import Data, grouped, lacks, open_data, require_learnable
 from export.int8.log_odds_shift import ShiftCrops, quantize_shifted, read_shifts
 from export.int8.qat import finetune
 from export.int8.quantize import Choice
@@ -55,7 +56,6 @@ from export.stages import evidence, given, graphs, weights
 from export.stages import paper as table
 from export.stages.baseline import BaselineCourse, baseline_predictions, clear_state
 from export.stages.crops import REFIT, Crops, run_name
-from export.stages.data import Data, grouped, lacks, open_data, require_learnable
 from export.stages.evidence import ARRAYS
 from export.stages.graphs import GRAPH
 from export.stages.weights import WEIGHTS, Course

@@ -8,10 +8,9 @@ are, not what a run makes: it decides the bundle alone, and folds may be added t
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +18,8 @@ import edge
 from edge.bundle.manifest import MANIFEST_FILE
 from edge.errors import ConfigError, InputError
 from export.atomic import PARTIAL, Form, appearing, kept, sha256_of
+from export.data import Data, digest_of, open_data
 from export.recipe import SHIPPED, Recipe
-from export.stages.data import Data, digest_of
 from export.training.frames import contents_of, find_frames
 from export.training.systems import RANDOM
 
@@ -99,10 +98,10 @@ DIGITS = 16  # hex digits of a SHA-256 that a stamp keeps
 
 
 class Stamps:
-    """The stamps of one recipe's work folder. data: the recipe's, opened."""
+    """The stamps of one recipe's work folder. data: gives the recipe's, opened; left out: opens it."""
 
-    def __init__(self, recipe: Recipe, data: Callable[[], Data]):
-        self.recipe, self.work, self.data = recipe, Path(recipe.work), data
+    def __init__(self, recipe: Recipe, data: Callable[[], Data] | None = None):
+        self.recipe, self.work, self.data = recipe, Path(recipe.work), data or partial(open_data, recipe)
         self._hashed: dict[str, str] = {}
 
     def folder(self, stage: str) -> Path:

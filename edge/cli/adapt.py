@@ -12,8 +12,8 @@ FIGURES = ("ROC-AUC", "sensitivity", "specificity")
 
 def _add_adapt(adapt: Parser) -> None:
     adapt.description = (
-        "From a bundle and a folder per class (DATA/hygroma, DATA/normal) to a bundle of your own: the hygroma head "
-        "fitted on your images, the plane head too where the CSV's `plane` column tells standard planes from others, all else "
+        "From a bundle and a data set, a folder per class or a table, to a bundle of your own: the hygroma head "
+        "fitted on your images, the plane head too where folders or table tell standard planes from others, all else "
         "kept to the bit. Judged out of fold, grouped by patient, against the bundle as it was."
     )
     adapt.epilog = "docs/adapt.md says what is fitted and what the figures mean."
@@ -34,25 +34,25 @@ def _add_adapt(adapt: Parser) -> None:
 
 def _adapt(args: argparse.Namespace) -> int:
     with toolchain():
-        from calibration.dataset import load_dataset
+        from calibration.open_dataset import open_dataset
         from export.site.adapt import Settings, adapt
     start = bundle_of(config_of(args, at_home=True))
     settings = Settings(
         args.name or f"{start.manifest.model.id}-site", args.version, args.exams, seed=args.seed, threads=args.threads
     )
     progress = Progress()
-    data = load_dataset(args.data, args.csv, args.positive)
+    data = open_dataset(args.data, args.positive)
     found = adapt(start, data, args.out, settings, args.accept_failing_gate, progress)
     progress.clear()
     return tell(args, found, lambda: _told(found, start.label))
 
 
 def _told(found: dict[str, Any], start: str) -> str:
-    whose = "" if found["patients known"] else " (no CSV: every image counts as a patient of its own)"
+    whose = "" if found["patients known"] else " (no table: every image counts as a patient of its own)"
     lines = [f"{found['images']} images{whose}"]
     if found["left out"]:
         left = ", ".join(f"{signal} {n}" for signal, n in sorted(found["left out"].items()))
-        lines.append(f"left out, since the device would not score them: {left}")
+        lines.append(f"left out (held out, without a finding, or not to be scored by the device): {left}")
     lines.append(f"the device would call {found['called assessable']} of {found['images']} assessable")
     lines.append(f"plane head {found['plane head']}")
     for part in found["sets"]:

@@ -102,9 +102,8 @@ class Parser(argparse.ArgumentParser):
         self.add_flag("--accept-failing-gate", f"write {what} all the same; recorded and shown")
 
     def add_labelled(self) -> None:
-        """A user's own images, by class."""
-        self.add_path("data", "DATA", "a folder with two folders of images, one a class")
-        self.add_path("--csv", "FILE", "path,label,patient[,site][,plane][,fold], a row an image")
+        """A user's own images."""
+        self.add_path("data", "DATA", "a folder per class, or a table (docs/data.md)")
         self.add_argument("--positive", default="hygroma", metavar="CLASS", help="the positive folder (default: hygroma)")
 
 

@@ -103,7 +103,7 @@ def _add_lesions(command: Parser) -> None:
         "is a coin), and a contact sheet of fifty stills. Exit code 1 when one of them tells them apart, or could ask nothing."
     )
     command.epilog = "docs/notebook/simulated-lesions.md says what was found on the stills that the shipped model was trained on."
-    command.add_path("data", "DATA", "a folder laid out as docs/data.md describes")
+    command.add_path("data", "DATA", "a table with nt_box and thalami_box (docs/data.md)")
     command.add_path("--out", "DIR", "lesions.json and the contact sheet: pictures of the data", required=True)
     command.add_numbers((("stills", 240, "stills that are edited"), ("seed", 0, "of the stills and the edits")))
     command.add_path("--init", "FILE", "a ViT's checkpoint: its frozen features discriminate too")
@@ -114,7 +114,7 @@ def _add_lesions(command: Parser) -> None:
 def _lesions(args: argparse.Namespace) -> int:
     with toolchain():
         from calibration.honesty import check_lesions, contact_sheet, make_specimens, write_checks
-        from calibration.stills import load_stills
+        from calibration.open_dataset import open_dataset
         from export.training.features import backbone_features
     if args.seed < 0:
         raise ConfigError(f"--seed: found {args.seed}; expected 0 or more")
@@ -122,7 +122,7 @@ def _lesions(args: argparse.Namespace) -> int:
     backbone = backbone_features(args.init) if args.init else None
     progress = Progress()
     specimens = make_specimens(
-        load_stills(args.data), args.stills, args.seed, lambda done, total: progress("edits", done, total)
+        open_dataset(args.data).images, args.stills, args.seed, lambda done, total: progress("edits", done, total)
     )
     checks = check_lesions(specimens, backbone, on_step=lambda done, total: progress("checks", done, total))
     pages = contact_sheet(specimens, args.out)

@@ -49,8 +49,8 @@ TOPICS = (
     Topic(
         "Partition of data, level at which it is disjoint",
         "evidence",
-        "Folds by patient; a validation split never trained on.",
-        ("folds by patient", "validation split is in no fold"),
+        "Folds by patient; what is held out for good is never trained on.",
+        ("folds by patient", "held-out split is in no fold"),
     ),
     Topic("Sample size and how it was determined", "", "What the public sets hold; n stands beside each figure."),
     Topic(
@@ -101,7 +101,7 @@ TOPICS = (
         "Nuchal map and Score-CAM against boxes and chance.",
         ("annotated nuchal box", "by chance", "Score-CAM", "95 % interval"),
     ),
-    Topic("External validation", "limits", "None: no second hospital's hygromas.", ("come from one hospital",)),
+    Topic("External validation", "limits", "None beyond the sites that the data set names.", ("of one site",)),
     Topic("Fairness across subgroups", "", "The sources give no age, ethnicity or body mass: not assessed."),
     Topic(
         "Predictive values at the intended prevalence",
@@ -125,6 +125,6 @@ TOPICS = (
     Topic(
         "Ethics approval, registration, protocol, funding",
         "",
-        "Public data, no registration; a hospital's study needs its own.",
+        "No registration; a hospital's study needs its own.",
     ),
 )

@@ -34,7 +34,7 @@ def control_rows(folds: HeldOut, validation: HeldOut | None, decides: Head) -> l
         else:
             limit = np.full(len(labels), shipped_threshold(folds, "student", decides))
         sources = np.array([e.source for e in data.entries])
-        stills = np.array([e.group for e in data.entries])
+        stills = np.array([e.owner for e in data.entries])
         drawn = (labels == 1) & (sources == "lesion")
         for source, negatives in NEGATIVES.items():
             of_kind = (labels == 0) & (sources == source)

@@ -12,14 +12,12 @@ from calibration.bank import Bank, Entry
 from calibration.dataset import UNKNOWN
 from edge.bundle.manifest import EvidenceRow, EvidenceTable, OperatingPoint
 from edge.errors import InputError
+from export.data import stands_on_real
 from export.model.heads import HEADS, HYGROMA, KEEPING, NO_PLANES, PLANE, REAL_HYGROMA, REPORTED, SPECIFIC, Head
 from export.report import metrics
 from export.report.records import Correlation, IncreasedArea
 from export.report.validate import EvaluationSet, Step
 
-# Real positives on which the gate and the operating point stand; with fewer they stand on simulated ones. Of 40 positives none lost
-# bounds the share at .07 (95 %); 20 patients keep one of them from deciding it.
-MIN_POSITIVES, MIN_PATIENTS = 40, 20
 SPECIFICITY = 0.98  # a frame's, at the operating point: the evidence over an exam does the rest
 PLANES_KEPT = 0.95  # of standard planes that the plane threshold keeps (docs/design.md#evidence: other anatomy is judged there)
 FORMS = ("teacher", "student", "qdq")
@@ -93,16 +91,11 @@ def entry_id(entry: Entry, index: int) -> str:
     return f"{entry.source}:{entry.still:04d}:{index}"
 
 
-def stands_on_real(positives: int, patients: int) -> bool:
-    """Whether real positives are enough for the gate and the operating point: how many, of how many patients."""
-    return positives >= MIN_POSITIVES and patients >= MIN_PATIENTS
-
-
 def judged_on_real(bank: Bank) -> bool:
     """Whether the gate and the operating point stand on real positives: where there are enough, or no others. Else they stand on
     simulated ones."""
     found = [e for e in bank.entries if e.source == "real" and e.fold >= 0 and e.hygroma == 1]
-    enough = stands_on_real(len(found), len({e.group for e in found}))
+    enough = stands_on_real(len(found), len({e.owner for e in found}))
     return enough or not any(e.source == "lesion" for e in bank.entries)
 
 
@@ -164,7 +157,7 @@ def evaluation_sets(folds: HeldOut, validation: HeldOut | None, heads: Sequence[
                     "student",
                     screening=head.screening,
                     # a still and what was made of it are one patient's, and a patient may have several
-                    groups=[e.group for e, k in zip(data.entries, keep, strict=True) if k],
+                    groups=[e.owner for e, k in zip(data.entries, keep, strict=True) if k],
                     gated=head.gated,
                 )
             )

@@ -121,7 +121,7 @@ def _form(answers: Answers, form: str, start: str) -> PaperForm:
 def figures_of(answers: Answers, form: str, keep: np.ndarray) -> dict[str, FiguredByPatient | None]:
     """METRICS of a form on the images `keep`; None where a class that one needs is missing."""
     labels = answers.labels[keep]
-    groups = [answers.groups[i] for i in np.flatnonzero(keep)]
+    groups = [answers.groups[i] for i in np.flatnonzero(keep).tolist()]
     positives = int(labels.sum())
     wanted = METRICS if 0 < positives < len(labels) else ("accuracy", "sensitivity" if positives else "specificity")
     found = figures(labels, answers.decisions(form)[keep], answers.probability[form][keep], groups, wanted)

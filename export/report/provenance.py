@@ -8,10 +8,11 @@ from pathlib import Path
 import edge
 from calibration.bank import Bank
 from calibration.dataset import FOLDS, HOLDOUT, Dataset
+from calibration.origin import Origin
 from edge.bundle.manifest import DataSource, Provenance
 from export.atomic import sha256_of
+from export.data import Data, lacks
 from export.recipe import SHIPPED, Recipe, TeacherRecipe
-from export.stages.data import Data, lacks
 from export.training.systems import RANDOM
 
 # vit_small_patch14_dinov2_224_fp16.safetensors: what is said below holds of this file alone, whatever its name
@@ -53,12 +54,13 @@ def data_set(found: Dataset, drawn: bool) -> DataSource:
     images = [image for image in found.images if image.fold != HOLDOUT]
     edited = drawn and any(image.editable for image in images)
     use = "negatives of the plane head" if found.elsewhere else "all heads"
+    origin = found.origin or Origin(UNKNOWN_SOURCE, NOT_KNOWN, NOT_KNOWN)
     return DataSource(
-        name=UNKNOWN_SOURCE,
+        name=origin.name,
         use=use + ("; simulated lesions and shams" if edited else ""),
         images=len(images),
-        licence=NOT_KNOWN,
-        citation=NOT_KNOWN,
+        licence=origin.licence,
+        citation=origin.citation,
         changes=READ_AS + ("; nuchal translucencies thickened, with sham-edited controls" if edited else ""),
     )
 
@@ -120,6 +122,7 @@ def provenance(
         quantisation="-",
         limits=(
             PROTOTYPE,
+            *dict.fromkeys(text for found in data.sets if found.origin for text in found.origin.limits),
             *lacks(data, recipe),
             *([no_planes] if no_planes else []),
             *([CUT_LIMIT] if data.planes else []),

@@ -216,9 +216,11 @@ class Checked(TypedDict):
     verdict: str
 
 
-PaperSite = TypedDict(
-    "PaperSite", {"site": str, "images": int, "positives": int, "figures": dict[str, "FiguredByPatient | None"]}
-)
+class PaperSite(TypedDict):
+    site: str
+    images: int
+    positives: int
+    figures: dict[str, FiguredByPatient | None]
 # Of one form. figures: part ("pooled", "fold 0") -> figure's name -> figure, None where a class is missing; start: what it began from.
 PaperForm = TypedDict(
     "PaperForm",

@@ -77,7 +77,7 @@ def looked(
 def _row(method: str, data: HeldOut, keep: np.ndarray, maps: np.ndarray) -> Localisation:
     entries = [data.entries[i] for i in keep]
     boxes = [e.box for e in entries if e.box]
-    return localisation_row(method, maps.astype(np.float64), boxes, [e.group for e in entries])
+    return localisation_row(method, maps.astype(np.float64), boxes, [e.owner for e in entries])
 
 
 def cams_of(model: nn.Module, crops: np.ndarray) -> np.ndarray:

@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from calibration.dataset import Dataset
+from calibration.dataset import FOLDS, Dataset
 from calibration.naming import some
 from calibration.site import Site, read_site, why_frozen
-from calibration.dataset import FOLDS
 from edge.bundle import Bundle
 from edge.bundle.manifest import ModelInfo
 from edge.engines.selftest import sigmoid
@@ -136,7 +135,7 @@ def _adapt(
         "report": str(out / "report" / "validation.html"),
         "images": len(site.labels),
         "left out": site.others,
-        "patients known": data.table is not None,
+        "patients known": data.patients_known,
         "called assessable": int(assessable.sum()),
         "plane head": f"kept as it was: {frozen}" if frozen else "fitted on the site's planes",
         "exams": [asdict(row) for table in exams if table.name == EXAMS for row in table.rows],
@@ -149,9 +148,10 @@ def _adapt(
 
 def _check(start: Bundle, data: Dataset, out: Path, settings: Settings) -> ModelInfo:
     """What can be said before an image is read."""
-    require_beside(out, data.folder)
-    if data.folder.resolve().is_relative_to(out.resolve()):
-        raise ConfigError(f"--out {out}: holds the data folder; give another")
+    if data.source.is_dir():  # beside a table nothing is read but what it names
+        require_beside(out, data.folder)
+    if out.is_dir() and data.source.resolve().is_relative_to(out.resolve()):
+        raise ConfigError(f"--out {out}: holds the data; give another")
     if (out / "bundle").exists():
         raise ConfigError(f"{out / 'bundle'}: there already; give another --out, or delete it")
     if out.is_dir() and (strange := sorted(p.name for p in out.iterdir() if not p.name.startswith((".", LOCK, *WRITTEN)))):
@@ -176,7 +176,7 @@ def _check_way_round(hygroma: Head, start: Bundle, data: Dataset) -> None:
     if area.high < 0.5:
         negative, positive = data.classes
         raise InputError(
-            f"{data.folder}: {start.label} ranks {negative!r} above {positive!r} (ROC-AUC {area.value:.3f}, {area.low:.3f} to "
+            f"{data.source}: {start.label} ranks {negative!r} above {positive!r} (ROC-AUC {area.value:.3f}, {area.low:.3f} to "
             f"{area.high:.3f}): they seem the wrong way round; correct the folders, or name the positive one with --positive"
         )
 
@@ -185,7 +185,7 @@ def _evaluation(name: str, head: Head, site: Site, start: Bundle) -> EvaluationS
     """What `validation_report` judges; each fold at the threshold that the others give."""
     kind, point = NAMES[name], start.manifest.operating_point
     own = sigmoid(head.adapted)
-    whose = "grouped by patient" if site.data.table else "nobody said whose they are: each counts as a patient's only one"
+    whose = "grouped by patient" if site.data.patients_known else "nobody said whose they are: each counts as a patient's only one"
     crossed = cross_fitted(head.labels, own, site.folds[head.keep], CHOOSE[RULES[name]])
     return EvaluationSet(
         f"site's {kind}s",
@@ -238,6 +238,6 @@ def _write_predictions(
             image = site.data.images[i]
             said = [f"{step.probability[row]:.6g}" for step in judged.steps]
             writer.writerow(
-                [judged.ids[row], image.name, site.data.classes[image.label], image.plane, site.groups[i], site.folds[i],
+                [judged.ids[row], image.name, site.data.classes[image.label], image.plane_called, site.groups[i], site.folds[i],
                  int(assessable[i]), *said, f"{thresholds[row]:.6g}"]
             )  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from calibration.bank import box_in_crop
-from calibration.dataset import read_image
+from calibration.images import read_image
 from calibration.table import find_named, number, one_name, read_table
 from edge.errors import InputError
 from edge.screen.geometry import full_fan

@@ -30,6 +30,7 @@ from edge.bundle.manifest import (
 from edge.decision.params import DecisionParams
 from export.atomic import remove
 from export.bundle import golden_tolerances
+from export.data import NO_HYGROMA
 from export.heads.head_graph import with_hygroma, with_plane
 from export.int8.ort_graph import run_graph
 from export.phantoms import Progress, decide_on_exams
@@ -37,7 +38,6 @@ from export.recipe import PhantomRecipe
 from export.report import metrics
 from export.report.model_card import model_card
 from export.report.provenance import CUT_LIMIT, CUT_LIMIT_OF_OLD, LESION_LIMIT
-from export.stages.data import NO_HYGROMA
 from export.site.heads import Head, Opened
 
 # Of the bundle it starts from: tables that judge the plane head and the trunk alone, true as long as both are kept.
@@ -149,7 +149,7 @@ def site_provenance(start: Bundle, site: Site, hygroma: Head, plane: Head | None
     """`frozen`: why the plane head was kept."""
     old = start.manifest.provenance
     n, positives = len(hygroma.keep), int(site.labels[hygroma.keep].sum())
-    patients = len({site.groups[i] for i in hygroma.keep}) if site.data.table else 0
+    patients = len({site.groups[i] for i in hygroma.keep}) if site.data.patients_known else 0
     sites = len({site.data.images[i].site for i in hygroma.keep})
     heads = "hygroma head" if plane is None else "both heads"
     untrue = (NO_HYGROMA, LESION_LIMIT, *(() if plane is None else (CUT_LIMIT, CUT_LIMIT_OF_OLD)))

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 
 from calibration.bank import UNKNOWN, Bank
-from calibration.site import OTHER, UNLABELLED, Site
 from calibration.dataset import FOLDS
+from calibration.site import OTHER, UNLABELLED, Site
 from edge.bundle import Bundle
 from edge.engines.graph_forms import strip_quantisers
 from edge.screen.preprocess import letterbox

@@ -13,13 +13,14 @@ import numpy as np
 import onnx
 import torch
 
-from calibration.honesty import MIN_EACH, Check, Specimens, check_lesions, make_specimens, write_checks
 from calibration.bank import Entry
 from calibration.dataset import UNKNOWN, LabelledImage
+from calibration.honesty import MIN_EACH, Check, Specimens, check_lesions, make_specimens, write_checks
 from edge.bundle.manifest import Provenance
 from edge.engines.selftest import sigmoid
 from edge.screen.preprocess import Preprocessing
 from export.atomic import Form
+from export.data import Data
 from export.heads.ood import distance_limit, fit_ood
 from export.int8.ort_graph import run_graph
 from export.model.heads import HEADS, HYGROMA, PLANE, Head
@@ -35,7 +36,6 @@ from export.report.records import Checked, Looked, OtherAnatomy, Report
 from export.report.saliency import CAM_STILLS, boxed, cams_of, evenly, looked, panel, panel_stills
 from export.report.validate import EvaluationSet, validation_report
 from export.stages.crops import Crops
-from export.stages.data import Data
 from export.training.features import backbone_features
 from export.training.train import predict
 

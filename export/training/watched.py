@@ -85,4 +85,4 @@ def set_aside(bank: Bank, taught: np.ndarray, seed: int) -> tuple[np.ndarray, np
 def group_of(bank: Bank, index: int) -> str:
     """Whose an entry is: the patient; without one the still, and without a still the entry itself."""
     entry = bank.entries[index]
-    return entry.group or (f"still {entry.still}" if entry.still >= 0 else f"entry {index}")
+    return entry.owner if entry.group or entry.still >= 0 else f"entry {index}"

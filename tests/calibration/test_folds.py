@@ -6,16 +6,14 @@ import hashlib
 import subprocess
 import sys
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calibration.dataset import FOLDS
 from calibration.folds import grouped_folds
-from calibration.stills import FOLDS, Still, assign_folds, shipped_folds
-from edge.errors import InputError
 
 # Patients by the classes of their images.
 SITES = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)).filter(any), min_size=1, max_size=24)
@@ -80,30 +78,5 @@ def test_folds_are_these_on_every_machine_and_follow_from_the_seed() -> None:
     found = [grouped_folds(labels, groups, FOLDS, seed).tolist() for seed in (0, 1)]
     assert found[0] != found[1]
     assert hashlib.sha256(repr(found).encode()).hexdigest()[:12] == "00c25484a0cf"
-    said = "import calibration.leakage, calibration.stills, sys; print('sklearn' in sys.modules or 'scipy' in sys.modules)"
+    said = "import calibration.leakage, sys; print('sklearn' in sys.modules or 'scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True).stdout.strip() == "False"
-
-
-# -- the shipped bundle's
-
-
-def still(group: str, split: str = "train", plane: bool = True) -> Still:
-    return Still(Path(group), group, split, plane, None, None, False)
-
-
-@pytest.mark.requirement("P-09")
-def test_the_shipped_recipes_folds_are_written_down() -> None:
-    listed = shipped_folds()
-    digest = hashlib.sha256(repr(sorted(listed.items())).encode()).hexdigest()
-    assert digest == "767a536a04c34415fe679dca9d3f760fc4db49e852d2508fa825910cf619fbe0"  # those of 8222f26
-    stills = [still(group) for group in reversed(listed)] + [still("v", "validation")]
-    folds = assign_folds(stills, 0).tolist()
-    assert folds == [*(listed[s.group] for s in stills[:-1]), -1]
-    assert assign_folds(stills, 1).tolist() != folds  # another seed asks for others
-
-
-@pytest.mark.requirement("P-09")
-@pytest.mark.parametrize("count", [1, 3])
-def test_fewer_patients_than_folds_are_told(count: int) -> None:
-    with pytest.raises(InputError, match=f"found {count} training stills of {count} patients; 4 folds need 4"):
-        assign_folds([still(f"p{i}", plane=i > 0) for i in range(count)], 0)

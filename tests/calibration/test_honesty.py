@@ -25,12 +25,13 @@ from calibration.honesty import (
     texture,
     unlike_patients,
 )
+from calibration.dataset import UNKNOWN, LabelledImage
 from calibration.lesion import NuchalAnatomy
-from calibration.stills import Still
 from edge.cli import main
 from edge.errors import InputError
 
 SHAPE, BOX, NECK = (160, 220), (60.0, 86.0, 160.0, 104.0), (0, 66, 220, 160)
+THALAMI = (80.0, 40.0, 124.0, 62.0)
 
 
 def drawn(seed: int) -> np.ndarray:
@@ -104,23 +105,23 @@ def test_too_few_images_are_named() -> None:
 
 
 @pytest.fixture(scope="module")
-def stills(tmp_path_factory: pytest.TempPathFactory) -> list[Still]:
+def stills(tmp_path_factory: pytest.TempPathFactory) -> list[LabelledImage]:
     folder = tmp_path_factory.mktemp("stills")
     out = []
     for i in range(50):
         path = folder / f"{i}.png"
         cv2.imwrite(str(path), drawn(i))
-        anatomy = NuchalAnatomy(BOX, 44.0, posterior_down=True)
-        out.append(Still(path, f"P{i}", "train", True, anatomy, 1.5, by_eye_increased=i == 49))
+        finding = UNKNOWN if i == 49 else 0.0
+        out.append(LabelledImage(path, path.name, f"P{i}", hygroma=finding, plane=1.0, nt_box=BOX, thalami_box=THALAMI))
     return out
 
 
 @pytest.fixture(scope="module")
-def made(stills: list[Still]) -> Specimens:
+def made(stills: list[LabelledImage]) -> Specimens:
     return make_specimens(stills, 40, 0)
 
 
-def test_specimens_are_paired_and_the_same_for_the_same_seed(stills: list[Still], made: Specimens) -> None:
+def test_specimens_are_paired_and_the_same_for_the_same_seed(stills: list[LabelledImage], made: Specimens) -> None:
     assert len(made.untouched) == len(made.sham) == len(made.lesion) == 40
     assert "P49" not in {s.group for s in made.untouched}  # looks thickened: neither sham nor untouched
     for three in zip(made.untouched, made.sham, made.lesion, strict=True):
@@ -204,26 +205,18 @@ def test_the_sheet_shows_every_still_an_odd_one_too(made: Specimens, tmp_path: P
     assert "no picture shows a real hygroma" in text and "http" not in text
 
 
-def write_data(folder: Path, stills: list[Still]) -> Path:
-    (folder / "ultrasound").mkdir(parents=True)
-    tables = {
-        "manifest.csv": ["path,source,kind,patient_or_video_id,label,proposed_split,sha256"],
-        "ultrasound/nt_structures.csv": ["path,structure,x_min,y_min,x_max,y_max"],
-        "ultrasound/nt_weak_flags.csv": ["path,nt_over_thalami_size,by_eye_increased_nt"],
-    }
+def write_data(folder: Path, stills: list[LabelledImage]) -> Path:
+    folder.mkdir(parents=True)
+    boxes = [" ".join(map(str, box)) for box in (BOX, THALAMI)]
+    lines = ["path,patient,hygroma,plane,nt_box,thalami_box"]
     for i, still in enumerate(stills):
-        name = f"ultrasound/{i}.png"
-        (folder / name).write_bytes(still.path.read_bytes())
-        tables["manifest.csv"].append(f"{name},fetus_framework,still,P{i},standard plane,train,{i:016x}")
-        for structure, box in (("NT", BOX), ("thalami", (80.0, 40.0, 124.0, 62.0))):
-            tables["ultrasound/nt_structures.csv"].append(f"{name},{structure}," + ",".join(map(str, box)))
-        tables["ultrasound/nt_weak_flags.csv"].append(f"{name},.3,")
-    for name, lines in tables.items():
-        (folder / name).write_text("\n".join(lines) + "\n")
-    return folder
+        (folder / f"{i}.png").write_bytes(still.path.read_bytes())
+        lines.append(",".join((f"{i}.png", f"P{i}", "0", "standard", *boxes)))
+    (folder / "t.csv").write_text("\n".join(lines) + "\n")
+    return folder / "t.csv"
 
 
-def test_the_command(stills: list[Still], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(stills: list[LabelledImage], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = write_data(tmp_path / "data", stills[:26]), tmp_path / "out"
     code = main(["lesions", str(data), "--out", str(out), "--stills", "24"])
     said = capsys.readouterr().out
@@ -237,20 +230,20 @@ def test_the_command(stills: list[Still], tmp_path: Path, capsys: pytest.Capture
     assert sorted(p.name for p in out.iterdir())[-3:] == ["lesions-3.png", "lesions.html", "lesions.json"]
 
 
-def test_bad_input(stills: list[Still], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input(stills: list[LabelledImage], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def said(*arguments: object) -> str:
         assert main(["lesions", *map(str, arguments)]) != 0
         return capsys.readouterr().err
 
     out = tmp_path / "out"
-    assert "nt_structures.csv: no such file; the data must be a folder laid out as" in said(tmp_path, "--out", out)
+    assert "t.csv: no such file; give a folder per class or a table" in said(tmp_path / "t.csv", "--out", out)
     data = write_data(tmp_path / "data", stills[:12])
-    assert "found 12 stills with boxes of translucency and thalami, 240 asked for; need 16" in said(data, "--out", out)
+    assert "found 12 healthy standard planes with nt_box and thalami_box, 240 asked for; need 16" in said(data, "--out", out)
     assert "--seed: found -1" in said(data, "--out", out, "--seed", -1)
     assert "no such checkpoint" in said(data, "--out", out, "--init", tmp_path / "none.pt")
     (tmp_path / "file").write_text("")
     assert "file: not a folder; name a folder that this user may write" in said(data, "--out", tmp_path / "file")
     full = write_data(tmp_path / "full", stills[:20])
-    (full / "ultrasound/3.png").write_bytes(b"no picture")
+    (full.parent / "3.png").write_bytes(b"no picture")
     assert "3.png: not a picture that is read (PNG, JPEG," in said(full, "--out", out, "--stills", 20)
     assert not out.exists()

@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration.dataset import load_dataset
-from calibration.stills import load_stills
+from calibration.open_dataset import open_dataset
 from calibration.table import find_named, name_of, number, read_table
 from edge.errors import InputError
 
@@ -114,28 +113,22 @@ NAMES = ["ä1.png", "ö2.png", "b3.png", "c4.png"]
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_patients_are_read_however_they_were_saved(tmp_path: Path, separator: str, encoding: str) -> None:
     data = site(tmp_path / "data", NAMES)
-    lines = [f"sep={separator}", separator.join(("path", "label", "patient", "fold"))]
+    lines = [f"sep={separator}", separator.join(("path", "hygroma", "patient", "split"))]
     for kind in ("hygroma", "normal"):
-        lines += [separator.join((f"{kind}\\{name}", kind, f"P{kind}{n}", f"{n}.0")) for n, name in enumerate(NAMES)]
+        lines += [separator.join((f"{kind}\\{name}", str(int(kind == "hygroma")), f"P{kind}{n}", f"{n}.0")) for n, name in enumerate(NAMES)]
     lines += [separator * 3] * 5
-    (tmp_path / "p.csv").write_bytes("\r\n".join(lines).encode(encoding))
-    images = load_dataset(data, tmp_path / "p.csv").images
-    assert len(images) == 8 and [image.fold for image in images[:4]] == [2, 3, 0, 1]
+    (data / "p.csv").write_bytes("\r\n".join(lines).encode(encoding))
+    images = open_dataset(data / "p.csv").images
+    assert len(images) == 8 and [image.fold for image in images[:4]] == [0, 1, 2, 3]
 
 
 @pytest.mark.requirement("P-06")
-def test_a_recipes_tables_are_read_however_they_were_saved(tmp_path: Path) -> None:
-    (tmp_path / "ultrasound").mkdir()
-    manifest = "path;source;kind;label;proposed_split;patient_or_video_id;sha256\r\na.png;fetus_framework;still;standard plane;"
-    (tmp_path / "manifest.csv").write_bytes((manifest + "train;P1;00\r\n;;;;;;\r\n").encode("utf-8-sig"))
-    boxes = "path;structure;x_min;y_min;x_max;y_max\na.png;NT;1,5;2;9,5;4\na.png;thalami;1;7;12,5;9\n"
-    (tmp_path / "ultrasound/nt_structures.csv").write_text("sep=;\n" + boxes)
-    (tmp_path / "ultrasound/nt_weak_flags.csv").write_text("path;nt_over_thalami_size;by_eye_increased_nt\na.png;0,5;0\n")
-    (still,) = load_stills(tmp_path)
-    assert still.anatomy is not None and still.anatomy.nt == (1.5, 2, 9.5, 4) and still.thickness_mm == 3
-    (tmp_path / "ultrasound/nt_weak_flags.csv").write_text("path,nt_over_thalami_size\na.png,thick\n")
-    with pytest.raises(InputError, match="nt_over_thalami_size of a.png is 'thick'; expected a number"):
-        load_stills(tmp_path)
+def test_numbers_are_read_however_they_were_saved(tmp_path: Path) -> None:
+    data = site(tmp_path / "data", ["a.png"])
+    lines = ["sep=;", "path;hygroma;plane;nt_box;thalami_box;nt_mm", "normal/a.png;0,0;Standard;1,5 2 9,5 4;1 7 12,5 9;3,25"]
+    (data / "p.csv").write_text("\n".join(lines), "utf-8-sig")
+    (image,) = open_dataset(data / "p.csv").images
+    assert image.anatomy is not None and image.anatomy.nt == (1.5, 2, 9.5, 4) and image.nt_mm == 3.25 and image.hygroma == 0
 
 
 # -- names
@@ -147,9 +140,9 @@ def test_a_recipes_tables_are_read_however_they_were_saved(tmp_path: Path) -> No
 def test_composed_and_decomposed_letters_are_one_name(tmp_path: Path, on_disk: str, in_table: str) -> None:
     names = [unicodedata.normalize(on_disk, name) for name in NAMES]
     data = site(tmp_path / "data", names)
-    rows = [f"{kind}/{name},{kind},{kind}{name}" for kind in ("hygroma", "normal") for name in NAMES]
-    (tmp_path / "p.csv").write_text("path,label,patient\n" + unicodedata.normalize(in_table, "\n".join(rows)), "utf-8")
-    images = load_dataset(data, tmp_path / "p.csv").images
+    rows = [f"{kind}/{name},{int(kind == 'hygroma')},{kind}{name}" for kind in ("hygroma", "normal") for name in NAMES]
+    (data / "p.csv").write_text("path,hygroma,patient\n" + unicodedata.normalize(in_table, "\n".join(rows)), "utf-8")
+    images = open_dataset(data / "p.csv").images
     assert len(images) == 8
     for image in images:
         assert find_named(data, image.name) == image.path and unicodedata.is_normalized("NFC", image.name)
@@ -165,7 +158,7 @@ def test_a_name_that_is_no_utf_8_can_be_written_and_found(tmp_path: Path, raw: b
         path.write_bytes((data / "normal/a.png").read_bytes())
     except OSError:
         pytest.skip("this file system takes UTF-8 alone")
-    found = {image.path: image.name for image in load_dataset(data).images}[path]
+    found = {image.path: image.name for image in open_dataset(data).images}[path]
     found.encode("utf-8")
     assert f"<{max(raw):02x}>" in found and found == name_of(path, data) and find_named(data, found) == path
 
@@ -178,4 +171,4 @@ def test_two_files_of_one_name_are_told(tmp_path: Path) -> None:
         pytest.skip("this file system takes both for one")
     other.write_bytes((data / "normal/ä.png").read_bytes())
     with pytest.raises(InputError, match="two files of one name, written differently: normal/ä.png"):
-        load_dataset(data)
+        open_dataset(data)

@@ -21,7 +21,8 @@ pytest.importorskip("torch")
 
 from calibration import crops, traces
 from calibration.bank import Bank
-from calibration.dataset import Dataset, LabelledImage, load_dataset
+from calibration.dataset import OTHER_PLANE, STANDARD_PLANE, Dataset, LabelledImage
+from calibration.open_dataset import open_dataset
 from calibration.phantom import render_stills
 from calibration.site import UNLABELLED, Site
 from calibration.table import name_of
@@ -196,11 +197,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), frame.image)
             plane = "other" if truth == "other" else "standard"
-            rows.append([path.relative_to(root / "data").as_posix(), kind, f"{truth}{n}", plane])
+            rows.append([path.relative_to(root).as_posix(), int(kind == "hygroma"), f"{truth}{n}", plane])
     for name, with_planes in (("planes.csv", True), ("plain.csv", False)):
         with (root / name).open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["path", "label", "patient", "plane"])
+            writer.writerow(["path", "hygroma", "patient", "plane"])
             writer.writerows(row if with_planes else [*row[:3], ""] for row in rows)
     return root
 
@@ -221,7 +222,7 @@ def test_a_site_without_planes_keeps_the_plane_head_and_the_card_says_so(
     """The whole command, exams and all, beside few phantoms; then the device scores with what it made."""
     bank = adapting.phantom_bank
     monkeypatch.setattr(adapting, "phantom_bank", lambda total, progress: bank(PHANTOMS, progress))
-    words = [str(site / "data"), "--csv", str(site / "plain.csv"), "--out", str(tmp_path / "out")]
+    words = [str(site / "plain.csv"), "--out", str(tmp_path / "out")]
     words += ["--exams", "4", "--threads", "1", "--bundle", str(start.path), "--allow-unsigned"]
     assert main(["adapt", *words, "--name", "own", "--accept-failing-gate", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -254,7 +255,7 @@ def test_a_site_without_planes_keeps_the_plane_head_and_the_card_says_so(
 
 
 def test_planes_that_are_labelled_fit_the_plane_head_too(site: Path, tmp_path: Path, start: Bundle, no_exams: None) -> None:
-    data = load_dataset(site / "data", site / "planes.csv")
+    data = open_dataset(site / "planes.csv")
     found = adapt(start, data, tmp_path / "out", SETTINGS, accept_failing_gate=True)
     made = load_bundle(found["bundle"], ANYONE)
     assert found["plane head"] == "fitted on the site's planes"
@@ -283,7 +284,7 @@ def test_the_shipped_head_is_fitted_on_all_and_the_figures_are_not(
     site: Path, tmp_path: Path, start: Bundle, no_exams: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An image whose label is turned round moves what the shipped head says, and never the figure of its own fold's fit."""
-    data = load_dataset(site / "data", site / "plain.csv")
+    data = open_dataset(site / "plain.csv")
     kept: dict[str, Any] = {}
     real = adapting.fit_head
 
@@ -294,7 +295,7 @@ def test_the_shipped_head_is_fitted_on_all_and_the_figures_are_not(
     monkeypatch.setattr(adapting, "fit_head", watched)
     adapt(start, data, tmp_path / "a", SETTINGS, accept_failing_gate=True)
     one = kept[HYGROMA]
-    turned = replace(data, images=[replace(i, label=1 - i.label) if n == 0 else i for n, i in enumerate(data.images)])
+    turned = replace(data, images=[replace(i, hygroma=1 - i.hygroma) if n == 0 else i for n, i in enumerate(data.images)])
     folds = adapting.read_site(data, start.manifest.preprocessing.size, 0).folds
     monkeypatch.setattr("calibration.site.assign_folds", lambda *rest: folds)
     adapt(start, turned, tmp_path / "b", SETTINGS, accept_failing_gate=True)
@@ -327,7 +328,7 @@ def shift_for(n: int = 40, seed: int = 0) -> tuple[Site, Any]:
         shown=lambda head, crops: (features, 0.01 * features[::-1]),
         said=lambda head, shown: shown[:, 0],
     )
-    data = Dataset(Path("."), ("normal", "hygroma"), [], Path("patients.csv"))
+    data = Dataset(Path("p.csv"), Path("."), ("normal", "hygroma"), [], patients_known=True)
     groups = [f"patient {i // 2}" for i in range(n)]
     folds = np.arange(n) % 2 * 2 + np.arange(n) // 2 % 2
     return Site(data, labels, planes, groups, folds, np.zeros((n, 2, 2), np.uint8), {}), opened
@@ -357,7 +358,7 @@ def test_assessable_is_judged_by_the_new_plane_head_at_the_other_folds_threshold
 
 def test_what_the_card_says_of_a_site_counts_whom_the_head_was_fitted_on(start: Bundle) -> None:
     site, _ = shift_for()
-    images = [LabelledImage(Path(), str(i), 0, "", site="A" if i < 20 else "B") for i in range(40)]
+    images = [LabelledImage(Path(), str(i), hygroma=0, site="A" if i < 20 else "B") for i in range(40)]
     site, fitted = replace(site, data=replace(site.data, images=images)), Anchored(1.0, Reading(np.zeros(1), 0.0), 1.0)
     head = Head(np.arange(30), site.labels[:30], *[np.zeros(30)] * 4, fitted, 0.0)
     kept, both = (site_bundle.site_provenance(start, site, head, plane, "why") for plane in (None, head))
@@ -369,7 +370,7 @@ def test_what_the_card_says_of_a_site_counts_whom_the_head_was_fitted_on(start: 
 def test_a_file_name_that_is_no_utf_8_is_written_as_data_md_says(tmp_path: Path) -> None:
     site, _ = shift_for()
     path = Path(os.fsdecode(b"normal/M\xfcller.png"))
-    site = replace(site, data=replace(site.data, images=[LabelledImage(path, name_of(path, Path()), 0, "")] * 40))
+    site = replace(site, data=replace(site.data, images=[LabelledImage(path, name_of(path, Path()), hygroma=0)] * 40))
     judged = SimpleNamespace(ids=["site:0000"], steps=[Step("INT8", np.zeros(1), np.full(1, 0.5))] * 3)
     one = SimpleNamespace(keep=np.zeros(1, int))
     adapting._write_predictions(tmp_path / "p.csv", site, one, judged, np.ones(40, bool))  # type: ignore[arg-type]
@@ -379,7 +380,7 @@ def test_a_file_name_that_is_no_utf_8_is_written_as_data_md_says(tmp_path: Path)
 def test_classes_the_wrong_way_round_are_refused(
     site: Path, tmp_path: Path, start: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = load_dataset(site / "data", site / "plain.csv", positive="normal")
+    data = open_dataset(site / "data", positive="normal")
     labels = np.arange(40) % 2
     swapped = Head(np.arange(40), labels, np.linspace(-1, 1, 40) - 2 * labels, *[np.zeros(40)] * 3, None, 0.0)  # type: ignore[arg-type]
     monkeypatch.setattr(adapting, "fit_head", lambda *rest: swapped)
@@ -391,16 +392,16 @@ def test_classes_the_wrong_way_round_are_refused(
 
 
 def test_a_class_that_shows_other_planes_alone_is_refused_and_told_why(site: Path, start: Bundle) -> None:
-    data = load_dataset(site / "data", site / "plain.csv")
-    images = [replace(image, plane="other" if image.label else "standard") for image in data.images]
-    with pytest.raises(InputError, match="not labelled as other planes.*no image of 'hygroma'"):
+    data = open_dataset(site / "plain.csv")
+    images = [replace(image, plane=OTHER_PLANE if image.label else STANDARD_PLANE) for image in data.images]
+    with pytest.raises(InputError, match="not labelled as other planes.*0 patients with images of 'hygroma'"):
         adapting.read_site(replace(data, images=images), start.manifest.preprocessing.size, 0)
 
 
 def test_a_gate_that_fails_writes_no_bundle_and_leaves_the_report(
     site: Path, tmp_path: Path, start: Bundle, no_exams: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, found = load_dataset(site / "data", site / "plain.csv"), adapting.gate
+    data, found = open_dataset(site / "plain.csv"), adapting.gate
     monkeypatch.setattr(
         adapting, "gate", lambda *given: replace(found(*given), passed=False, reasons=("made to fail",))
     )
@@ -415,13 +416,11 @@ def test_a_gate_that_fails_writes_no_bundle_and_leaves_the_report(
 
 
 def test_what_does_not_fit_is_said_before_anything_is_rendered(site: Path, tmp_path: Path, start: Bundle) -> None:
-    data = load_dataset(site / "data", site / "plain.csv")
+    data = open_dataset(site / "plain.csv")
     (tmp_path / "holds" / "draft").mkdir(parents=True)
     for settings, out, words in (
-        (SETTINGS, site / "data" / "out", "inside the data folder"),
-        (SETTINGS, site, "holds the data folder"),
+        (SETTINGS, site, "holds the data; give another"),
         (SETTINGS, tmp_path / "holds", r"holds something else \(draft\)"),
-        (SETTINGS, site / "plain.csv", "is a file"),
         (replace(SETTINGS, name="Own Model"), tmp_path / "out", "Own Model.*lower-case"),
         (replace(SETTINGS, version="one"), tmp_path / "out", "semantic version"),
         (replace(SETTINGS, exams=3), tmp_path / "out", "--exams: found 3"),
@@ -430,6 +429,8 @@ def test_what_does_not_fit_is_said_before_anything_is_rendered(site: Path, tmp_p
     ):
         with pytest.raises(ConfigError, match=words):
             adapt(start, data, out, settings)
+    with pytest.raises(ConfigError, match="inside the data folder"):
+        adapt(start, open_dataset(site / "data"), site / "data" / "out", SETTINGS)
 
 
 def test_an_adapted_bundle_is_no_start(site: Path, tmp_path: Path, start: Bundle) -> None:
@@ -438,13 +439,13 @@ def test_an_adapted_bundle_is_no_start(site: Path, tmp_path: Path, start: Bundle
     seen = replace(old, data=(*old.data, replace(old.data[0], name=site_bundle.SITE_IMAGES)))
     adapted = replace(start, manifest=replace(start.manifest, provenance=seen))
     with pytest.raises(ConfigError, match="adapted already.*start from the bundle that it was made from"):
-        adapt(adapted, load_dataset(site / "data", site / "plain.csv"), tmp_path / "out", SETTINGS)
+        adapt(adapted, open_dataset(site / "plain.csv"), tmp_path / "out", SETTINGS)
 
 
 def test_a_folder_that_cannot_be_written_or_a_head_without_room_is_said_before_an_image_is_read(
     site: Path, tmp_path: Path, start: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = load_dataset(site / "data", site / "plain.csv")
+    data = open_dataset(site / "plain.csv")
     monkeypatch.setattr(adapting, "read_site", lambda *rest: pytest.fail("images were read"))
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file/out: cannot be written"):
@@ -464,12 +465,12 @@ def test_images_that_the_device_would_not_score_are_counted_or_refused(tmp_path:
         for n in range(4):
             cv2.imwrite(str(tmp_path / "data" / kind / f"{n}.png"), np.full((200, 260), 10 + n, np.uint8))
     with pytest.raises(InputError, match="none of 8 images would be scored.*NO_SIGNAL"):
-        adapt(start, load_dataset(tmp_path / "data"), tmp_path / "out", SETTINGS)
+        adapt(start, open_dataset(tmp_path / "data"), tmp_path / "out", SETTINGS)
 
 
 def test_few_planes_of_one_sort_leave_the_plane_head_alone(site: Path, tmp_path: Path, start: Bundle, no_exams: None) -> None:
-    data = load_dataset(site / "data", site / "planes.csv")
-    images = [image for image in data.images if image.plane == "standard" or image.name.endswith("other-0.png")]
+    data = open_dataset(site / "planes.csv")
+    images = [image for image in data.images if image.plane == STANDARD_PLANE or image.name.endswith("other-0.png")]
     found = adapt(start, replace(data, images=images), tmp_path / "out", SETTINGS, accept_failing_gate=True)
     assert "1 patients in 1 folds are labelled 'other', 4 in 4 are needed" in found["plane head"]
     made = load_bundle(found["bundle"], ANYONE)

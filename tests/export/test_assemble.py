@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 from edge.bundle import load_bundle, write_bundle  # noqa: E402
-from edge.bundle.manifest import Calibration, ModelInfo, OperatingPoint, Provenance  # noqa: E402
+from edge.bundle.manifest import DataSource, Calibration, ModelInfo, OperatingPoint, Provenance  # noqa: E402
 from edge.bundle.trust import SHIPPED_BUNDLE  # noqa: E402
 from edge.engines.scorer import Scorer  # noqa: E402
 from edge.engines.selftest import infer_all, sigmoid  # noqa: E402
@@ -24,9 +24,10 @@ from export.bundle import Ingredients, LabelledCrops, assemble_bundle  # noqa: E
 from export.heads.ood import fit_ood  # noqa: E402
 from export.int8.quantize import FloatModel  # noqa: E402
 from export.model.torch_runner import TorchRunner  # noqa: E402
+from export.data import NO_HYGROMA  # noqa: E402
 from export.report.gate import GateLimits  # noqa: E402
 from export.report.model_card import model_card  # noqa: E402
-from export.report.provenance import DINOV2_INITIALISATION, PROTOTYPE_LIMITS, fetus_framework, hc18  # noqa: E402
+from export.report.provenance import DINOV2_INITIALISATION, OF_EVERY_MODEL, PROTOTYPE, phantom  # noqa: E402
 
 pytestmark = pytest.mark.kernels
 
@@ -46,13 +47,13 @@ def ingredients(tiny_student: Any, pictures: Callable[..., np.ndarray]) -> Ingre
         temperatures=Calibration(1.0, 1.0),
         decision={"enter": 3.0},
         provenance=Provenance(
-            data=(fetus_framework("training", 100, edited=True), hc18("negatives", 50)),
+            data=(DataSource("Public", "training", 100, "CC BY 4.0", "doi:10.17632/n2rbrb9t4f.1", "cut"), phantom(100)),
             initialisation=DINOV2_INITIALISATION,
             teacher="none",
             recipe="random weights",
             seeds=(0,),
             quantisation="-",
-            limits=PROTOTYPE_LIMITS,
+            limits=(PROTOTYPE, NO_HYGROMA, *OF_EVERY_MODEL),
         ),
         evidence=(),
         judged=pictures(16, 48, seed=2),

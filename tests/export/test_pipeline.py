@@ -326,7 +326,7 @@ def test_deleting_what_the_message_names_is_enough(finished: Path, work: Path, n
     with pytest.raises(ConfigError) as error:
         pipeline.run()
     named = str(error.value).split("or delete ")[1].split(" to have")[0].split(", ")
-    assert named == [str(work / name) for name in ("student", "heads", "qdq", "predictions", "exams")]
+    assert named == [str(work / name) for name in ("student", "heads", "qdq", "predictions", "other_anatomy", "exams")]
     kept = {name: number for name, number in weights(work).items() if name.startswith(WEIGHTS[:3])}
     for name in named:
         shutil.rmtree(name)
@@ -652,7 +652,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_before_anything_is_made
 
 DAMAGED = ["bank/crops.npy", "bank/entries.json", "teacher/fold0.pt", "teacher/fold0.plane.pt", "student/refit.pt",
            "heads/fold1.pt", "qdq/refit.onnx", "predictions/fold0.npz", "predictions/score_cam.npz",
-           "predictions/unfamiliar.npz"]  # fmt: skip
+           "other_anatomy/said.npz"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DAMAGED)
@@ -846,7 +846,7 @@ def test_ranges_and_their_choice_come_from_training_images_alone(
     lean_on = pipeline.crops.judged(run)
     (taken,) = asked
     assert len(lean_on) == len(taken) == len(set(taken)) > 0 and set(taken) <= set(pipeline.crops.training(run).tolist())
-    assert {entries[i].plane for i in taken} == {1} and not {entries[i].source for i in taken} & {"phantom", "cleaned", "hc18"}
+    assert {entries[i].plane for i in taken} == {1} and not {entries[i].source for i in taken} & {"phantom", "cleaned", "elsewhere"}
 
 
 def test_sensitivity_of_a_fold_is_measured_on_that_fold(

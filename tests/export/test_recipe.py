@@ -33,7 +33,7 @@ def write(tmp_path: Path, text: str) -> Path:
 def test_the_shipped_recipe_loads_and_paths_are_relative_to_it() -> None:
     path = Path(__file__).parents[2] / "export" / "recipes" / "shipped.yaml"
     recipe = load_recipe(path)
-    assert Path(recipe.data).is_absolute()
+    assert all(Path(source).is_absolute() for source in recipe.data)
     assert recipe.student_config.depth == len(recipe.student.blocks)
 
 

@@ -15,11 +15,11 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("sklearn")
 
-from test_pipeline import prepared
+from test_pipeline import TABLES, prepared
 from test_training import TINY, bank
 
 from calibration.bank import UNKNOWN, load_bank, save_bank
-from calibration.stills import load_stills
+from calibration.open_dataset import open_dataset, open_datasets
 from edge.bundle import ANYONE, load_bundle
 from edge.bundle.manifest import SCHEMA_VERSION, WITH_OTHER_HEADS, dump_manifest, parse_manifest
 from edge.engines.scorer import Scorer
@@ -43,7 +43,7 @@ SHARP = HeadRecipe("sharp", "is_sharp", "a sharp still", KEEPING, EVERY_PART)
 
 def labelled(data: Path) -> None:
     """A column for it: three of every four stills, either way; of the fourth nobody said."""
-    path = data / "manifest.csv"
+    path = data / TABLES[0]
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     for number, row in enumerate(rows):
@@ -163,18 +163,19 @@ def test_a_third_head_learns_its_own_label_and_passes_to_a_student(tmp_path: Pat
     assert student.state_dict()["other_heads.corner.weight"].shape == (1, 64)
 
 
-def test_labels_of_a_third_head_come_from_the_manifest_and_lie_in_the_bank(tmp_path: Path) -> None:
+def test_labels_of_a_third_head_come_from_the_table_and_lie_in_the_bank(tmp_path: Path) -> None:
     base = tmp_path
     prepared(base)
-    with pytest.raises(InputError, match="is_sharp missing"):
-        load_stills(base / "data", ["is_sharp"])
+    table = base / "data" / TABLES[0]
+    with pytest.raises(InputError, match="no image has is_sharp, which the recipe's heads name; add the column"):
+        open_datasets([table], columns=["is_sharp"])
     labelled(base / "data")
-    stills = load_stills(base / "data", ["is_sharp"])
-    assert [s.labels for s in stills[:5]] == [{"is_sharp": 0.0}] * 3 + [{}, {"is_sharp": 1.0}]
-    text = (base / "data/manifest.csv").read_text()
-    (base / "data/manifest.csv").write_text(text.replace(",0\n", ",perhaps\n", 1).replace(",0\r\n", ",perhaps\r\n", 1))
-    with pytest.raises(InputError, match="is_sharp of ultrasound/0000.png is 'perhaps'; expected 0, 1, or nothing"):
-        load_stills(base / "data", ["is_sharp"])
+    images = open_dataset(table, columns=["is_sharp"]).images
+    assert [image.labels for image in images[:5]] == [{"is_sharp": 0.0}] * 3 + [{}, {"is_sharp": 1.0}]
+    text = table.read_text()
+    table.write_text(text.replace(",0\n", ",perhaps\n", 1).replace(",0\r\n", ",perhaps\r\n", 1))
+    with pytest.raises(InputError, match="line 2: is_sharp 'perhaps'; expected 1 or 0, or nothing"):
+        open_dataset(table, columns=["is_sharp"])
     old = bank(4)
     save_bank(old, base / "old")
     assert "labels" not in (base / "old/entries.json").read_text() and load_bank(base / "old").entries == old.entries

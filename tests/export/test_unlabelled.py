@@ -125,7 +125,7 @@ def test_a_fold_is_shown_its_own_training_pictures_and_the_sites_and_then_labels
     bank, (shown,) = pipeline.bank(), seen
     own = {frame.tobytes() for frame in pipeline.frames()}
     assert len(own) == 10 and own <= set(shown)
-    unedited = {i: e for i, e in enumerate(bank.entries) if e.source in ("real", "cleaned", "hc18")}
+    unedited = {i: e for i, e in enumerate(bank.entries) if e.source in ("real", "cleaned", "elsewhere")}
     held = {bank.crops[i].tobytes() for i, e in unedited.items() if e.fold in (0, -1)}
     taught = {bank.crops[i].tobytes() for i, e in unedited.items() if e.fold in (1, 2, 3)}
     assert set(shown) - own == taught and not held & set(shown)
@@ -163,13 +163,13 @@ def test_a_frame_that_is_a_picture_of_the_data_is_refused(recipe: Recipe, tmp_pa
     """Each still is held out of some run, the validation split's of all; other anatomy is judged in the report."""
     folder = tmp_path / "frames"
     shutil.copytree(recipe.unlabelled.frames, folder)
-    picture = cv2.imread(str(Path(recipe.data) / "ultrasound/0033.png"))
+    picture = cv2.imread(str(Path(recipe.data[0]).parent / "ultrasound/0033.png"))
     cv2.imwrite(str(folder / "copy.jpg"), cv2.resize(picture, None, fx=1.5, fy=1.5))
     changed = edit(edit(recipe, "unlabelled.frames", str(folder)), "work", str(tmp_path / "work"))
     with pytest.raises(InputError, match=r"on which some run is judged: .*/frames/copy.jpg = 0033.png; remove them from"):
         Pipeline(changed).bank()
     assert not (tmp_path / "work/frames/frames.npy").exists()
-    shutil.copy(Path(recipe.data) / "ultrasound/cyst0.png", folder / "copy.jpg")  # what "other anatomy" is judged on
+    shutil.copy(Path(recipe.data[0]).parent / "ultrasound/cyst0.png", folder / "copy.jpg")  # what "other anatomy" is judged on
     with pytest.raises(InputError, match=r"copy.jpg = cyst0.png"):
         Pipeline(changed).bank()
 

@@ -24,7 +24,7 @@ def picture(rng: np.random.Generator, dark: bool) -> np.ndarray:
 
 
 def write_images(folder: Path, patients: int = 8, each: int = 1) -> list[dict[str, str]]:
-    """`patients` of either class with `each` images: the rows of a CSV for them."""
+    """`patients` of either class with `each` images: the rows of a table for them, which lies in `folder`."""
     rng = np.random.default_rng(0)
     rows = []
     for kind in ("normal", "hygroma"):
@@ -33,7 +33,8 @@ def write_images(folder: Path, patients: int = 8, each: int = 1) -> list[dict[st
             for number in range(each):
                 name = f"{kind}/{patient:02d}-{number}.png"
                 cv2.imwrite(str(folder / name), picture(rng, kind == "hygroma"))
-                rows.append({"path": name, "label": kind, "patient": f"{kind[0]}{patient}", "site": "A"})
+                finding = str(int(kind == "hygroma"))
+                rows.append({"path": name, "hygroma": finding, "patient": f"{kind[0]}{patient}", "site": "A"})
     return rows
 
 

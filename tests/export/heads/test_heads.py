@@ -126,7 +126,7 @@ def test_the_plane_head_minds_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rendered_frames_and_axial_heads_weigh_less_in_the_shipped_plane_head(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stills say one thing of a feature, phantoms the opposite: the fewer of them count, the more it goes with the stills."""
-    rng, sources = np.random.default_rng(8), ["real", "phantom", "hc18"]
+    rng, sources = np.random.default_rng(8), ["real", "phantom", "elsewhere"]
     entries = [Entry(i, sources[i % 3], 0, float(i % 2), UNKNOWN, UNKNOWN, None) for i in range(60)]
     bank = Bank(np.zeros((60, BANK_SIZE, BANK_SIZE), np.uint8), entries)
     features = np.zeros((60, 64), np.float32)

@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("scipy")
 
 from calibration.bank import UNKNOWN, Entry  # noqa: E402
+from export.model.heads import HYGROMA  # noqa: E402
 from export.report.controls import control_rows, controls_table  # noqa: E402
 from export.report.evidence import HeldOut  # noqa: E402
 from export.report.html import render  # noqa: E402
@@ -35,7 +36,7 @@ def judged(name: str, said: dict[str, float]) -> HeldOut:
 
 
 def rows(said: dict[str, float]) -> dict[tuple[str, str], dict[str, dict[str, float]]]:
-    found = control_rows(judged("folds", said), judged("validation", said))
+    found = control_rows(judged("folds", said), judged("validation", said), HYGROMA)
     return {(r["split"], r["negatives"]): r for r in found}
 
 

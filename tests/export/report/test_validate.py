@@ -17,10 +17,12 @@ pytest.importorskip("scipy")
 pytest.importorskip("torch")
 
 import edge  # noqa: E402
-from calibration.bank import Bank  # noqa: E402
+from calibration.bank import Bank
+from calibration.dataset import Dataset, LabelledImage  # noqa: E402
 from edge.bundle.manifest import OperatingPoint  # noqa: E402
 from edge.errors import InputError  # noqa: E402
 from export.model.heads import EVERY_PART, REPORTED, TOGETHER  # noqa: E402
+from export.data import Data
 from export.recipe import RECIPES, load_recipe  # noqa: E402
 from export.report.checklist import TOPICS, Topic  # noqa: E402
 from export.report.curves import confusion, reliability, roc_points  # noqa: E402
@@ -387,6 +389,9 @@ def test_a_form_keeps_its_colour_in_the_diagram_beside_the_curves() -> None:
     assert reliability.count('class="key ') == 1
 
 
+ONE_STILL = Data([Dataset(Path("d"), Path(), ("normal", "hygroma"), [LabelledImage(Path("a"), "a", hygroma=0)], True)])
+
+
 @pytest.mark.parametrize("topic", [t for t in TOPICS if t.section], ids=lambda t: t.asked)
 def test_a_section_says_what_the_checklist_finds_there(topic: Topic) -> None:
     """The words are looked for in a report that has everything, of a conversion that fails its gate."""
@@ -397,9 +402,9 @@ def test_a_section_says_what_the_checklist_finds_there(topic: Topic) -> None:
     start = dataclasses.replace(recipe.teacher, init=str(SHIPPED))  # any file: what is said of it is not looked for
     recipe = dataclasses.replace(recipe, teacher=start)
     html = render(validation_report([failing]) | {
-        "design": design(recipe, OperatingPoint(0.25, 0.125)),
+        "design": design(recipe, OperatingPoint(0.25, 0.125), True, False, True),
         "localisation": {"rows": [cam]},
-        "provenance": dataclasses.asdict(provenance(recipe, Bank(np.zeros((0, 8, 8), np.uint8), []))),
+        "provenance": dataclasses.asdict(provenance(recipe, ONE_STILL, Bank(np.zeros((0, 8, 8), np.uint8), []))),
     })  # fmt: skip
     section = html.partition(f'<section id="{topic.section}">')[2].partition("</section>")[0]
     text = unescape(re.sub("<[^>]*>", " ", section))
@@ -408,7 +413,7 @@ def test_a_section_says_what_the_checklist_finds_there(topic: Topic) -> None:
 
 def test_the_design_is_the_recipes() -> None:
     recipe = load_recipe(SHIPPED)
-    found = design(dataclasses.replace(recipe, folds=[1, 3], batch=77), OperatingPoint(0.25, 0.125))
+    found = design(dataclasses.replace(recipe, folds=[1, 3], batch=77), OperatingPoint(0.25, 0.125), True, False, True)
     assert "hygroma head: 0.250, " in found["thresholds"] and "plane head: 0.125, " in found["thresholds"]
     assert "98% of the held-out negatives" in found["thresholds"] and "folds 1, 3." in found["partition"]
     settings = found["settings"]
