@@ -21,12 +21,16 @@ import yaml
 
 from calibration.dataset import POSITIVE
 from edge.errors import ConfigError
-from export.atomic import LOCK, alone, appearing, require_beside
+from export.atomic import LOCK, alone, appearing, require_beside, writable
+from export.data import open_data, require_learnable
+from export.jobs import load_ray
 from export.phantoms import Progress
-from export.pipeline import PREDICTIONS, REPORT, STAGES
+from export.pipeline import STAGES
 from export.recipe import PATCH, BaselineRecipe, Recipe, StudentRecipe, TeacherRecipe, checked, load_recipe
 from export.runs import run_recipe
-from export.training.systems import DENSENET, System
+from export.site.work import PREDICTIONS, REPORT
+from export.training.finetune import open_device
+from export.training.systems import System
 
 RECIPE = "recipe.yaml"
 STUDENT_BLOCKS = 6  # of a student that is distilled later: as many as a recipe's usual one has
@@ -92,8 +96,9 @@ def cross_validate(
         return report
 
 
-def claim(recipe: Recipe) -> None:
-    """Leave the recipe in its `work`, which must be new, or have been made by the same. ConfigError otherwise."""
+def claim(recipe: Recipe, device: str = "cpu", ray_address: str | None = None) -> None:
+    """Leave the recipe in its `work`, which must be new, or have been made by the same. ConfigError otherwise, or where device or Ray
+    is not there; InputError where the data cannot work."""
     out = Path(recipe.work)
     for source in recipe.data:
         if Path(source).is_dir():
@@ -112,7 +117,12 @@ def claim(recipe: Recipe) -> None:
                 f"{path}: made otherwise ({'; '.join(wrong)}); give another --out, or cross-validate that recipe: "
                 f"hygroma crossval {path}"
             )
-    out.mkdir(parents=True, exist_ok=True)
+    if ray_address is None:
+        open_device(device)
+    else:
+        load_ray()
+    require_learnable(open_data(recipe), recipe)
+    writable(out)
     with appearing(path) as unfinished:
         unfinished.write_text(_written(recipe))
 
@@ -120,7 +130,7 @@ def claim(recipe: Recipe) -> None:
 def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
     """Key -> value, as a recipe's file names them, where files lie and how many threads run left out; a checkpoint by its name: its
     bytes are held against those that trained (export/stamps.py)."""
-    out = {}
+    out: dict[str, Any] = {}
     for key, value in recipe.items():
         if isinstance(value, dict):
             out |= {f"{key}.{name}": Path(v).name if name == "init" else v for name, v in value.items()}

@@ -32,6 +32,7 @@ from threadpoolctl import threadpool_limits
 from calibration.bank import BANK_SIZE, Bank, build_bank
 from edge.bundle.manifest import GateResult, OperatingPoint, Provenance
 from edge.engines.selftest import infer_all
+from edge.errors import InputError
 from edge.screen.preprocess import Preprocessing
 from export.atomic import Form, appearing, remove, writable
 from export.bundle import require_canonical
@@ -51,10 +52,11 @@ from export.report.provenance import provenance
 from export.report.records import Checked, Report
 from export.report.sensitivity import Measured, Study, study
 from export.report.validate import EvaluationSet, write_report
+from export.site.work import PREDICTIONS, REPORT
 from export.stages import bundle as bundling
 from export.stages import evidence, given, graphs, weights
 from export.stages import paper as table
-from export.stages.baseline import BaselineCourse, baseline_predictions, clear_state
+from export.stages.baseline import BaselineCourse, baseline_predictions, clear_state, with_finding
 from export.stages.crops import REFIT, Crops, run_name
 from export.stages.evidence import ARRAYS
 from export.stages.graphs import GRAPH
@@ -80,7 +82,6 @@ STAGES = {  # stage -> its folders under `work` that go on from one call to the 
     "crossval": ("teacher", "crossval"),
 }
 ASIDE = {"baseline": ("bank", "baseline"), "crossval": ("bank", "baseline", "crossval")}  # they need no more than these
-PREDICTIONS, REPORT = "predictions.csv", "report.json"  # in `work`: what all forms said of the folds' images, and how good that is
 TRAINED = ("teacher", "unlabelled", "student", "heads")  # whose products may be in bfloat16
 
 
@@ -104,7 +105,7 @@ class Pipeline:
         """Every stage up to and including `until`. What other settings made, and data that a later one could not use, is refused
         before the first begins."""
         make: dict[str, Callable[[], object]] = {
-            "bank": self.bank,
+            "bank": self.bank if until not in ASIDE else lambda: self.taught_crops,
             "train": self.train,
             "distill": self.distill,
             "quantize": self.quantize,
@@ -182,7 +183,19 @@ class Pipeline:
         crops = self._crops_of(self._with_given(self.stamps.kept_whole("bank", BANK, self._real_bank)))
         frames = len(self.frames())
         crops.require_batches(", ".join(recipe.data), self.runs, recipe.batch, frames if recipe.unlabelled.epochs else None)
+        for run in self.runs:  # said before the first trains
+            if recipe.teacher.patience:
+                self._set_aside(crops, run, crops.taught(run))
+            if self.stamps.used("baseline") and run != REFIT:
+                self._set_aside(crops, run, with_finding(crops.bank, crops.taught(run)))
         return crops
+
+    def _set_aside(self, crops: Crops, run: int, taught: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of what a run is taught, what it trains on and what tells when to stop. InputError where either lacks a class."""
+        try:
+            return set_aside(crops.bank, taught, self.recipe.seed)
+        except InputError as error:
+            raise InputError(f"{', '.join(self.recipe.data)}: {run_name(run)}: {error}") from None
 
     def _crops_of(self, bank: Bank) -> Crops:
         return Crops(bank, self.data.stills, Preprocessing(size=self.recipe.student_config.image), self.recipe.seed)
@@ -192,7 +205,7 @@ class Pipeline:
 
     def _real_bank(self) -> Bank:
         data, recipe = self.data, self.recipe
-        groups, folds = grouped(data, recipe.seed, partial(self.progress, "bank: copies"))
+        groups, folds = grouped(data, recipe.seed, partial(self.progress, "bank: copies"), recipe.lesions)
         columns = [head.column for head in recipe.heads]
         return build_bank(
             data.stills, groups, folds, data.elsewhere, recipe.seed, partial(self.progress, "bank: stills"), recipe.lesions, columns
@@ -231,7 +244,7 @@ class Pipeline:
         bank, taught, patience = self.taught_crops.bank, self.taught_crops.taught(run), self.recipe.teacher.patience
         course = self._course("teacher", run, self.recipe.teacher_schedule(run))
         if patience:
-            taught, aside = set_aside(bank, taught, self.recipe.seed)
+            taught, aside = self._set_aside(self.taught_crops, run, taught)
             crops = self.taught_crops.of(aside, Preprocessing(size=self.recipe.teacher_config.image))
             labels = np.array([int(bank.entries[i].hygroma) for i in aside])
             course = replace(course, watched=Watched(crops, labels, patience))
@@ -411,7 +424,7 @@ class Pipeline:
             losses, trained, watched = saved.get("losses", []), len(taught), 0
             best = best_epoch(losses) if losses else saved["epoch"]
             if self.recipe.teacher.patience:
-                trained, watched = map(len, set_aside(self.taught_crops.bank, taught, self.recipe.seed))
+                trained, watched = map(len, self._set_aside(self.taught_crops, fold, taught))
         return {
             "trained_on": trained, "watched": watched, "best_epoch": best, "watched_losses": losses, "precision": recorded(state),
         }  # fmt: skip

@@ -11,23 +11,25 @@ from edge.cli.common import Parser, Progress, positive, rate, seed, toolchain
 from edge.errors import ConfigError
 
 METRICS = ("accuracy", "sensitivity", "specificity", "roc_auc")
+FORMS = ("baseline", "teacher", "student", "qdq")
+OF_SYSTEM = ("positive", "init", "shape_of", "out", "image", "epochs", "patience", "batch", "threads", "seed", "lr")  # not a recipe's
 
 
 def _add_crossval(crossval: Parser) -> None:
     crossval.description = (
-        "4-fold cross-validation, grouped by patient, on a folder per class (DATA/hygroma, DATA/normal). Everything "
-        "wrong with the data is said before anything is trained. Goes on where it was cut off."
+        "4-fold cross-validation, grouped by patient, on a folder per class (DATA/hygroma, DATA/normal) or a table; or of a "
+        "recipe's teacher and baseline, on its own data. Everything wrong with the data is said before anything is trained. Goes "
+        "on where it was cut off; `hygroma export OUT/recipe.yaml` goes on from its folds."
     )
     crossval.epilog = "docs/paper-protocol.md has the whole protocol, command by command."
-    crossval.add_labelled()
-    crossval.add_argument(
-        "--system", required=True, choices=("usf-mae", "vit-random", "densenet169"), help="what is trained"
-    )
+    crossval.add_path("data", "DATA", "folders and tables (docs/data.md); or one RECIPE.yaml, which says all but --device and --ray", nargs="+")
+    crossval.add_argument("--positive", default="hygroma", metavar="CLASS", help="the positive folder (default: hygroma)")
+    crossval.add_argument("--system", choices=("usf-mae", "vit-random", "densenet169"), help="what is trained")
     crossval.add_argument(
         "--init", metavar="FILE|random", help="usf-mae: its checkpoint; densenet169: torchvision's, or random (default)"
     )
     crossval.add_path("--shape-of", "FILE", "vit-random: this checkpoint's architecture (default: ViT-B/16)")
-    crossval.add_path("--out", "DIR", "results, weights and crops of the images", required=True)
+    crossval.add_path("--out", "DIR", "results, weights and crops of the images")
     crossval.add_device()
     crossval.add_ray("folds")
     crossval.add_numbers((
@@ -45,11 +47,15 @@ def _add_crossval(crossval: Parser) -> None:
 
 def _add_compare(compare: Parser) -> None:
     compare.description = (
-        "Two `hygroma crossval --out` folders of the same images and folds. Beside every p: n, the smallest p that "
-        "this n allows, and what either system started from."
+        "Two forms of models on the same images and folds, of work folders of `hygroma crossval` or `export`. Beside every p: n, "
+        "the smallest p that this n allows, and what either started from."
     )
-    compare.add_path("a", "A", "one --out folder")
-    compare.add_path("b", "B", "the other; gains are B's over A")
+    compare.add_path("a", "A", "one --out, or `work` of a recipe")
+    compare.add_path("b", "B", "the other, or the same; gains are B's over A")
+    compare.add_argument(
+        "--forms", nargs=2, choices=FORMS, metavar=("OF_A", "OF_B"),
+        help=f"of {', '.join(FORMS)} (default: teacher; baseline where there is none)",
+    )  # fmt: skip
     compare.add_argument(
         "--unit",
         default="image",
@@ -64,67 +70,94 @@ def _add_explain(explain: Parser) -> None:
     explain.description = (
         "Where each fold's model looked in images that it never saw. One forward pass a channel: seconds an image."
     )
-    explain.add_path("run", "RUN", "the --out folder of `hygroma crossval`")
+    explain.add_path("run", "RUN", "the --out of `hygroma crossval`, or the `work` of a recipe")
     explain.add_path("--out", "DIR", "where the overlays go", required=True)
     explain.add_numbers([("each", 8, "images of either class")], positive)
     explain.add_argument(
-        "--boxes",
-        type=Path,
-        metavar="CSV",
-        help="path,x0,y0,x1,y1 in pixels: nuchal regions drawn by a reader; says how much of the maps lies inside (needs --data)",
-    )
-    explain.add_path("--data", "DATA", "the folder that was cross-validated, for --boxes")
+        "--form", default="", choices=("teacher", "student", "baseline"), metavar="FORM",
+        help="teacher, student or baseline (default: teacher; baseline where there is none)",
+    )  # fmt: skip
+    explain.add_path(
+        "--boxes", "CSV",
+        "path,x0,y0,x1,y1 in pixels: nuchal regions drawn by a reader, in place of the table's nt_box; says how much of the maps "
+        "lies inside",
+    )  # fmt: skip
+    explain.add_path("--data", "DATA", "where the data sets lie now, if they were moved", nargs="+", default=[])
     explain.add_json("print one JSON array; with --boxes an object with both lists")
     explain.set_defaults(handler=_explain)
 
 
 def _crossval(args: argparse.Namespace) -> int:
     with toolchain():
-        from export.site.crossval import Settings, cross_validate
+        from export.crossval import Settings, claim, cross_validate, recipe_of
+        from export.recipe import load_recipe
         from export.training.systems import choose_system
     progress = Progress()
-    report = cross_validate(
-        args.data,
-        choose_system(args.system, args.init, args.image, args.shape_of),
-        args.out,
-        args.csv,
-        args.positive,
-        Settings(args.epochs, args.patience, args.batch, args.lr, args.seed, args.threads),
-        args.device,
-        args.ray,
-        progress,
-    )
+    if args.data[0].suffix in (".yaml", ".yml"):
+        _require_recipe_alone(args)
+        recipe, teachers = load_recipe(args.data[0]), True
+    else:
+        if args.system is None or args.out is None:
+            raise ConfigError("crossval: DATA needs --system and --out; or give a RECIPE.yaml alone")
+        system = choose_system(args.system, args.init, args.image, args.shape_of)
+        settings = Settings(args.epochs, args.patience, args.batch, args.lr, args.seed, args.threads)
+        recipe, teachers = recipe_of(args.data, system, args.out, args.positive, settings), system.vit is not None
+        claim(recipe, args.device, args.ray)
+    report = cross_validate(recipe, args.device, args.ray, progress, teachers)
     progress.clear()
     if args.json:
         print(json.dumps(report))
         return 0
-    whose = "" if report["patients known"] else " (no CSV: every image counts as a patient of its own)"
+    whose = "" if report["patients known"] else " (no table with patients: every image counts as a patient of its own)"
     print(
-        f"{report['system']} from {report['start']}: {report['images']} images, {report['positives']} {report['classes'][1]}, "
-        f"{report['patients']} patients{whose}\n"
+        f"{report['images']} images, {report['positives']} {report['classes'][1]}, {report['patients']} patients{whose}"
+        + ("" if report["kind"] == "real" else "; simulated lesions, no figure of real hygromas")
     )
-    print(f"{_figures_head()}threshold  best epoch")
-    for fold in report["folds"]:
-        print(f"fold {fold['fold']:<3}{_figures_line(fold['figures'])}{fold['threshold']:<11.3f}{fold['best_epoch']}")
-    print(f"{'pooled':<8}{_figures_line(report['pooled'])}")
-    if report["by site"]:
-        print("by site, each image by its fold's model and threshold, as pooled")
-        for site in report["by site"]:
-            print(f"{'':<8}{_figures_line(site['figures'])}{_site_name(site)}")
-    shown = [report["pooled"], *(site["figures"] for site in report["by site"])]
-    kinds = sorted({figure["interval"] for part in shown for figure in part.values()})
+    best = {f"fold {fold['fold']}": fold["best_epoch"] for fold in report["folds"]}
+    for form in report["paper"]["forms"]:
+        print(f"\n{form['name']} from {form['start']}\n{_figures_head()}threshold  best epoch")
+        for part, threshold in form["thresholds"].items():
+            epoch = best[part] if form["form"] == report["form"] else ""
+            print(f"{part:<8}{_figures_line(form['figures'][part])}{threshold:<11.3f}{epoch}")
+        print(f"{'pooled':<8}{_figures_line(form['figures']['pooled'])}")
+        if form["by site"]:
+            print("by site, each image by its fold's model and threshold, as pooled")
+            for site in form["by site"]:
+                print(f"{'':<8}{_figures_line(site['figures'])}{_site_name(site)}")
+    for test in report["paper"]["tests"]:
+        first, second = (_name(report, test[key]) for key in ("first", "second"))
+        print(
+            f"\n{second} against {first}, log loss by patient: p = {test['p']:.3g} (n = {test['n']}, {test['ties']} of them without "
+            f"a difference; smallest p possible {test['smallest_p']:.3g}; {second} better in {test['second_better']})"
+        )
+    shown = [form["figures"]["pooled"] for form in report["paper"]["forms"]]
+    kinds = sorted({figure["interval"] for part in shown for figure in part.values() if figure})
     precisions = sorted({name for fold in report["folds"] for name in fold.get("precision", ())})
     print(f"\ntrained in {' and '.join(precisions) or 'a precision that was not recorded'}")
-    print(f"95 % intervals: {', '.join(kinds)}. Out-of-fold predictions: {args.out / 'predictions.csv'}")
+    print(f"95 % intervals: {', '.join(kinds)}. Out-of-fold predictions: {Path(recipe.work) / 'predictions.csv'}")
     if shared := report["patients in both classes"]:
         print(
-            f"{shared} patients have images of both classes and stay in one fold; if the CSV numbers each class anew, two "
+            f"{shared} patients have images of both classes and stay in one fold; if the table numbers each class anew, two "
             "patients share a number there: write hygroma-1 and normal-1, and give another --out"
         )
     odd = {signal: n for signal, n in report["signals"].items() if signal != "OK"}
     if odd:
         print(f"the daemon would not assess {sum(odd.values())} of these images ({odd}); they count all the same")
     return 0
+
+
+def _require_recipe_alone(args: argparse.Namespace) -> None:
+    """ConfigError for what the recipe says itself: in silence it would be left out."""
+    usual = Parser()
+    _add_crossval(usual)
+    said = [name for name in OF_SYSTEM if getattr(args, name) != usual.get_default(name)] + (["system"] if args.system else [])
+    if len(args.data) > 1 or said:
+        more = ", ".join(f"--{name.replace('_', '-')}" for name in said) or str(args.data[1])
+        raise ConfigError(f"{args.data[0]}: found {more} beside it; write it into the recipe")
+
+
+def _name(report: dict[str, Any], form: str) -> str:
+    return str(next(row["name"] for row in report["paper"]["forms"] if row["form"] == form))
 
 
 def _figures_head() -> str:
@@ -147,8 +180,9 @@ def _site_name(site: dict[str, Any]) -> str:
 def _compare(args: argparse.Namespace) -> int:
     with toolchain():
         from export.site.compare import compare
-        from export.site.crossval import load_run
-    result = compare(load_run(args.a), load_run(args.b), args.unit)
+        from export.site.work import load_run
+    of_a, of_b = args.forms or ("", "")
+    result = compare(load_run(args.a, of_a), load_run(args.b, of_b), args.unit)
     if args.json:
         print(json.dumps(result))
         return 0
@@ -170,16 +204,15 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _explain(args: argparse.Namespace) -> int:
     with toolchain():
+        from export.explain import explain
         from export.report.localise import mass_in_words
-        from export.site.explain import explain
-    if (args.boxes is None) != (args.data is None):
-        raise ConfigError("--boxes and --data: found one without the other; give both, or neither")
     progress = Progress()
-    boxes = None if args.boxes is None else (args.boxes, args.data)
-    rows, located = explain(args.run, args.out, args.each, boxes, lambda *step: progress("Score-CAM image", *step))
+    rows, located = explain(
+        args.run, args.out, args.each, args.form, args.boxes, args.data, lambda *step: progress("Score-CAM image", *step)
+    )
     progress.clear()
     if args.json:
-        print(json.dumps(rows if boxes is None else {"overlays": rows, "localisation": located}))
+        print(json.dumps(rows if not located else {"overlays": rows, "localisation": located}))
         return 0
     for row in rows:
         print(f"{row['label']:<12}{row['probability']:.3f}  called {row['decision']:<12}{row['overlay']}")

@@ -75,6 +75,11 @@ def _by_form(found: Sequence[Said]) -> dict[str, dict[int, float]]:
     }
 
 
+def named(crops: Crops) -> dict[int, str]:
+    """Index into the bank -> what predictions.csv calls it, of what the gate may be judged on."""
+    return {i: _name(crops, entry, i) for i, entry in enumerate(crops.bank.entries) if crops.gated(entry)}
+
+
 def _name(crops: Crops, entry: Entry, index: int) -> str:
     """An untouched image is called as the data set calls it."""
     return crops.stills[entry.still].name if entry.source == "real" else entry_id(entry, index)
@@ -121,6 +126,7 @@ def report(
     negative = {group for group, label in zip(found.groups, found.labels, strict=True) if not label}
     part = recipe.baseline if form == BASELINE else recipe.teacher
     return {
+        "form": form,
         "system": system_of(recipe, form),
         "start": row["start"],
         "image": recipe.baseline_system.image if form == BASELINE else recipe.image,
