@@ -91,6 +91,7 @@ def _crossval(args: argparse.Namespace) -> int:
     with toolchain():
         from export.crossval import Settings, claim, cross_validate, recipe_of
         from export.recipe import load_recipe
+        from export.report.paper import starts_in_words, test_in_words
         from export.training.systems import choose_system
     progress = Progress()
     if args.data[0].suffix in (".yaml", ".yml"):
@@ -115,7 +116,7 @@ def _crossval(args: argparse.Namespace) -> int:
     )
     best = {f"fold {fold['fold']}": fold["best_epoch"] for fold in report["folds"]}
     for form in report["paper"]["forms"]:
-        print(f"\n{form['name']} from {form['start']}\n{_figures_head()}threshold  best epoch")
+        print(f"\n{starts_in_words(form)}\n{_figures_head()}threshold  best epoch")
         for part, threshold in form["thresholds"].items():
             epoch = best[part] if form["form"] == report["form"] else ""
             print(f"{part:<8}{_figures_line(form['figures'][part])}{threshold:<11.3f}{epoch}")
@@ -125,11 +126,7 @@ def _crossval(args: argparse.Namespace) -> int:
             for site in form["by site"]:
                 print(f"{'':<8}{_figures_line(site['figures'])}{_site_name(site)}")
     for test in report["paper"]["tests"]:
-        first, second = (_name(report, test[key]) for key in ("first", "second"))
-        print(
-            f"\n{second} against {first}, log loss by patient: p = {test['p']:.3g} (n = {test['n']}, {test['ties']} of them without "
-            f"a difference; smallest p possible {test['smallest_p']:.3g}; {second} better in {test['second_better']})"
-        )
+        print(f"\n{test_in_words(test)}")
     shown = [form["figures"]["pooled"] for form in report["paper"]["forms"]]
     kinds = sorted({figure["interval"] for part in shown for figure in part.values() if figure})
     precisions = sorted({name for fold in report["folds"] for name in fold.get("precision", ())})
@@ -154,10 +151,6 @@ def _require_recipe_alone(args: argparse.Namespace) -> None:
     if len(args.data) > 1 or said:
         more = ", ".join(f"--{name.replace('_', '-')}" for name in said) or str(args.data[1])
         raise ConfigError(f"{args.data[0]}: found {more} beside it; write it into the recipe")
-
-
-def _name(report: dict[str, Any], form: str) -> str:
-    return str(next(row["name"] for row in report["paper"]["forms"] if row["form"] == form))
 
 
 def _figures_head() -> str:

@@ -16,6 +16,7 @@ from export.atomic import appearing
 from export.report.figures import METRICS, figures
 from export.report.records import FiguredByPatient, Paper, PaperForm, PaperSite, PaperTest
 from export.report.signed_rank import by_group, log_losses, signed_rank
+from export.training.systems import RANDOM
 
 REAL, SIMULATED = "real", "simulated_lesion"  # kinds of evidence
 BASELINE, TEACHER, STUDENT, QDQ = "baseline", "teacher", "student", "qdq"
@@ -198,13 +199,15 @@ def read_answers(path: Path) -> Answers:
 
 def starts_in_words(form: PaperForm) -> str:
     """What a form is, for a table's first column."""
-    return f"{form['name']} from {form['start']}" if form["start"] else form["name"]
+    if not form["start"]:
+        return form["name"]
+    return f"{form['name']} from {'a random start' if form['start'] == RANDOM else form['start']}"
 
 
 def test_in_words(test: PaperTest) -> str:
     """Without the full stop."""
     first, second = NAMES[test["first"]], NAMES[test["second"]]
     return (
-        f"{second} against {first}: p = {test['p']:.3g} (n = {test['n']} patients, {test['ties']} of them without a difference; "
+        f"{second} against {first}, log loss by patient: p = {test['p']:.3g} (n = {test['n']}, {test['ties']} of them without a difference; "
         f"smallest p possible {test['smallest_p']:.3g}; {second} better in {test['second_better']})"
     )
