@@ -1,40 +1,39 @@
-"""Cross-validation of a system on a user's own images (the protocol of arXiv 2512.22730): a recipe's stages up to the folds'
-teachers, or up to its baseline. What lies in `out`, which is the recipe's `work`:
+"""4-fold cross-validation on a user's own images (the protocol of arXiv 2512.22730): a recipe's stages, stopped at the folds' teachers,
+or at its baseline.
 
-    recipe.yaml            what `hygroma export` goes on from: its folds are not trained again
-    bank/ teacher/ ...     what the stages leave
-    predictions.csv        out of fold, one row an image
-    report.json            figures per fold and pooled, with intervals
-    lock                   held by the process that writes here
+Folds are grouped by patient and stratified by finding; training stops on patients set aside inside the training folds; every image
+is predicted once, by the model that never saw its patient. The folder is a recipe's `work`, with the recipe in it: `hygroma export`
+goes on from there, and trains no fold again.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from calibration.dataset import POSITIVE
+from calibration.dataset import UNKNOWN
+from calibration.images import read_image
 from edge.errors import ConfigError
-from export.atomic import LOCK, alone, appearing, require_beside, writable
-from export.data import open_data, require_learnable
+from edge.screen.preprocess import Preprocessing
+from edge.screen.still import read_still
+from export.atomic import LOCK, alone, appearing, require_beside
+from export.data import open_data
 from export.jobs import load_ray
 from export.phantoms import Progress
-from export.pipeline import STAGES
+from export.pipeline import RECIPE, Pipeline
 from export.recipe import PATCH, BaselineRecipe, Recipe, StudentRecipe, TeacherRecipe, checked, load_recipe
+from export.report.paper import BASELINE, POOLED, TEACHER, write_paper
+from export.report.records import Paper
 from export.runs import run_recipe
-from export.site.work import PREDICTIONS, REPORT
 from export.training.finetune import open_device
 from export.training.systems import System
 
-RECIPE = "recipe.yaml"
-STUDENT_BLOCKS = 6  # of a student that is distilled later: as many as a recipe's usual one has
-TAP = 3  # as a recipe's usual one
+NEW_HEADS = 3.0  # factor on the rate of heads that start from nothing, as every system here has it
+REPORT = "crossval.json"  # beside the table
 HERE = ("data", "work", "threads")  # keys of a recipe that decide no weights
 
 
@@ -51,85 +50,62 @@ class Settings:
     threads: int = 2
 
 
-def recipe_of(
-    data: Sequence[Path], system: System, out: Path, positive: str = POSITIVE, settings: Settings = Settings()
-) -> Recipe:
-    """The recipe whose first stages cross-validate `system` on images with a finding, nothing drawn into them. ConfigError where
-    the settings cannot work."""
-    s, vit = settings, system.vit
-    schedule = system.schedule(s.epochs, s.batch, s.seed, s.lr)
-    common: dict[str, Any] = {
-        "data": [str(source.resolve()) for source in data], "work": str(out.resolve()), "name": "hygroma-site", "version": "0.1.0",
-        "positive": positive, "lesions": False, "image": system.image, "seed": s.seed, "batch": s.batch, "threads": s.threads,
-    }  # fmt: skip
-    if vit is None:
-        baseline = BaselineRecipe(system.name, system.start, epochs=s.epochs, patience=s.patience, lr=s.lr)
-        # An export needs a teacher as well; whoever wants one writes it into the recipe.
-        teacher = TeacherRecipe("random", epochs=s.epochs, patience=s.patience, frozen_blocks=0)
-        recipe = Recipe(teacher=teacher, baseline=baseline, **{**common, "image": -(-system.image // PATCH) * PATCH})
-        recipe = dataclasses.replace(recipe, baseline=dataclasses.replace(baseline, image=system.image))
-        return checked(recipe, "crossval")
-    teacher = TeacherRecipe(
-        system.start, vit.width, vit.depth, vit.heads, vit.layer_scale, s.epochs, schedule.lr, schedule.layer_decay,
-        frozen_blocks=0, new_heads=schedule.new_heads, patience=s.patience,
-    )  # fmt: skip
-    blocks = list(range(min(STUDENT_BLOCKS, vit.depth)))
-    student = StudentRecipe(blocks, frozen_blocks=0)
-    return checked(Recipe(teacher=teacher, student=student, tap=min(TAP, len(blocks)), **common), "crossval")
+def recipe_of(data: Sequence[Path], system: System, out: Path, positive: str, settings: Settings) -> Recipe:
+    """The recipe whose folds' teachers, or baselines, are the cross-validation. Nothing is drawn. ConfigError where it cannot
+    work."""
+    s, own = settings, system.schedule(settings.epochs, settings.batch, settings.seed, settings.lr)
+    vit, baseline = system.vit, BaselineRecipe()
+    if vit is None:  # an export needs a teacher besides: whoever wants one writes it into the recipe
+        teacher = TeacherRecipe("random", epochs=s.epochs, frozen_blocks=0, patience=s.patience)
+        baseline = BaselineRecipe(system.name, system.start, system.image, s.epochs, s.patience, s.lr)
+    else:
+        teacher = TeacherRecipe(
+            system.start, vit.width, vit.depth, vit.heads, vit.layer_scale, s.epochs, own.lr, own.layer_decay,
+            frozen_blocks=0, new_heads=NEW_HEADS, patience=s.patience,
+        )  # fmt: skip
+    blocks = list(range(max(1, teacher.depth // 2)))
+    recipe = Recipe(
+        data=[str(path.resolve()) for path in data],
+        work=str(out.resolve()),
+        name="site",
+        version="1.0.0",
+        teacher=teacher,
+        positive=positive,
+        lesions=False,
+        image=-(-system.image // PATCH) * PATCH,  # DenseNet takes any side
+        tap=min(3, len(blocks)),
+        seed=s.seed,
+        batch=s.batch,
+        threads=s.threads,
+        student=StudentRecipe(blocks=blocks, frozen_blocks=0),
+        baseline=baseline,
+    )
+    return checked(recipe, "crossval")
 
 
-def cross_validate(
-    recipe: Recipe,
-    device: str = "cpu",
-    ray_address: str | None = None,
-    progress: Progress = lambda what, done, total: None,
-    teachers: bool = True,
-) -> dict[str, Any]:
-    """The report, also in the recipe's `work`. Goes on where an earlier call was cut off. teachers: False for the baseline alone.
-    InputError or ConfigError before anything is trained when data, settings or device cannot work."""
-    work = Path(recipe.work)
-    with alone(work, "a cross-validation"):
-        pipeline = run_recipe(recipe, "crossval" if teachers else "baseline", device=device, ray_address=ray_address, progress=progress)
-        if not teachers:
-            return pipeline.judge_baselines()
-        report: dict[str, Any] = json.loads((work / REPORT).read_text())
-        return report
-
-
-def claim(recipe: Recipe, device: str = "cpu", ray_address: str | None = None) -> None:
-    """Leave the recipe in its `work`, which must be new, or have been made by the same. ConfigError otherwise, or where device or Ray
-    is not there; InputError where the data cannot work."""
+def require_free(recipe: Recipe) -> None:
+    """ConfigError where the recipe's `work` cannot be a new folder, or one that the same settings made."""
     out = Path(recipe.work)
-    for source in recipe.data:
-        if Path(source).is_dir():
-            require_beside(out, Path(source))
-    path = out / RECIPE
-    ours = {RECIPE, LOCK, PREDICTIONS, REPORT, *(folder for folders in STAGES.values() for folder in folders)}
+    for source in map(Path, recipe.data):
+        if source.is_dir():  # beside a table nothing is read but what it names
+            require_beside(out, source)
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; give a folder")
-    if out.is_dir() and not path.is_file() and any(found.name not in ours for found in out.iterdir()):
+    path = out / RECIPE
+    if out.is_dir() and not path.is_file() and any(found.name != LOCK for found in out.iterdir()):
         raise ConfigError(f"--out {out}: holds something else; give an empty or a new folder")
-    if path.is_file():
-        known, made = (_flat(asdict(one)) for one in (load_recipe(path), recipe))
-        wrong = [f"{key}: found {known[key]!r}, now {made[key]!r}" for key in made if known[key] != made[key]]
-        if wrong:
-            raise ConfigError(
-                f"{path}: made otherwise ({'; '.join(wrong)}); give another --out, or cross-validate that recipe: "
-                f"hygroma crossval {path}"
-            )
-    if ray_address is None:
-        open_device(device)
-    else:
-        load_ray()
-    require_learnable(open_data(recipe), recipe)
-    writable(out)
-    with appearing(path) as unfinished:
-        unfinished.write_text(_written(recipe))
+    if not path.is_file():
+        return
+    known, made = (_flat(asdict(one)) for one in (load_recipe(path), recipe))
+    if wrong := [f"{key}: found {known[key]!r}, now {made[key]!r}" for key in made if known[key] != made[key]]:
+        raise ConfigError(
+            f"{path}: made otherwise ({'; '.join(wrong)}); give another --out, or cross-validate what it says: hygroma crossval {path}"
+        )
 
 
 def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Key -> value, as a recipe's file names them, where files lie and how many threads run left out; a checkpoint by its name: its
-    bytes are held against those that trained (export/stamps.py)."""
+    """Key -> value, as a recipe's file names them, without HERE; a checkpoint by its name, since its bytes are held against those
+    that trained (export/stamps.py)."""
     out: dict[str, Any] = {}
     for key, value in recipe.items():
         if isinstance(value, dict):
@@ -139,23 +115,75 @@ def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _written(recipe: Recipe) -> str:
-    """As a file: what is not as usual."""
-    def unusual(part: Any, usual: Any) -> dict[str, Any]:
-        return {name: value for name, value in asdict(part).items() if value != usual.get(name, ...)}
+def cross_validate(
+    recipe: Recipe,
+    device: str = "cpu",
+    ray_address: str | None = None,
+    progress: Progress = lambda what, done, total: None,
+    teacher: bool = True,
+) -> dict[str, Any]:
+    """The report, also in the recipe's `work`. Goes on where an earlier call with the same settings was cut off. teacher: False for
+    the baseline alone. InputError or ConfigError before anything is trained when data, settings or device cannot work."""
+    if ray_address is None:
+        open_device(device)
+    else:
+        load_ray()
+    open_data(recipe).require_findings()
+    out = Path(recipe.work)
+    with alone(out, "a cross-validation"):
+        pipeline = run_recipe(
+            recipe, "crossval" if teacher else "baseline", device=device, ray_address=ray_address, progress=progress
+        )
+        table = write_paper(pipeline.cross_validated(teacher), pipeline.starts(), out / "report")
+        return _report(pipeline, table, TEACHER if teacher else BASELINE)
 
-    usual = asdict(Recipe([], "", "", "", TeacherRecipe("")))
-    content: dict[str, Any] = {}
-    for field in dataclasses.fields(recipe):
-        value = getattr(recipe, field.name)
-        if dataclasses.is_dataclass(value):
-            if own := unusual(value, usual[field.name]):
-                content[field.name] = own
-        elif value != usual[field.name] or field.name in ("data", "work"):
-            content[field.name] = value
-    content["work"] = "."
-    head = (
-        "# Written by `hygroma crossval`. `hygroma export` with this file goes on from here: the folds are not trained again as long\n"
-        "# as data, image, tap, seed, batch, lesions, teacher and baseline stay as they are.\n"
-    )
-    return head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+def _report(pipeline: Pipeline, table: Paper, form: str) -> dict[str, Any]:
+    """Of the form that was cross-validated in detail, of all in "paper"."""
+    data, recipe = pipeline.data, pipeline.recipe
+    found = [still for still in data.trained if still.hygroma != UNKNOWN]
+    classes: dict[str, set[float]] = {}
+    for still in found:
+        classes.setdefault(still.group, set()).add(still.hygroma)
+    row = next(row for row in table["forms"] if row["form"] == form)
+    part = recipe.baseline if form == BASELINE else recipe.teacher
+    folds = [
+        {
+            "fold": fold,
+            **pipeline.how_trained(form, fold),
+            "threshold": row["thresholds"][f"fold {fold}"],
+            "figures": row["figures"][f"fold {fold}"],
+        }
+        for fold in table["folds"]
+    ]
+    report = {
+        "out": recipe.work,
+        "form": form,
+        "start": row["start"],
+        "image": recipe.baseline_system.image if form == BASELINE else recipe.image,
+        "epochs": part.epochs,
+        "patience": part.patience,
+        "batch": recipe.batch,
+        "classes": list(data.nuchal.classes),
+        "seed": recipe.seed,
+        "patients known": data.nuchal.patients_known,
+        "images": table["images"],
+        "positives": table["positives"],
+        "patients": table["patients"],
+        "patients in both classes": sum(len(kinds) == 2 for kinds in classes.values()),
+        "sites": len({still.site for still in found}),
+        "by site": row["by site"],
+        "signals": dict(Counter(_signal(still.path, recipe.image) for still in found)),
+        "precision": sorted({name for fold in folds for name in fold["precision"]}),
+        "folds": folds,
+        "pooled": row["figures"][POOLED],
+        "paper": table,
+    }
+    with appearing(Path(recipe.work) / "report" / REPORT) as unfinished:
+        unfinished.write_text(json.dumps(report, indent=1) + "\n")
+    return report
+
+
+def _signal(path: Path, size: int) -> str:
+    """What the daemon would say of a still."""
+    return read_still(read_image(path), Preprocessing(size=size)).signal.value

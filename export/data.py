@@ -25,6 +25,7 @@ from calibration.naming import lines
 from calibration.open_dataset import elsewhere_of, open_datasets, stills_of
 from edge.errors import InputError
 from export.atomic import sha256_of
+from export.heads.ood import MIN_IMAGES
 from export.recipe import Recipe
 
 # Real positives on which the gate and the operating point stand; with fewer they stand on simulated ones. Of 40 positives none lost
@@ -81,6 +82,10 @@ class Data:
     @property
     def negatives(self) -> list[LabelledImage]:
         return [still for still in self.trained if still.hygroma == 0]
+
+    def require_findings(self) -> None:
+        """InputError where a class of images with a finding is missing, as a cross-validation of nothing else needs them."""
+        self.nuchal.with_findings()
 
     @property
     def stands_on_real(self) -> bool:
@@ -153,6 +158,16 @@ def require_learnable(data: Data, recipe: Recipe) -> None:
         raise InputError(
             f"{source}: found {sum(still.fold == HOLDOUT for still in data.stills)} held-out images, none of them a healthy standard "
             "plane with nt_box and thalami_box; add some to draw lesions into, or hold nothing out"
+        )
+
+
+def require_statistics(data: Data, recipe: Recipe) -> None:
+    """InputError where a bundle's limit of distances could not be fitted: too few training images could be assessable."""
+    n = sum(still.plane != OTHER_PLANE for still in data.trained)
+    if n + recipe.phantom.training_frames < MIN_IMAGES:
+        raise InputError(
+            f"{', '.join(recipe.data)}: found {n} training images that may be assessable; a bundle needs {MIN_IMAGES}: add images, or "
+            "phantom.training_frames in the recipe"
         )
 
 

@@ -7,18 +7,17 @@ train     one teacher a fold, and one on everything
 distill   one student from each teacher: the teacher of a fold has never seen that fold. First, where the recipe asks for it, on
           frames without labels, then on labels and what the teacher says
 quantize  float graph -> INT8 graph, a fold and a refit each
-baseline  what the paper compares with, one a fold, where the recipe asks for it
 validate  held-out predictions of every form, the report
 bundle    the refit, gated on the images held out for good where there are any, with decision parameters fitted on phantom exams
 
-crossval  beside that order: the folds' teachers, and their baseline, judged on what they never saw. The later stages take them up.
+crossval, and baseline alone, lie beside that order: the folds' teachers and baselines, judged on what they never saw. The other
+stages take them up.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -32,11 +31,11 @@ from threadpoolctl import threadpool_limits
 from calibration.bank import BANK_SIZE, Bank, build_bank
 from edge.bundle.manifest import GateResult, OperatingPoint, Provenance
 from edge.engines.selftest import infer_all
-from edge.errors import InputError
+from edge.errors import ConfigError, InputError
 from edge.screen.preprocess import Preprocessing
 from export.atomic import Form, appearing, remove, writable
 from export.bundle import require_canonical
-from export.data import Data, grouped, lacks, open_data, require_learnable
+from export.data import Data, grouped, lacks, open_data, require_learnable, require_statistics
 from export.int8.log_odds_shift import ShiftCrops, quantize_shifted, read_shifts
 from export.int8.qat import finetune
 from export.int8.quantize import Choice
@@ -44,18 +43,16 @@ from export.model.heads import HYGROMA, Head
 from export.model.torch_runner import TorchRunner
 from export.model.vit import HygromaViT
 from export.phantoms import BANK, Progress, phantom_bank
-from export.recipe import Recipe
+from export.recipe import Recipe, load_recipe, write_recipe
 from export.report.engine_gate import StoredCrops, save_crops
 from export.report.evidence import HeldOut, evaluation_sets, held_out, judged_heads, operating_point, shipped_threshold
-from export.report.paper import BASELINE, write_answers
+from export.report.paper import BASELINE, NAMES, Answers, write_paper
 from export.report.provenance import provenance
 from export.report.records import Checked, Report
 from export.report.sensitivity import Measured, Study, study
 from export.report.validate import EvaluationSet, write_report
-from export.site.work import PREDICTIONS, REPORT
 from export.stages import bundle as bundling
 from export.stages import evidence, given, graphs, weights
-from export.stages import paper as table
 from export.stages.baseline import BaselineCourse, baseline_predictions, clear_state, with_finding
 from export.stages.crops import REFIT, Crops, run_name
 from export.stages.evidence import ARRAYS
@@ -65,23 +62,24 @@ from export.stamps import Stamps
 from export.training.finetune import STATE, open_device
 from export.training.frames import decode_frames, find_frames
 from export.training.precision import CPU, record, recorded
-from export.training.systems import RANDOM, build
+from export.training.systems import RANDOM, build, describe_start
 from export.training.train import Schedule
 from export.training.watched import Watched, best_epoch, set_aside
 
 log = logging.getLogger("hygroma.export")
 
+RECIPE = "recipe.yaml"  # in `work`
 STAGES = {  # stage -> its folders under `work` that go on from one call to the next
     "bank": ("bank", "bank_phantom", "given", "frames"),
-    "train": ("teacher",),
+    "train": ("teacher", "baseline"),
     "distill": ("unlabelled", "student", "heads"),
     "quantize": ("qat", "qdq", "qdq_teacher"),
-    "baseline": ("baseline",),
     "validate": ("predictions", "other_anatomy", "honesty"),
     "bundle": ("exams",),
-    "crossval": ("teacher", "crossval"),
+    "baseline": ("baseline",),
+    "crossval": ("teacher", "baseline", "crossval"),
 }
-ASIDE = {"baseline": ("bank", "baseline"), "crossval": ("bank", "baseline", "crossval")}  # they need no more than these
+ASIDE = {"baseline": ("bank", "baseline"), "crossval": ("bank", "crossval")}  # they need no more than these
 TRAINED = ("teacher", "unlabelled", "student", "heads")  # whose products may be in bfloat16
 
 
@@ -89,9 +87,15 @@ class Pipeline:
     """All stages of one recipe. A stage asks the one before it for what it needs, so that any can be run first.
 
     ConfigError from a stage that finds outputs which other settings made; only the bundle is made again unasked. device: cpu or
-    cuda, where teacher and students train and are asked; heads, INT8 graphs and fine-tuning with rounding are the CPU's."""
+    cuda, where teacher, baseline and students train and are asked; heads, INT8 graphs and fine-tuning with rounding are the CPU's. refit: whether a model is made of all folds too."""
 
-    def __init__(self, recipe: Recipe, progress: Progress = lambda what, done, total: None, device: str = "cpu"):
+    def __init__(
+        self,
+        recipe: Recipe,
+        progress: Progress = lambda what, done, total: None,
+        device: str = "cpu",
+        refit: bool = True,
+    ):
         self.device = open_device(device)
         self.recipe, self.progress = recipe, progress
         self.work, self.stamps = Path(recipe.work), Stamps(recipe, lambda: self.data)
@@ -99,31 +103,32 @@ class Pipeline:
         threadpool_limits(recipe.threads, "blas")  # the heads' fits too: other threads sum in another order
         self.heads = recipe.student_config.answers
         self.no_planes = ""  # why a given bundle's word on planes was not taken
-        self.runs = (REFIT, *recipe.folds)  # the refit first: should time run out, there is a model
+        # The refit first: should time run out, there is a model.
+        self.runs = (REFIT, *recipe.folds) if refit else tuple(recipe.folds)
 
     def run(self, until: str = "bundle", accept_failing_gate: bool = False) -> None:
         """Every stage up to and including `until`. What other settings made, and data that a later one could not use, is refused
-        before the first begins."""
+        before the first begins, and what the data lack, and what that costs, is logged."""
         make: dict[str, Callable[[], object]] = {
             "bank": self.bank if until not in ASIDE else lambda: self.taught_crops,
+            "baseline": partial(self.cross_validated, teacher=False),
+            "crossval": self.cross_validated,
             "train": self.train,
             "distill": self.distill,
             "quantize": self.quantize,
-            "baseline": self.baselines,
-            "crossval": self.cross_validate,
             "validate": self.validate,
             "bundle": partial(self.bundle, accept_failing_gate),
         }
-        for stage in self.check(until):
+        stages = self.check(until)
+        for sentence in lacks(self.data, self.recipe) if until not in ASIDE else ():
+            log.warning("%s", sentence)
+        for stage in stages:
             make[stage]()
 
     def check(self, until: str) -> list[str]:
-        """The stages up to and including `until`, in order; ConfigError or InputError where one of them cannot work. What the data
-        lack, and what that costs, is logged."""
+        """The stages up to and including `until`, in order; ConfigError or InputError where one of them cannot work."""
         writable(self.work)
         require_learnable(self.data, self.recipe)
-        order = [stage for stage in STAGES if stage != "crossval"]
-        stages = list(ASIDE[until] if until in ASIDE else order[: order.index(until) + 1])
         # The data, the checkpoint to start from, a given bundle and a site's frames are there.
         self.stamps.keys("student" if until not in ASIDE else until)
         with torch.random.fork_rng(devices=[]):  # and the checkpoints fit: said now, not after minutes of edits
@@ -131,22 +136,41 @@ class Pipeline:
                 if self.recipe.given:
                     given.open_given(self.recipe.given)
                 weights.at_start(self.recipe.teacher_config, self.recipe.teacher.init, self.recipe.seed)
-            if "baseline" in stages and self.stamps.used("baseline"):
+            if until != "bank" and self.stamps.used("baseline"):
                 build(self.recipe.baseline_system, self.recipe.seed)
-        unused = {"bank_phantom"} if until in ASIDE else {}  # by what is seen without phantoms
+        order = [stage for stage in STAGES if stage not in ASIDE]
+        stages = list(ASIDE[until] if until in ASIDE else order[: order.index(until) + 1])
+        unasked = {"bank_phantom"} if until in ASIDE else set()
         for stage in stages:
             for folder in STAGES[stage]:
-                if self.stamps.used(folder) and folder not in unused:
+                if self.stamps.used(folder) and folder not in unasked:
                     self.stamps.check(folder)
+        self._leave_recipe()
         if until == "bundle":
             self.stamps.differences("bundle")  # refuses one without a stamp
-        for sentence in lacks(self.data, self.recipe) if until not in ASIDE else ():
-            log.warning("%s", sentence)
+            require_statistics(self.data, self.recipe)
         return stages
+
+    def _leave_recipe(self) -> None:
+        """The recipe beside what it makes: for `hygroma explain`, and to go on from a cross-validation. One that says the same stays
+        as it was written."""
+        path = self.work / RECIPE
+        if path.is_file():
+            try:
+                if load_recipe(path) == self.recipe:
+                    return
+            except ConfigError as error:
+                log.warning("%s; written again", error)
+        with appearing(path) as unfinished:
+            write_recipe(replace(self.recipe, work="."), unfinished)
 
     def train(self) -> None:
         for run in self.runs:
-            self.teacher(run)
+            self.taught(run)
+
+    def taught(self, run: int) -> None:
+        self.teacher(run)
+        self.baseline(run)
 
     def distill(self) -> None:
         for run in self.runs:
@@ -156,10 +180,6 @@ class Pipeline:
         for number, run in enumerate(self.runs):
             self.progress("quantize", number, len(self.runs))
             self.qdq(run)
-
-    def baselines(self) -> None:
-        for run in self.recipe.folds:
-            self.fold_baseline(run)
 
     # -- data
 
@@ -179,7 +199,8 @@ class Pipeline:
 
     @cached_property
     def taught_crops(self) -> Crops:
-        """Real stills and what was made of them: all that a teacher learns from. InputError as `crops`."""
+        """Real stills and what was made of them: all that teachers and baselines learn from. InputError as `crops`, and where a run
+        that stops early could not set anything aside for it."""
         recipe = self.recipe
         crops = self._crops_of(self._with_given(self.stamps.kept_whole("bank", BANK, self._real_bank)))
         frames = len(self.frames())
@@ -258,19 +279,22 @@ class Pipeline:
         return model
 
     def baseline(self, run: int) -> dict[str, np.ndarray]:
-        """What a fold's baseline, trained if it is not there yet, says of images that it never saw (`baseline_predictions`)."""
-        recipe, name = self.recipe, run_name(run)
-        folder = self.stamps.claim("baseline") / name
+        """What a fold's baseline says of images that it never saw, trained if it is not there yet (export/stages/baseline.py);
+        nothing of the refit, or where the recipe names none."""
+        recipe = self.recipe
+        if run == REFIT or not self.stamps.used("baseline"):
+            return {}
         schedule = recipe.baseline_schedule(run)
+        folder = self.stamps.claim("baseline") / run_name(run)
         course = BaselineCourse(
             recipe.baseline_system, schedule, recipe.baseline.patience, folder, self.device,
-            lambda epoch, loss: self.progress(f"baseline {name}", epoch, schedule.epochs),
+            lambda epoch, loss: self.progress(f"baseline {run_name(run)}", epoch, schedule.epochs),
         )  # fmt: skip
-        found = self.stamps.kept(
-            "baseline", f"{name}.npz", ARRAYS, lambda: baseline_predictions(self.taught_crops, run, recipe.seed, course)
+        said = self.stamps.kept(
+            "baseline", f"{run_name(run)}.npz", ARRAYS, lambda: baseline_predictions(self.taught_crops, run, recipe.seed, course)
         )
         clear_state(folder)
-        return found
+        return said
 
     def student(self, run: int) -> HygromaViT:
         """The student of a run, distilled if it is not there yet, its heads fitted to the end."""
@@ -365,56 +389,51 @@ class Pipeline:
 
         return self.stamps.kept("predictions", f"{run_name(run)}.npz", ARRAYS, predicted)
 
-    def judged(self, run: int) -> None:
-        """Leaves what all forms of a run say, and its baseline."""
-        self.fold_baseline(run)
-        self.predictions(run)
+    def _folds(self) -> HeldOut:
+        return self._held_out("folds", {f"fold {fold}": fold for fold in self.recipe.folds})
 
-    def cross_validated(self, run: int) -> None:
-        """Leaves what a fold's teacher says, and its baseline."""
-        self.fold_baseline(run)
-        self.fold_teacher(run)
+    def _validation(self) -> HeldOut | None:
+        """None where the data hold nothing out for good."""
+        return self._held_out("validation", {"validation": REFIT}) if self.crops.holdout else None
 
-    def fold_baseline(self, run: int) -> None:
-        """Leaves a fold's baseline, where the recipe asks for one; the refit has none."""
-        if self.stamps.used("baseline") and run != REFIT:
-            self.baseline(run)
+    def _held_out(self, name: str, runs: Mapping[str, int]) -> HeldOut:
+        parts = {part: self._with_baseline(run, self.predictions(run)) for part, run in runs.items()}
+        return held_out(name, self.bank(), parts, self.heads)
 
-    def fold_teacher(self, run: int) -> dict[str, np.ndarray]:
-        """What a fold's teacher says of images that it never saw (`teacher_says`)."""
+    def _with_baseline(self, run: int, part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        said = self.baseline(run)
+        return evidence.with_baseline(part, said) if said else part
+
+    def crossed(self, run: int) -> dict[str, np.ndarray]:
+        """What a fold's teacher and, where there is one, its baseline say of images that they never saw, as `predictions`."""
+        self.baseline(run)
         return self.stamps.kept(
             "crossval", f"{run_name(run)}.npz", ARRAYS,
-            lambda: table.teacher_says(self.teacher(run), self.taught_crops, run, self.device),
+            lambda: evidence.taught(self.teacher(run), self.taught_crops, run, self.device),
         )  # fmt: skip
 
-    def cross_validate(self) -> dict[str, Any]:
-        """The folds' teachers and, where the recipe asks for one, their baseline -> the report; it and the predictions in `work`."""
-        return self._judged_by_fold({fold: [self.fold_teacher(fold)] for fold in self.recipe.folds})
+    def judged(self, run: int) -> None:
+        """Leaves what all forms of a run say, its baseline among them."""
+        self.baseline(run)
+        self.predictions(run)
 
-    def judge_baselines(self) -> dict[str, Any]:
-        """The same of the baseline alone."""
-        return self._judged_by_fold({fold: [] for fold in self.recipe.folds})
+    def cross_validated(self, teacher: bool = True) -> Answers:
+        """What the folds' teachers, unless they are left out, and baselines say of images with a finding that they never saw."""
+        crops = self.taught_crops  # what cannot be read or is in two folds is said before anything is made
+        parts = {}
+        for fold in self.recipe.folds:
+            said = self.crossed(fold) if teacher else {"index": crops.held_out(fold)}
+            parts[f"fold {fold}"] = self._with_baseline(fold, said)
+        return evidence.answers_of(held_out("folds", crops.bank, parts, self.heads), self.data.stills, crops.judged_on_real)
 
-    def _judged_by_fold(self, said: Mapping[int, Sequence[table.Said]]) -> dict[str, Any]:
-        """Written to `work`, with what the folds' baselines say besides, where the recipe asks for them."""
-        if self.stamps.used("baseline"):
-            said = {fold: [self.baseline(fold), *found] for fold, found in said.items()}
-        answers, nuchal = table.answers(self.taught_crops, said), self.data.nuchal
-        report = table.report(
-            self.recipe,
-            answers,
-            nuchal.classes,
-            nuchal.patients_known,
-            table.signals(self.taught_crops, answers),
-            self._trained,
-        )
-        write_answers(answers, self.work / PREDICTIONS)
-        with appearing(self.work / REPORT) as unfinished:
-            unfinished.write_text(json.dumps(report, indent=1) + "\n")
-        return report
+    def starts(self) -> dict[str, str]:
+        """What every form starts from, in words: a student as its teacher did."""
+        teacher = describe_start(self.recipe.teacher.init)
+        baseline = {BASELINE: describe_start(self.recipe.baseline.init)} if self.stamps.used("baseline") else {}
+        return dict.fromkeys(NAMES, teacher) | baseline
 
-    def _trained(self, form: str, fold: int) -> dict[str, Any]:
-        """How a fold's baseline or teacher was trained; its losses are of the images that told when to stop."""
+    def how_trained(self, form: str, fold: int) -> dict[str, Any]:
+        """Of a fold's teacher or baseline: images trained on and watched, epochs and losses."""
         if form == BASELINE:
             found, state = self.baseline(fold), self.stamps.folder("baseline") / run_name(fold) / STATE
             losses, best = found["losses"].tolist(), int(found["best"][0])
@@ -429,16 +448,6 @@ class Pipeline:
         return {
             "trained_on": trained, "watched": watched, "best_epoch": best, "watched_losses": losses, "precision": recorded(state),
         }  # fmt: skip
-
-    def _folds(self) -> HeldOut:
-        return self._held_out("folds", {f"fold {fold}": fold for fold in self.recipe.folds})
-
-    def _validation(self) -> HeldOut | None:
-        """None where the data hold nothing out for good."""
-        return self._held_out("validation", {"validation": REFIT}) if self.crops.holdout else None
-
-    def _held_out(self, name: str, runs: Mapping[str, int]) -> HeldOut:
-        return held_out(name, self.bank(), {part: self.predictions(run) for part, run in runs.items()}, self.heads)
 
     @property
     def _explained(self) -> int:
@@ -480,7 +489,8 @@ class Pipeline:
             read_shifts(self.stamps.folder("qdq"), self.stamps.folder("heads"), names),
             self.provenance(),
         )
-        report["paper"] = self._judged_by_fold({fold: [self.predictions(fold)] for fold in self.recipe.folds})["paper"]
+        answers = evidence.answers_of(folds, self.data.stills, self.crops.judged_on_real)
+        report["paper"] = write_paper(answers, self.starts(), self.work / "report")
         write_report(report, self.work / "report")
         self.progress("validate", 1, 1)
         return report

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from calibration.dataset import FOLDS, POSITIVE
-from edge.errors import ConfigError, HygromaError, InputError
+from edge.errors import ConfigError, HygromaError
 from edge.schema import Decoder, Rule, did_you_mean, rule
 from edge.yaml_file import parse_yaml
 from export.model.heads import EVERY_PART, HEADS, KEEPING, REPORTED, SPECIFIC, TOGETHER, Head
@@ -259,13 +261,25 @@ def checked(recipe: Recipe, where: str) -> Recipe:
     return recipe
 
 
-def recipe_from(raw: Any, where: str) -> Recipe:
-    """A recipe as `dataclasses.asdict` gave it, with paths as they were then. InputError for anything else."""
-    return _Decoder(where, InputError).dataclass(Recipe, raw)
-
-
 def _start(base: Path, init: str) -> str:
     return init if init == RANDOM else str((base / init).resolve())
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """What `load_recipe` reads again as the same recipe, keys that have their usual value left out."""
+
+    def said(found: Any) -> dict[str, Any]:
+        out = {}
+        for own in dataclasses.fields(found):
+            value = getattr(found, own.name)
+            usual = own.default if own.default_factory is dataclasses.MISSING else own.default_factory()
+            if value == usual:
+                continue
+            listed = isinstance(value, list) and value and dataclasses.is_dataclass(value[0])
+            out[own.name] = said(value) if dataclasses.is_dataclass(value) else [said(v) for v in value] if listed else value
+        return out
+
+    path.write_text(yaml.safe_dump(said(recipe), sort_keys=False), encoding="utf-8")
 
 
 def shipped_ladder() -> Path:

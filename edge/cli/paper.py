@@ -12,24 +12,25 @@ from edge.errors import ConfigError
 
 METRICS = ("accuracy", "sensitivity", "specificity", "roc_auc")
 FORMS = ("baseline", "teacher", "student", "qdq")
-OF_SYSTEM = ("positive", "init", "shape_of", "out", "image", "epochs", "patience", "batch", "threads", "seed", "lr")  # not a recipe's
+# What a recipe says itself.
+OF_SYSTEM = ("system", "positive", "init", "shape_of", "out", "image", "epochs", "patience", "batch", "threads", "seed", "lr")
 
 
 def _add_crossval(crossval: Parser) -> None:
     crossval.description = (
-        "4-fold cross-validation, grouped by patient, on a folder per class (DATA/hygroma, DATA/normal) or a table; or of a "
-        "recipe's teacher and baseline, on its own data. Everything wrong with the data is said before anything is trained. Goes "
-        "on where it was cut off; `hygroma export OUT/recipe.yaml` goes on from its folds."
+        "4-fold cross-validation, grouped by patient, on images with a finding: a recipe's stages, stopped at the folds' teachers. "
+        "Everything wrong with the data is said before anything is trained. Goes on where it was cut off; `hygroma export "
+        "OUT/recipe.yaml` goes on from there to a bundle. Of a recipe: its teacher and its baseline, on its own data."
     )
     crossval.epilog = "docs/paper-protocol.md has the whole protocol, command by command."
-    crossval.add_path("data", "DATA", "folders and tables (docs/data.md); or one RECIPE.yaml, which says all but --device and --ray", nargs="+")
+    crossval.add_path("data", "DATA", "folders per class and tables (docs/data.md); or one RECIPE.yaml, which says all below it", nargs="+")
     crossval.add_argument("--positive", default="hygroma", metavar="CLASS", help="the positive folder (default: hygroma)")
     crossval.add_argument("--system", choices=("usf-mae", "vit-random", "densenet169"), help="what is trained")
     crossval.add_argument(
         "--init", metavar="FILE|random", help="usf-mae: its checkpoint; densenet169: torchvision's, or random (default)"
     )
     crossval.add_path("--shape-of", "FILE", "vit-random: this checkpoint's architecture (default: ViT-B/16)")
-    crossval.add_path("--out", "DIR", "results, weights and crops of the images")
+    crossval.add_path("--out", "DIR", "the recipe's work folder: results, weights and crops of the images")
     crossval.add_device()
     crossval.add_ray("folds")
     crossval.add_numbers((
@@ -47,20 +48,24 @@ def _add_crossval(crossval: Parser) -> None:
 
 def _add_compare(compare: Parser) -> None:
     compare.description = (
-        "Two forms of models on the same images and folds, of work folders of `hygroma crossval` or `export`. Beside every p: n, "
-        "the smallest p that this n allows, and what either started from."
+        "Two `hygroma crossval --out` or work folders of the same images and folds. Beside every p: n, the smallest p that "
+        "this n allows, and what either system started from."
     )
-    compare.add_path("a", "A", "one --out, or `work` of a recipe")
-    compare.add_path("b", "B", "the other, or the same; gains are B's over A")
-    compare.add_argument(
-        "--forms", nargs=2, choices=FORMS, metavar=("OF_A", "OF_B"),
-        help=f"of {', '.join(FORMS)} (default: teacher; baseline where there is none)",
-    )  # fmt: skip
+    compare.add_path("a", "A", "one folder")
+    compare.add_path("b", "B", "the other; gains are B's over A")
     compare.add_argument(
         "--unit",
         default="image",
         choices=("image", "patient", "fold", "fold-metric"),
         help="what is paired (default: image)",
+    )
+    compare.add_argument(
+        "--forms",
+        nargs=2,
+        default=("", ""),
+        choices=FORMS,
+        metavar=("OF_A", "OF_B"),
+        help=f"which of a folder's models: {', '.join(FORMS)} (default: the teacher, or the only one)",
     )
     compare.add_json()
     compare.set_defaults(handler=_compare)
@@ -70,68 +75,63 @@ def _add_explain(explain: Parser) -> None:
     explain.description = (
         "Where each fold's model looked in images that it never saw. One forward pass a channel: seconds an image."
     )
-    explain.add_path("run", "RUN", "the --out of `hygroma crossval`, or the `work` of a recipe")
+    explain.add_path("run", "RUN", "the --out folder of `hygroma crossval`, or the work folder of a finished recipe")
+    explain.add_argument(
+        "--form", default="", choices=FORMS[:3], help="which of the folder's models (default: the teacher, or the only one)"
+    )
     explain.add_path("--out", "DIR", "where the overlays go", required=True)
     explain.add_numbers([("each", 8, "images of either class")], positive)
-    explain.add_argument(
-        "--form", default="", choices=("teacher", "student", "baseline"), metavar="FORM",
-        help="teacher, student or baseline (default: teacher; baseline where there is none)",
-    )  # fmt: skip
     explain.add_path(
         "--boxes", "CSV",
-        "path,x0,y0,x1,y1 in pixels: nuchal regions drawn by a reader, in place of the table's nt_box; says how much of the maps "
+        "path,x0,y0,x1,y1 in pixels: nuchal regions drawn by a reader (default: the data set's nt_box); says how much of the maps "
         "lies inside",
     )  # fmt: skip
     explain.add_path("--data", "DATA", "where the data sets lie now, if they were moved", nargs="+", default=[])
-    explain.add_json("print one JSON array; with --boxes an object with both lists")
+    explain.add_json("print one JSON object: overlays, localisation")
     explain.set_defaults(handler=_explain)
 
 
 def _crossval(args: argparse.Namespace) -> int:
     with toolchain():
-        from export.crossval import Settings, claim, cross_validate, recipe_of
+        from export.crossval import Settings, cross_validate, recipe_of, require_free
         from export.recipe import load_recipe
         from export.report.paper import starts_in_words, test_in_words
         from export.training.systems import choose_system
     progress = Progress()
     if args.data[0].suffix in (".yaml", ".yml"):
         _require_recipe_alone(args)
-        recipe, teachers = load_recipe(args.data[0]), True
+        recipe, teacher = load_recipe(args.data[0]), True
     else:
         if args.system is None or args.out is None:
             raise ConfigError("crossval: DATA needs --system and --out; or give a RECIPE.yaml alone")
         system = choose_system(args.system, args.init, args.image, args.shape_of)
+        system.require_batch(args.batch)
         settings = Settings(args.epochs, args.patience, args.batch, args.lr, args.seed, args.threads)
-        recipe, teachers = recipe_of(args.data, system, args.out, args.positive, settings), system.vit is not None
-        claim(recipe, args.device, args.ray)
-    report = cross_validate(recipe, args.device, args.ray, progress, teachers)
+        recipe, teacher = recipe_of(args.data, system, args.out, args.positive, settings), system.vit is not None
+        require_free(recipe)
+    report = cross_validate(recipe, args.device, args.ray, progress, teacher)
     progress.clear()
     if args.json:
         print(json.dumps(report))
         return 0
-    whose = "" if report["patients known"] else " (no table with patients: every image counts as a patient of its own)"
-    print(
-        f"{report['images']} images, {report['positives']} {report['classes'][1]}, {report['patients']} patients{whose}"
-        + ("" if report["kind"] == "real" else "; simulated lesions, no figure of real hygromas")
-    )
-    best = {f"fold {fold['fold']}": fold["best_epoch"] for fold in report["folds"]}
+    whose = "" if report["patients known"] else " (nobody said whose the images are: each counts as a patient of its own)"
+    print(f"{report['images']} images, {report['positives']} {report['classes'][1]}, {report['patients']} patients{whose}")
     for form in report["paper"]["forms"]:
         print(f"\n{starts_in_words(form)}\n{_figures_head()}threshold  best epoch")
+        best = {f"fold {fold['fold']}": fold["best_epoch"] for fold in report["folds"]} if form["form"] == report["form"] else {}
         for part, threshold in form["thresholds"].items():
-            epoch = best[part] if form["form"] == report["form"] else ""
-            print(f"{part:<8}{_figures_line(form['figures'][part])}{threshold:<11.3f}{epoch}")
-        print(f"{'pooled':<8}{_figures_line(form['figures']['pooled'])}")
+            print(f"{part:<8}{_figures_line(form['figures'][part])}{threshold:<11.3f}{best.get(part, '')}".rstrip())
+        print(f"{'pooled':<8}{_figures_line(form['figures']['pooled'])}".rstrip())
         if form["by site"]:
             print("by site, each image by its fold's model and threshold, as pooled")
             for site in form["by site"]:
                 print(f"{'':<8}{_figures_line(site['figures'])}{_site_name(site)}")
     for test in report["paper"]["tests"]:
         print(f"\n{test_in_words(test)}")
-    shown = [form["figures"]["pooled"] for form in report["paper"]["forms"]]
-    kinds = sorted({figure["interval"] for part in shown for figure in part.values() if figure})
-    precisions = sorted({name for fold in report["folds"] for name in fold.get("precision", ())})
-    print(f"\ntrained in {' and '.join(precisions) or 'a precision that was not recorded'}")
-    print(f"95 % intervals: {', '.join(kinds)}. Out-of-fold predictions: {Path(recipe.work) / 'predictions.csv'}")
+    parts = [form["figures"]["pooled"] for form in report["paper"]["forms"]] + [site["figures"] for site in report["by site"]]
+    kinds = sorted({figure["interval"] for part in parts for figure in part.values() if figure})
+    print(f"\ntrained in {' and '.join(report['precision']) or 'a precision that was not recorded'}")
+    print(f"95 % intervals: {', '.join(kinds)}. Out-of-fold predictions: {Path(recipe.work) / 'report' / 'predictions.csv'}")
     if shared := report["patients in both classes"]:
         print(
             f"{shared} patients have images of both classes and stay in one fold; if the table numbers each class anew, two "
@@ -140,6 +140,8 @@ def _crossval(args: argparse.Namespace) -> int:
     odd = {signal: n for signal, n in report["signals"].items() if signal != "OK"}
     if odd:
         print(f"the daemon would not assess {sum(odd.values())} of these images ({odd}); they count all the same")
+    if teacher:
+        print(f"to a bundle: hygroma export {Path(recipe.work) / 'recipe.yaml'} (trains no fold again)")
     return 0
 
 
@@ -147,10 +149,9 @@ def _require_recipe_alone(args: argparse.Namespace) -> None:
     """ConfigError for what the recipe says itself: in silence it would be left out."""
     usual = Parser()
     _add_crossval(usual)
-    said = [name for name in OF_SYSTEM if getattr(args, name) != usual.get_default(name)] + (["system"] if args.system else [])
-    if len(args.data) > 1 or said:
-        more = ", ".join(f"--{name.replace('_', '-')}" for name in said) or str(args.data[1])
-        raise ConfigError(f"{args.data[0]}: found {more} beside it; write it into the recipe")
+    said = [f"--{name.replace('_', '-')}" for name in OF_SYSTEM if getattr(args, name) != usual.get_default(name)]
+    if more := [*said, *map(str, args.data[1:])]:
+        raise ConfigError(f"{args.data[0]}: found {', '.join(more)} beside it; write it into the recipe")
 
 
 def _figures_head() -> str:
@@ -159,7 +160,8 @@ def _figures_head() -> str:
 
 def _figures_line(figures: dict[str, Any]) -> str:
     cells = [f"{f['value']:.3f} ({f['low']:.3f}-{f['high']:.3f})" if f else "-" for f in map(figures.get, METRICS)]
-    return f"{figures['accuracy']['n']:>5}  " + "".join(f"{cell:<20}" for cell in cells)
+    n = figures["accuracy"]["n"] if figures["accuracy"] else 0
+    return f"{n:>5}  " + "".join(f"{cell:<20}" for cell in cells)
 
 
 def _site_name(site: dict[str, Any]) -> str:
@@ -173,9 +175,8 @@ def _site_name(site: dict[str, Any]) -> str:
 def _compare(args: argparse.Namespace) -> int:
     with toolchain():
         from export.site.compare import compare
-        from export.site.work import load_run
-    of_a, of_b = args.forms or ("", "")
-    result = compare(load_run(args.a, of_a), load_run(args.b, of_b), args.unit)
+        from export.site.crossed import load_crossed
+    result = compare(load_crossed(args.a, args.forms[0]), load_crossed(args.b, args.forms[1]), args.unit)
     if args.json:
         print(json.dumps(result))
         return 0
@@ -205,7 +206,7 @@ def _explain(args: argparse.Namespace) -> int:
     )
     progress.clear()
     if args.json:
-        print(json.dumps(rows if not located else {"overlays": rows, "localisation": located}))
+        print(json.dumps({"overlays": rows, "localisation": located}))
         return 0
     for row in rows:
         print(f"{row['label']:<12}{row['probability']:.3f}  called {row['decision']:<12}{row['overlay']}")

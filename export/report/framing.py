@@ -20,7 +20,7 @@ from export.report.evidence import EXTRAS, HeldOut
 from export.report.records import Area
 from export.training.augment import content, cut_anew
 
-CUT, ASPECT = EXTRAS  # keys of HeldOut.probability; NaN but for untouched stills
+CUT, ASPECT = EXTRAS[:2]  # keys of HeldOut.probability; NaN but for untouched stills
 IMAGES = {"qdq_plane": "as they are", CUT: "cut anew", ASPECT: "by their aspect alone"}
 
 

@@ -4,6 +4,7 @@ pooled, on the same images that none of them saw; and Wilcoxon's signed-rank tes
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -24,6 +25,7 @@ NAMES = {BASELINE: "DenseNet-169", TEACHER: "teacher", STUDENT: "student", QDQ: 
 JUDGED_AS = {QDQ: STUDENT}  # a conversion has the threshold of what it was made from
 EVEN_ODDS = 0.5
 POOLED = "pooled"
+PREDICTIONS, TABLE = "predictions.csv", "paper.json"  # beside the report
 FIXED = ("path", "label", "patient", "site", "fold", "kind")  # columns of predictions.csv; then three a form
 PER_FORM = ("probability", "threshold", "decision")
 ON_WHAT = {
@@ -192,6 +194,15 @@ def read_answers(path: Path) -> Answers:
         {form: numbers(f"{form} probability") for form in forms},
         {form: numbers(f"{form} threshold") for form in forms},
     )
+
+
+def write_paper(answers: Answers, starts: Mapping[str, str], folder: Path) -> Paper:
+    """Write PREDICTIONS and TABLE into `folder`; returns the table."""
+    found = paper(answers, starts)
+    write_answers(answers, folder / PREDICTIONS)
+    with appearing(folder / TABLE) as unfinished:
+        unfinished.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    return found
 
 
 # -- in words -----------------------------------------------------------------------------------------------------------

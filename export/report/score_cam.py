@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from edge.errors import InputError
 from export.model.vit import HygromaViT, normalise
-from export.training.systems import DenseNetClassifier, ViTClassifier
+from export.training.systems import DenseNetClassifier
 
 MASKED_AT_ONCE = 64  # pictures a forward pass: bounds memory
 FLAT = 1e-6  # range of a channel that masks nothing
@@ -40,8 +40,6 @@ def target_of(model: nn.Module) -> Target:
     """InputError for a model of another kind."""
     if isinstance(model, HygromaViT):
         return Target(model.blocks[-1].norm1, model.config.grid, lambda out: out.hygroma)  # type: ignore[attr-defined,arg-type]
-    if isinstance(model, ViTClassifier):
-        return Target(model.vit.blocks[-1].norm1, model.vit.config.grid, lambda out: out)  # type: ignore[arg-type,return-value]
     if isinstance(model, DenseNetClassifier):
         return Target(model.cnn.features, None, lambda out: out)  # type: ignore[arg-type,return-value]
     raise InputError(

@@ -18,12 +18,13 @@ from calibration.dataset import UNKNOWN, LabelledImage
 from calibration.honesty import MIN_EACH, Check, Specimens, check_lesions, make_specimens, write_checks
 from edge.bundle.manifest import Provenance
 from edge.engines.selftest import sigmoid
+from edge.errors import InputError
 from edge.screen.preprocess import Preprocessing
 from export.atomic import Form
 from export.data import Data
 from export.heads.ood import distance_limit, fit_ood
 from export.int8.ort_graph import run_graph
-from export.model.heads import HEADS, HYGROMA, PLANE, Head
+from export.model.heads import HEADS, HYGROMA, PLANE, REAL_HYGROMA, Head
 from export.model.vit import HygromaViT
 from export.phantoms import Progress
 from export.recipe import Recipe
@@ -32,6 +33,7 @@ from export.report.design import design
 from export.report.evidence import HeldOut, increased_rows, operating_point, thickness_rows
 from export.report.framing import ASPECT, CUT, aspects, cut_stills, framing_rows
 from export.report.other_anatomy import NOBODYS, ONE_SITE, Caveats, Judged, read_pictures, read_sources, unfamiliar
+from export.report.paper import NAMES, REAL, SIMULATED, Answers, thresholds
 from export.report.records import Checked, Looked, OtherAnatomy, Report
 from export.report.saliency import CAM_STILLS, boxed, cams_of, evenly, looked, panel, panel_stills
 from export.report.validate import EvaluationSet, validation_report
@@ -63,6 +65,19 @@ def probabilities(
     return said | {f"{form}_map": sigmoid(logits["nuchal_map"]).astype(np.float16)}
 
 
+def taught(teacher: HygromaViT, crops: Crops, run: int, device: torch.device) -> dict[str, np.ndarray]:
+    """Held-out probabilities of a run's teacher alone, as `predicted` gives them."""
+    keep = crops.held_out(run)
+    own = crops.of(keep, Preprocessing(size=teacher.config.image))
+    return {"index": keep} | probabilities("teacher", predict(teacher, own, device=device), teacher.config.answers)
+
+
+def with_baseline(part: Mapping[str, np.ndarray], baseline: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A fold's held-out probabilities with its baseline's beside them; NaN where that was not asked."""
+    said = dict(zip(baseline["index"].tolist(), baseline["baseline_hygroma"].tolist(), strict=True))
+    return {**part, "baseline_hygroma": np.array([said.get(i, np.nan) for i in part["index"].tolist()])}
+
+
 def predicted(
     teacher: HygromaViT,
     student: HygromaViT,
@@ -88,6 +103,29 @@ def predicted(
         out[CUT][real] = sigmoid(run_graph(graph, cut[:, None], threads).plane)
         out[ASPECT][real] = aspects(crops.bank, keep[real])
     return out
+
+
+def answers_of(folds: HeldOut, stills: Sequence[LabelledImage], real: bool) -> Answers:
+    """What the forms that `folds` knows say of the images with a finding: of real ones, or, as the gate, of simulated lesions.
+    stills: what the bank's entries index. InputError where a class is missing."""
+    kind, head = (REAL, REAL_HYGROMA) if real else (SIMULATED, HYGROMA)
+    keep, labels = folds.known(head), folds.labels(head)
+    if len(set(labels[keep].tolist())) < 2:
+        raise InputError("held-out images with a finding: of one class only; add images of the other to the data set")
+    at = np.flatnonzero(keep).tolist()
+    entries = [folds.entries[i] for i in at]
+    said = {form: folds.said(form, HYGROMA)[at] for form in NAMES if f"{form}_{HYGROMA.name}" in folds.probability}
+    labels, of_fold = labels[at].astype(int), np.array([entry.fold for entry in entries])
+    return Answers(
+        [stills[entry.still].name if entry.source == "real" else folds.ids[i] for i, entry in zip(at, entries, strict=True)],
+        labels,
+        [entry.owner for entry in entries],
+        [stills[entry.still].site for entry in entries],
+        of_fold,
+        kind,
+        said,
+        thresholds(labels, of_fold, said),
+    )
 
 
 def explained(data: HeldOut) -> tuple[np.ndarray, np.ndarray]:
@@ -134,9 +172,11 @@ def other_anatomy(
     standard = [crops.stills[e.still] for i in crops.held_out(run) if (e := entries[i]).source == "real" and e.plane == 1]
     pictures = read_sources(others, crops.spec, partial(progress, "other anatomy")) if standard else {}
     pictures = {PLANES: read_pictures(standard, crops.spec), **pictures} if pictures else {}
+    out = {"sources": np.array(list(pictures), dtype=str)}
+    if not pictures:
+        return out
     assessable, typical = crops.familiar(run)
     ood = fit_ood(run_graph(graph, assessable, threads).embedding)
-    out = {"sources": np.array(list(pictures), dtype=str)}
     out["limit"] = np.array(distance_limit(ood, [run_graph(graph, own, threads).embedding for own in typical]))
     for number, shown in enumerate(pictures.values()):
         raw = run_graph(graph, shown.crops[:, None], threads)

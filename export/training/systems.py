@@ -20,7 +20,7 @@ from edge.errors import ConfigError, InputError
 from export.atomic import sha256_of
 from export.model.vit import HygromaViT, ViTConfig
 from export.model.weights import fill, load_backbone, read_checkpoint
-from export.training.train import Schedule, vit_layer
+from export.training.train import Schedule
 
 USF_MAE, VIT_RANDOM, DENSENET = SYSTEMS = ("usf-mae", "vit-random", "densenet169")
 BASELINES = (DENSENET,)  # systems that a recipe's teacher is compared with
@@ -48,14 +48,11 @@ class System:
         return self.start != RANDOM
 
     def described_start(self) -> str:
-        """ "random", or the checkpoint's name and hash."""
-        if not self.pretrained:
-            return RANDOM
-        return f"{Path(self.start).name} (SHA-256 {sha256_of(Path(self.start))[:DIGITS]})"
+        return describe_start(self.start)
 
     def require_batch(self, batch: int) -> None:
         """ConfigError when its steps need more pictures."""
-        least = (DenseNetClassifier if self.vit is None else ViTClassifier).least_batch
+        least = DenseNetClassifier.least_batch if self.vit is None else 1
         if batch < least:
             raise ConfigError(
                 f"--batch: found {batch}; {self.name} normalises over the pictures of a batch: give {least} or more"
@@ -91,7 +88,10 @@ def choose_system(name: str, init: str | None, image: int, shape_of: Path | None
         if image % vit.patch:
             raise ConfigError(f"--image: found {image}; must be a multiple of the patch side, {vit.patch}")
     system = System(name, start, image, vit)
-    build(system, seed=0)
+    if vit is None:
+        build(system, seed=0)
+    elif given:
+        load_backbone(HygromaViT(vit), Path(given))
     return system
 
 
@@ -116,6 +116,11 @@ def vit_shape(checkpoint: Path, image: int) -> ViTConfig:
     return ViTConfig(image, patch, width, max(blocks) + 1, heads, "blocks.0.ls1.gamma" in state)
 
 
+def describe_start(start: str) -> str:
+    """ "random", or a checkpoint's name and hash."""
+    return start if start == RANDOM else f"{Path(start).name} (SHA-256 {sha256_of(Path(start))[:DIGITS]})"
+
+
 class Classifier(nn.Module):
     """`depth` layers between input and heads, and which one a parameter is in (see `layered_groups`). least_batch: pictures that
     a step needs."""
@@ -125,20 +130,6 @@ class Classifier(nn.Module):
 
     def layer_of(self, name: str) -> int:
         raise NotImplementedError
-
-
-class ViTClassifier(Classifier):
-    """Our transformer's hygroma head: attention-pooled beside mean patch tokens. The paper does not say what head it used."""
-
-    def __init__(self, config: ViTConfig):
-        super().__init__()
-        self.vit, self.depth = HygromaViT(config), config.depth
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.vit(x).hygroma
-
-    def layer_of(self, name: str) -> int:
-        return vit_layer(name.removeprefix("vit."), self.depth)
 
 
 class DenseNetClassifier(Classifier):
@@ -167,17 +158,12 @@ class DenseNetClassifier(Classifier):
 
 
 def build(system: System, seed: int) -> Classifier:
-    """The classifier at its start, on the CPU; the same for the same seed."""
+    """DenseNet-169 at its start, on the CPU; the same for the same seed."""
     torch.manual_seed(seed)
-    if system.vit is None:
-        cnn = DenseNetClassifier()
-        if system.pretrained:
-            _load_densenet(cnn.cnn, Path(system.start))
-        return cnn
-    vit = ViTClassifier(system.vit)
+    cnn = DenseNetClassifier()
     if system.pretrained:
-        load_backbone(vit.vit, Path(system.start))
-    return vit
+        _load_densenet(cnn.cnn, Path(system.start))
+    return cnn
 
 
 def _load_densenet(cnn: nn.Module, path: Path) -> None:

@@ -14,17 +14,17 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 from edge.bundle import load_bundle, write_bundle  # noqa: E402
-from edge.bundle.manifest import DataSource, Calibration, ModelInfo, OperatingPoint, Provenance  # noqa: E402
+from edge.bundle.manifest import Calibration, DataSource, ModelInfo, OperatingPoint, Provenance  # noqa: E402
 from edge.bundle.trust import SHIPPED_BUNDLE  # noqa: E402
 from edge.engines.scorer import Scorer  # noqa: E402
 from edge.engines.selftest import infer_all, sigmoid  # noqa: E402
 from edge.errors import BundleError, EngineError, GateError, InputError  # noqa: E402
 from edge.screen.preprocess import Preprocessing  # noqa: E402
 from export.bundle import Ingredients, LabelledCrops, assemble_bundle  # noqa: E402
+from export.data import NO_HYGROMA  # noqa: E402
 from export.heads.ood import fit_ood  # noqa: E402
 from export.int8.quantize import FloatModel  # noqa: E402
 from export.model.torch_runner import TorchRunner  # noqa: E402
-from export.data import NO_HYGROMA  # noqa: E402
 from export.report.gate import GateLimits  # noqa: E402
 from export.report.model_card import model_card  # noqa: E402
 from export.report.provenance import DINOV2_INITIALISATION, OF_EVERY_MODEL, PROTOTYPE, phantom  # noqa: E402

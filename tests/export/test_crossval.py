@@ -33,7 +33,7 @@ from export.jobs import run_jobs
 from export.pipeline import Pipeline
 from export.recipe import BaselineRecipe, PhantomRecipe, Recipe, StudentRecipe, load_recipe
 from export.report.signed_rank import log_losses, signed_rank
-from export.site.work import load_run
+from export.site.crossed import load_crossed
 from export.training import finetune
 from export.training.finetune import Examples
 from export.training.systems import System, build
@@ -105,12 +105,16 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def report_of(out: Path) -> dict[str, Any]:
-    return dict(json.loads((out / "report.json").read_text()))
+    return dict(json.loads((out / "report/crossval.json").read_text()))
+
+
+def table_of(out: Path) -> dict[str, Any]:
+    return dict(json.loads((out / "report/paper.json").read_text()))
 
 
 @pytest.mark.requirement("X-01")
 def test_every_image_is_predicted_once_by_a_model_that_never_saw_its_patient(finished: Path, site: Path) -> None:
-    predictions, known = rows(finished / "predictions.csv"), rows(site / "data/table.csv")
+    predictions, known = rows(finished / "report/predictions.csv"), rows(site / "data/table.csv")
     assert sorted(r["path"] for r in predictions) == sorted(r["path"] for r in known)
     patient = {r["path"]: r["patient"] for r in known}
     where: dict[str, set[str]] = {}
@@ -140,10 +144,10 @@ def by_hand(labels: np.ndarray, said: np.ndarray, decisions: np.ndarray) -> dict
 
 @pytest.mark.requirement("X-02")
 def test_the_table_is_what_counting_gives_per_fold_and_pooled(exported: Path) -> None:
-    found = rows(exported / "predictions.csv")
+    found = rows(exported / "report/predictions.csv")
     labels, folds = np.array([int(r["label"]) for r in found]), np.array([int(r["fold"]) for r in found])
     table = json.loads((exported / "report/validation.json").read_text())["paper"]
-    assert table == report_of(exported)["paper"] and [form["form"] for form in table["forms"]] == FORMS
+    assert table == table_of(exported) and [form["form"] for form in table["forms"]] == FORMS
     assert (table["kind"], table["images"], table["positives"], table["patients"]) == ("real", 16, 8, 16)
     for form in table["forms"]:
         said = np.array([float(r[f"{form['form']} probability"]) for r in found])
@@ -166,7 +170,7 @@ def wilcoxon_by_hand(gain: np.ndarray) -> float:
 
 @pytest.mark.requirement("X-02")
 def test_every_two_forms_are_tested_on_the_same_patients(exported: Path) -> None:
-    found, table = rows(exported / "predictions.csv"), report_of(exported)["paper"]
+    found, table = rows(exported / "report/predictions.csv"), table_of(exported)
     labels = np.array([int(r["label"]) for r in found])
     said = {form: np.array([float(r[f"{form} probability"]) for r in found]) for form in FORMS}
     assert [(t["first"], t["second"]) for t in table["tests"]] == list(itertools.combinations(FORMS, 2))
@@ -189,14 +193,14 @@ def test_it_is_the_first_table_of_the_report(exported: Path) -> None:
 def test_export_takes_up_what_crossval_trained(exported: Path, finished: Path) -> None:
     for fold in range(4):
         assert (exported / f"teacher/fold{fold}.pt").read_bytes() == (finished / f"teacher/fold{fold}.pt").read_bytes()
-    for ours, theirs in zip(rows(exported / "predictions.csv"), rows(finished / "predictions.csv"), strict=True):
+    for ours, theirs in zip(rows(exported / "report/predictions.csv"), rows(finished / "report/predictions.csv"), strict=True):
         assert {key: ours[key] for key in theirs} == theirs
 
 
 @pytest.mark.requirement("X-03")
 def test_crossval_needs_no_phantoms_and_no_refit(finished: Path) -> None:
     made = {path.name for path in finished.iterdir()}
-    assert made == {"bank", "teacher", "crossval", "recipe.yaml", "report.json", "predictions.csv", "lock"}
+    assert made == {"bank", "teacher", "crossval", "recipe.yaml", "report", "lock"}
     assert not list((finished / "teacher").glob("refit*"))
 
 
@@ -205,10 +209,10 @@ def test_a_second_call_trains_nothing_and_says_the_same(
     finished: Path, site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("export.stages.weights.fit", lambda *_, **__: pytest.fail("trained again"))
-    before = (finished / "predictions.csv").read_bytes()
+    before = (finished / "report/predictions.csv").read_bytes()
     assert main(command(site, finished)) == 0
     assert json.loads(capsys.readouterr().out) == report_of(finished)
-    assert (finished / "predictions.csv").read_bytes() == before
+    assert (finished / "report/predictions.csv").read_bytes() == before
 
 
 @pytest.mark.requirement("X-01")
@@ -229,7 +233,7 @@ def test_a_kill_loses_only_the_running_epoch(
     assert (tmp_path / "out/crossval/fold0.npz").is_file() and (tmp_path / "out/teacher/fold1.pt").is_file()
     assert main(command(site, tmp_path / "out")) == 0
     assert len(epochs) == 5 + 2 + 3 + 3  # the one that died; folds 1, 2 and 3
-    assert (tmp_path / "out/predictions.csv").read_bytes() == (finished / "predictions.csv").read_bytes()
+    assert (tmp_path / "out/report/predictions.csv").read_bytes() == (finished / "report/predictions.csv").read_bytes()
 
 
 @pytest.mark.requirement("X-04")
@@ -251,9 +255,9 @@ def test_a_killed_baseline_goes_on_to_the_same_predictions(
     assert (tmp_path / "out/baseline/fold0.npz").is_file() and (tmp_path / "out/baseline/fold1/training.pt").is_file()
     assert main([*call(tmp_path / "out"), "--image", "32"]) == 0
     assert len(epochs) == 5 + 2 + 3 + 3
-    assert (tmp_path / "out/predictions.csv").read_bytes() == (tmp_path / "whole/predictions.csv").read_bytes()
+    assert (tmp_path / "out/report/predictions.csv").read_bytes() == (tmp_path / "whole/report/predictions.csv").read_bytes()
     assert not list((tmp_path / "out").rglob("training.pt")) and not (tmp_path / "out/teacher").exists()
-    assert [form["form"] for form in report_of(tmp_path / "out")["paper"]["forms"]] == ["baseline"]
+    assert [form["form"] for form in table_of(tmp_path / "out")["forms"]] == ["baseline"]
 
 
 @pytest.mark.requirement("X-04")
@@ -293,7 +297,7 @@ def test_two_processes_never_write_to_one_folder(
     assert main(command(site, out)) == 130
     monkeypatch.setattr(Watched, "loss", real)
     assert main(command(site, out)) == 0
-    assert (out / "predictions.csv").read_bytes() == (finished / "predictions.csv").read_bytes()
+    assert (out / "report/predictions.csv").read_bytes() == (finished / "report/predictions.csv").read_bytes()
 
 
 def cut_short(path: Path) -> None:
@@ -315,11 +319,11 @@ def cut_rows(path: Path) -> None:
         (half_done, "crossval", r"teacher/fold3.pt: cannot be read \(.*delete it"),
         (lambda out: (out / "teacher/recipe.json").unlink(), "crossval", "teacher/recipe.json: missing, .*delete"),
         (lambda out: cut_short(out / "recipe.yaml"), "crossval", "recipe.yaml: "),
-        (lambda out: [p.unlink() for p in out.glob("teacher/fold?.pt")], "explain", "teacher/fold..pt: missing; .*trained anew"),
+        (lambda out: [p.unlink() for p in out.glob("teacher/fold?.pt")], "explain", "teacher/fold..pt: missing; run the same"),
         (lambda out: [cut_short(p) for p in out.glob("teacher/fold?.pt")], "explain", r"teacher/fold..pt: cannot be read"),
-        (lambda out: (out / "report.json").write_text("{}"), "compare", "no finished cross-validation .KeyError"),
-        (lambda out: (out / "report.json").write_text("[]"), "explain", "no finished cross-validation .TypeError"),
-        (lambda out: cut_rows(out / "predictions.csv"), "compare", "predictions.csv has 11 rows, report.json speaks of 16"),
+        (lambda out: (out / "report/paper.json").write_text("{}"), "compare", "no finished cross-validation or export .KeyError"),
+        (lambda out: (out / "report/paper.json").write_text("[]"), "explain", "no finished cross-validation or export .TypeError"),
+        (lambda out: cut_rows(out / "report/predictions.csv"), "compare", "predictions.csv has 11 rows, paper.json speaks of 16"),
     ],
 )  # fmt: skip
 def test_what_was_damaged_afterwards_is_named_with_the_fix(
@@ -349,7 +353,7 @@ def test_any_two_forms_of_any_two_folders_are_compared(
         assert text.count("A pretrained, B random start") == text.count(" p = ") == (4 if unit == "fold" else 1)
         assert text.count("smallest p") == text.count(" p = ")
     assert "vit-random is the control" in text
-    table = {(t["first"], t["second"]): t["p"] for t in report_of(exported)["paper"]["tests"]}
+    table = {(t["first"], t["second"]): t["p"] for t in table_of(exported)["tests"]}
     for a, b in itertools.combinations(FORMS, 2):
         assert main(["compare", str(exported), str(exported), "--forms", a, b, "--unit", "patient", "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
@@ -358,7 +362,7 @@ def test_any_two_forms_of_any_two_folders_are_compared(
     same = ["compare", str(finished), str(exported), "--json"]
     assert main(same) == 0 and json.loads(capsys.readouterr().out)["tests"][0]["ties"] == 16
     assert main([*same, "--forms", "student", "qdq"]) == 66
-    assert "found no 'student'; there are predictions of teacher" in capsys.readouterr().err
+    assert "found 'student'; it holds teacher" in capsys.readouterr().err
 
 
 @pytest.mark.requirement("X-05")
@@ -366,10 +370,10 @@ def test_any_two_forms_of_any_two_folders_are_compared(
 def test_every_form_with_layers_is_explained(exported: Path, small_densenet: None, tmp_path: Path, form: str) -> None:
     found, located = explain(exported, tmp_path / "maps", 1, form)
     assert [row["label"] for row in found] == ["normal", "hygroma"] and located == []
-    run = load_run(exported, form)
+    run = load_crossed(exported, form)
     for row in found:
-        assert row["probability"] == run.probability[run.paths.index(row["path"])] and Path(row["overlay"]).is_file()
-    with pytest.raises(InputError, match="no layers to ask"):
+        assert row["probability"] == run.probability[run.answers.names.index(row["path"])] and Path(row["overlay"]).is_file()
+    with pytest.raises(InputError, match="maps are made of teacher, student, baseline"):
         explain(exported, tmp_path / "maps", 1, "qdq")
 
 
@@ -384,18 +388,22 @@ def test_the_table_a_user_reads(finished: Path, site: Path, capsys: pytest.Captu
 
 @pytest.mark.requirement("X-03")
 def test_a_recipe_is_cross_validated_with_its_baseline_on_its_own_data(
-    exported: Path, tmp_path: Path, small_densenet: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    finished: Path, exported: Path, site: Path, tmp_path: Path, small_densenet: None, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     out = tmp_path / "out"
     shutil.copytree(exported, out)
     path = out / "recipe.yaml"
-    path.write_text(path.read_text() + "baseline: {system: densenet169, image: 32, epochs: 2}\n")
+    path.write_text((finished / "recipe.yaml").read_text() + "baseline: {system: densenet169, image: 32, epochs: 2} # mine\n")
     monkeypatch.setattr("export.stages.weights.fit", lambda *_, **__: pytest.fail("trained again"))
     assert main(["crossval", str(path)]) == 0
     text = capsys.readouterr().out
     assert "DenseNet-169 from a random start" in text and text.count("\nfold ") == 8
     assert "teacher against DenseNet-169, log loss by patient: p = " in text
-    assert [form["form"] for form in report_of(out)["paper"]["forms"]] == ["baseline", "teacher"]
+    assert [form["form"] for form in table_of(out)["forms"]] == ["baseline", "teacher"]
+    assert path.read_text().endswith("# mine\n")  # what a user wrote stays
+    assert main(command(site, out)) == 78  # and is not overruled by what the first command said
+    assert "baseline.system: found 'densenet169', now ''" in capsys.readouterr().err and path.read_text().endswith("# mine\n")
     for more in (["--seed", "1"], ["--system", "usf-mae"], ["--out", "x"], [str(path)]):
         assert main(["crossval", str(path), *more]) == 78
         assert f"found {more[0]} beside it; write it into the recipe" in capsys.readouterr().err
@@ -428,12 +436,12 @@ def test_figures_per_site_are_those_of_its_images(
     assert main([part for part in call if part != "--json"]) == 0
     said = capsys.readouterr().out
     assert said.count("Köln (2 positive)") == said.count("no site given (6 positive)") == 1
-    run, (unnamed, named) = load_run(tmp_path / "out"), report_of(tmp_path / "out")["by site"]
-    keep = np.array([path.endswith(("1-0.png", "3-0.png")) for path in run.paths])
+    run, (unnamed, named) = load_crossed(tmp_path / "out"), report_of(tmp_path / "out")["by site"]
+    keep = np.array([path.endswith(("1-0.png", "3-0.png")) for path in run.answers.names])
     assert (named["site"], named["images"], named["positives"], unnamed["images"]) == ("Köln", 4, 2, 12)
-    right = run.labels[keep] == run.decisions[keep]
+    right = run.answers.labels[keep] == run.decisions[keep]
     assert named["figures"]["accuracy"]["value"] == right.mean()
-    assert named["figures"]["sensitivity"]["value"] == right[run.labels[keep] == 1].mean()
+    assert named["figures"]["sensitivity"]["value"] == right[run.answers.labels[keep] == 1].mean()
     for figure in named["figures"].values():
         assert figure["low"] <= figure["value"] <= figure["high"] and figure["low"] < figure["high"]
     assert main(["compare", str(tmp_path / "out"), str(tmp_path / "out")]) == 0
@@ -503,7 +511,7 @@ FOLDERS = "data"  # in place of the table
         (two_labels, 66, "the same image with two findings", True),
         (one_patient, 66, "1 patients with images of 'normal' for 4 folds", True),
         (missing_file, 66, "00-0.png", False),
-        (no_positive, 66, "no image with hygroma 1", False),
+        (no_positive, 66, "no image of 'hygroma' to train on", False),
         (wrong_checkpoint, 66, "no vision transformer with timm's keys", False),
         (damaged_checkpoint, 66, "c.pt: not ", False),
         (lambda b: ["--image", "60"], 78, "--image: found 60", False),
@@ -641,7 +649,7 @@ def test_on_a_cluster_the_jobs_ask_for_what_they_need(
     monkeypatch.setitem(sys.modules, "ray", ray)
     assert main([*command(site, tmp_path / "out", system=system), *more, "--ray", "head:6379"]) == 0
     assert ray.asked == [{"num_cpus": 1, "num_gpus": 0}] and ray.down
-    assert (tmp_path / "out/predictions.csv").read_bytes() == (here / "predictions.csv").read_bytes()
+    assert (tmp_path / "out/report/predictions.csv").read_bytes() == (here / "report/predictions.csv").read_bytes()
     run_jobs(print, [], "head:6379", cpus=3, gpus=1)
     assert ray.asked[-1] == {"num_cpus": 3, "num_gpus": 1}
 
@@ -660,4 +668,4 @@ def test_no_ray_and_no_cluster(
 def test_a_real_cluster_of_this_machine_gives_the_same_bits(finished: Path, site: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="ray is not installed (pip install 'hygroma-edge[ray]')")
     assert main(command(site, tmp_path / "out", "--ray", "local")) == 0
-    assert (tmp_path / "out/predictions.csv").read_bytes() == (finished / "predictions.csv").read_bytes()
+    assert (tmp_path / "out/report/predictions.csv").read_bytes() == (finished / "report/predictions.csv").read_bytes()

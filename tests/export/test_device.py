@@ -209,10 +209,12 @@ def test_on_a_cluster_the_runs_are_jobs_and_leave_the_same(
     assert [step for step in done if step[0] == "runs"] == [("runs", n, 3) for n in (1, 2, 3)]
     assert not any(what.startswith(("teacher", "student")) for what, *_ in done)  # nothing was left to train here
     one, other = contents(finished / "work"), contents(tmp_path / "work")
-    later = ("predictions/", "exams/", "honesty/", "report/", "bundle")  # stages, which were not asked for
-    assert {name for name in one if not name.startswith(later)} == other.keys()
+    later = ("predictions/", "other_anatomy/", "exams/", "honesty/", "report/", "bundle", "recipe.yaml")  # not asked for
+    assert {name for name in one if not name.startswith(later)} == other.keys() - {"recipe.yaml"}
     for name, value in other.items():
-        if name.endswith(".pt"):
+        if name == "recipe.yaml":
+            assert str(tmp_path / "work").encode() in value  # the very recipe, and nobody else's
+        elif name.endswith(".pt"):
             assert len(value) == len(one[name]) > 0
             assert all(torch.equal(a, b) for a, b in zip(value, one[name], strict=True)), name
         else:
@@ -253,7 +255,7 @@ def test_a_cluster_does_not_touch_what_later_stages_left(
     run_recipe(recipe, "train", ray_address="head:6379")
     with pytest.raises(ConfigError, match="qdq/recipe.json: student.epochs: found 1, the recipe says 9"):
         run_recipe(recipe, "quantize", ray_address="head:6379")
-    assert sorted(p.name for p in (tmp_path / "work").iterdir()) == ["bank", "bank_phantom", "qdq", "teacher"]
+    assert sorted(p.name for p in (tmp_path / "work").iterdir()) == ["bank", "bank_phantom", "qdq", "recipe.yaml", "teacher"]
 
 
 def test_a_cluster_that_is_not_there_is_said_in_the_command_line(

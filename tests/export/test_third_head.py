@@ -186,6 +186,7 @@ def test_labels_of_a_third_head_come_from_the_table_and_lie_in_the_bank(tmp_path
 
 def test_a_recipe_names_its_heads_and_stamps_keep_them(tmp_path: Path) -> None:
     recipe = prepared(tmp_path)
+    labelled(tmp_path / "data")
     assert "heads" not in Stamps(recipe).keys("bundle")
     assert Stamps(dataclasses.replace(recipe, heads=[SHARP])).keys("teacher")["heads"][0]["name"] == "sharp"
     text = "data: d\nwork: w\nname: made-up\nversion: 1.0.0\nteacher: {init: t.pt}\nheads:\n- {name: %s, column: c, task: t%s}\n"

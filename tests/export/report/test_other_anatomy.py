@@ -10,7 +10,17 @@ import pytest
 pytest.importorskip("torch")
 
 from export.report.html import _other_anatomy
-from export.report.other_anatomy import MET, MISSED, NOBODYS, ONE_SITE, UNSHOWN, Caveats, Judged, other_anatomy_table, unfamiliar
+from export.report.other_anatomy import (
+    MET,
+    MISSED,
+    NOBODYS,
+    ONE_SITE,
+    UNSHOWN,
+    Caveats,
+    Judged,
+    other_anatomy_table,
+    unfamiliar,
+)
 
 
 def judged(plane: list[float], distance: list[float], name: str, patients: int = 0) -> Judged:

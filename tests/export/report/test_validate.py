@@ -21,8 +21,8 @@ from calibration.bank import Bank
 from calibration.dataset import Dataset, LabelledImage  # noqa: E402
 from edge.bundle.manifest import OperatingPoint  # noqa: E402
 from edge.errors import InputError  # noqa: E402
-from export.model.heads import EVERY_PART, REPORTED, TOGETHER  # noqa: E402
 from export.data import Data
+from export.model.heads import EVERY_PART, REPORTED, TOGETHER  # noqa: E402
 from export.recipe import RECIPES, load_recipe  # noqa: E402
 from export.report.checklist import TOPICS, Topic  # noqa: E402
 from export.report.curves import confusion, reliability, roc_points  # noqa: E402

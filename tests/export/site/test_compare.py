@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,23 +14,26 @@ stats = pytest.importorskip("scipy.stats")
 
 from calibration.intervals import patient_interval
 from edge.errors import InputError
+from export.report import signed_rank as module
 from export.report.figures import figures
-from export.site import compare as module
-from export.site.compare import UNITS, compare, signed_rank
-from export.site.crossval import Run
+from export.report.paper import REAL, TEACHER, Answers
+from export.report.signed_rank import signed_rank
+from export.site.compare import UNITS, compare
+from export.site.crossed import Crossed
 
 LABELS = np.tile([0, 1], 20)
 FOLDS = np.repeat(np.arange(4), 10)
 
 
-def run(error: float, start: str = "c.pt (SHA-256 1)", each: int = 1) -> Run:
+def run(error: float, start: str = "c.pt (SHA-256 1)", each: int = 1, **changes: Any) -> Crossed:
     """Probabilities that miss the truth by about `error`."""
     rng = np.random.default_rng(round(100 * error))
     missed = np.clip(error + rng.normal(0, 0.1, 40), 0.01, 0.99)
-    probability = np.where(LABELS == 1, 1 - missed, missed)
-    report = {"start": start, "system": "s", "seed": 0, "pooled": {}}
-    paths, groups = [f"{i}.png" for i in range(40)], [f"p{i // each}" for i in range(40)]
-    return Run(Path("a"), report, paths, LABELS, groups, FOLDS, probability, (probability >= 0.5).astype(int))
+    probability = {TEACHER: np.where(LABELS == 1, 1 - missed, missed)}
+    names, groups = [f"{i}.png" for i in range(40)], [f"p{i // each}" for i in range(40)]
+    answers = Answers(names, LABELS, groups, [""] * 40, FOLDS, REAL, probability, {TEACHER: np.full(40, 0.5)})
+    row: Any = {"form": TEACHER, "name": "teacher", "start": start, "figures": {"pooled": {}}, "by site": []}
+    return Crossed(Path("a"), TEACHER, dataclasses.replace(answers, **changes), row)
 
 
 @pytest.mark.parametrize("n", [5, 12, 25])
@@ -88,22 +93,20 @@ def test_dependent_pairs_are_remarked() -> None:
 
 
 def test_other_images_or_folds_cannot_be_compared() -> None:
-    import dataclasses
-
     with pytest.raises(InputError, match="not the same folds"):
-        compare(run(0.1), dataclasses.replace(run(0.1), folds=FOLDS[::-1]))
+        compare(run(0.1), run(0.1, folds=FOLDS[::-1]))
     with pytest.raises(InputError, match="not the same images"):
-        compare(run(0.1), dataclasses.replace(run(0.1), paths=["x"] * 40))
+        compare(run(0.1), run(0.1, names=["x"] * 40))
     with pytest.raises(InputError, match="--unit: found 'pixel'"):
         compare(run(0.1), run(0.1), "pixel")
 
 
 def test_figures_know_when_a_patient_has_several_images() -> None:
     one = run(0.4)
-    alone = figures(one.labels, one.decisions, one.probability, one.groups)
+    alone = figures(LABELS, one.decisions, one.probability, one.answers.groups)
     assert alone["accuracy"]["interval"] == "exact" and alone["roc_auc"]["interval"] == "DeLong"
     pairs = [f"p{i // 2}" for i in range(40)]
-    together = figures(one.labels, one.decisions, one.probability, pairs)
+    together = figures(LABELS, one.decisions, one.probability, pairs)
     assert together["accuracy"]["interval"] == "bootstrap over patients" and together["accuracy"]["patients"] == 20
     assert together["accuracy"]["value"] == alone["accuracy"]["value"]
 

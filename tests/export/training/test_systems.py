@@ -15,8 +15,9 @@ from fakes.labelled import usf_mae_state, write_checkpoint
 from edge.errors import ConfigError, InputError
 from export.model.vit import HygromaViT
 from export.model.weights import load_backbone, read_checkpoint
-from export.training.finetune import logits
-from export.training.systems import ViTClassifier, build, choose_system, vit_shape
+from export.stages.weights import at_start
+from export.training.systems import System, build, choose_system, vit_shape
+from export.training.train import predict
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s}, lambda s: {"state_dict": s, "epoch": 3}])
@@ -36,9 +37,7 @@ def test_a_checkpoint_of_usf_maes_very_form_loads(tmp_path: Path, wrap) -> None:
 
 def test_every_weight_of_the_encoder_is_used_and_the_decoder_is_not(tmp_path: Path) -> None:
     system = choose_system("usf-mae", str(write_checkpoint(tmp_path / "c.pt")), 64)
-    model = build(system, seed=5)
-    assert isinstance(model, ViTClassifier)
-    saved, own = torch.load(tmp_path / "c.pt", weights_only=True), model.vit.state_dict()
+    saved, own = torch.load(tmp_path / "c.pt", weights_only=True), started(system, 5).state_dict()
     encoder = [k for k in saved if not k.startswith(("decoder_", "mask_token"))]
     assert len(encoder) == 4 + 2 * 12 + 2
     for key in encoder:
@@ -47,8 +46,13 @@ def test_every_weight_of_the_encoder_is_used_and_the_decoder_is_not(tmp_path: Pa
 
 def test_another_input_size_resamples_the_positions(tmp_path: Path) -> None:
     system = choose_system("usf-mae", str(write_checkpoint(tmp_path / "c.pt")), 96)
-    out = logits(build(system, 0), np.zeros((2, 96, 96), np.uint8), torch.device("cpu"))
+    out = predict(started(system, 0), np.zeros((2, 96, 96), np.uint8))["hygroma"]
     assert out.shape == (2,) and np.isfinite(out).all()
+
+
+def started(system: System, seed: int) -> HygromaViT:
+    assert system.vit is not None
+    return at_start(system.vit, system.start, seed)
 
 
 def without(key: str):
@@ -132,12 +136,11 @@ def test_a_random_start_takes_the_checkpoints_shape_and_none_of_its_weights(tmp_
     pretrained, random = choose_system("usf-mae", str(path), 64), choose_system("vit-random", None, 64, path)
     assert random.vit == pretrained.vit and random.described_start() == "random"
     assert "SHA-256" in pretrained.described_start()
-    one, two = build(random, 1), build(random, 1)
+    one, two = started(random, 1), started(random, 1)
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(a, b)  # the same seed, the same start
     saved = torch.load(path, weights_only=True)
-    assert isinstance(one, ViTClassifier)
-    assert not torch.equal(one.vit.state_dict()["blocks.0.mlp.fc1.weight"], saved["blocks.0.mlp.fc1.weight"])
+    assert not torch.equal(one.state_dict()["blocks.0.mlp.fc1.weight"], saved["blocks.0.mlp.fc1.weight"])
 
 
 @pytest.fixture(scope="module")
