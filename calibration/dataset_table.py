@@ -110,12 +110,12 @@ def _image(path: Path, folder: Path, row: Row, columns: Sequence[str]) -> Labell
             raise InputError(f"{where}: {column} {cells[column]!r}; expected {words}, or nothing")
         return known[text]
 
-    def measure(column: str) -> float | None:
+    def measure(column: str, least: float) -> float | None:
         if not cells.get(column):
             return None
         found = number(cells[column])
-        if found is None or not math.isfinite(found) or found <= 0:
-            raise InputError(f"{where}: {column} {cells[column]!r}; expected a number above 0, or nothing")
+        if found is None or not math.isfinite(found) or found < least:
+            raise InputError(f"{where}: {column} {cells[column]!r}; expected a number {'above 0' if least else 'of 0 or more'}, or nothing")
         return found
 
     def finding(column: str) -> float:
@@ -132,8 +132,8 @@ def _image(path: Path, folder: Path, row: Row, columns: Sequence[str]) -> Labell
         hygroma=finding("hygroma"),
         plane=one_of("plane", PLANES, "standard or other", cells.get("plane", "").lower()),
         fold=one_of("split", SPLITS, f"a fold (0 to {FOLDS - 1}), {TRAIN}, {HELD_OUT} or {EXCLUDED}", split),
-        nt_mm=measure("nt_mm"),
-        mm_per_px=measure("mm_per_px"),
+        nt_mm=measure("nt_mm", 0.0),
+        mm_per_px=measure("mm_per_px", math.ulp(0.0)),
         scanner=cells.get("scanner", ""),
         labels={column: found for column in columns if (found := finding(column)) != UNKNOWN},
         **given,

@@ -184,7 +184,7 @@ def changed(row: int, **cells: str) -> Callable[[Rows], Rows]:
         (lambda r: [{**x, "split": "exclude"} for x in r], "has no rows"),
         (lambda r: [{**x, "nt_box": "1 2 3"} for x in r], "line 2: nt_box '1 2 3'; expected"),
         (lambda r: [{**x, "nt_box": "9 2 3 4"} for x in r], "line 2: nt_box '9 2 3 4'; left must be less than right"),
-        (lambda r: [{**x, "nt_mm": "-1"} for x in r], "line 2: nt_mm '-1'; expected a number above 0"),
+        (lambda r: [{**x, "nt_mm": "-1"} for x in r], "line 2: nt_mm '-1'; expected a number of 0 or more"),
     ],
 )
 def test_a_table_that_does_not_fit(data: Path, spoil: Callable[[Rows], Rows], words: str) -> None:
