@@ -112,7 +112,7 @@ def table_of(out: Path) -> dict[str, Any]:
     return dict(json.loads((out / "report/paper.json").read_text()))
 
 
-@pytest.mark.requirement("X-01")
+@pytest.mark.requirement("V-01")
 def test_every_image_is_predicted_once_by_a_model_that_never_saw_its_patient(finished: Path, site: Path) -> None:
     predictions, known = rows(finished / "report/predictions.csv"), rows(site / "data/table.csv")
     assert sorted(r["path"] for r in predictions) == sorted(r["path"] for r in known)
@@ -142,7 +142,7 @@ def by_hand(labels: np.ndarray, said: np.ndarray, decisions: np.ndarray) -> dict
     }
 
 
-@pytest.mark.requirement("X-02")
+@pytest.mark.requirement("V-02")
 def test_the_table_is_what_counting_gives_per_fold_and_pooled(exported: Path) -> None:
     found = rows(exported / "report/predictions.csv")
     labels, folds = np.array([int(r["label"]) for r in found]), np.array([int(r["fold"]) for r in found])
@@ -168,7 +168,7 @@ def wilcoxon_by_hand(gain: np.ndarray) -> float:
     return float(min(1.0, 2 * min((sums <= found).mean(), (sums >= found).mean())))
 
 
-@pytest.mark.requirement("X-02")
+@pytest.mark.requirement("V-02")
 def test_every_two_forms_are_tested_on_the_same_patients(exported: Path) -> None:
     found, table = rows(exported / "report/predictions.csv"), table_of(exported)
     labels = np.array([int(r["label"]) for r in found])
@@ -180,7 +180,7 @@ def test_every_two_forms_are_tested_on_the_same_patients(exported: Path) -> None
         assert test["p"] == pytest.approx(wilcoxon_by_hand(first - second), rel=1e-6)
 
 
-@pytest.mark.requirement("X-02")
+@pytest.mark.requirement("V-02")
 def test_it_is_the_first_table_of_the_report(exported: Path) -> None:
     page = (exported / "report/validation.html").read_text()
     first = page.partition("<table")[2].partition("</table>")[0]
@@ -189,7 +189,7 @@ def test_it_is_the_first_table_of_the_report(exported: Path) -> None:
     assert sum("Hygroma" in panel["caption"] for panel in panels) == sum("Untouched" in panel["caption"] for panel in panels) > 0
 
 
-@pytest.mark.requirement("X-03")
+@pytest.mark.requirement("V-03")
 def test_export_takes_up_what_crossval_trained(exported: Path, finished: Path) -> None:
     for fold in range(4):
         assert (exported / f"teacher/fold{fold}.pt").read_bytes() == (finished / f"teacher/fold{fold}.pt").read_bytes()
@@ -197,14 +197,14 @@ def test_export_takes_up_what_crossval_trained(exported: Path, finished: Path) -
         assert {key: ours[key] for key in theirs} == theirs
 
 
-@pytest.mark.requirement("X-03")
+@pytest.mark.requirement("V-03")
 def test_crossval_needs_no_phantoms_and_no_refit(finished: Path) -> None:
     made = {path.name for path in finished.iterdir()}
     assert made == {"bank", "teacher", "crossval", "recipe.yaml", "report", "lock"}
     assert not list((finished / "teacher").glob("refit*"))
 
 
-@pytest.mark.requirement("X-01")
+@pytest.mark.requirement("V-01")
 def test_a_second_call_trains_nothing_and_says_the_same(
     finished: Path, site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -215,7 +215,7 @@ def test_a_second_call_trains_nothing_and_says_the_same(
     assert (finished / "report/predictions.csv").read_bytes() == before
 
 
-@pytest.mark.requirement("X-01")
+@pytest.mark.requirement("V-01")
 def test_a_kill_loses_only_the_running_epoch(
     finished: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,7 +236,7 @@ def test_a_kill_loses_only_the_running_epoch(
     assert (tmp_path / "out/report/predictions.csv").read_bytes() == (finished / "report/predictions.csv").read_bytes()
 
 
-@pytest.mark.requirement("X-04")
+@pytest.mark.requirement("V-04")
 def test_a_killed_baseline_goes_on_to_the_same_predictions(
     site: Path, small_densenet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,7 +260,7 @@ def test_a_killed_baseline_goes_on_to_the_same_predictions(
     assert [form["form"] for form in table_of(tmp_path / "out")["forms"]] == ["baseline"]
 
 
-@pytest.mark.requirement("X-04")
+@pytest.mark.requirement("V-04")
 def test_the_baseline_sees_the_very_images_of_the_teacher(exported: Path) -> None:
     pipeline = Pipeline(to_export(exported))
     for fold in pipeline.recipe.folds:
@@ -270,7 +270,7 @@ def test_the_baseline_sees_the_very_images_of_the_teacher(exported: Path) -> Non
         assert len(found["losses"]) <= 2 and found["losses"][found["best"][0] - 1] == found["losses"].min()
 
 
-@pytest.mark.requirement("X-04")
+@pytest.mark.requirement("V-04")
 def test_another_baseline_is_not_taken_for_this_one(exported: Path, tmp_path: Path) -> None:
     from edge.errors import ConfigError
 
@@ -279,7 +279,7 @@ def test_another_baseline_is_not_taken_for_this_one(exported: Path, tmp_path: Pa
         Pipeline(recipe).check("baseline")
 
 
-@pytest.mark.requirement("X-01")
+@pytest.mark.requirement("V-01")
 def test_two_processes_never_write_to_one_folder(
     finished: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -341,7 +341,7 @@ def test_what_was_damaged_afterwards_is_named_with_the_fix(
     assert re.search(words, capsys.readouterr().err)
 
 
-@pytest.mark.requirement("X-05")
+@pytest.mark.requirement("V-05")
 def test_any_two_forms_of_any_two_folders_are_compared(
     finished: Path, exported: Path, site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -365,7 +365,7 @@ def test_any_two_forms_of_any_two_folders_are_compared(
     assert "found 'student'; it holds teacher" in capsys.readouterr().err
 
 
-@pytest.mark.requirement("X-05")
+@pytest.mark.requirement("V-05")
 @pytest.mark.parametrize("form", ["teacher", "student", "baseline"])
 def test_every_form_with_layers_is_explained(exported: Path, small_densenet: None, tmp_path: Path, form: str) -> None:
     found, located = explain(exported, tmp_path / "maps", 1, form)
@@ -386,7 +386,7 @@ def test_the_table_a_user_reads(finished: Path, site: Path, capsys: pytest.Captu
     assert "\ntrained in float32" in text or "\ntrained in bfloat16" in text
 
 
-@pytest.mark.requirement("X-03")
+@pytest.mark.requirement("V-03")
 def test_a_recipe_is_cross_validated_with_its_baseline_on_its_own_data(
     finished: Path, exported: Path, site: Path, tmp_path: Path, small_densenet: None, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -503,7 +503,7 @@ def no_positive(base: Path) -> list[str]:
 FOLDERS = "data"  # in place of the table
 
 
-@pytest.mark.requirement("X-01")
+@pytest.mark.requirement("V-01")
 @pytest.mark.parametrize(
     ("spoil", "code", "words", "leaves"),
     [
@@ -544,7 +544,7 @@ def test_what_cannot_work_is_said_before_anything_is_trained(
     assert (tmp_path / "out").exists() == leaves  # what is seen only in the images leaves the recipe
 
 
-@pytest.mark.requirement("X-01")
+@pytest.mark.requirement("V-01")
 def test_a_fold_that_could_not_stop_early_is_said_before_the_first_trains(
     site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -566,7 +566,7 @@ def test_cuda_that_is_not_there(site: Path, tmp_path: Path, capsys: pytest.Captu
     assert "--device cuda: torch" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-@pytest.mark.requirement("X-01")
+@pytest.mark.requirement("V-01")
 def test_other_settings_do_not_go_on_from_a_run(finished: Path, site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (finished / "recipe.yaml").read_text()
     assert main(command(site, finished, "--seed", "1")) == 78
@@ -575,7 +575,7 @@ def test_other_settings_do_not_go_on_from_a_run(finished: Path, site: Path, caps
     assert "no finished cross-validation" in capsys.readouterr().err
 
 
-@pytest.mark.requirement("X-01")
+@pytest.mark.requirement("V-01")
 def test_data_that_moved_go_on_and_data_that_changed_do_not(
     finished: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -234,7 +234,7 @@ def test_wrong_boxes_are_refused_before_any_map(
     assert not (tmp_path / "maps").exists()
 
 
-@pytest.mark.requirement("X-05")
+@pytest.mark.requirement("V-05")
 def test_maps_are_of_the_very_images_that_were_cross_validated(crossed: Path, tmp_path: Path) -> None:
     from edge.errors import ConfigError
     from export.explain import explain
@@ -251,7 +251,7 @@ def test_maps_are_of_the_very_images_that_were_cross_validated(crossed: Path, tm
         explain(crossed / "run", tmp_path / "maps", 1, "", table, [tmp_path / "nowhere"])
 
 
-@pytest.mark.requirement("X-05")
+@pytest.mark.requirement("V-05")
 def test_boxes_of_the_data_set_need_no_table_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The upper half of an image of 150 x 120 pixels, rounded up by a pixel, and a table in its place."""
     pytest.importorskip("sklearn")
