@@ -46,7 +46,7 @@ from export.phantoms import BANK, Progress, phantom_bank
 from export.recipe import Recipe, load_recipe, write_recipe
 from export.report.engine_gate import StoredCrops, save_crops
 from export.report.evidence import HeldOut, evaluation_sets, held_out, judged_heads, operating_point, shipped_threshold
-from export.report.paper import BASELINE, NAMES, Answers, write_paper
+from export.report.paper import BASELINE, ENGINE, NAMES, Answers, write_paper
 from export.report.provenance import provenance
 from export.report.records import Checked, Report
 from export.report.sensitivity import Measured, Study, study
@@ -55,6 +55,7 @@ from export.stages import bundle as bundling
 from export.stages import evidence, given, graphs, weights
 from export.stages.baseline import BaselineCourse, baseline_predictions, clear_state, with_finding
 from export.stages.crops import REFIT, Crops, run_name
+from export.stages.engine import engine_name, engine_says, require_engine
 from export.stages.evidence import ARRAYS
 from export.stages.graphs import GRAPH
 from export.stages.weights import WEIGHTS, Course
@@ -74,7 +75,7 @@ STAGES = {  # stage -> its folders under `work` that go on from one call to the 
     "train": ("teacher", "baseline"),
     "distill": ("unlabelled", "student", "heads"),
     "quantize": ("qat", "qdq", "qdq_teacher"),
-    "validate": ("predictions", "other_anatomy", "honesty"),
+    "validate": ("predictions", "engine", "other_anatomy", "honesty"),
     "bundle": ("exams",),
     "baseline": ("baseline",),
     "crossval": ("teacher", "baseline", "crossval"),
@@ -146,6 +147,8 @@ class Pipeline:
                 if self.stamps.used(folder) and folder not in unasked:
                     self.stamps.check(folder)
         self._leave_recipe()
+        if "validate" in stages and self.stamps.used("engine"):
+            require_engine(self.recipe.engine)
         if until == "bundle":
             self.stamps.differences("bundle")  # refuses one without a stamp
             require_statistics(self.data, self.recipe)
@@ -397,12 +400,26 @@ class Pipeline:
         return self._held_out("validation", {"validation": REFIT}) if self.crops.holdout else None
 
     def _held_out(self, name: str, runs: Mapping[str, int]) -> HeldOut:
-        parts = {part: self._with_baseline(run, self.predictions(run)) for part, run in runs.items()}
+        parts = {part: self._with_engine(run, self._with_baseline(run, self.predictions(run))) for part, run in runs.items()}
         return held_out(name, self.bank(), parts, self.heads)
 
     def _with_baseline(self, run: int, part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         said = self.baseline(run)
-        return evidence.with_baseline(part, said) if said else part
+        return evidence.beside(part, BASELINE, said) if said else part
+
+    def _with_engine(self, run: int, part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        said = self.engine(run)
+        return evidence.beside(part, ENGINE, said) if said else part
+
+    def engine(self, run: int) -> dict[str, np.ndarray]:
+        """What an engine makes of a fold's INT8 graph (`engine_says`); nothing of the refit, or where the recipe names none."""
+        recipe = self.recipe
+        if run == REFIT or not self.stamps.used("engine"):
+            return {}
+        return self.stamps.kept(
+            "engine", f"{run_name(run)}.npz", ARRAYS,
+            lambda: engine_says(self.qdq(run), self.crops, run, recipe.engine, recipe.threads),
+        )  # fmt: skip
 
     def crossed(self, run: int) -> dict[str, np.ndarray]:
         """What a fold's teacher and, where there is one, its baseline say of images that they never saw, as `predictions`."""
@@ -413,9 +430,10 @@ class Pipeline:
         )  # fmt: skip
 
     def judged(self, run: int) -> None:
-        """Leaves what all forms of a run say, its baseline among them."""
+        """Leaves what all forms of a run say, its baseline and its engine among them."""
         self.baseline(run)
         self.predictions(run)
+        self.engine(run)
 
     def cross_validated(self, teacher: bool = True) -> Answers:
         """What the folds' teachers, unless they are left out, and baselines say of images with a finding that they never saw."""
@@ -490,7 +508,8 @@ class Pipeline:
             self.provenance(),
         )
         answers = evidence.answers_of(folds, self.data.stills, self.crops.judged_on_real)
-        report["paper"] = write_paper(answers, self.starts(), self.work / "report")
+        called = {ENGINE: engine_name(self.recipe.engine)} if self.stamps.used("engine") else {}
+        report["paper"] = write_paper(answers, self.starts(), self.work / "report", called)
         write_report(report, self.work / "report")
         self.progress("validate", 1, 1)
         return report

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from calibration.dataset import FOLDS, POSITIVE
+from edge.engines.runtimes import RUNTIMES
 from edge.errors import ConfigError, HygromaError
 from edge.schema import Decoder, Rule, did_you_mean, rule
 from edge.yaml_file import parse_yaml
@@ -149,7 +150,8 @@ class Recipe:
     a bundle that stands in for labels which the data lack, or "shipped"; "": none. lesions: whether simulated ones are drawn where
     boxes allow it. work: where every stage leaves what it made. image: input side, pixels. tap: the hygroma head also reads the tokens after this many blocks, in the teacher and in the student; 0: only the last.
     folds: which of the four folds are held out in turn, two or more, since the threshold of each comes from the others;
-    fewer than all cost less, and the figures' n says so."""
+    fewer than all cost less, and the figures' n says so. engine: a runtime on which each fold's INT8 graph is run besides, on the
+    machine that validates; "": none."""
 
     data: list[str]
     work: str
@@ -171,6 +173,7 @@ class Recipe:
     qat: QatRecipe = field(default_factory=QatRecipe)
     phantom: PhantomRecipe = field(default_factory=PhantomRecipe)
     heads: list[HeadRecipe] = field(default_factory=list, metadata=rule())
+    engine: str = field(default="", metadata=rule())
 
     @property
     def teacher_config(self) -> ViTConfig:
@@ -364,6 +367,8 @@ def _problems(recipe: Recipe) -> Problems:
         if own.gate not in (EVERY_PART, TOGETHER, REPORTED):
             yield f"{where}.gate", own.gate, f"expected one of {', '.join((EVERY_PART, TOGETHER, REPORTED))}"
         taken.append(own.name)
+    if recipe.engine and recipe.engine not in RUNTIMES:
+        yield "engine", repr(recipe.engine), f"expected one of {', '.join(RUNTIMES)}, or no engine"
     if recipe.qat.when not in QAT_WHEN:
         yield "qat.when", recipe.qat.when, f"expected one of {', '.join(QAT_WHEN)}"
     if not math.isfinite(recipe.unlabelled.lr):

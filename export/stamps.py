@@ -40,6 +40,7 @@ VERSIONS = {
     "qdq_teacher": 5,
     "baseline": 1,
     "crossval": 1,
+    "engine": 1,
     "predictions": 4,
     "other_anatomy": 1,
     "honesty": 1,
@@ -61,6 +62,7 @@ NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys 
     "qdq_teacher": ("teacher", "bank_phantom"),
     "baseline": ("bank",),
     "crossval": ("teacher",),
+    "engine": ("qdq",),
     "predictions": ("qdq",),
     "other_anatomy": ("qdq",),
     "honesty": (),
@@ -85,6 +87,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "qdq_teacher": (),
     "baseline": ("batch", "baseline."),
     "crossval": (),
+    "engine": ("engine",),
     "predictions": (),
     "other_anatomy": ("other anatomy",),
     "honesty": ("data", "seed", "teacher.init"),
@@ -275,6 +278,7 @@ def used(recipe: Recipe, stage: str) -> bool:
         "unlabelled": recipe.unlabelled.epochs,
         "frames": recipe.unlabelled.frames,
         "baseline": recipe.baseline.system,
+        "engine": recipe.engine,
     }
     return bool(wanted.get(stage, True))
 

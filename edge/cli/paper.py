@@ -11,7 +11,7 @@ from edge.cli.common import Parser, Progress, positive, rate, seed, toolchain
 from edge.errors import ConfigError
 
 METRICS = ("accuracy", "sensitivity", "specificity", "roc_auc")
-FORMS = ("baseline", "teacher", "student", "qdq")
+FORMS = ("baseline", "teacher", "student", "qdq", "engine")
 # What a recipe says itself.
 OF_SYSTEM = ("system", "positive", "init", "shape_of", "out", "image", "epochs", "patience", "batch", "threads", "seed", "lr")
 

@@ -20,9 +20,10 @@ from export.report.signed_rank import by_group, log_losses, signed_rank
 from export.training.systems import RANDOM
 
 REAL, SIMULATED = "real", "simulated_lesion"  # kinds of evidence
-BASELINE, TEACHER, STUDENT, QDQ = "baseline", "teacher", "student", "qdq"
-NAMES = {BASELINE: "DenseNet-169", TEACHER: "teacher", STUDENT: "student", QDQ: "INT8 graph"}  # form -> what tables call it
-JUDGED_AS = {QDQ: STUDENT}  # a conversion has the threshold of what it was made from
+BASELINE, TEACHER, STUDENT, QDQ, ENGINE = "baseline", "teacher", "student", "qdq", "engine"
+# form -> what tables call it
+NAMES = {BASELINE: "DenseNet-169", TEACHER: "teacher", STUDENT: "student", QDQ: "INT8 graph", ENGINE: "engine"}
+JUDGED_AS = {QDQ: STUDENT, ENGINE: STUDENT}  # a conversion has the threshold of what it was made from
 EVEN_ODDS = 0.5
 POOLED = "pooled"
 PREDICTIONS, TABLE = "predictions.csv", "paper.json"  # beside the report
@@ -34,7 +35,7 @@ ON_WHAT = {
 }
 THRESHOLDS = (
     "Each fold's threshold is the one of the highest balanced accuracy on the other folds' held-out images, of equally good ones the "
-    "nearest to .5; the INT8 graph's is its student's. The device's operating point is another one: it keeps false alarms rare."
+    "nearest to .5; the INT8 graph's and the engine's are their student's. The device's operating point is another one: it keeps false alarms rare."
 )
 
 
@@ -93,25 +94,27 @@ def thresholds(labels: np.ndarray, folds: np.ndarray, probability: Mapping[str, 
     return out
 
 
-def paper(answers: Answers, starts: Mapping[str, str] | None = None) -> Paper:
-    """The record. starts: form -> what it started from."""
+def paper(answers: Answers, starts: Mapping[str, str] | None = None, names: Mapping[str, str] | None = None) -> Paper:
+    """The record. starts: form -> what it started from; names: of forms that NAMES does not say enough of."""
     return {
         "kind": answers.kind,
         "images": len(answers.labels),
         "positives": int(answers.labels.sum()),
         "patients": len(set(answers.groups)),
         "folds": [int(fold) for fold in np.unique(answers.folds)],
-        "forms": [_form(answers, form, (starts or {}).get(form, "")) for form in answers.forms],
+        "forms": [
+            _form(answers, form, (starts or {}).get(form, ""), (names or {}).get(form, NAMES[form])) for form in answers.forms
+        ],
         "tests": [_test(answers, *pair) for pair in combinations(answers.forms, 2)],
     }
 
 
-def _form(answers: Answers, form: str, start: str) -> PaperForm:
+def _form(answers: Answers, form: str, start: str, name: str) -> PaperForm:
     every = np.ones(len(answers.labels), bool)
     parts = {POOLED: every} | {f"fold {fold}": answers.folds == fold for fold in np.unique(answers.folds)}
     return {
         "form": form,
-        "name": NAMES[form],
+        "name": name,
         "start": start,
         "figures": {part: figures_of(answers, form, keep) for part, keep in parts.items()},
         "thresholds": {
@@ -196,9 +199,9 @@ def read_answers(path: Path) -> Answers:
     )
 
 
-def write_paper(answers: Answers, starts: Mapping[str, str], folder: Path) -> Paper:
+def write_paper(answers: Answers, starts: Mapping[str, str], folder: Path, names: Mapping[str, str] | None = None) -> Paper:
     """Write PREDICTIONS and TABLE into `folder`; returns the table."""
-    found = paper(answers, starts)
+    found = paper(answers, starts, names)
     write_answers(answers, folder / PREDICTIONS)
     with appearing(folder / TABLE) as unfinished:
         unfinished.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")

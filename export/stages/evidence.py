@@ -72,10 +72,11 @@ def taught(teacher: HygromaViT, crops: Crops, run: int, device: torch.device) ->
     return {"index": keep} | probabilities("teacher", predict(teacher, own, device=device), teacher.config.answers)
 
 
-def with_baseline(part: Mapping[str, np.ndarray], baseline: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A fold's held-out probabilities with its baseline's beside them; NaN where that was not asked."""
-    said = dict(zip(baseline["index"].tolist(), baseline["baseline_hygroma"].tolist(), strict=True))
-    return {**part, "baseline_hygroma": np.array([said.get(i, np.nan) for i in part["index"].tolist()])}
+def beside(part: Mapping[str, np.ndarray], form: str, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A fold's held-out probabilities with those of one more form, `own`, beside them; NaN where that was not asked."""
+    key = f"{form}_hygroma"
+    said = dict(zip(own["index"].tolist(), own[key].tolist(), strict=True))
+    return {**part, key: np.array([said.get(i, np.nan) for i in part["index"].tolist()])}
 
 
 def predicted(
@@ -114,7 +115,7 @@ def answers_of(folds: HeldOut, stills: Sequence[LabelledImage], real: bool) -> A
         raise InputError("held-out images with a finding: of one class only; add images of the other to the data set")
     at = np.flatnonzero(keep).tolist()
     entries = [folds.entries[i] for i in at]
-    said = {form: folds.said(form, HYGROMA)[at] for form in NAMES if f"{form}_{HYGROMA.name}" in folds.probability}
+    said = {form: folds.said(form, HYGROMA)[at].astype(np.float64) for form in NAMES if f"{form}_{HYGROMA.name}" in folds.probability}
     labels, of_fold = labels[at].astype(int), np.array([entry.fold for entry in entries])
     return Answers(
         [stills[entry.still].name if entry.source == "real" else folds.ids[i] for i, entry in zip(at, entries, strict=True)],

@@ -41,7 +41,7 @@ from export.training.watched import Watched
 
 pytestmark = pytest.mark.usefixtures("few_draws", "few_ranges", "graphs_asked_once", "made_before", "one_precision")
 
-FORMS = ["baseline", "teacher", "student", "qdq"]
+FORMS = ["baseline", "teacher", "student", "qdq", "engine"]
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,7 @@ def to_export(out: Path) -> Recipe:
     return dataclasses.replace(
         load_recipe(out / "recipe.yaml"),
         baseline=BaselineRecipe("densenet169", image=32, epochs=2),
+        engine="onnxruntime",
         student=StudentRecipe(blocks=[0, 1], epochs=1, frozen_blocks=0),
         phantom=PhantomRecipe(training_frames=16, fitting_exams=2, measuring_hygromas=1, measuring_healthy=1),
     )
@@ -176,6 +177,9 @@ def test_every_two_forms_are_tested_on_the_same_patients(exported: Path) -> None
     assert [(t["first"], t["second"]) for t in table["tests"]] == list(itertools.combinations(FORMS, 2))
     for test in table["tests"]:
         first, second = (log_losses(labels, said[test[key]]) for key in ("first", "second"))
+        if (test["first"], test["second"]) == ("qdq", "engine"):  # the same runner
+            assert (test["n"], test["ties"], test["p"], test["smallest_p"]) == (16, 16, 1.0, 1.0)
+            continue
         assert (test["n"], test["ties"], test["smallest_p"]) == (16, 0, 2.0**-15)
         assert test["p"] == pytest.approx(wilcoxon_by_hand(first - second), rel=1e-6)
 
@@ -184,9 +188,40 @@ def test_every_two_forms_are_tested_on_the_same_patients(exported: Path) -> None
 def test_it_is_the_first_table_of_the_report(exported: Path) -> None:
     page = (exported / "report/validation.html").read_text()
     first = page.partition("<table")[2].partition("</table>")[0]
-    assert all(name in first for name in ("DenseNet-169 from a random start", "teacher from c.pt", "student", "INT8 graph"))
+    assert all(name in first for name in ("DenseNet-169 from a random start", "teacher from c.pt", "student", "INT8 graph", "engine (ONNX Runtime) from c.pt"))
     panels = json.loads((exported / "report/validation.json").read_text())["localisation"]["panels"]
     assert sum("Hygroma" in panel["caption"] for panel in panels) == sum("Untouched" in panel["caption"] for panel in panels) > 0
+
+
+@pytest.mark.requirement("V-02")
+def test_a_tensorrt_engine_is_built_of_each_folds_graph_and_a_missing_one_is_said_first(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT is no part of this machine: what would be built is run by ONNX Runtime in its place."""
+    from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
+    from edge.engines.tensorrt import api, build, runner
+    from edge.errors import EngineError
+    from export.stages.engine import engine_says, require_engine
+
+    pipeline, built = Pipeline(to_export(exported)), []
+
+    def refuses() -> None:
+        raise EngineError("tensorrt is not installed")
+
+    def builds(made_by: object, model: bytes, options: build.BuildOptions) -> tuple[bytes, bytes]:
+        built.append(options.precision)
+        return model, b""
+
+    monkeypatch.setattr(api, "load_tensorrt", refuses)
+    with pytest.raises(EngineError, match="not installed"):
+        require_engine("tensorrt")
+    monkeypatch.setattr(api, "load_tensorrt", object)
+    monkeypatch.setattr(api, "describe", lambda trt: trt)
+    monkeypatch.setattr(build, "build_plan", builds)
+    monkeypatch.setattr(runner, "TensorRTRunner", lambda plan, precision, made_by: OnnxRuntimeRunner(plan))
+    found = engine_says(pipeline.qdq(0), pipeline.crops, 0, "tensorrt", 1)
+    assert built == ["int8"] and found["index"].tolist() == pipeline.predictions(0)["index"].tolist()
+    np.testing.assert_array_equal(found["engine_hygroma"], pipeline.predictions(0)["qdq_hygroma"])
 
 
 @pytest.mark.requirement("V-03")
