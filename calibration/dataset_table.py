@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import re
 from collections import Counter
@@ -35,6 +36,8 @@ FINDINGS = {"1": 1.0, "0": 0.0, "": UNKNOWN}
 PLANES = {"standard": STANDARD_PLANE, "other": OTHER_PLANE, "": UNKNOWN}
 TRAIN, HELD_OUT, EXCLUDED = "train", "holdout", "exclude"
 SPLITS = {TRAIN: UNASSIGNED, "": UNASSIGNED, HELD_OUT: HOLDOUT} | {str(fold): fold for fold in range(FOLDS)}
+
+log = logging.getLogger("hygroma.data")
 
 T = TypeVar("T")
 
@@ -73,10 +76,13 @@ def _check_columns(table: Table, columns: Sequence[str]) -> None:
         if old in table.columns and old not in columns:
             raise InputError(f"{table.path}: column {old!r}: write {new} (docs/data.md)")
     known = (*COLUMNS, *columns)
-    if strange := [column for column in table.columns if column not in known]:
-        raise InputError(
-            f"{table.path}: unknown columns {some(map(repr, strange))}; known are {', '.join(known)}: remove the others"
-        )
+    strange = [column for column in table.columns if column not in known]
+    absent = [column for column in known if column not in table.columns]
+    for column in strange:
+        if close := difflib.get_close_matches(column.lower(), absent, 1):
+            raise InputError(f"{table.path}: unknown column {column!r}; did you mean {close[0]!r}? Known are {', '.join(known)}")
+    if strange:
+        log.info("%s: columns that are not read: %s", table.path, some(strange))
 
 
 def _check_filled(path: Path, images: Sequence[LabelledImage]) -> None:

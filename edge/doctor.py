@@ -191,6 +191,9 @@ def _bundle(system: System, config: Config) -> Finding:
         overrides = config.decision.overrides(DecisionParams.from_manifest(scorer.manifest))
         text = f"{found}; the configuration overrides its decision: {', '.join(overrides) or 'to what it was'}"
         return Finding("bundle", "warn", text, "leave `decision` out of the configuration: no figure of the card holds for it")
+    if lacking := scorer.manifest.heads.lacking:
+        fix = "label planes, or draw nuchal boxes, in the data set and export again; or name a `given` bundle in the recipe"
+        return Finding("bundle", "warn", f"{found}; {'; '.join(lacking)}", fix)
     if config.bundle.allow_unsigned:
         fix = "list the signer's key in bundle.trusted_keys and set bundle.allow_unsigned: false"
         return Finding("bundle", "warn", found + "; unsigned bundles are allowed", fix)

@@ -78,6 +78,7 @@ class Identity:
     bundle_state: BundleState | None = None
     fallback: str = ""  # why this engine stands in for a better one
     overrides: tuple[str, ...] = ()  # of the bundle's decision, by the configuration, in words
+    lacking: tuple[str, ...] = ()  # what the bundle has no head for, in words
 
 
 @dataclass(frozen=True)
@@ -360,6 +361,7 @@ class Watch:
             problems.append(self._identity.fallback)
         if self._identity.overrides:
             problems.append(f"the configuration overrides the bundle's decision: {', '.join(self._identity.overrides)}")
+        problems.extend(self._identity.lacking)
         if self._identity.bundle_state is not None:
             problems.extend(self._identity.bundle_state.problems)
         return tuple(problems)

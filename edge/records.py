@@ -113,12 +113,13 @@ OUTPUT_NAMES = tuple(output.name for output in fields(RawOutputs) if output.name
 
 @dataclass(frozen=True)
 class Scores:
-    """The model's answer to one crop. Probabilities in [0,1]; `ood` is a distance, higher is stranger."""
+    """The model's answer to one crop. Probabilities in [0,1]; `ood` is a distance, higher is stranger. `plane` and `nuchal_map` are
+    None where the bundle has no such head (edge/bundle/manifest.py, `absent`)."""
 
-    plane: float
+    plane: float | None
     hygroma: float
     ood: float
-    nuchal_map: np.ndarray = field(
+    nuchal_map: np.ndarray | None = field(
         repr=False, compare=False
     )  # float32 [G,G], probability per patch of being nuchal region
     ms: float = 0.0  # wall time of this inference

@@ -66,6 +66,8 @@ class Overlays:
 
     def write(self, scored: Scored) -> None:
         """OSError when it cannot be written."""
+        if scored.scores.nuchal_map is None:
+            raise ConfigError("--overlay: the bundle has no nuchal map; leave it out, or name a bundle with one")
         picture = heat_overlay(scored.crop, scored.scores.nuchal_map, 3 * scored.crop.shape[0])
         _, png = cv2.imencode(".png", picture)
         (self._folder / f"{self._name(scored.path)}_{scored.frame:06d}.png").write_bytes(png.tobytes())

@@ -105,6 +105,8 @@ def open_watching(
         scorer = start.scorer
         fitted = DecisionParams.from_manifest(scorer.manifest)
         params, overrides = config.decision.apply(fitted), config.decision.overrides(fitted)
+        for lacking in scorer.manifest.heads.lacking:
+            log.warning("%s", lacking)
         for override in overrides:
             log.warning("the configuration overrides the bundle's decision: %s", override)
         e = config.events
@@ -127,7 +129,7 @@ def open_watching(
             board=board,
             identity=Identity(
                 redact(config.source.name or source.name), scorer.label, scorer.runner_name, start.bundle, scorer.fallback,
-                overrides,
+                overrides, scorer.manifest.heads.lacking,
             ),
             stall_s=config.capture.stall_s,
             wall=WallClock(store.root),

@@ -17,8 +17,6 @@ from edge.bundle.manifest import (
     GOLDEN_FILE,
     MODEL_FILE,
     OOD_FILE,
-    SCHEMA_VERSION,
-    WITH_OTHER_HEADS,
     Calibration,
     EvidenceTable,
     GateResult,
@@ -74,7 +72,7 @@ class Ingredients:
     planes, for the embedding statistics. typical: held-out images of the same sort, an array a source; the distance that
     `ood_quantile` of every source stay under becomes the threshold. gate: held-out, labelled, for the gate.
     golden: at least 64 held-out images of every sort, for the self-test.
-    others: the thresholds of the heads besides plane and hygroma, by name.
+    others: the thresholds of the heads besides plane and hygroma, by name. absent: outputs that nothing was learned for.
     finetune: quantisation-aware fine-tuning, None for none; done where nothing else passes the gate, or always.
     """
 
@@ -93,6 +91,7 @@ class Ingredients:
     golden: np.ndarray
     ood_quantile: float = KEPT
     others: Mapping[str, float] = field(default_factory=dict)
+    absent: Sequence[str] = ()
     finetune: Callable[[Choice], Choice] | None = None
     finetune_always: bool = False
 
@@ -148,12 +147,13 @@ def assemble_bundle(
         f"per tensor, everything else float. {_fallback(converted)}{converted.choice.described()}; {len(student.calibration)} "
         f"training crops for the ranges, {len(student.selection)} others for the choice."
     )
+    heads = Heads(config.width, config.grid, dict(i.others), tuple(i.absent))
     manifest = Manifest(
-        schema_version=WITH_OTHER_HEADS if i.others else SCHEMA_VERSION,
+        schema_version=heads.schema,
         model=i.model,
         input=InputSpec("image", "uint8", config.image),
         preprocessing=i.preprocessing,
-        heads=Heads(config.width, config.grid, dict(i.others)),
+        heads=heads,
         operating_point=i.operating_point,
         calibration=i.temperatures,
         decision=dict(i.decision),

@@ -538,3 +538,11 @@ def test_an_override_of_the_decision_stands_on_the_page_and_with_every_flag(tmp_
     assert event.overrides == "flag_threshold 3 instead of 6"
     metrics = to_prometheus(snapshot, bench.clock.now_ns)
     assert "hygroma_decision_overrides 1" in metrics
+
+
+@pytest.mark.requirement("M-01")
+def test_what_the_bundle_has_no_head_for_stands_on_the_page_as_long_as_it_watches(tmp_path: Path) -> None:
+    lacking = ("this bundle cannot tell views: hold the plane", "this bundle has no nuchal map")
+    bench = Bench(tmp_path, "." * 20, identity=Identity("fake:", "student 0.1.0", "fake", lacking=lacking))
+    bench.watch.run()
+    assert set(lacking) <= set(bench.shown().degraded)

@@ -15,9 +15,14 @@ from edge.errors import BundleError
 from edge.schema import Decoder, encode, rule
 from edge.screen.preprocess import Preprocessing
 
-# Raised when an older reader would misread a newer manifest. The second has heads besides plane and hygroma, and is written for
-# those bundles alone: whoever reads the first reads all others.
-SCHEMA_VERSION, WITH_OTHER_HEADS = 1, 2
+# Raised when an older reader would misread a newer manifest. The second has heads besides plane and hygroma, the third says which
+# outputs mean nothing; each is written for such bundles alone: whoever reads the first reads all others.
+SCHEMA_VERSION, WITH_OTHER_HEADS, WITH_ABSENT_HEADS = 1, 2, 3
+PLANE, NUCHAL_MAP = "plane", "nuchal_map"
+ABSENT = {  # an output that nothing was learned for -> what the device says as long as it watches
+    PLANE: "this bundle cannot tell views: every picture of the fan is scored; hold the mid-sagittal nuchal plane yourself",
+    NUCHAL_MAP: "this bundle has no nuchal map: pictures show no heat",
+}
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.qdq.onnx"  # the canonical INT8 graph
@@ -65,11 +70,22 @@ class InputSpec:
 class Heads:
     """Sizes of the graph's outputs: `embedding` is D of [N,D], `map_grid` is G of the nuchal map [N,G,G].
     `others`: the heads besides plane and hygroma, by the names of their outputs, [N] each: the probability from which on each
-    says yes. Schema 2 alone has it."""
+    says yes. Schemas 2 and 3 have it. `absent`: the outputs, of ABSENT, that are in the graph and mean nothing. Schema 3 has it."""
 
     embedding: int = field(metadata=rule(low=1, high=8192))
     map_grid: int = field(metadata=rule(low=1, high=256))
     others: dict[str, float] = field(default_factory=dict, metadata=rule(low=0, high=16))  # heads, not thresholds
+    absent: tuple[str, ...] = field(default=(), metadata=rule(low=0, high=len(ABSENT)))
+
+    @property
+    def schema(self) -> int:
+        """The manifest's version that such heads need."""
+        return WITH_ABSENT_HEADS if self.absent else WITH_OTHER_HEADS if self.others else SCHEMA_VERSION
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """What the device cannot do without the absent outputs, in words."""
+        return tuple(ABSENT[name] for name in self.absent)
 
 
 @dataclass(frozen=True)
@@ -225,18 +241,24 @@ def parse_manifest(data: bytes, file: str = "manifest.json") -> Manifest:
         raise decoder.fail("", raw, "expected an object")
     version = raw.get("schema_version")
     if (
-        type(version) is not int or version not in (SCHEMA_VERSION, WITH_OTHER_HEADS)
+        type(version) is not int or version not in (SCHEMA_VERSION, WITH_OTHER_HEADS, WITH_ABSENT_HEADS)
     ):  # before all else: another schema's fields would only confuse
         raise decoder.fail(
             "schema_version",
             version,
-            f"this version reads {SCHEMA_VERSION} and {WITH_OTHER_HEADS}; update hygroma-edge or the bundle",
+            f"this version reads {SCHEMA_VERSION} to {WITH_ABSENT_HEADS}; update hygroma-edge or the bundle",
         )
     manifest = decoder.dataclass(Manifest, raw)
-    if bool(manifest.heads.others) != (version == WITH_OTHER_HEADS):
+    heads = manifest.heads
+    for name in heads.absent:
+        if name not in ABSENT or heads.absent.count(name) > 1:
+            raise decoder.fail("heads.absent", name, f"expected {' or '.join(ABSENT)}, each once at most")
+    if heads.schema != version:
         raise decoder.fail(
-            "heads.others", manifest.heads.others, f"schema {WITH_OTHER_HEADS} names heads here, schema {SCHEMA_VERSION} has none"
-        )
+            "heads", {"others": sorted(heads.others), "absent": list(heads.absent)},
+            f"schema {WITH_ABSENT_HEADS} names absent outputs, schema {WITH_OTHER_HEADS} further heads, schema {SCHEMA_VERSION} "
+            "neither; build the bundle again",
+        )  # fmt: skip
     for name, threshold in manifest.heads.others.items():
         if not is_plain_name(name) or not 0 <= threshold <= 1:
             raise decoder.fail(f"heads.others.{name}", threshold, "expected a plain name, and a probability in [0, 1]")
@@ -280,8 +302,9 @@ def dump_manifest(manifest: Manifest) -> bytes:
     """Manifest -> the bytes of `manifest.json`: UTF-8, indented, keys in the records' order, so that equal manifests
     give equal bytes."""
     content = encode(manifest)
-    if not manifest.heads.others:
-        del content["heads"]["others"]
+    for name in ("others", "absent"):
+        if not content["heads"][name]:
+            del content["heads"][name]
     return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 

@@ -224,6 +224,7 @@ def _open_source(config: Config, fast: bool) -> Source:
 
 
 def _score(args: argparse.Namespace) -> int:
+    from edge.bundle.manifest import NUCHAL_MAP
     from edge.stills import Overlays, Unscored, score_paths
     from edge.update.slots import bundle_path
     from edge.watching import open_scorer
@@ -231,6 +232,10 @@ def _score(args: argparse.Namespace) -> int:
     overlays = Overlays(args.overlay) if args.overlay else None
     failed, config = False, config_of(args, at_home=True)
     with open_scorer(bundle_path(config), config) as scorer:
+        if overlays is not None and NUCHAL_MAP in scorer.manifest.heads.absent:
+            raise ConfigError(f"--overlay: {scorer.label} has no nuchal map; leave it out, or name a bundle with one")
+        for text in scorer.manifest.heads.lacking:
+            print(f"hygroma: {scorer.label}: {text}", file=sys.stderr)
         for result in score_paths(args.paths, scorer, args.every, overlays):
             if not isinstance(result, Unscored):
                 print(json.dumps(_scored_json(result)) if args.json else _scored_line(result), flush=True)
@@ -246,15 +251,16 @@ def _score(args: argparse.Namespace) -> int:
 def _scored_json(scored: Scored) -> dict[str, object]:
     return {
         "path": str(scored.path), "frame": scored.frame, "signal": scored.reading.signal.value, "assessable": scored.assessable,
-        "reasons": list(scored.reasons), "plane": round(scored.scores.plane, 6), "hygroma": round(scored.scores.hygroma, 6),
-        "ood": round(scored.scores.ood, 4), "ms": round(scored.ms, 2),
+        "reasons": list(scored.reasons), "plane": None if scored.scores.plane is None else round(scored.scores.plane, 6),
+        "hygroma": round(scored.scores.hygroma, 6), "ood": round(scored.scores.ood, 4), "ms": round(scored.ms, 2),
     }  # fmt: skip
 
 
 def _scored_line(scored: Scored) -> str:
     s = scored.scores
     state = "assessable" if scored.assessable else f"not assessable ({', '.join(scored.reasons)})"
-    return f"{scored.path} frame {scored.frame}: {state}; plane {s.plane:.2f}, hygroma {s.hygroma:.2f}, ood {s.ood:.2f}"
+    plane = "no plane head" if s.plane is None else f"plane {s.plane:.2f}"
+    return f"{scored.path} frame {scored.frame}: {state}; {plane}, hygroma {s.hygroma:.2f}, ood {s.ood:.2f}"
 
 
 def _doctor(args: argparse.Namespace) -> int:

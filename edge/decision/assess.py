@@ -27,18 +27,18 @@ def assess(
 ) -> tuple[bool, tuple[str, ...]]:
     """(assessable, reasons from REASONS; empty when assessable).
 
-    plane: probability [0,1]; ood: distance; both None when the model was not asked or failed. `covered`:
-    a window of the interface lies over the picture. A value that is not a
+    plane: probability [0,1], None where the bundle has no plane head, and then every view passes; ood: distance, None when the
+    model was not asked or failed. `covered`: a window of the interface lies over the picture. A value that is not a
     number fails its comparison and so counts against the frame.
     """
     if signal is not Signal.OK:
         return False, (SIGNAL_REASONS[signal],)
     if covered:
         return False, (COVERED,)
-    if plane is None or ood is None:
+    if ood is None:
         return False, (NO_ANSWER,)
     reasons = []
-    if not plane >= params.plane_threshold:
+    if plane is not None and not plane >= params.plane_threshold:
         reasons.append(NOT_PLANE)
     if not ood <= params.ood_threshold:
         reasons.append(UNFAMILIAR)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edge.bundle.bundle import Bundle, load_bundle
-from edge.bundle.manifest import Manifest
+from edge.bundle.manifest import NUCHAL_MAP, PLANE, Manifest
 from edge.bundle.trust import ANYONE
 from edge.engines.onnxruntime_runner import OnnxRuntimeRunner
 from edge.engines.runner import Runner
@@ -90,7 +90,15 @@ class Scorer:
         ood = self._ood.distance(raw.embedding)
         ms = (time.perf_counter() - start) * 1000 / len(crops)
         others = {name: sigmoid(raw.others[name]) for name in self.manifest.heads.others}
+        absent = self.manifest.heads.absent
         return [
-            Scores(float(p), float(h), float(o), m, ms, {name: float(said[i]) for name, said in others.items()})
+            Scores(
+                None if PLANE in absent else float(p),
+                float(h),
+                float(o),
+                None if NUCHAL_MAP in absent else m,
+                ms,
+                {name: float(said[i]) for name, said in others.items()},
+            )
             for i, (p, h, o, m) in enumerate(zip(plane, hygroma, ood, nuchal_map, strict=True))
         ]

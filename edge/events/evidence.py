@@ -29,6 +29,9 @@ def heat_overlay(picture: np.ndarray, nuchal_map: np.ndarray, side: int) -> np.n
     return (base * (1.0 - alpha) + colour * alpha).astype(np.uint8)
 
 
+NO_PLANE, NO_MAP = "views not told apart", "no nuchal map in this bundle"
+
+
 def render_evidence(view: np.ndarray | None, scores: Scores, t_wall: str, exam_id: int, bundle: str) -> bytes:
     """view uint8 [S,S] (see `edge.screen.view`: nothing from outside the fan) -> PNG bytes. StoreError if it cannot be
     encoded.
@@ -37,7 +40,7 @@ def render_evidence(view: np.ndarray | None, scores: Scores, t_wall: str, exam_i
 
     The PNG says so itself (`holds_no_patient`): whoever exports it years later claims no more than was known.
 
-    Left the view as it is, right the same with the nuchal map, below the words, the score, the time (UTC) and the
+    Left the view as it is, right the same with the nuchal map, where the bundle has one, below the words, the score, the time (UTC) and the
     bundle.
     """
     if view is None:
@@ -46,9 +49,15 @@ def render_evidence(view: np.ndarray | None, scores: Scores, t_wall: str, exam_i
     plain = cv2.cvtColor(cv2.resize(view, (PANEL, PANEL), interpolation=cv2.INTER_LINEAR), cv2.COLOR_GRAY2BGR)
     caption = np.zeros((BAND, 2 * PANEL, 3), np.uint8)
     _write(caption, WORDS, 34, 0.95, (80, 170, 255))
-    detail = f"score {scores.hygroma:.3f}   plane {scores.plane:.3f}   exam {exam_id}   {t_wall}   {bundle}"
+    plane = NO_PLANE if scores.plane is None else f"plane {scores.plane:.3f}"
+    detail = f"score {scores.hygroma:.3f}   {plane}   exam {exam_id}   {t_wall}   {bundle}"
     _write(caption, detail, 68, 0.5, (220, 220, 220))
-    picture = np.vstack([np.hstack([plain, heat_overlay(view, scores.nuchal_map, PANEL)]), caption])
+    if scores.nuchal_map is None:
+        beside = np.zeros_like(plain)
+        _write(beside, NO_MAP, PANEL // 2, 0.5, (220, 220, 220))
+    else:
+        beside = heat_overlay(view, scores.nuchal_map, PANEL)
+    picture = np.vstack([np.hstack([plain, beside]), caption])
     good, data = cv2.imencode(".png", picture)
     if not good:
         raise StoreError("the evidence image could not be encoded as PNG; this OpenCV lacks its PNG encoder")

@@ -75,7 +75,8 @@ def no_longer_called(scorer: Scorer, confirmed: list[Confirmed]) -> tuple[int, .
     lost = []
     for flag in confirmed:
         scores = scorer.score(prepare(flag.picture, full_fan(flag.picture.shape), scorer.manifest.preprocessing))
-        called = scores.hygroma >= point.hygroma_threshold and scores.plane >= point.plane_threshold and scores.ood <= limit
+        view = scores.plane is None or scores.plane >= point.plane_threshold
+        called = scores.hygroma >= point.hygroma_threshold and view and scores.ood <= limit
         if not called:
             lost.append(flag.event_id)
     return tuple(lost)
@@ -93,7 +94,7 @@ def rehearse(scorer: Scorer, config: Config, pictures: list[np.ndarray]) -> None
         fan = full_fan(picture.shape)
         crop = prepare(picture, fan, spec)
         scores = scorer.score(crop)
-        if not np.isfinite([scores.plane, scores.hygroma, scores.ood]).all():
+        if not np.isfinite([scores.plane or 0.0, scores.hygroma, scores.ood]).all():
             raise EngineError(
                 f"{scorer.label}: picture {i} of the rehearsal: found a score that is not finite; do not use this bundle"
             )

@@ -28,6 +28,7 @@ def model_card(manifest: Manifest, reference: str = "PyTorch FP32") -> str:
             "hygroma) given that it is, a map of where the nuchal region lies, and a distance from the training "
             "images.\n"
         ),
+        *(f"**Not in this bundle**: {text}.\n" for text in m.heads.lacking),
         (
             f"- Model: {m.model.architecture}; input {m.input.dtype} {m.input.size} x {m.input.size} grey; weights and "
             "block inputs INT8."

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
+import torch
 
+from calibration.bank import Bank
 from edge.bundle import Bundle, write_bundle
-from edge.bundle.manifest import CARD_FILE, Calibration, EvidenceTable, ModelInfo, Provenance
+from edge.bundle.manifest import CARD_FILE, NUCHAL_MAP, PLANE, Calibration, EvidenceTable, ModelInfo, Provenance
 from edge.decision.params import DecisionParams
 from edge.errors import GateError
 from export.bundle import Ingredients, assemble_bundle
@@ -80,6 +82,7 @@ def ingredients(
         ),
         preprocessing=crops.spec,
         operating_point=operating_point(folds, judged),
+        absent=absent(crops.bank, student.state),
         others={head.name: shipped_threshold(folds, "student", head) for head in c.others},
         temperatures=Calibration(1.0, 1.0),
         decision=_start_of_decision(recipe),
@@ -94,6 +97,13 @@ def ingredients(
         finetune=None if recipe.qat.when == "never" else finetune,
         finetune_always=recipe.qat.when == "always",
     )
+
+
+def absent(bank: Bank, state: Mapping[str, torch.Tensor]) -> list[str]:
+    """The outputs of a student that nothing was learned for: a plane head that says yes to everything (`NO_PLANE_HEAD`), a map
+    without a box in any picture of real pixels."""
+    boxes = any(entry.box is not None for entry in bank.entries if entry.source != "phantom")
+    return [*([] if state["plane_head.weight"].any() else [PLANE]), *([] if boxes else [NUCHAL_MAP])]
 
 
 def _start_of_decision(recipe: Recipe) -> dict[str, float]:

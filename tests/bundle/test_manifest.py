@@ -43,8 +43,8 @@ def test_a_manifest_survives_the_round_trip(fake_bundle: Any) -> None:
 
 
 WRONG = [
-    ("schema_version", 3, "schema_version: found 3; this version reads 1 and 2"),
-    ("schema_version", 2, "heads.others: found {}; schema 2 names heads here, schema 1 has none"),
+    ("schema_version", 4, "schema_version: found 4; this version reads 1 to 3"),
+    ("schema_version", 2, "schema 3 names absent outputs, schema 2 further heads, schema 1 neither"),
     ("schema_version", True, "schema_version: found True"),
     ("schema_version", _DELETE, "schema_version: found None"),
     ("surprise", 1, "surprise: found 1; unknown field"),

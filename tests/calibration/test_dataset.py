@@ -87,6 +87,11 @@ def test_a_table_says_as_much_as_is_known_of_each(data: Path) -> None:
     assert (last.hygroma, last.plane, last.scanner, last.mm_per_px, last.fold) == (1, UNKNOWN, "Voluson", 0.1, 2)
 
 
+def test_a_hospitals_own_columns_are_let_be(data: Path) -> None:
+    many = [{**row, "age": "31", "remark": "twins"} for row in rows(data)]
+    assert open_dataset(write_csv(data / "p.csv", many)).images == open_dataset(write_csv(data / "q.csv", rows(data))).images
+
+
 def test_several_data_sets_are_used_together_by_names_that_differ(data: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "second", patients=5)
     others = [{"path": row["path"], "plane": "other", "split": "holdout" if i else "train"} for i, row in enumerate(rows(data))]
@@ -175,7 +180,8 @@ def changed(row: int, **cells: str) -> Callable[[Rows], Rows]:
         (changed(2, patient=""), "patient is empty in 1 of 16 rows; fill it in all of them or in none"),
         (lambda r: [*r, r[0]], "rows for the same image: hygroma/00-0.png (lines 2 and 18)"),
         (lambda r: [{"file": "a"}], "columns file; path missing"),
-        (lambda r: [{**x, "age": "3"} for x in r], "unknown columns 'age'; known are path, patient"),
+        (lambda r: [{**x, "Plane": "other"} for x in r], "unknown column 'Plane'; did you mean 'plane'? Known are path, patient"),
+        (lambda r: [{**x, "nt_bx": "1 2 3 4"} for x in r], "unknown column 'nt_bx'; did you mean 'nt_box'?"),
         (lambda r: [{**x, "label": "normal"} for x in r], "column 'label': write hygroma, with 1 and 0"),
         (lambda r: [{**x, "fold": "1"} for x in r], "column 'fold': write split"),
         (lambda r: [{**x, "plane": "good"} for x in r], "line 2: plane 'good'; expected standard or other, or nothing"),

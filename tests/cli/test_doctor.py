@@ -22,6 +22,7 @@ import pytest
 
 from edge import doctor
 from edge.bundle import Bundle
+from edge.bundle.manifest import ABSENT
 from edge.capture import FeedStats
 from edge.cli import main
 from edge.config import BundleConfig, Config, EngineConfig, EventsConfig, SourceConfig, StatusConfig
@@ -264,7 +265,8 @@ def test_a_bundle_that_a_person_took_back_is_no_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, level: str, fix: str
 ) -> None:
     monkeypatch.undo()  # the check itself
-    manifest = SimpleNamespace(input=SimpleNamespace(size=8), gate=SimpleNamespace(accepted_failing=False))
+    heads = SimpleNamespace(lacking=())
+    manifest = SimpleNamespace(input=SimpleNamespace(size=8), gate=SimpleNamespace(accepted_failing=False), heads=heads)
     scorer = SimpleNamespace(
         manifest=manifest, score=lambda crop: SimpleNamespace(ms=1.0), label="m 1", signed_by="hygroma", runner_name="fake"
     )
@@ -273,6 +275,22 @@ def test_a_bundle_that_a_person_took_back_is_no_fault(
     monkeypatch.setattr("edge.update.trial.load_state", lambda slots: state)
     found = findings(lambda: Config(), machine(tmp_path))["bundle"]
     assert found.level == level and found.fix.startswith(fix) and f"m-2 was rolled back on 2026-11-30: {reason}" in found.found
+
+
+@pytest.mark.requirement("M-01")
+def test_a_bundle_that_cannot_tell_views_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the check itself
+    manifest = SimpleNamespace(
+        input=SimpleNamespace(size=8),
+        gate=SimpleNamespace(accepted_failing=False),
+        heads=SimpleNamespace(lacking=(ABSENT["plane"],)),
+    )
+    scorer = SimpleNamespace(
+        manifest=manifest, score=lambda crop: SimpleNamespace(ms=1.0), label="m 1", signed_by="hygroma", runner_name="fake"
+    )
+    monkeypatch.setattr("edge.watching.open_scorer", lambda path, config: nullcontext(scorer))
+    found = findings(lambda: Config(), machine(tmp_path))["bundle"]
+    assert found.level == "warn" and "this bundle cannot tell views" in found.found and "label planes" in found.fix
 
 
 def test_an_engine_that_is_missing(tmp_path: Path, fake_bundle: Bundle) -> None:

@@ -183,7 +183,7 @@ def other_schema(device: Device, path: Path) -> None:
     from edge.bundle.trust import make_signature
 
     contents = dict(load_bundle(path, device.config.bundle.trust()).contents)
-    manifest = json.loads(contents["manifest.json"]) | {"schema_version": 3}
+    manifest = json.loads(contents["manifest.json"]) | {"schema_version": 9}
     contents["manifest.json"] = json.dumps(manifest).encode()
     contents["manifest.sig"] = make_signature(contents["manifest.json"], device.key)
     path.write_bytes(tar.pack(contents))
@@ -197,7 +197,7 @@ HOSTILE: list[tuple[str, Callable[[Device, Path], None], str]] = [
     ("unsigned", drop_signature, "it is not signed"),
     ("wrong key", sign_with_stranger, "which is not trusted here"),
     ("another's signature", borrow_signature, "did not sign this manifest"),
-    ("unknown schema", other_schema, "schema_version: found 3"),
+    ("unknown schema", other_schema, "schema_version: found 9"),
     ("truncated", cut, "not a readable .tar"),
     ("extra file", member("extra.bin"), "a file that the manifest does not list"),
     ("symlink", member("a", tarfile.SYMTYPE, "/etc/shadow"), "a symbolic link"),
