@@ -1,9 +1,9 @@
-"""4-fold cross-validation on a user's own images (the protocol of arXiv 2512.22730): a recipe's stages, stopped at the folds' teachers,
-or at its baseline.
+"""4-fold cross-validation on a user's own images (the protocol of arXiv 2512.22730): a recipe's stages, stopped at the folds'
+teachers, or at its baseline.
 
-Folds are grouped by patient and stratified by finding; training stops on patients set aside inside the training folds; every image
-is predicted once, by the model that never saw its patient. The folder is a recipe's `work`, with the recipe in it: `hygroma export`
-goes on from there, and trains no fold again.
+Folds are grouped by patient and stratified by finding; training stops on patients set aside inside the training folds; every
+image is predicted once, by the model that never saw its patient. The folder is a recipe's `work`, with the recipe in it:
+`hygroma export` goes on from there, and trains no fold again.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def require_free(recipe: Recipe) -> None:
     known, made = (_flat(asdict(one)) for one in (load_recipe(path), recipe))
     if wrong := [f"{key}: found {known[key]!r}, now {made[key]!r}" for key in made if known[key] != made[key]]:
         raise ConfigError(
-            f"{path}: made otherwise ({'; '.join(wrong)}); give another --out, or cross-validate what it says: hygroma crossval {path}"
+            f"{path}: made otherwise ({'; '.join(wrong)}); give another --out, or cross-validate what it says: "
+            f"hygroma crossval {path}"
         )
 
 
@@ -122,8 +123,8 @@ def cross_validate(
     progress: Progress = lambda what, done, total: None,
     teacher: bool = True,
 ) -> dict[str, Any]:
-    """The report, also in the recipe's `work`. Goes on where an earlier call with the same settings was cut off. teacher: False for
-    the baseline alone. InputError or ConfigError before anything is trained when data, settings or device cannot work."""
+    """The report, also in the recipe's `work`. Goes on where an earlier call with the same settings was cut off. teacher: False
+    for the baseline alone. InputError or ConfigError before anything is trained when data, settings or device cannot work."""
     if ray_address is None:
         open_device(device)
     else:

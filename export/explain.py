@@ -50,9 +50,9 @@ def explain(
 ) -> tuple[list[dict[str, Any]], list[Localisation]]:
     """Write `each` overlays a class to `out`, PNG: the crop, and the map over it. A row an overlay: path, label, probability,
     decision, fold, overlay. Taken evenly over the class in the order of their probability, so that wrong ones are
-    among them. form: of EXPLAINED; left out: the teacher, or what there is. boxes: a table (export/site/boxes.py); left out: the data
-    set's own nt_box. A class with boxes then has only images with one explained, and a row of `localisation_row` of its own, the
-    second list; it is empty without boxes. data: where the data sets lie now, if they were moved. InputError when `folder` is no
+    among them. form: of EXPLAINED; left out: the teacher, or what there is. boxes: a table (export/site/boxes.py); left out: the
+    data set's own nt_box. A class with boxes then has only images with one explained, and a row of `localisation_row` of its own,
+    the second list; it is empty without boxes. data: where the data sets lie now, if they were moved. InputError when `folder` is no
     finished cross-validation, its models are gone or the boxes are wrong, ConfigError when `out` cannot be written."""
     crossed = load_crossed(folder, form)
     if crossed.form not in EXPLAINED:
@@ -122,7 +122,8 @@ class _Shown:
         return self.pipeline.taught_crops.of(np.array(index, int), self.spec)
 
     def boxes(self, names: Sequence[str], index: Sequence[int], table: Path | None) -> dict[int, Box]:
-        """Place among the answers -> nuchal box that a reader drew, in fractions of the crop; table: in place of the data set's."""
+        """Place among the answers -> nuchal box that a reader drew, in fractions of the crop. table: in place of the
+        data set's."""
         entries, known = [self.bank.entries[i] for i in index], self.pipeline.data.stills
         stills = {name: known[e.still] for name, e in zip(names, entries, strict=True) if e.source == "real"}
         found = own_boxes(stills, self.spec.size) if table is None else read_boxes(table, stills, self.spec.size)
@@ -134,7 +135,9 @@ class _Shown:
         for stage, endings in EXPLAINED[self.form].items():
             for path in (pipeline.stamps.folder(stage) / f"{name}.{ending}" for ending in endings):
                 if not path.is_file():
-                    raise InputError(f"{path}: missing; run the same `hygroma crossval` or `hygroma export` again to have it made")
+                    raise InputError(
+                        f"{path}: missing; run the same `hygroma crossval` or `hygroma export` again to have it made"
+                    )
         if self.form == BASELINE:
             best = int(pipeline.baseline(fold)["best"][0])
             return trained_baseline(pipeline.recipe.baseline_system, pipeline.stamps.folder(BASELINE) / name, best)

@@ -88,7 +88,8 @@ class Pipeline:
     """All stages of one recipe. A stage asks the one before it for what it needs, so that any can be run first.
 
     ConfigError from a stage that finds outputs which other settings made; only the bundle is made again unasked. device: cpu or
-    cuda, where teacher, baseline and students train and are asked; heads, INT8 graphs and fine-tuning with rounding are the CPU's. refit: whether a model is made of all folds too."""
+    cuda, where teacher, baseline and students train and are asked; heads, INT8 graphs and fine-tuning with rounding
+    are the CPU's. refit: whether a model is made of all folds too."""
 
     def __init__(
         self,
@@ -155,8 +156,8 @@ class Pipeline:
         return stages
 
     def _leave_recipe(self) -> None:
-        """The recipe beside what it makes: for `hygroma explain`, and to go on from a cross-validation. One that says the same stays
-        as it was written."""
+        """The recipe beside what it makes: for `hygroma explain`, and to go on from a cross-validation. One that says the same
+        stays as it was written."""
         path = self.work / RECIPE
         if path.is_file():
             try:
@@ -202,8 +203,8 @@ class Pipeline:
 
     @cached_property
     def taught_crops(self) -> Crops:
-        """Real stills and what was made of them: all that teachers and baselines learn from. InputError as `crops`, and where a run
-        that stops early could not set anything aside for it."""
+        """Real stills and what was made of them: all that teachers and baselines learn from. InputError as `crops`, and where a
+        run that stops early could not set anything aside for it."""
         recipe = self.recipe
         crops = self._crops_of(self._with_given(self.stamps.kept_whole("bank", BANK, self._real_bank)))
         frames = len(self.frames())
@@ -233,7 +234,8 @@ class Pipeline:
         groups, folds = grouped(data, recipe.seed, partial(self.progress, "bank: copies"), recipe.lesions)
         columns = [head.column for head in recipe.heads]
         return build_bank(
-            data.stills, groups, folds, data.elsewhere, recipe.seed, partial(self.progress, "bank: stills"), recipe.lesions, columns
+            data.stills, groups, folds, data.elsewhere, recipe.seed, partial(self.progress, "bank: stills"), recipe.lesions,
+            columns,
         )
 
     def _with_given(self, bank: Bank) -> Bank:

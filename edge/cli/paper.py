@@ -18,12 +18,14 @@ OF_SYSTEM = ("system", "positive", "init", "shape_of", "out", "image", "epochs",
 
 def _add_crossval(crossval: Parser) -> None:
     crossval.description = (
-        "4-fold cross-validation, grouped by patient, on images with a finding: a recipe's stages, stopped at the folds' teachers. "
-        "Everything wrong with the data is said before anything is trained. Goes on where it was cut off; `hygroma export "
-        "OUT/recipe.yaml` goes on from there to a bundle. Of a recipe: its teacher and its baseline, on its own data."
+        "4-fold cross-validation, grouped by patient, on images with a finding: a recipe's stages, stopped at the folds' "
+        "teachers. Everything wrong with the data is said before anything is trained. Goes on where it was cut off; `hygroma "
+        "export OUT/recipe.yaml` goes on from there to a bundle. Of a recipe: its teacher and its baseline, on its own data."
     )
     crossval.epilog = "docs/paper-protocol.md has the whole protocol, command by command."
-    crossval.add_path("data", "DATA", "folders per class and tables (docs/data.md); or one RECIPE.yaml, which says all below it", nargs="+")
+    crossval.add_path(
+        "data", "DATA", "folders per class and tables (docs/data.md); or one RECIPE.yaml, which says all below it", nargs="+"
+    )
     crossval.add_argument("--positive", default="hygroma", metavar="CLASS", help="the positive folder (default: hygroma)")
     crossval.add_argument("--system", choices=("usf-mae", "vit-random", "densenet169"), help="what is trained")
     crossval.add_argument(
@@ -83,8 +85,8 @@ def _add_explain(explain: Parser) -> None:
     explain.add_numbers([("each", 8, "images of either class")], positive)
     explain.add_path(
         "--boxes", "CSV",
-        "path,x0,y0,x1,y1 in pixels: nuchal regions drawn by a reader (default: the data set's nt_box); says how much of the maps "
-        "lies inside",
+        "path,x0,y0,x1,y1 in pixels: nuchal regions drawn by a reader (default: the data set's nt_box); says how much of the "
+        "maps lies inside",
     )  # fmt: skip
     explain.add_path("--data", "DATA", "where the data sets lie now, if they were moved", nargs="+", default=[])
     explain.add_json("print one JSON object: overlays, localisation")

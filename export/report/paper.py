@@ -34,8 +34,9 @@ ON_WHAT = {
     SIMULATED: "Simulated lesions, drawn into real stills, against shams and untouched stills: no figure of real hygromas",
 }
 THRESHOLDS = (
-    "Each fold's threshold is the one of the highest balanced accuracy on the other folds' held-out images, of equally good ones the "
-    "nearest to .5; the INT8 graph's and the engine's are their student's. The device's operating point is another one: it keeps false alarms rare."
+    "Each fold's threshold is the one of the highest balanced accuracy on the other folds' held-out images, of equally good ones "
+    "the nearest to .5; the INT8 graph's and the engine's are their student's. The device's operating point is another one: it "
+    "keeps false alarms rare."
 )
 
 
@@ -68,8 +69,8 @@ class Answers:
 
 
 def choose_threshold(labels: np.ndarray, probability: np.ndarray) -> float:
-    """The probability that best separates labels {0,1} of both kinds (highest balanced accuracy); of equally good ones the nearest
-    to .5, since a few dozen images leave a wide gap open."""
+    """The probability that best separates labels {0,1} of both kinds (highest balanced accuracy); of equally good ones the
+    nearest to .5, since a few dozen images leave a wide gap open."""
     levels = np.unique(probability.astype(np.float64))
     candidates = np.concatenate([[EVEN_ODDS], (levels[1:] + levels[:-1]) / 2])
     positive = labels.astype(bool)
@@ -80,7 +81,8 @@ def choose_threshold(labels: np.ndarray, probability: np.ndarray) -> float:
 
 
 def thresholds(labels: np.ndarray, folds: np.ndarray, probability: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Form -> the threshold at which each image is judged [n], chosen on the other folds. InputError where these show one class."""
+    """Form -> the threshold at which each image is judged [n], chosen on the other folds. InputError where these show one
+    class."""
     out = {}
     for form in probability:
         said = probability.get(JUDGED_AS.get(form, form), probability[form])
@@ -88,7 +90,9 @@ def thresholds(labels: np.ndarray, folds: np.ndarray, probability: Mapping[str, 
         for fold in np.unique(folds):
             rest = folds != fold
             if len(set(labels[rest].tolist())) < 2:
-                raise InputError(f"fold {fold}: the other folds hold one class only, so that no threshold can be chosen; add images")
+                raise InputError(
+                    f"fold {fold}: the other folds hold one class only, so that no threshold can be chosen; add images"
+                )
             limits[folds == fold] = choose_threshold(labels[rest], said[rest])
         out[form] = limits
     return out
@@ -222,6 +226,6 @@ def test_in_words(test: PaperTest) -> str:
     """Without the full stop."""
     first, second = NAMES[test["first"]], NAMES[test["second"]]
     return (
-        f"{second} against {first}, log loss by patient: p = {test['p']:.3g} (n = {test['n']}, {test['ties']} of them without a difference; "
-        f"smallest p possible {test['smallest_p']:.3g}; {second} better in {test['second_better']})"
+        f"{second} against {first}, log loss by patient: p = {test['p']:.3g} (n = {test['n']}, {test['ties']} of them without a "
+        f"difference; smallest p possible {test['smallest_p']:.3g}; {second} better in {test['second_better']})"
     )

@@ -19,7 +19,8 @@ def require_engine(runtime: str) -> None:
 
         load_tensorrt()
     elif not PORTABLE[runtime].installed():
-        raise EngineError(f"engine: {PORTABLE[runtime].title} is not installed; {PORTABLE[runtime].install}, or leave `engine` out")
+        missing = PORTABLE[runtime]
+        raise EngineError(f"engine: {missing.title} is not installed; {missing.install}, or leave `engine` out of the recipe")
 
 
 def engine_name(runtime: str) -> str:

@@ -115,7 +115,8 @@ def answers_of(folds: HeldOut, stills: Sequence[LabelledImage], real: bool) -> A
         raise InputError("held-out images with a finding: of one class only; add images of the other to the data set")
     at = np.flatnonzero(keep).tolist()
     entries = [folds.entries[i] for i in at]
-    said = {form: folds.said(form, HYGROMA)[at].astype(np.float64) for form in NAMES if f"{form}_{HYGROMA.name}" in folds.probability}
+    forms = [form for form in NAMES if f"{form}_{HYGROMA.name}" in folds.probability]
+    said = {form: folds.said(form, HYGROMA)[at].astype(np.float64) for form in forms}
     labels, of_fold = labels[at].astype(int), np.array([entry.fold for entry in entries])
     return Answers(
         [stills[entry.still].name if entry.source == "real" else folds.ids[i] for i, entry in zip(at, entries, strict=True)],

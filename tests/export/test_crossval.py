@@ -7,7 +7,6 @@ import csv
 import dataclasses
 import itertools
 import json
-import math
 import os
 import re
 import shutil
@@ -32,7 +31,7 @@ from export.explain import explain
 from export.jobs import run_jobs
 from export.pipeline import Pipeline
 from export.recipe import BaselineRecipe, PhantomRecipe, Recipe, StudentRecipe, load_recipe
-from export.report.signed_rank import log_losses, signed_rank
+from export.report.signed_rank import log_losses
 from export.site.crossed import load_crossed
 from export.training import finetune
 from export.training.finetune import Examples
@@ -188,7 +187,8 @@ def test_every_two_forms_are_tested_on_the_same_patients(exported: Path) -> None
 def test_it_is_the_first_table_of_the_report(exported: Path) -> None:
     page = (exported / "report/validation.html").read_text()
     first = page.partition("<table")[2].partition("</table>")[0]
-    assert all(name in first for name in ("DenseNet-169 from a random start", "teacher from c.pt", "student", "INT8 graph", "engine (ONNX Runtime) from c.pt"))
+    named = ("DenseNet-169 from a random start", "teacher from c.pt", "student", "INT8 graph", "engine (ONNX Runtime) from c.pt")
+    assert all(name in first for name in named)
     panels = json.loads((exported / "report/validation.json").read_text())["localisation"]["panels"]
     assert sum("Hygroma" in panel["caption"] for panel in panels) == sum("Untouched" in panel["caption"] for panel in panels) > 0
 
@@ -449,7 +449,9 @@ def test_patients_of_both_classes_are_told(
 ) -> None:
     """A table that numbers each class anew makes one patient of two: half the patients, and no error anywhere."""
     assert report_of(finished)["patients in both classes"] == 0
-    known = [{**row, "patient": row["patient"][1:], "path": str(site / "data" / row["path"])} for row in rows(site / "data/table.csv")]
+    known = [
+        {**row, "patient": row["patient"][1:], "path": str(site / "data" / row["path"])} for row in rows(site / "data/table.csv")
+    ]
     write_csv(tmp_path / "t.csv", known)
     call = command(site, tmp_path / "out", "--epochs", "1")
     call[1] = str(tmp_path / "t.csv")
