@@ -192,11 +192,12 @@ def test_the_messages_of_troubleshooting_are_the_programs() -> None:
 @pytest.mark.requirement("D-03")
 def test_every_column_that_is_read_is_described() -> None:
     pytest.importorskip("torch")
-    from export.site import adapt, boxes, crossval
+    from export.report import paper
+    from export.site import adapt, boxes
 
     described = set(re.findall(r"`(\w+)`", (DOCS / "data.md").read_text(encoding="utf-8")))
     flags = {"structure", "nt_over_thalami_size", "by_eye_increased_nt"}
-    tables = (KNOWN, MANIFEST, CORNERS, boxes.COLUMNS, crossval.COLUMNS, crossval.PREDICTED, adapt.COLUMNS, flags)
+    tables = (KNOWN, MANIFEST, CORNERS, boxes.COLUMNS, paper.FIXED, paper.PER_FORM, adapt.COLUMNS, flags)
     assert {column for table in tables for column in table} <= described
 
 
