@@ -57,7 +57,8 @@ def recipe_of(data: Sequence[Path], system: System, out: Path, positive: str, se
     vit, baseline = system.vit, BaselineRecipe()
     if vit is None:  # an export needs a teacher besides: whoever wants one writes it into the recipe
         teacher = TeacherRecipe("random", epochs=s.epochs, frozen_blocks=0, patience=s.patience)
-        baseline = BaselineRecipe(system.name, system.start, system.image, s.epochs, s.patience, s.lr)
+        side = system.image if system.image % PATCH else 0  # DenseNet takes any; else it is the recipe's
+        baseline = BaselineRecipe(system.name, system.start, side, s.epochs, s.patience, s.lr)
     else:
         teacher = TeacherRecipe(
             system.start, vit.width, vit.depth, vit.heads, vit.layer_scale, s.epochs, own.lr, own.layer_decay,
@@ -72,7 +73,7 @@ def recipe_of(data: Sequence[Path], system: System, out: Path, positive: str, se
         teacher=teacher,
         positive=positive,
         lesions=False,
-        image=-(-system.image // PATCH) * PATCH,  # DenseNet takes any side
+        image=-(-system.image // PATCH) * PATCH,
         tap=min(3, len(blocks)),
         seed=s.seed,
         batch=s.batch,

@@ -217,7 +217,7 @@ class Stamps:
             values = {k: v for field in fields for k, v in self._values(f"{name}.{field.name}").items()}
             return {k: v for k, v in values.items() if v or k not in UNSAID}
         if key == "baseline.image":
-            return {key: self.recipe.baseline_system.image}
+            return {key if self.recipe.baseline.image else "image": self.recipe.baseline_system.image}
         if key in ("teacher.init", "baseline.init"):
             return {key: self._start_of(key.partition(".")[0])}
         if key == "unlabelled.frames":

@@ -306,6 +306,17 @@ def test_the_baseline_sees_the_very_images_of_the_teacher(exported: Path) -> Non
 
 
 @pytest.mark.requirement("V-04")
+def test_a_recipe_takes_up_a_baseline_that_was_cross_validated_alone(site: Path, small_densenet: None, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main([*command(site, out, "--epochs", "1", system="densenet169"), "--image", "40"]) == 0
+    recipe = load_recipe(out / "recipe.yaml")
+    assert (recipe.image, recipe.baseline.image, recipe.baseline_system.image) == (48, 40, 40)
+    trained: list[str] = []
+    Pipeline(recipe, lambda what, done, total: trained.append(what)).run("baseline")
+    assert not [what for what in trained if what.startswith("baseline")]
+
+
+@pytest.mark.requirement("V-04")
 def test_another_baseline_is_not_taken_for_this_one(exported: Path, tmp_path: Path) -> None:
     from edge.errors import ConfigError
 
