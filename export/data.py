@@ -171,9 +171,12 @@ def require_statistics(data: Data, recipe: Recipe) -> None:
         )
 
 
-def grouped(data: Data, seed: int, on_step: Callable[[int, int], None]) -> tuple[list[str], np.ndarray]:
-    """The patient and the fold, HOLDOUT among them, of each of `data.stills`; copies stay together. InputError where an image cannot
-    be read, a patient is in two folds, or, where figures stand on real positives, a fold lacks a class."""
+def grouped(
+    data: Data, seed: int, on_step: Callable[[int, int], None], lesions: bool = True
+) -> tuple[list[str], np.ndarray]:
+    """The patient and the fold, HOLDOUT among them, of each of `data.stills`; copies stay together. lesions: whether any are drawn.
+    InputError where an image cannot be read, a patient is in two folds, or, where figures stand on real positives, a fold lacks a
+    class."""
     nuchal, hashes, bad = data.nuchal, [], []
     for number, image in enumerate(nuchal.images):
         on_step(number, len(nuchal.images))
@@ -186,7 +189,7 @@ def grouped(data: Data, seed: int, on_step: Callable[[int, int], None]) -> tuple
     groups = patient_groups(nuchal, same_images(np.stack(hashes)))
     folds = assign_folds(nuchal, groups, seed)
     found = [i for i, image in enumerate(nuchal.images) if image.hygroma != UNKNOWN and folds[i] != HOLDOUT]
-    if data.stands_on_real:
+    if data.stands_on_real or not lesions:
         judged = replace(nuchal, images=[nuchal.images[i] for i in found])
         check_folds(judged, [groups[i] for i in found], folds[found])
     return groups, folds

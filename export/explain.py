@@ -4,6 +4,7 @@ reader drew boxes, how much of each class's maps lies inside them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,18 @@ from export.report.localise import localisation_row
 from export.report.paper import BASELINE, STUDENT, TEACHER
 from export.report.records import Localisation
 from export.report.score_cam import score_cam
-from export.site.boxes import read_boxes
+from export.site.boxes import own_boxes, read_boxes
 from export.site.crossed import load_crossed
 from export.stages.baseline import trained_baseline
 from export.stages.crops import run_name
 from export.training.augment import Box
 
-EXPLAINED = (BASELINE, TEACHER, STUDENT)  # forms whose models PyTorch runs
-
+# Forms whose models PyTorch runs -> the stages that make one, and a fold's finished file in each.
+EXPLAINED: dict[str, dict[str, tuple[str, ...]]] = {
+    TEACHER: {"teacher": ("pt", "plane.pt")},
+    STUDENT: {"student": ("pt",), "heads": ("pt",)},
+    BASELINE: {"baseline": ("npz",)},
+}
 SIDE = 384  # pixels of either half of an overlay: cells of a 14 x 14 map stay visible
 
 
@@ -39,24 +44,26 @@ def explain(
     out: Path,
     each: int,
     form: str = "",
-    boxes: tuple[Path, Path] | None = None,
+    boxes: Path | None = None,
+    data: Sequence[Path] = (),
     on_step: Callable[[int, int, str], None] = lambda done, total, note: None,
 ) -> tuple[list[dict[str, Any]], list[Localisation]]:
     """Write `each` overlays a class to `out`, PNG: the crop, and the map over it. A row an overlay: path, label, probability,
     decision, fold, overlay. Taken evenly over the class in the order of their probability, so that wrong ones are
-    among them. form: of EXPLAINED; left out: the teacher, or what there is. boxes: a table and the folder that its paths are under
-    (export/site/boxes.py); left out: the data set's own nt_box. A class with boxes then has only images with one explained, and a
-    row of `localisation_row` of its own, the second list; it is empty without boxes. InputError when `folder` is no finished
-    cross-validation or the boxes are wrong, ConfigError when `out` cannot be written."""
+    among them. form: of EXPLAINED; left out: the teacher, or what there is. boxes: a table (export/site/boxes.py); left out: the
+    data set's own nt_box. A class with boxes then has only images with one explained, and a row of `localisation_row` of its own,
+    the second list; it is empty without boxes. data: where the data sets lie now, if they were moved. InputError when `folder` is no
+    finished cross-validation, its models are gone or the boxes are wrong, ConfigError when `out` cannot be written."""
     crossed = load_crossed(folder, form)
     if crossed.form not in EXPLAINED:
         raise InputError(f"{folder}: --form: found {crossed.form!r}; maps are made of {', '.join(EXPLAINED)}")
     if problem := why_unwritable(out):
         raise ConfigError(f"--out: {problem}; name a folder that this user may write")
-    pipeline = Pipeline(load_recipe(folder / RECIPE), refit=False)
+    recipe = load_recipe(folder / RECIPE)
+    pipeline = Pipeline(replace(recipe, data=[str(source.resolve()) for source in data] or recipe.data), refit=False)
     answers, shown = crossed.answers, _Shown(pipeline, crossed.form)
     index = shown.indices(answers.names)
-    drawn = read_boxes(*boxes, list(answers.names), shown.crops(index)) if boxes else shown.own_boxes(index)
+    drawn = shown.boxes(answers.names, index, boxes)
     chosen = np.concatenate([_spread(crossed.probability, _pool(answers.labels == kind, drawn), each) for kind in (0, 1)])
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
@@ -72,7 +79,7 @@ def explain(
         if fold not in models:
             models[fold] = shown.model(fold)
         label = classes[int(answers.labels[i])]
-        path = out / f"{number:03d}-{label}-{Path(answers.names[i]).stem}.png"
+        path = out / f"{number:03d}-{label}-{Path(answers.names[i]).stem.replace(':', '-')}.png"
         crop = shown.crops([index[i]])[0]
         cams[i] = score_cam(models[fold], crop, channel)
         _write(path, crop, cams[i])
@@ -93,7 +100,9 @@ class _Shown:
     """What a form's models are shown of a work folder's images, and the models."""
 
     def __init__(self, pipeline: Pipeline, form: str):
-        self.pipeline, self.form, self.bank = pipeline, form, pipeline.bank()
+        for stage in EXPLAINED[form]:
+            pipeline.stamps.check(stage)
+        self.pipeline, self.form, self.bank = pipeline, form, pipeline.taught_crops.bank
         recipe = pipeline.recipe
         config = recipe.student_config if form == STUDENT else recipe.teacher_config
         self.spec = Preprocessing(size=recipe.baseline_system.image if form == BASELINE else config.image)
@@ -110,24 +119,28 @@ class _Shown:
 
     def crops(self, index: Sequence[int]) -> np.ndarray:
         """uint8 [n,S,S]."""
-        return self.pipeline.crops.of(np.array(index, int), self.spec)
+        return self.pipeline.taught_crops.of(np.array(index, int), self.spec)
 
-    def own_boxes(self, index: Sequence[int]) -> dict[int, Box]:
-        """Place among the answers -> nuchal box that a reader drew, in fractions of the crop."""
-        entries = [self.bank.entries[i] for i in index]
-        return {place: entry.box for place, entry in enumerate(entries) if entry.box and not entry.guessed_box}
+    def boxes(self, names: Sequence[str], index: Sequence[int], table: Path | None) -> dict[int, Box]:
+        """Place among the answers -> nuchal box that a reader drew, in fractions of the crop. table: in place of the
+        data set's."""
+        entries, known = [self.bank.entries[i] for i in index], self.pipeline.data.stills
+        stills = {name: known[e.still] for name, e in zip(names, entries, strict=True) if e.source == "real"}
+        found = own_boxes(stills, self.spec.size) if table is None else read_boxes(table, stills, self.spec.size)
+        return {place: found[name] for place, name in enumerate(names) if name in found}
 
     def model(self, fold: int) -> nn.Module:
         """A fold's, as it predicted. InputError where its weights are gone: nothing is trained here."""
-        pipeline = self.pipeline
+        pipeline, name = self.pipeline, run_name(fold)
+        for stage, endings in EXPLAINED[self.form].items():
+            for path in (pipeline.stamps.folder(stage) / f"{name}.{ending}" for ending in endings):
+                if not path.is_file():
+                    raise InputError(
+                        f"{path}: missing; run the same `hygroma crossval` or `hygroma export` again to have it made"
+                    )
         if self.form == BASELINE:
-            said = pipeline.baseline(fold)
-            return trained_baseline(
-                pipeline.recipe.baseline_system, pipeline.stamps.folder(BASELINE) / run_name(fold), int(said["best"][0])
-            )
-        path = pipeline.stamps.folder(self.form) / f"{run_name(fold)}.pt"
-        if not path.is_file():
-            raise InputError(f"{path}: missing; run the same `hygroma crossval` or `hygroma export` again to have it made")
+            best = int(pipeline.baseline(fold)["best"][0])
+            return trained_baseline(pipeline.recipe.baseline_system, pipeline.stamps.folder(BASELINE) / name, best)
         return pipeline.student(fold) if self.form == STUDENT else pipeline.teacher(fold)
 
 

@@ -9,6 +9,9 @@ distill   one student from each teacher: the teacher of a fold has never seen th
 quantize  float graph -> INT8 graph, a fold and a refit each
 validate  held-out predictions of every form, the report
 bundle    the refit, gated on the images held out for good where there are any, with decision parameters fitted on phantom exams
+
+crossval, and baseline alone, lie beside that order: the folds' teachers and baselines, judged on what they never saw. The other
+stages take them up.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from threadpoolctl import threadpool_limits
 from calibration.bank import BANK_SIZE, Bank, build_bank
 from edge.bundle.manifest import GateResult, OperatingPoint, Provenance
 from edge.engines.selftest import infer_all
+from edge.errors import ConfigError, InputError
 from edge.screen.preprocess import Preprocessing
 from export.atomic import Form, appearing, remove, writable
 from export.bundle import require_canonical
@@ -39,28 +43,29 @@ from export.model.heads import HYGROMA, Head
 from export.model.torch_runner import TorchRunner
 from export.model.vit import HygromaViT
 from export.phantoms import BANK, Progress, phantom_bank
-from export.recipe import Recipe, write_recipe
+from export.recipe import Recipe, load_recipe, write_recipe
 from export.report.engine_gate import StoredCrops, save_crops
 from export.report.evidence import HeldOut, evaluation_sets, held_out, judged_heads, operating_point, shipped_threshold
-from export.report.paper import BASELINE, TEACHER, Answers, write_paper
+from export.report.paper import BASELINE, ENGINE, NAMES, Answers, write_paper
 from export.report.provenance import provenance
 from export.report.records import Checked, Report
 from export.report.sensitivity import Measured, Study, study
 from export.report.validate import EvaluationSet, write_report
 from export.stages import bundle as bundling
 from export.stages import evidence, given, graphs, weights
-from export.stages.baseline import BaselineCourse, baseline_predictions, clear_state
+from export.stages.baseline import BaselineCourse, baseline_predictions, clear_state, with_finding
 from export.stages.crops import REFIT, Crops, run_name
+from export.stages.engine import engine_name, engine_says, require_engine
 from export.stages.evidence import ARRAYS
 from export.stages.graphs import GRAPH
 from export.stages.weights import WEIGHTS, Course
 from export.stamps import Stamps
-from export.training.finetune import open_device
+from export.training.finetune import STATE, open_device
 from export.training.frames import decode_frames, find_frames
 from export.training.precision import CPU, record, recorded
-from export.training.systems import RANDOM, describe_start
+from export.training.systems import RANDOM, build, describe_start
 from export.training.train import Schedule
-from export.training.watched import Watched, set_aside
+from export.training.watched import Watched, best_epoch, set_aside
 
 log = logging.getLogger("hygroma.export")
 
@@ -70,9 +75,12 @@ STAGES = {  # stage -> its folders under `work` that go on from one call to the 
     "train": ("teacher", "baseline"),
     "distill": ("unlabelled", "student", "heads"),
     "quantize": ("qat", "qdq", "qdq_teacher"),
-    "validate": ("predictions", "other_anatomy", "honesty"),
+    "validate": ("predictions", "engine", "other_anatomy", "honesty"),
     "bundle": ("exams",),
+    "baseline": ("baseline",),
+    "crossval": ("teacher", "baseline", "crossval"),
 }
+ASIDE = {"baseline": ("bank", "baseline"), "crossval": ("bank", "crossval")}  # they need no more than these
 TRAINED = ("teacher", "unlabelled", "student", "heads")  # whose products may be in bfloat16
 
 
@@ -80,7 +88,8 @@ class Pipeline:
     """All stages of one recipe. A stage asks the one before it for what it needs, so that any can be run first.
 
     ConfigError from a stage that finds outputs which other settings made; only the bundle is made again unasked. device: cpu or
-    cuda, where teacher, baseline and students train and are asked; heads, INT8 graphs and fine-tuning with rounding are the CPU's. refit: whether a model is made of all folds too."""
+    cuda, where teacher, baseline and students train and are asked; heads, INT8 graphs and fine-tuning with rounding
+    are the CPU's. refit: whether a model is made of all folds too."""
 
     def __init__(
         self,
@@ -103,7 +112,9 @@ class Pipeline:
         """Every stage up to and including `until`. What other settings made, and data that a later one could not use, is refused
         before the first begins, and what the data lack, and what that costs, is logged."""
         make: dict[str, Callable[[], object]] = {
-            "bank": self.bank,
+            "bank": self.bank if until not in ASIDE else lambda: self.taught_crops,
+            "baseline": partial(self.cross_validated, teacher=False),
+            "crossval": self.cross_validated,
             "train": self.train,
             "distill": self.distill,
             "quantize": self.quantize,
@@ -111,7 +122,7 @@ class Pipeline:
             "bundle": partial(self.bundle, accept_failing_gate),
         }
         stages = self.check(until)
-        for sentence in lacks(self.data, self.recipe):
+        for sentence in lacks(self.data, self.recipe) if until not in ASIDE else ():
             log.warning("%s", sentence)
         for stage in stages:
             make[stage]()
@@ -120,26 +131,42 @@ class Pipeline:
         """The stages up to and including `until`, in order; ConfigError or InputError where one of them cannot work."""
         writable(self.work)
         require_learnable(self.data, self.recipe)
-        self.stamps.keys("student")  # the data, the checkpoint to start from, a given bundle and a site's frames are there
-        if self.recipe.given:
-            given.open_given(self.recipe.given)
-        with torch.random.fork_rng(devices=[]):  # and the checkpoint fits: said now, not after minutes of edits
-            weights.at_start(self.recipe.teacher_config, self.recipe.teacher.init, self.recipe.seed)
-        self._leave_recipe()
-        stages = list(STAGES)[: list(STAGES).index(until) + 1]
+        # The data, the checkpoint to start from, a given bundle and a site's frames are there.
+        self.stamps.keys("student" if until not in ASIDE else until)
+        with torch.random.fork_rng(devices=[]):  # and the checkpoints fit: said now, not after minutes of edits
+            if until != "baseline":
+                if self.recipe.given:
+                    given.open_given(self.recipe.given)
+                weights.at_start(self.recipe.teacher_config, self.recipe.teacher.init, self.recipe.seed)
+            if until != "bank" and self.stamps.used("baseline"):
+                build(self.recipe.baseline_system, self.recipe.seed)
+        order = [stage for stage in STAGES if stage not in ASIDE]
+        stages = list(ASIDE[until] if until in ASIDE else order[: order.index(until) + 1])
+        unasked = {"bank_phantom"} if until in ASIDE else set()
         for stage in stages:
             for folder in STAGES[stage]:
-                if self.stamps.used(folder):
+                if self.stamps.used(folder) and folder not in unasked:
                     self.stamps.check(folder)
+        self._leave_recipe()
+        if "validate" in stages and self.stamps.used("engine"):
+            require_engine(self.recipe.engine)
         if until == "bundle":
             self.stamps.differences("bundle")  # refuses one without a stamp
             require_statistics(self.data, self.recipe)
         return stages
 
     def _leave_recipe(self) -> None:
-        """The recipe beside what it makes: for `hygroma explain`, and to go on from a cross-validation."""
-        with appearing(self.work / RECIPE) as unfinished:
-            write_recipe(self.recipe, unfinished)
+        """The recipe beside what it makes: for `hygroma explain`, and to go on from a cross-validation. One that says the same
+        stays as it was written."""
+        path = self.work / RECIPE
+        if path.is_file():
+            try:
+                if load_recipe(path) == self.recipe:
+                    return
+            except ConfigError as error:
+                log.warning("%s; written again", error)
+        with appearing(path) as unfinished:
+            write_recipe(replace(self.recipe, work="."), unfinished)
 
     def train(self) -> None:
         for run in self.runs:
@@ -168,16 +195,33 @@ class Pipeline:
     @cached_property
     def crops(self) -> Crops:
         """Real stills and what was made of them, then phantoms. InputError when a run could not fill one batch from it."""
-        recipe, phantom = self.recipe, self.recipe.phantom
-        real = self.stamps.kept_whole("bank", BANK, self._real_bank)
+        phantom = self.recipe.phantom
         extra = self.stamps.kept_whole(
             "bank_phantom", BANK, lambda: phantom_bank(phantom.training_frames, self.progress)
         )
-        bank = self._with_given(real.extended(extra.crops, extra.entries))
-        crops = self._crops_of(bank)
+        return self._crops_of(self.taught_crops.bank.extended(extra.crops, extra.entries))
+
+    @cached_property
+    def taught_crops(self) -> Crops:
+        """Real stills and what was made of them: all that teachers and baselines learn from. InputError as `crops`, and where a
+        run that stops early could not set anything aside for it."""
+        recipe = self.recipe
+        crops = self._crops_of(self._with_given(self.stamps.kept_whole("bank", BANK, self._real_bank)))
         frames = len(self.frames())
         crops.require_batches(", ".join(recipe.data), self.runs, recipe.batch, frames if recipe.unlabelled.epochs else None)
+        for run in self.runs:  # said before the first trains
+            if recipe.teacher.patience:
+                self._set_aside(crops, run, crops.taught(run))
+            if self.stamps.used("baseline") and run != REFIT:
+                self._set_aside(crops, run, with_finding(crops.bank, crops.taught(run)))
         return crops
+
+    def _set_aside(self, crops: Crops, run: int, taught: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of what a run is taught, what it trains on and what tells when to stop. InputError where either lacks a class."""
+        try:
+            return set_aside(crops.bank, taught, self.recipe.seed)
+        except InputError as error:
+            raise InputError(f"{', '.join(self.recipe.data)}: {run_name(run)}: {error}") from None
 
     def _crops_of(self, bank: Bank) -> Crops:
         return Crops(bank, self.data.stills, Preprocessing(size=self.recipe.student_config.image), self.recipe.seed)
@@ -187,10 +231,11 @@ class Pipeline:
 
     def _real_bank(self) -> Bank:
         data, recipe = self.data, self.recipe
-        groups, folds = grouped(data, recipe.seed, partial(self.progress, "bank: copies"))
+        groups, folds = grouped(data, recipe.seed, partial(self.progress, "bank: copies"), recipe.lesions)
         columns = [head.column for head in recipe.heads]
         return build_bank(
-            data.stills, groups, folds, data.elsewhere, recipe.seed, partial(self.progress, "bank: stills"), recipe.lesions, columns
+            data.stills, groups, folds, data.elsewhere, recipe.seed, partial(self.progress, "bank: stills"), recipe.lesions,
+            columns,
         )
 
     def _with_given(self, bank: Bank) -> Bank:
@@ -223,11 +268,11 @@ class Pipeline:
 
     def teacher(self, run: int) -> HygromaViT:
         """The teacher of a run, trained if it is not there yet, its plane head fitted again at the end."""
-        bank, taught, patience = self.bank(), self.crops.taught(run), self.recipe.teacher.patience
+        bank, taught, patience = self.taught_crops.bank, self.taught_crops.taught(run), self.recipe.teacher.patience
         course = self._course("teacher", run, self.recipe.teacher_schedule(run))
         if patience:
-            taught, aside = set_aside(bank, taught, self.recipe.seed)
-            crops = self.crops.of(aside, Preprocessing(size=self.recipe.teacher_config.image))
+            taught, aside = self._set_aside(self.taught_crops, run, taught)
+            crops = self.taught_crops.of(aside, Preprocessing(size=self.recipe.teacher_config.image))
             labels = np.array([int(bank.entries[i].hygroma) for i in aside])
             course = replace(course, watched=Watched(crops, labels, patience))
         model = weights.taught_teacher(bank, taught, self.recipe.teacher_config, self.recipe.teacher.init, course)
@@ -251,7 +296,7 @@ class Pipeline:
             lambda epoch, loss: self.progress(f"baseline {run_name(run)}", epoch, schedule.epochs),
         )  # fmt: skip
         said = self.stamps.kept(
-            "baseline", f"{run_name(run)}.npz", ARRAYS, lambda: baseline_predictions(self.crops, run, recipe.seed, course)
+            "baseline", f"{run_name(run)}.npz", ARRAYS, lambda: baseline_predictions(self.taught_crops, run, recipe.seed, course)
         )
         clear_state(folder)
         return said
@@ -357,34 +402,72 @@ class Pipeline:
         return self._held_out("validation", {"validation": REFIT}) if self.crops.holdout else None
 
     def _held_out(self, name: str, runs: Mapping[str, int]) -> HeldOut:
-        parts = {part: self._with_baseline(run, self.predictions(run)) for part, run in runs.items()}
+        parts = {part: self._with_engine(run, self._with_baseline(run, self.predictions(run))) for part, run in runs.items()}
         return held_out(name, self.bank(), parts, self.heads)
 
     def _with_baseline(self, run: int, part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         said = self.baseline(run)
-        return evidence.with_baseline(part, said) if said else part
+        return evidence.beside(part, BASELINE, said) if said else part
+
+    def _with_engine(self, run: int, part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        said = self.engine(run)
+        return evidence.beside(part, ENGINE, said) if said else part
+
+    def engine(self, run: int) -> dict[str, np.ndarray]:
+        """What an engine makes of a fold's INT8 graph (`engine_says`); nothing of the refit, or where the recipe names none."""
+        recipe = self.recipe
+        if run == REFIT or not self.stamps.used("engine"):
+            return {}
+        return self.stamps.kept(
+            "engine", f"{run_name(run)}.npz", ARRAYS,
+            lambda: engine_says(self.qdq(run), self.crops, run, recipe.engine, recipe.threads),
+        )  # fmt: skip
+
+    def crossed(self, run: int) -> dict[str, np.ndarray]:
+        """What a fold's teacher and, where there is one, its baseline say of images that they never saw, as `predictions`."""
+        self.baseline(run)
+        return self.stamps.kept(
+            "crossval", f"{run_name(run)}.npz", ARRAYS,
+            lambda: evidence.taught(self.teacher(run), self.taught_crops, run, self.device),
+        )  # fmt: skip
+
+    def judged(self, run: int) -> None:
+        """Leaves what all forms of a run say, its baseline and its engine among them."""
+        self.baseline(run)
+        self.predictions(run)
+        self.engine(run)
 
     def cross_validated(self, teacher: bool = True) -> Answers:
         """What the folds' teachers, unless they are left out, and baselines say of images with a finding that they never saw."""
-
-        def part(run: int) -> dict[str, np.ndarray]:
-            if not teacher:
-                return {"index": self.crops.held_out(run)}
-            return self.stamps.kept(
-                "crossval", f"{run_name(run)}.npz", ARRAYS,
-                lambda: evidence.taught(self.teacher(run), self.crops, run, self.device),
-            )  # fmt: skip
-
-        bank = self.bank()  # what cannot be read or is in two folds is said before anything is made
-        parts = {f"fold {fold}": self._with_baseline(fold, part(fold)) for fold in self.recipe.folds}
-        return evidence.answers_of(held_out("folds", bank, parts, self.heads), self.data.stills)
+        crops = self.taught_crops  # what cannot be read or is in two folds is said before anything is made
+        parts = {}
+        for fold in self.recipe.folds:
+            said = self.crossed(fold) if teacher else {"index": crops.held_out(fold)}
+            parts[f"fold {fold}"] = self._with_baseline(fold, said)
+        return evidence.answers_of(held_out("folds", crops.bank, parts, self.heads), self.data.stills, crops.judged_on_real)
 
     def starts(self) -> dict[str, str]:
-        """What teacher and baseline start from, in words; of the baseline where there is one."""
-        found = {TEACHER: self.recipe.teacher.init}
-        if self.stamps.used("baseline"):
-            found[BASELINE] = self.recipe.baseline.init
-        return {form: describe_start(init) for form, init in found.items()}
+        """What every form starts from, in words: a student as its teacher did."""
+        teacher = describe_start(self.recipe.teacher.init)
+        baseline = {BASELINE: describe_start(self.recipe.baseline.init)} if self.stamps.used("baseline") else {}
+        return dict.fromkeys(NAMES, teacher) | baseline
+
+    def how_trained(self, form: str, fold: int) -> dict[str, Any]:
+        """Of a fold's teacher or baseline: images trained on and watched, epochs and losses."""
+        if form == BASELINE:
+            found, state = self.baseline(fold), self.stamps.folder("baseline") / run_name(fold) / STATE
+            losses, best = found["losses"].tolist(), int(found["best"][0])
+            trained, watched = int(found["trained_on"][0]), int(found["watched"][0])
+        else:
+            state, taught = self.stamps.folder("teacher") / f"{run_name(fold)}.pt", self.taught_crops.taught(fold)
+            saved = WEIGHTS.read(state)
+            losses, trained, watched = saved.get("losses", []), len(taught), 0
+            best = best_epoch(losses) if losses else saved["epoch"]
+            if self.recipe.teacher.patience:
+                trained, watched = map(len, self._set_aside(self.taught_crops, fold, taught))
+        return {
+            "trained_on": trained, "watched": watched, "best_epoch": best, "watched_losses": losses, "precision": recorded(state),
+        }  # fmt: skip
 
     @property
     def _explained(self) -> int:
@@ -426,8 +509,9 @@ class Pipeline:
             read_shifts(self.stamps.folder("qdq"), self.stamps.folder("heads"), names),
             self.provenance(),
         )
-        answers = evidence.answers_of(folds, self.data.stills)
-        report["paper"] = write_paper(answers, self.starts(), self.work / "report")
+        answers = evidence.answers_of(folds, self.data.stills, self.crops.judged_on_real)
+        called = {ENGINE: engine_name(self.recipe.engine)} if self.stamps.used("engine") else {}
+        report["paper"] = write_paper(answers, self.starts(), self.work / "report", called)
         write_report(report, self.work / "report")
         self.progress("validate", 1, 1)
         return report

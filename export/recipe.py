@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from calibration.dataset import FOLDS, POSITIVE
+from edge.engines.runtimes import RUNTIMES
 from edge.errors import ConfigError, HygromaError
 from edge.schema import Decoder, Rule, did_you_mean, rule
 from edge.yaml_file import parse_yaml
@@ -48,13 +49,14 @@ class TeacherRecipe:
 
 @dataclass(frozen=True)
 class BaselineRecipe:
-    """What the paper compares with, trained on the folds' images as their teachers are: MONAI's DenseNet-169. system: "densenet169",
-    "" for none. init: "random", or torchvision's weights. epochs: at most; patience: epochs in which patients set aside for it show
-    no gain after which training stops. lr: peak learning rate, left out for the system's own. Input side and batch are the
-    recipe's."""
+    """What the paper compares with, trained on the folds' images as their teachers are: MONAI's DenseNet-169. system:
+    "densenet169", "" for none. init: "random", or torchvision's weights. image: input side, pixels; 0: the recipe's. epochs: at
+    most; patience: epochs in which patients set aside for it show no gain after which training stops. lr: peak learning rate, left
+    out for the system's own. The batch is the recipe's."""
 
     system: str = field(default="", metadata=rule())
     init: str = RANDOM
+    image: int = 0
     epochs: int = 50
     patience: int = 10
     lr: float | None = field(default=None, metadata=rule(low=math.ulp(0.0), expected="float above 0"))
@@ -144,11 +146,12 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Recipe:
-    """data: data sets (docs/data.md): folders per class, and tables. positive: the positive folder, where it has another name. given:
-    a bundle that stands in for labels which the data lack, or "shipped"; "": none. lesions: whether simulated ones are drawn where
-    boxes allow it. work: where every stage leaves what it made. image: input side, pixels. tap: the hygroma head also reads the tokens after this many blocks, in the teacher and in the student; 0: only the last.
-    folds: which of the four folds are held out in turn, two or more, since the threshold of each comes from the others;
-    fewer than all cost less, and the figures' n says so."""
+    """data: data sets (docs/data.md): folders per class, and tables. positive: the positive folder, where it has another name.
+    given: a bundle that stands in for labels which the data lack, or "shipped"; "": none. lesions: whether simulated ones are drawn
+    where boxes allow it. work: where every stage leaves what it made. image: input side, pixels. tap: the hygroma head also reads
+    the tokens after this many blocks, in the teacher and in the student; 0: only the last. folds: which of the four folds are held out in turn, two or more, since the threshold of each comes from the others;
+    fewer than all cost less, and the figures' n says so. engine: a runtime on which each fold's INT8 graph is run besides, on the
+    machine that validates; "": none."""
 
     data: list[str]
     work: str
@@ -170,6 +173,7 @@ class Recipe:
     qat: QatRecipe = field(default_factory=QatRecipe)
     phantom: PhantomRecipe = field(default_factory=PhantomRecipe)
     heads: list[HeadRecipe] = field(default_factory=list, metadata=rule())
+    engine: str = field(default="", metadata=rule())
 
     @property
     def teacher_config(self) -> ViTConfig:
@@ -198,7 +202,7 @@ class Recipe:
 
     @property
     def baseline_system(self) -> System:
-        return System(self.baseline.system, self.baseline.init, self.image, None)
+        return System(self.baseline.system, self.baseline.init, self.baseline.image or self.image, None)
 
     def baseline_schedule(self, fold: int) -> Schedule:
         b = self.baseline
@@ -252,6 +256,12 @@ def load_recipe(path: Path) -> Recipe:
             recipe.unlabelled, frames=recipe.unlabelled.frames and str((base / recipe.unlabelled.frames).resolve())
         ),
     )
+
+
+def checked(recipe: Recipe, where: str) -> Recipe:
+    """A recipe that no file holds, once nothing of it is wrong. ConfigError says the key, after `where`."""
+    _refuse(Path(where), _problems(recipe))
+    return recipe
 
 
 def _start(base: Path, init: str) -> str:
@@ -357,6 +367,8 @@ def _problems(recipe: Recipe) -> Problems:
         if own.gate not in (EVERY_PART, TOGETHER, REPORTED):
             yield f"{where}.gate", own.gate, f"expected one of {', '.join((EVERY_PART, TOGETHER, REPORTED))}"
         taken.append(own.name)
+    if recipe.engine and recipe.engine not in RUNTIMES:
+        yield "engine", repr(recipe.engine), f"expected one of {', '.join(RUNTIMES)}, or no engine"
     if recipe.qat.when not in QAT_WHEN:
         yield "qat.when", recipe.qat.when, f"expected one of {', '.join(QAT_WHEN)}"
     if not math.isfinite(recipe.unlabelled.lr):
@@ -385,8 +397,9 @@ def _baseline_problems(recipe: Recipe) -> Problems:
             yield f"baseline.{key}", getattr(b, key), "must be 1 or more"
     if b.lr is not None and not math.isfinite(b.lr):
         yield "baseline.lr", b.lr, "give a finite learning rate, such as 1.0e-3"
-    if (side := recipe.image) < DENSENET_STRIDE:
-        yield "image", side, f"the baseline needs {DENSENET_STRIDE} pixels or more"
+    if (side := recipe.baseline_system.image) < DENSENET_STRIDE:
+        key = "baseline.image" if b.image else "image"
+        yield key, side, f"the baseline needs {DENSENET_STRIDE} pixels or more"
     if recipe.batch < (least := DenseNetClassifier.least_batch):
         yield "batch", recipe.batch, f"the baseline normalises over the pictures of a batch: give {least} or more"
 

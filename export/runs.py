@@ -10,7 +10,7 @@ from pathlib import Path
 from edge.errors import InputError
 from export.jobs import load_ray, run_jobs
 from export.phantoms import Progress
-from export.pipeline import STAGES, Pipeline
+from export.pipeline import ASIDE, STAGES, Pipeline
 from export.recipe import Recipe
 
 # stage -> what makes a run's part of it, and of the stages before it. A bundle needs what `validate` leaves of each.
@@ -18,8 +18,10 @@ MADE_BY: dict[str, Callable[[Pipeline, int], object]] = {
     "train": Pipeline.taught,
     "distill": Pipeline.student,
     "quantize": Pipeline.qdq,
-    "validate": Pipeline.predictions,
-    "bundle": Pipeline.predictions,
+    "validate": Pipeline.judged,
+    "bundle": Pipeline.judged,
+    "baseline": Pipeline.baseline,
+    "crossval": Pipeline.crossed,
 }
 
 
@@ -45,13 +47,16 @@ def run_recipe(
     the data, the checkpoint and `work` must be storage that all machines share; what is left to do here is done on the CPU,
     since this machine need not have what the cluster has. ConfigError or InputError before anything is trained."""
     if ray_address is None:
-        pipeline = Pipeline(recipe, progress, device)
+        pipeline = Pipeline(recipe, progress, device, refit=until not in ASIDE)
         pipeline.run(until, accept_failing_gate)
         return pipeline
     load_ray()
-    pipeline = Pipeline(recipe, progress)
+    pipeline = Pipeline(recipe, progress, refit=until not in ASIDE)
     pipeline.check(until)
-    pipeline.bank()
+    if until in ASIDE:
+        _ = pipeline.taught_crops
+    else:
+        pipeline.bank()
     if until in MADE_BY:
         for folder in _shared(pipeline, until):
             pipeline.stamps.claim(folder)  # once, or jobs that start together would all write its stamp
@@ -69,7 +74,8 @@ def run_recipe(
 
 def _shared(pipeline: Pipeline, until: str) -> list[str]:
     """The folders that the jobs write to, all of them each."""
-    made = list(MADE_BY)[: list(MADE_BY).index(until) + 1]
+    order = [stage for stage in MADE_BY if stage not in ASIDE]
+    made = ASIDE[until][1:] if until in ASIDE else order[: order.index(until) + 1]
     folders = [folder for stage in made if stage != "bundle" for folder in STAGES[stage]]
     unused = {"qdq_teacher", "other_anatomy", "honesty"} | (set() if pipeline.recipe.qat.when == "always" else {"qat"})
     return [folder for folder in folders if folder not in unused and pipeline.stamps.used(folder)]
@@ -77,7 +83,7 @@ def _shared(pipeline: Pipeline, until: str) -> list[str]:
 
 def make_run(job: RunJob) -> None:
     """What a run leaves of the stages up to `until`, unless it is there."""
-    pipeline = Pipeline(job.recipe, device=job.device)
+    pipeline = Pipeline(job.recipe, device=job.device, refit=job.until not in ASIDE)
     if not pipeline.stamps.path("bank").is_file():
         raise InputError(
             f"{Path(job.recipe.work) / 'bank'}: not seen on this machine; `work` in the recipe must be storage that all "

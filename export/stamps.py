@@ -40,6 +40,7 @@ VERSIONS = {
     "qdq_teacher": 5,
     "baseline": 1,
     "crossval": 1,
+    "engine": 1,
     "predictions": 4,
     "other_anatomy": 1,
     "honesty": 1,
@@ -61,6 +62,7 @@ NEEDS: dict[str, tuple[str, ...]] = {  # stage -> those whose keys are its keys 
     "qdq_teacher": ("teacher", "bank_phantom"),
     "baseline": ("bank",),
     "crossval": ("teacher",),
+    "engine": ("qdq",),
     "predictions": ("qdq",),
     "other_anatomy": ("qdq",),
     "honesty": (),
@@ -83,8 +85,9 @@ KEYS: dict[str, tuple[str, ...]] = {
     "qat": ("qat.epochs", "qat.lr"),
     "qdq": ("qat. if always",),
     "qdq_teacher": (),
-    "baseline": ("image", "batch", "baseline."),
+    "baseline": ("batch", "baseline."),
     "crossval": (),
+    "engine": ("engine",),
     "predictions": (),
     "other_anatomy": ("other anatomy",),
     "honesty": ("data", "seed", "teacher.init"),
@@ -213,6 +216,8 @@ class Stamps:
             fields = dataclasses.fields(getattr(self.recipe, name))
             values = {k: v for field in fields for k, v in self._values(f"{name}.{field.name}").items()}
             return {k: v for k, v in values.items() if v or k not in UNSAID}
+        if key == "baseline.image":
+            return {key if self.recipe.baseline.image else "image": self.recipe.baseline_system.image}
         if key in ("teacher.init", "baseline.init"):
             return {key: self._start_of(key.partition(".")[0])}
         if key == "unlabelled.frames":
@@ -273,6 +278,7 @@ def used(recipe: Recipe, stage: str) -> bool:
         "unlabelled": recipe.unlabelled.epochs,
         "frames": recipe.unlabelled.frames,
         "baseline": recipe.baseline.system,
+        "engine": recipe.engine,
     }
     return bool(wanted.get(stage, True))
 

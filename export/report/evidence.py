@@ -21,7 +21,7 @@ from export.report.validate import EvaluationSet, Step
 SPECIFICITY = 0.98  # a frame's, at the operating point: the evidence over an exam does the rest
 PLANES_KEPT = 0.95  # of standard planes that the plane threshold keeps (docs/design.md#evidence: other anatomy is judged there)
 FORMS = ("teacher", "student", "qdq")
-EXTRAS = ("cut_plane", "aspect", "baseline_hygroma")  # see export/report/framing.py; and export/report/paper.py
+EXTRAS = ("cut_plane", "aspect", "baseline_hygroma", "engine_hygroma")  # see export/report/framing.py; and export/report/paper.py
 HELD_OUT = {
     "folds": "held out of training fold by fold",
     "validation": "the validation split, never trained on",

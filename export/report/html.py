@@ -14,7 +14,7 @@ from export.report.gate import failing
 from export.report.localise import MORE, mass_in_words, mass_verdict
 from export.report.metrics import DELONG, EXACT
 from export.report.other_anatomy import MET, MISSED, UNSHOWN, aim_in_words, caveats_in_words
-from export.report.paper import NAMES, ON_WHAT, POOLED, THRESHOLDS
+from export.report.paper import NAMES, ON_WHAT, POOLED, THRESHOLDS, starts_in_words
 from export.report.records import (
     Area,
     Bracket,
@@ -155,7 +155,7 @@ def _paper(found: Paper | None) -> list[str]:
     if not found:
         return []
     rows = [
-        [form["name"] + (f" ({form['start']})" if form["start"] else ""), "all folds" if part == POOLED else part,
+        [starts_in_words(form), "all folds" if part == POOLED else part,
          str((figures["accuracy"] or {"n": 0})["n"]), *(_figure(figures[name]) for name in METRICS)]
         for form in found["forms"]
         for part, figures in form["figures"].items()

@@ -17,11 +17,13 @@ from export.atomic import appearing
 from export.report.figures import METRICS, figures
 from export.report.records import FiguredByPatient, Paper, PaperForm, PaperSite, PaperTest
 from export.report.signed_rank import by_group, log_losses, signed_rank
+from export.training.systems import RANDOM
 
 REAL, SIMULATED = "real", "simulated_lesion"  # kinds of evidence
-BASELINE, TEACHER, STUDENT, QDQ = "baseline", "teacher", "student", "qdq"
-NAMES = {BASELINE: "DenseNet-169", TEACHER: "teacher", STUDENT: "student", QDQ: "INT8 graph"}  # form -> what tables call it
-JUDGED_AS = {QDQ: STUDENT}  # a conversion has the threshold of what it was made from
+BASELINE, TEACHER, STUDENT, QDQ, ENGINE = "baseline", "teacher", "student", "qdq", "engine"
+# form -> what tables call it
+NAMES = {BASELINE: "DenseNet-169", TEACHER: "teacher", STUDENT: "student", QDQ: "INT8 graph", ENGINE: "engine"}
+JUDGED_AS = {QDQ: STUDENT, ENGINE: STUDENT}  # a conversion has the threshold of what it was made from
 EVEN_ODDS = 0.5
 POOLED = "pooled"
 PREDICTIONS, TABLE = "predictions.csv", "paper.json"  # beside the report
@@ -32,8 +34,9 @@ ON_WHAT = {
     SIMULATED: "Simulated lesions, drawn into real stills, against shams and untouched stills: no figure of real hygromas",
 }
 THRESHOLDS = (
-    "Each fold's threshold is the one of the highest balanced accuracy on the other folds' held-out images, of equally good ones the "
-    "nearest to .5; the INT8 graph's is its student's. The device's operating point is another one: it keeps false alarms rare."
+    "Each fold's threshold is the one of the highest balanced accuracy on the other folds' held-out images, of equally good ones "
+    "the nearest to .5; the INT8 graph's and the engine's are their student's. The device's operating point is another one: it "
+    "keeps false alarms rare."
 )
 
 
@@ -66,8 +69,8 @@ class Answers:
 
 
 def choose_threshold(labels: np.ndarray, probability: np.ndarray) -> float:
-    """The probability that best separates labels {0,1} of both kinds (highest balanced accuracy); of equally good ones the nearest
-    to .5, since a few dozen images leave a wide gap open."""
+    """The probability that best separates labels {0,1} of both kinds (highest balanced accuracy); of equally good ones the
+    nearest to .5, since a few dozen images leave a wide gap open."""
     levels = np.unique(probability.astype(np.float64))
     candidates = np.concatenate([[EVEN_ODDS], (levels[1:] + levels[:-1]) / 2])
     positive = labels.astype(bool)
@@ -78,7 +81,8 @@ def choose_threshold(labels: np.ndarray, probability: np.ndarray) -> float:
 
 
 def thresholds(labels: np.ndarray, folds: np.ndarray, probability: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Form -> the threshold at which each image is judged [n], chosen on the other folds. InputError where these show one class."""
+    """Form -> the threshold at which each image is judged [n], chosen on the other folds. InputError where these show one
+    class."""
     out = {}
     for form in probability:
         said = probability.get(JUDGED_AS.get(form, form), probability[form])
@@ -86,31 +90,35 @@ def thresholds(labels: np.ndarray, folds: np.ndarray, probability: Mapping[str, 
         for fold in np.unique(folds):
             rest = folds != fold
             if len(set(labels[rest].tolist())) < 2:
-                raise InputError(f"fold {fold}: the other folds hold one class only, so that no threshold can be chosen; add images")
+                raise InputError(
+                    f"fold {fold}: the other folds hold one class only, so that no threshold can be chosen; add images"
+                )
             limits[folds == fold] = choose_threshold(labels[rest], said[rest])
         out[form] = limits
     return out
 
 
-def paper(answers: Answers, starts: Mapping[str, str] | None = None) -> Paper:
-    """The record. starts: form -> what it started from."""
+def paper(answers: Answers, starts: Mapping[str, str] | None = None, names: Mapping[str, str] | None = None) -> Paper:
+    """The record. starts: form -> what it started from; names: of forms that NAMES does not say enough of."""
     return {
         "kind": answers.kind,
         "images": len(answers.labels),
         "positives": int(answers.labels.sum()),
         "patients": len(set(answers.groups)),
         "folds": [int(fold) for fold in np.unique(answers.folds)],
-        "forms": [_form(answers, form, (starts or {}).get(form, "")) for form in answers.forms],
+        "forms": [
+            _form(answers, form, (starts or {}).get(form, ""), (names or {}).get(form, NAMES[form])) for form in answers.forms
+        ],
         "tests": [_test(answers, *pair) for pair in combinations(answers.forms, 2)],
     }
 
 
-def _form(answers: Answers, form: str, start: str) -> PaperForm:
+def _form(answers: Answers, form: str, start: str, name: str) -> PaperForm:
     every = np.ones(len(answers.labels), bool)
     parts = {POOLED: every} | {f"fold {fold}": answers.folds == fold for fold in np.unique(answers.folds)}
     return {
         "form": form,
-        "name": NAMES[form],
+        "name": name,
         "start": start,
         "figures": {part: figures_of(answers, form, keep) for part, keep in parts.items()},
         "thresholds": {
@@ -195,9 +203,9 @@ def read_answers(path: Path) -> Answers:
     )
 
 
-def write_paper(answers: Answers, starts: Mapping[str, str], folder: Path) -> Paper:
+def write_paper(answers: Answers, starts: Mapping[str, str], folder: Path, names: Mapping[str, str] | None = None) -> Paper:
     """Write PREDICTIONS and TABLE into `folder`; returns the table."""
-    found = paper(answers, starts)
+    found = paper(answers, starts, names)
     write_answers(answers, folder / PREDICTIONS)
     with appearing(folder / TABLE) as unfinished:
         unfinished.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
@@ -209,13 +217,15 @@ def write_paper(answers: Answers, starts: Mapping[str, str], folder: Path) -> Pa
 
 def starts_in_words(form: PaperForm) -> str:
     """What a form is, for a table's first column."""
-    return f"{form['name']} from {form['start']}" if form["start"] else form["name"]
+    if not form["start"]:
+        return form["name"]
+    return f"{form['name']} from {'a random start' if form['start'] == RANDOM else form['start']}"
 
 
 def test_in_words(test: PaperTest) -> str:
     """Without the full stop."""
     first, second = NAMES[test["first"]], NAMES[test["second"]]
     return (
-        f"{second} against {first}: p = {test['p']:.3g} (n = {test['n']} patients, {test['ties']} of them without a difference; "
-        f"smallest p possible {test['smallest_p']:.3g}; {second} better in {test['second_better']})"
+        f"{second} against {first}, log loss by patient: p = {test['p']:.3g} (n = {test['n']}, {test['ties']} of them without a "
+        f"difference; smallest p possible {test['smallest_p']:.3g}; {second} better in {test['second_better']})"
     )

@@ -1,20 +1,20 @@
-"""Boxes that a reader drew around the nuchal region of cross-validated images: `path,x0,y0,x1,y1`, pixels of the image as it
-lies in the data folder, left, top, right, bottom; paths relative to that folder, as in the data set's own CSV."""
+"""Boxes that a reader drew around the nuchal region of cross-validated images: the data set's own `nt_box`, or a table
+`path,x0,y0,x1,y1`, pixels of the image as it lies there, left, top, right, bottom; paths as the data set names its images."""
 
 from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from calibration.bank import box_in_crop
+from calibration.dataset import LabelledImage
 from calibration.images import read_image
-from calibration.table import find_named, number, one_name, read_table
+from calibration.table import number, one_name, read_table
 from edge.errors import InputError
 from edge.screen.geometry import full_fan
-from edge.screen.preprocess import Preprocessing, prepare
+from edge.screen.preprocess import Preprocessing
 from edge.screen.still import read_still
 from export.training.augment import Box
 
@@ -22,26 +22,32 @@ COLUMNS = ("path", "x0", "y0", "x1", "y1")
 SIDES = COLUMNS[1:]
 
 
-def read_boxes(table: Path, data: Path, paths: list[str], crops: np.ndarray) -> dict[int, Box]:
-    """Index of an image -> its box in fractions of its crop, cut to the fan. paths [N]: the images' names under `data`; crops
-    uint8 [N,S,S]: what was made of them. InputError names the table's line: a column, a number or a path that is wrong, two boxes
-    of one image, a box outside the image or its fan, an image that is not the one that was cross-validated."""
-    if not data.is_dir():
-        raise InputError(f"{data}: no such folder; give the one that was cross-validated with --data")
-    order = {path: i for i, path in enumerate(paths)}
-    out: dict[int, Box] = {}
+def read_boxes(table: Path, stills: Mapping[str, LabelledImage], size: int) -> dict[str, Box]:
+    """Name of an image -> its box in fractions of its crop of `size` pixels, cut to the fan. stills: by name, those that were
+    cross-validated. InputError names the table's line: a column, a number or a path that is wrong, two boxes of one image, a box
+    outside the image or its fan."""
+    out: dict[str, Box] = {}
     for line, row in _rows(table):
         where, name = f"{table}, line {line}", one_name(row["path"])
-        if name not in order:
-            close = difflib.get_close_matches(name, paths, 1)
-            hint = f"; did you mean {close[0]}?" if close else "; give the path under the data folder"
+        if name not in stills:
+            close = difflib.get_close_matches(name, list(stills), 1)
+            hint = f"; did you mean {close[0]}?" if close else "; give the path as the data set has it"
             raise InputError(f"{where}: path: found {name!r}, which is no image of this cross-validation{hint}")
-        if order[name] in out:
+        if name in out:
             raise InputError(f"{where}: path: found a second box for {name}; keep one")
-        out[order[name]] = _in_crop(where, _sides(where, row), find_named(data, name), crops[order[name]])
+        out[name] = _in_crop(where, _sides(where, row), stills[name].path, size)
     if not out:
         raise InputError(f"{table}: has no rows; add one for each image that has a box, or leave --boxes out")
     return out
+
+
+def own_boxes(stills: Mapping[str, LabelledImage], size: int) -> dict[str, Box]:
+    """The same of the boxes that the data set has. InputError names the image."""
+    return {
+        name: _in_crop(f"{name}: nt_box", still.nt_box, still.path, size, rounded=True)
+        for name, still in stills.items()
+        if still.nt_box is not None
+    }
 
 
 def _sides(where: str, row: dict[str, str]) -> Box:
@@ -57,17 +63,15 @@ def _sides(where: str, row: dict[str, str]) -> Box:
     return x0, y0, x1, y1
 
 
-def _in_crop(where: str, box: Box, path: Path, crop: np.ndarray) -> Box:
+def _in_crop(where: str, box: Box, path: Path, size: int, rounded: bool = False) -> Box:
+    """rounded: a pixel beyond the image is the reader's rounding."""
     picture = read_image(path)
     height, width = picture.shape[:2]
-    if box[0] < 0 or box[1] < 0 or box[2] > width or box[3] > height:
+    if box[0] < 0 or box[1] < 0 or box[2] > width + rounded or box[3] > height + rounded:
         raise InputError(
             f"{where}: found the box {_shown(box)} outside {path}, {width} x {height} pixels; give pixels of that image"
         )
-    spec = Preprocessing(size=crop.shape[0])
-    fan = read_still(picture, spec).fan or full_fan(picture.shape)
-    if not np.array_equal(prepare(picture, fan, spec), crop):
-        raise InputError(f"{path}: not the image that was cross-validated; give the same data folder with --data")
+    fan = read_still(picture, Preprocessing(size=size)).fan or full_fan(picture.shape)
     left, top, right, bottom = fan.box
     cut = (max(box[0], left), max(box[1], top), min(box[2], right), min(box[3], bottom))
     if cut[0] >= cut[2] or cut[1] >= cut[3]:

@@ -70,6 +70,7 @@ def _result(a: Crossed, b: Crossed, unit: str, rows: list[dict[str, Any]], remar
             {
                 "folder": str(run.folder),
                 "system": run.title,
+                "form": run.form,
                 "start": run.row["start"],
                 "pooled": pooled(run),
                 "by site": run.row["by site"],

@@ -43,9 +43,9 @@ def with_finding(bank: Bank, keep: np.ndarray) -> np.ndarray:
 
 
 def baseline_predictions(crops: Crops, run: int, seed: int, course: BaselineCourse) -> dict[str, np.ndarray]:
-    """Train a fold's baseline where it is not there yet -> "index" [n] into the bank, of the fold's held-out entries with a finding;
-    "baseline_hygroma" [n], probabilities; "losses" on the watched images, one an epoch; "best" [1], the epoch whose weights are
-    kept; "trained_on", "watched" [1]."""
+    """Train a fold's baseline where it is not there yet -> "index" [n] into the bank, of the fold's held-out entries with a
+    finding; "baseline_hygroma" [n], probabilities; "losses" on the watched images, one an epoch; "best" [1], the epoch whose
+    weights are kept; "trained_on", "watched" [1]."""
     bank, spec = crops.bank, Preprocessing(size=course.system.image)
     trained, watched = set_aside(bank, with_finding(bank, crops.taught(run)), seed)
     keep = np.concatenate([trained, watched])

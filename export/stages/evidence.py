@@ -72,10 +72,11 @@ def taught(teacher: HygromaViT, crops: Crops, run: int, device: torch.device) ->
     return {"index": keep} | probabilities("teacher", predict(teacher, own, device=device), teacher.config.answers)
 
 
-def with_baseline(part: Mapping[str, np.ndarray], baseline: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A fold's held-out probabilities with its baseline's beside them; NaN where that was not asked."""
-    said = dict(zip(baseline["index"].tolist(), baseline["baseline_hygroma"].tolist(), strict=True))
-    return {**part, "baseline_hygroma": np.array([said.get(i, np.nan) for i in part["index"].tolist()])}
+def beside(part: Mapping[str, np.ndarray], form: str, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A fold's held-out probabilities with those of one more form, `own`, beside them; NaN where that was not asked."""
+    key = f"{form}_hygroma"
+    said = dict(zip(own["index"].tolist(), own[key].tolist(), strict=True))
+    return {**part, key: np.array([said.get(i, np.nan) for i in part["index"].tolist()])}
 
 
 def predicted(
@@ -105,18 +106,17 @@ def predicted(
     return out
 
 
-def answers_of(folds: HeldOut, stills: Sequence[LabelledImage]) -> Answers:
-    """What the forms that `folds` knows say of the images with a finding, real ones where both classes are among them, else of
-    simulated lesions. stills: what the bank's entries index. InputError where neither is there."""
-    kinds = {REAL: REAL_HYGROMA, SIMULATED: HYGROMA}
-    kept = {kind: folds.known(head) for kind, head in kinds.items()}
-    labels = folds.labels(HYGROMA)
-    kind = next((kind for kind, keep in kept.items() if len(set(labels[keep].tolist())) == 2), None)
-    if kind is None:
+def answers_of(folds: HeldOut, stills: Sequence[LabelledImage], real: bool) -> Answers:
+    """What the forms that `folds` knows say of the images with a finding: of real ones, or, as the gate, of simulated lesions.
+    stills: what the bank's entries index. InputError where a class is missing."""
+    kind, head = (REAL, REAL_HYGROMA) if real else (SIMULATED, HYGROMA)
+    keep, labels = folds.known(head), folds.labels(head)
+    if len(set(labels[keep].tolist())) < 2:
         raise InputError("held-out images with a finding: of one class only; add images of the other to the data set")
-    at = np.flatnonzero(kept[kind]).tolist()
+    at = np.flatnonzero(keep).tolist()
     entries = [folds.entries[i] for i in at]
-    said = {form: folds.said(form, HYGROMA)[at] for form in NAMES if f"{form}_{HYGROMA.name}" in folds.probability}
+    forms = [form for form in NAMES if f"{form}_{HYGROMA.name}" in folds.probability]
+    said = {form: folds.said(form, HYGROMA)[at].astype(np.float64) for form in forms}
     labels, of_fold = labels[at].astype(int), np.array([entry.fold for entry in entries])
     return Answers(
         [stills[entry.still].name if entry.source == "real" else folds.ids[i] for i, entry in zip(at, entries, strict=True)],

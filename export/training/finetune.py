@@ -108,7 +108,7 @@ def fine_tune(
         on_epoch(epoch + 1, losses[-1])
     if best == 0:
         raise HygromaError(
-            f"{folder}: training diverged, no epoch had a finite loss; lower --lr, and delete the folder"
+            f"{folder}: training diverged, no epoch had a finite loss; lower the learning rate, and delete the folder"
         )
     model.load_state_dict(torch.load(best_weights(folder, best), map_location=device, weights_only=True))
     model.eval()

@@ -56,7 +56,9 @@ def best_epoch(losses: Sequence[float]) -> int:
 def require_best(best: Any, where: object) -> Any:
     """The best weights. HygromaError where no epoch had any."""
     if best is None:
-        raise HygromaError(f"{where}: training diverged, no epoch had a finite loss; lower the learning rate, and delete the file")
+        raise HygromaError(
+            f"{where}: training diverged, no epoch had a finite loss; lower the learning rate, and delete the file"
+        )
     return best
 
 
@@ -71,8 +73,8 @@ def watchable(bank: Bank, taught: np.ndarray) -> np.ndarray:
 
 
 def set_aside(bank: Bank, taught: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The entries `taught` of a run -> (trained on, watched): about a fifth of the patients with a finding is watched, and nothing
-    of theirs is trained on. InputError where either part would lack a class."""
+    """The entries `taught` of a run -> (trained on, watched): about a fifth of the patients with a finding is watched, and
+    nothing of theirs is trained on. InputError where either part would lack a class."""
     told = watchable(bank, taught)
     groups = {int(i): group_of(bank, int(i)) for i in taught}
     labels = np.array([int(bank.entries[i].hygroma) for i in told], int)

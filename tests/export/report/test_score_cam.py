@@ -230,24 +230,51 @@ def test_wrong_boxes_are_refused_before_any_map(
     monkeypatch.setattr(explain, "score_cam", lambda *_: pytest.fail("a map was computed"))
     (tmp_path / "boxes.csv").write_text(text)
     with pytest.raises(InputError, match=words):
-        explain.explain(crossed / "run", tmp_path / "maps", 1, "", (tmp_path / "boxes.csv", crossed / "data"))
+        explain.explain(crossed / "run", tmp_path / "maps", 1, "", tmp_path / "boxes.csv")
     assert not (tmp_path / "maps").exists()
 
 
-def test_boxes_need_the_very_images_that_were_cross_validated(
-    crossed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from edge.cli import main
+@pytest.mark.requirement("V-05")
+def test_maps_are_of_the_very_images_that_were_cross_validated(crossed: Path, tmp_path: Path) -> None:
+    from edge.errors import ConfigError
     from export.explain import explain
 
     table = tmp_path / "boxes.csv"
     table.write_text("path,x0,y0,x1,y1\nhygroma/00-0.png,0,0,9,9\n")
-    (tmp_path / "data/hygroma").mkdir(parents=True)
-    shutil.copyfile(crossed / "data/hygroma/01-0.png", tmp_path / "data/hygroma/00-0.png")
-    with pytest.raises(InputError, match="00-0.png: not the image that was cross-validated; .*--data"):
-        explain(crossed / "run", tmp_path / "maps", 1, "", (table, tmp_path / "data"))
-    with pytest.raises(InputError, match="nowhere: no such folder; .*--data"):
-        explain(crossed / "run", tmp_path / "maps", 1, "", (table, tmp_path / "nowhere"))
+    shutil.copytree(crossed / "data", tmp_path / "moved")
+    found, located = explain(crossed / "run", tmp_path / "maps", 1, "", table, [tmp_path / "moved"])
+    assert len(found) == 2 and len(located) == 1
+    shutil.copyfile(crossed / "data/hygroma/01-0.png", tmp_path / "moved/hygroma/00-0.png")
+    with pytest.raises(ConfigError, match="data: found 'SHA-256 "):
+        explain(crossed / "run", tmp_path / "maps", 1, "", table, [tmp_path / "moved"])
+    with pytest.raises(InputError, match="nowhere: no such file; give a folder per class or a table"):
+        explain(crossed / "run", tmp_path / "maps", 1, "", table, [tmp_path / "nowhere"])
+
+
+@pytest.mark.requirement("V-05")
+def test_boxes_of_the_data_set_need_no_table_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The upper half of an image of 150 x 120 pixels, rounded up by a pixel, and a table in its place."""
+    pytest.importorskip("sklearn")
+    from fakes.labelled import write_checkpoint, write_csv, write_images
+
+    from edge.cli import main
+    from export.explain import explain
+
+    rows = write_images(tmp_path / "data", patients=8)
+    for row in rows:
+        row["nt_box"] = "0 0 151 60" if row["path"].startswith("hygroma/0") and row["path"] < "hygroma/03" else ""
+    write_csv(tmp_path / "data/t.csv", rows)
+    assert main([
+        "crossval", str(tmp_path / "data/t.csv"), "--system", "usf-mae", "--init", str(write_checkpoint(tmp_path / "c.pt")),
+        "--image", "64", "--epochs", "1", "--batch", "8", "--threads", "1", "--out", str(tmp_path / "run"), "--json",
+    ]) == 0  # fmt: skip
     capsys.readouterr()
-    assert main(["explain", str(crossed / "run"), "--out", str(tmp_path / "maps"), "--boxes", str(table)]) == 78
-    assert "--boxes and --data" in capsys.readouterr().err
+    assert main(["explain", str(tmp_path / "run"), "--out", str(tmp_path / "maps"), "--each", "8", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    shown = sorted(row["path"] for row in found["overlays"] if row["label"] == "hygroma")
+    assert shown == [f"hygroma/0{i}-0.png" for i in range(3)]
+    (hygroma,) = found["localisation"]
+    assert hygroma["n"] == 3 and hygroma["mass_chance"] == pytest.approx(0.4)
+    (tmp_path / "boxes.csv").write_text("path,x0,y0,x1,y1\nhygroma/05-0.png,0,0,150,60\n")
+    rows_then, _ = explain(tmp_path / "run", tmp_path / "maps", 8, "", tmp_path / "boxes.csv")
+    assert rows_then[-1]["path"] == "hygroma/05-0.png"
