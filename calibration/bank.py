@@ -38,8 +38,9 @@ class Entry:
     """Labels of one crop. `plane` and `hygroma` are 0, 1 or UNKNOWN; `box` is the nuchal region in crop fractions (x0, y0,
     x1, y1) or None; `source` is "real", "cleaned" (calipers painted out), "sham", "lesion", "borderline" (between normal and
     lesion: a thickness without a label), "elsewhere" (other anatomy) or "phantom"; `still` indexes the stills, -1 if none;
-    `labels`: of further heads, of untouched and cleaned stills alone. group: the patient. soft_plane: the probability of a standard
-    plane that the given bundle says, UNKNOWN where it was not asked; guessed_box: the box is the given bundle's, nobody drew it."""
+    `labels`: of further heads, of untouched and cleaned stills alone. group: the patient. soft_plane: the probability of a
+    standard plane that the given bundle says, UNKNOWN where it was not asked; guessed_box: the box is the given bundle's, nobody
+    drew it."""
 
     still: int
     source: str
@@ -113,7 +114,8 @@ def read_still_picture(image: LabelledImage) -> Picture:
     for name, box in (("nt_box", image.nt_box), ("thalami_box", image.thalami_box)):
         if box is not None and (box[2] > width + 1 or box[3] > height + 1):  # annotators round
             raise InputError(
-                f"{image.path}: {name} {' '.join(f'{side:g}' for side in box)} lies outside the image of {width} x {height} pixels; "
+                f"{image.path}: {name} {' '.join(f'{side:g}' for side in box)} lies outside the image of {width} x {height} "
+                f"pixels; "
                 "give pixels of the image as it lies there"
             )
     fan = read_still(grey, Preprocessing(size=BANK_SIZE)).fan
@@ -144,8 +146,8 @@ def build_bank(
     columns: Sequence[str] = (),
 ) -> Bank:
     """Deterministic from `seed`, still by still. groups, folds [N]: of the stills, HOLDOUT among the folds; elsewhere: images of
-    other anatomy to train on; lesions: whether any are drawn; columns: further labels that entries keep. `on_step(done, total)` is
-    called as it goes. InputError names every image that cannot be read."""
+    other anatomy to train on; lesions: whether any are drawn; columns: further labels that entries keep. `on_step(done, total)`
+    is called as it goes. InputError names every image that cannot be read."""
     spec = Preprocessing(size=BANK_SIZE)
     crops: list[np.ndarray] = []
     entries: list[Entry] = []

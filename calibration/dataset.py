@@ -98,5 +98,7 @@ class Dataset:
         images = [image for image in self.images if image.hygroma != UNKNOWN and image.fold != HOLDOUT]
         for label, name in enumerate(self.classes):
             if not any(image.hygroma == label for image in images):
-                raise InputError(f"{self.source}: no image of {name!r} to train on; two classes are needed: add images with hygroma {label}")
+                raise InputError(
+                    f"{self.source}: no image of {name!r} to train on; two classes are needed: add images with hygroma {label}"
+                )
         return replace(self, images=images)

@@ -19,8 +19,8 @@ STANDARD, OTHER, UNLABELLED = 1, 0, -1  # planes
 
 @dataclass(frozen=True)
 class Site:
-    """A site's images that the device would score. labels {0,1} [N], UNKNOWN where another plane has no finding; planes [N]: STANDARD, OTHER or UNLABELLED; groups,
-    folds [N]; crops uint8 [N,S,S]; others: the images left out, by signal."""
+    """A site's images that the device would score. labels {0,1} [N], UNKNOWN where another plane has no finding; planes [N]:
+    STANDARD, OTHER or UNLABELLED; groups, folds [N]; crops uint8 [N,S,S]; others: the images left out, by signal."""
 
     data: Dataset
     labels: np.ndarray

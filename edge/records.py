@@ -113,8 +113,8 @@ OUTPUT_NAMES = tuple(output.name for output in fields(RawOutputs) if output.name
 
 @dataclass(frozen=True)
 class Scores:
-    """The model's answer to one crop. Probabilities in [0,1]; `ood` is a distance, higher is stranger. `plane` and `nuchal_map` are
-    None where the bundle has no such head (edge/bundle/manifest.py, `absent`)."""
+    """The model's answer to one crop. Probabilities in [0,1]; `ood` is a distance, higher is stranger. `plane` and `nuchal_map`
+    are None where the bundle has no such head (edge/bundle/manifest.py, `absent`)."""
 
     plane: float | None
     hygroma: float

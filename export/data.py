@@ -28,8 +28,8 @@ from export.atomic import sha256_of
 from export.heads.ood import MIN_IMAGES
 from export.recipe import Recipe
 
-# Real positives on which the gate and the operating point stand; with fewer they stand on simulated ones. Of 40 positives none lost
-# bounds the share at .07 (95 %); 20 patients keep one of them from deciding it.
+# Real positives on which the gate and the operating point stand; with fewer they stand on simulated ones. Of 40 positives none
+# lost bounds the share at .07 (95 %); 20 patients keep one of them from deciding it.
 MIN_POSITIVES, MIN_PATIENTS = 40, 20
 NO_HYGROMA = (
     "No image of a real cystic hygroma was used, in training or in testing: none could be had. What it finds are "
@@ -68,7 +68,9 @@ class Data:
     def nuchal(self) -> Dataset:
         """The images of nuchal views as one data set, whose copies and folds are looked at together."""
         own = [found for found in self.sets if not found.elsewhere]
-        return Dataset(own[0].source, own[0].folder, own[0].classes, self.stills, all(found.patients_known for found in own))
+        return Dataset(
+            own[0].source, own[0].folder, own[0].classes, self.stills, all(found.patients_known for found in own)
+        )
 
     @property
     def holdout(self) -> bool:
@@ -156,7 +158,8 @@ def require_learnable(data: Data, recipe: Recipe) -> None:
         raise InputError(f"{source}: no image with hygroma 0 to train on; add healthy images, or fill in the column")
     if data.holdout and recipe.lesions and data.editable() and not data.editable(held_out=True) and not data.positives:
         raise InputError(
-            f"{source}: found {sum(still.fold == HOLDOUT for still in data.stills)} held-out images, none of them a healthy standard "
+            f"{source}: found {sum(still.fold == HOLDOUT for still in data.stills)} held-out images, none of them a healthy "
+            f"standard "
             "plane with nt_box and thalami_box; add some to draw lesions into, or hold nothing out"
         )
 
@@ -166,7 +169,8 @@ def require_statistics(data: Data, recipe: Recipe) -> None:
     n = sum(still.plane != OTHER_PLANE for still in data.trained)
     if n + recipe.phantom.training_frames < MIN_IMAGES:
         raise InputError(
-            f"{', '.join(recipe.data)}: found {n} training images that may be assessable; a bundle needs {MIN_IMAGES}: add images, or "
+            f"{', '.join(recipe.data)}: found {n} training images that may be assessable; a bundle needs {MIN_IMAGES}: add "
+            f"images, or "
             "phantom.training_frames in the recipe"
         )
 
@@ -174,9 +178,9 @@ def require_statistics(data: Data, recipe: Recipe) -> None:
 def grouped(
     data: Data, seed: int, on_step: Callable[[int, int], None], lesions: bool = True
 ) -> tuple[list[str], np.ndarray]:
-    """The patient and the fold, HOLDOUT among them, of each of `data.stills`; copies stay together. lesions: whether any are drawn.
-    InputError where an image cannot be read, a patient is in two folds, or, where figures stand on real positives, a fold lacks a
-    class."""
+    """The patient and the fold, HOLDOUT among them, of each of `data.stills`; copies stay together. lesions: whether any are
+    drawn. InputError where an image cannot be read, a patient is in two folds, or, where figures stand on real positives, a fold
+    lacks a class."""
     nuchal, hashes, bad = data.nuchal, [], []
     for number, image in enumerate(nuchal.images):
         on_step(number, len(nuchal.images))
@@ -206,11 +210,17 @@ def lacks(data: Data, recipe: Recipe) -> list[str]:
     elif not stands_on_real(real, patients):
         found.append(
             f"{real} images of real hygromas of {patients} patients, fewer than {MIN_POSITIVES} of {MIN_PATIENTS}: "
-            + ("the gate and the operating point stand on simulated ones." if drawn else "the gate and the operating point stand on few.")
+            + (
+                "the gate and the operating point stand on simulated ones."
+                if drawn
+                else "the gate and the operating point stand on few."
+            )
         )
     if not drawn:
         why = "`lesions` is false" if not recipe.lesions else "no healthy standard plane has both boxes"
-        found.append(f"No simulated lesions ({why}): sensitivity by thickness, and whether an edit gives itself away, are not known.")
+        found.append(
+            f"No simulated lesions ({why}): sensitivity by thickness, and whether an edit gives itself away, are not known."
+        )
     if not data.planes:
         found.append(
             "No labels of planes (standard and other): the plane head imitates the given bundle's, and is not judged."
@@ -227,11 +237,15 @@ def lacks(data: Data, recipe: Recipe) -> list[str]:
     if not any(still.nt_mm is not None for still in data.trained):
         found.append("No thickness: the hygroma head learns yes and no alone, and does not rank by thickness.")
     if not data.holdout:
-        found.append("No held-out split: the shipped weights are judged on no image; the figures are of the folds' models.")
+        found.append(
+            "No held-out split: the shipped weights are judged on no image; the figures are of the folds' models."
+        )
     if not data.other_anatomy:
         found.append("No other anatomy held out: how much of it is called assessable is not known.")
     if not all(opened.patients_known for opened in data.sets):
-        found.append("Nobody said whose the images are: each counts as a patient of its own, and folds may share patients.")
+        found.append(
+            "Nobody said whose the images are: each counts as a patient of its own, and folds may share patients."
+        )
     if not recipe.phantom.training_frames:
         found.append("No phantom frames: the exams that the decision is fitted on show what the heads never saw.")
     if not recipe.phantom.fitting_exams:

@@ -52,8 +52,8 @@ def explain(
     decision, fold, overlay. Taken evenly over the class in the order of their probability, so that wrong ones are
     among them. form: of EXPLAINED; left out: the teacher, or what there is. boxes: a table (export/site/boxes.py); left out: the
     data set's own nt_box. A class with boxes then has only images with one explained, and a row of `localisation_row` of its own,
-    the second list; it is empty without boxes. data: where the data sets lie now, if they were moved. InputError when `folder` is no
-    finished cross-validation, its models are gone or the boxes are wrong, ConfigError when `out` cannot be written."""
+    the second list; it is empty without boxes. data: where the data sets lie now, if they were moved. InputError when `folder` is
+    no finished cross-validation, its models are gone or the boxes are wrong, ConfigError when `out` cannot be written."""
     crossed = load_crossed(folder, form)
     if crossed.form not in EXPLAINED:
         raise InputError(f"{folder}: --form: found {crossed.form!r}; maps are made of {', '.join(EXPLAINED)}")
@@ -64,13 +64,16 @@ def explain(
     answers, shown = crossed.answers, _Shown(pipeline, crossed.form)
     index = shown.indices(answers.names)
     drawn = shown.boxes(answers.names, index, boxes)
-    chosen = np.concatenate([_spread(crossed.probability, _pool(answers.labels == kind, drawn), each) for kind in (0, 1)])
+    chosen = np.concatenate(
+        [_spread(crossed.probability, _pool(answers.labels == kind, drawn), each) for kind in (0, 1)]
+    )
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     cams: dict[int, np.ndarray] = {}
     models: dict[int, nn.Module] = {}
     classes, decisions = pipeline.data.nuchal.classes, crossed.decisions
     for number, i in enumerate(chosen.tolist()):
+
         def channel(done: int, total: int, number: int = number) -> None:
             on_step(number, len(chosen), f"channel {done}/{total}")
 

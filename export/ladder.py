@@ -202,8 +202,8 @@ def judge(job: RungJob, pipeline: Pipeline) -> tuple[dict[str, Any], onnx.ModelP
 
 
 def evidence(data: HeldOut, form: str, heads: Sequence[Head] = HEADS) -> dict[str, dict[str, Any]]:
-    """Each kind of evidence: its figure with the 95 % interval, and n. `hygromas` (real ones), `lesions` and `planes`: areas under
-    the ROC curve of `heads`;
+    """Each kind of evidence: its figure with the 95 % interval, and n. `hygromas` (real ones), `lesions` and `planes`: areas
+    under the ROC curve of `heads`;
     `thickness` and `increased`: see report/evidence.py; "..., cleaned": the same with the calipers painted out. A kind that
     the fold has no images for is left out."""
     out: dict[str, dict[str, Any]] = {}

@@ -51,8 +51,8 @@ class TeacherRecipe:
 class BaselineRecipe:
     """What the paper compares with, trained on the folds' images as their teachers are: MONAI's DenseNet-169. system:
     "densenet169", "" for none. init: "random", or torchvision's weights. image: input side, pixels; 0: the recipe's. epochs: at
-    most; patience: epochs in which patients set aside for it show no gain after which training stops. lr: peak learning rate, left
-    out for the system's own. The batch is the recipe's."""
+    most; patience: epochs in which patients set aside for it show no gain after which training stops. lr: peak learning rate,
+    left out for the system's own. The batch is the recipe's."""
 
     system: str = field(default="", metadata=rule())
     init: str = RANDOM
@@ -101,8 +101,8 @@ class QatRecipe:
 @dataclass(frozen=True)
 class PhantomRecipe:
     """Counts of phantom frames to train on (0: none) and of phantom exams to fit the decision on, half of them with a hygroma
-    (0: it stays the given bundle's, or the one that decisions start from), and to measure it on (0 only where none is fitted on). No
-    false flag in 600 healthy exams bounds their rate at 1 in 200 (95 %)."""
+    (0: it stays the given bundle's, or the one that decisions start from), and to measure it on (0 only where none is fitted on).
+    No false flag in 600 healthy exams bounds their rate at 1 in 200 (95 %)."""
 
     training_frames: int = 600
     fitting_exams: int = 400
@@ -147,11 +147,12 @@ class Ladder:
 @dataclass(frozen=True)
 class Recipe:
     """data: data sets (docs/data.md): folders per class, and tables. positive: the positive folder, where it has another name.
-    given: a bundle that stands in for labels which the data lack, or "shipped"; "": none. lesions: whether simulated ones are drawn
-    where boxes allow it. work: where every stage leaves what it made. image: input side, pixels. tap: the hygroma head also reads
-    the tokens after this many blocks, in the teacher and in the student; 0: only the last. folds: which of the four folds are held out in turn, two or more, since the threshold of each comes from the others;
-    fewer than all cost less, and the figures' n says so. engine: a runtime on which each fold's INT8 graph is run besides, on the
-    machine that validates; "": none."""
+    given: a bundle that stands in for labels which the data lack, or "shipped"; "": none. lesions: whether simulated ones are
+    drawn where boxes allow it. work: where every stage leaves what it made. image: input side, pixels. tap: the hygroma head also
+    reads the tokens after this many blocks, in the teacher and in the student; 0: only the last. folds: which of the four folds
+    are held out in turn, two or more, since the threshold of each comes from the others; fewer than all cost less, and the
+    figures' n says so. engine: a runtime on which each fold's INT8 graph is run besides, on the machine that validates; "":
+    none."""
 
     data: list[str]
     work: str

@@ -1,6 +1,6 @@
-"""../shared/data as data sets of the form that docs/data.md describes: `python tests/shared_tables.py OUT` writes the tables that the
-shipped bundle and its report are made of, and `... OUT hospital` a made-up hospital of the paper's size. Nothing else knows that layout.
-"""
+"""../shared/data as data sets of the form that docs/data.md describes: `python tests/shared_tables.py OUT` writes the tables that
+the shipped bundle and its report are made of, and `... OUT hospital` a made-up hospital of the paper's size. Nothing else knows
+that layout."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ CORNERS = ("x_min", "y_min", "x_max", "y_max")
 BOXES = {"NT": "nt_box", "thalami": "thalami_box"}
 COPIES = {"FF0458": "FF0134"}  # the one near-duplicate that the data's README names
 JUDGED = {  # sources that are never trained on, by their split -> the site that the report names
-    ("hc18", "ood_near_fetal"): "axial fetal heads (HC18; others of its images were negatives of the plane head in training)",
+    (
+        "hc18",
+        "ood_near_fetal",
+    ): "axial fetal heads (HC18; others of its images were negatives of the plane head in training)",
     ("mmotu", "ood_hard_negative"): "ovaries with cysts (MMOTU)",
     ("pocus_covid", "ood"): "lungs (POCUS)",
     ("nhbs_spj", "ood"): "infant hips (NHBS)",
@@ -35,7 +38,8 @@ SOURCES = {
     NUCHAL: (
         "Dataset for Fetus Framework",
         'Cui C, Dong F (2022), "Dataset for Fetus Framework", Mendeley Data V1, doi:10.17632/n2rbrb9t4f.1',
-        "The real nuchal views come from one hospital and its branch, most from one or two scanner makers, at 11 to 14 weeks. Other "
+        "The real nuchal views come from one hospital and its branch, most from one or two scanner makers, at 11 to 14 weeks. "
+        "Other "
         "makes, presets and populations are untested.",
     ),
     HEADS: (
@@ -56,10 +60,18 @@ def write_tables(out: Path, first: int | None = None, data: Path = DATA) -> list
         NUCHAL: _nuchal([row for row in stills if row["source"] == "fetus_framework"], data)[:first],
         HEADS: [
             {"path": row["path"], "plane": "other", "split": number % 4}
-            for number, row in enumerate([r for r in stills if (r["source"], r["proposed_split"]) == ("hc18", "train")][:first])
+            for number, row in enumerate(
+                [r for r in stills if (r["source"], r["proposed_split"]) == ("hc18", "train")][:first]
+            )
         ],
         OTHERS: [
-            {"path": row["path"], "patient": row["patient_or_video_id"], "plane": "other", "split": "holdout", "site": site}
+            {
+                "path": row["path"],
+                "patient": row["patient_or_video_id"],
+                "plane": "other",
+                "split": "holdout",
+                "site": site,
+            }
             for (source, split), site in JUDGED.items()
             for row in [r for r in stills if (r["source"], r["proposed_split"]) == (source, split)][:first]
         ],
@@ -68,7 +80,9 @@ def write_tables(out: Path, first: int | None = None, data: Path = DATA) -> list
         write_table(out / name, [{**row, "path": os.path.relpath(data / str(row["path"]), out)} for row in own])
         if name in SOURCES:
             title, citation, limit = SOURCES[name]
-            text = f"name: {title}\nlicence: CC BY 4.0\ncitation: '{citation}'\n" + (f"limits: ['{limit}']\n" if limit else "")
+            text = f"name: {title}\nlicence: CC BY 4.0\ncitation: '{citation}'\n" + (
+                f"limits: ['{limit}']\n" if limit else ""
+            )
             (out / name).with_suffix(".source.yaml").write_text(text)
     return [out / name for name in rows]
 
@@ -116,8 +130,8 @@ HOSPITAL, LESIONS, PATIENTS, SITES = 289, 129, 250, 2  # images, of them with a 
 
 
 def write_hospital(out: Path, images: int = HOSPITAL, lesions: int = LESIONS, patients: int = PATIENTS) -> Path:
-    """Stills of ../shared/data with and without a SIMULATED collection, labelled as a hospital's own would be; the last women have
-    two images, of one kind. Nothing of it is a hygroma. Returns the table."""
+    """Stills of ../shared/data with and without a SIMULATED collection, labelled as a hospital's own would be; the last women
+    have two images, of one kind. Nothing of it is a hygroma. Returns the table."""
     (out / "images").mkdir(parents=True, exist_ok=True)
     (table, *_), rows = write_tables(out / "tables"), []
     rng = np.random.default_rng(0)
@@ -127,7 +141,9 @@ def write_hospital(out: Path, images: int = HOSPITAL, lesions: int = LESIONS, pa
         sick = number < lesions
         grey = read_grey(image.path)
         if sick and image.anatomy is not None:
-            grey = operate(grey, image.anatomy, draw_lesion_mm(rng), np.random.default_rng([0, number]), int(rng.integers(0, 4)))[0]
+            grey = operate(
+                grey, image.anatomy, draw_lesion_mm(rng), np.random.default_rng([0, number]), int(rng.integers(0, 4))
+            )[0]
         path = out / "images" / f"{number:04d}.png"
         cv2.imwrite(str(path), grey)
         own = number if sick else number - lesions

@@ -70,7 +70,8 @@ class InputSpec:
 class Heads:
     """Sizes of the graph's outputs: `embedding` is D of [N,D], `map_grid` is G of the nuchal map [N,G,G].
     `others`: the heads besides plane and hygroma, by the names of their outputs, [N] each: the probability from which on each
-    says yes. Schemas 2 and 3 have it. `absent`: the outputs, of ABSENT, that are in the graph and mean nothing. Schema 3 has it."""
+    says yes. Schemas 2 and 3 have it. `absent`: the outputs, of ABSENT, that are in the graph and mean nothing. Schema 3 has
+    it."""
 
     embedding: int = field(metadata=rule(low=1, high=8192))
     map_grid: int = field(metadata=rule(low=1, high=256))

@@ -40,8 +40,8 @@ def render_evidence(view: np.ndarray | None, scores: Scores, t_wall: str, exam_i
 
     The PNG says so itself (`holds_no_patient`): whoever exports it years later claims no more than was known.
 
-    Left the view as it is, right the same with the nuchal map, where the bundle has one, below the words, the score, the time (UTC) and the
-    bundle.
+    Left the view as it is, right the same with the nuchal map, where the bundle has one, below the words, the score, the time
+    (UTC) and the bundle.
     """
     if view is None:
         view = np.zeros((PANEL, PANEL), np.uint8)

@@ -64,8 +64,8 @@ PROBE_WEIGHTS = {"real": 1.0, "elsewhere": 1.0, "phantom": 0.2}
 SHIPPED_WEIGHTS = {"real": 1.0, "elsewhere": 0.5, "phantom": 0.1}
 # L2 strength a picture on standardised readings; .5 to 5 times as much differ by .02 in rank correlation, .001 in ROC-AUC.
 NATURAL_L2, EVERY_L2 = 0.07, 0.025
-# Inverse L2 strength of the head that learns labels, on standardised readings, and the weight of what was drawn or rendered beside
-# a real picture. Chosen on simulated hospitals, not tuned on any real hygroma: none could be had.
+# Inverse L2 strength of the head that learns labels, on standardised readings, and the weight of what was drawn or rendered
+# beside a real picture. Chosen on simulated hospitals, not tuned on any real hygroma: none could be had.
 LABEL_C, DRAWN_WEIGHT = 0.003, 0.5
 PHANTOM_WEIGHT = 0.5  # of a phantom beside a picture made of real pixels
 MOST_MM = 8.0  # thicker is no surer
@@ -215,8 +215,8 @@ def either_way(features: np.ndarray, moved: np.ndarray) -> np.ndarray:
 
 
 def _by_labels(nuchal: np.ndarray, moved: np.ndarray, labels: np.ndarray, entries: Sequence[Entry]) -> Reading:
-    """The reading of log-odds of a finding that minds `moved` least. nuchal, moved [N,D]; labels {0,1} [N]. Both classes count alike,
-    and what was drawn or rendered counts half."""
+    """The reading of log-odds of a finding that minds `moved` least. nuchal, moved [N,D]; labels {0,1} [N]. Both classes count
+    alike, and what was drawn or rendered counts half."""
     from sklearn.linear_model import LogisticRegression
 
     middle, spread = nuchal.mean(0), nuchal.std(0).clip(min=1e-4)

@@ -25,7 +25,8 @@ METRICS: dict[Literal["roc_auc", "specificity"], str] = {"roc_auc": "ROC-AUC", "
 def control_rows(folds: HeldOut, validation: HeldOut | None, decides: Head) -> list[Controls]:
     """Area under the ROC curve and specificity of the INT8 hygroma head, split by split and kind by kind, as `figures` gives
     them. Thresholds as in the main figures: a fold's from the other folds, the validation split's the shipped one. A kind
-    that a split lacks, or a split without lesions, gives no row. decides: the hygroma head on what its thresholds are chosen on."""
+    that a split lacks, or a split without lesions, gives no row. decides: the hygroma head on what its thresholds are chosen
+    on."""
     rows = []
     for data in filter(None, (folds, validation)):
         labels, said = data.labels(HYGROMA), data.said("qdq", HYGROMA)

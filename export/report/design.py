@@ -24,10 +24,12 @@ def design(recipe: Recipe, point: OperatingPoint, holdout: bool, on_real: bool, 
     kept_apart = "The held-out split is in no fold." if holdout else "No image is held out of all folds."
     judged_at = "The held-out split is judged at those above. " if holdout else ""
     positives = "images with a real finding" if on_real else "simulated lesions, shams and untouched stills"
-    of_planes = f"which {PLANES_KEPT:.0%} of the held-out standard planes reach" if planes else "since no image is labelled by plane"
+    kept = f"which {PLANES_KEPT:.0%} of the held-out standard planes reach"
+    of_planes = kept if planes else "since no image is labelled by plane"
     return {
         "partition": f"The training stills are put into {FOLDS} folds by patient, stratified by finding and plane where the data "
-        "set gives no folds: every still of a patient, and all that was made of it, is in one fold, and copies of a still count as one "
+        "set gives no folds: every still of a patient, and all that was made of it, is in one fold, and copies of a still "
+        "count as one "
         f"patient's. Held out in turn: folds {', '.join(map(str, recipe.folds))}. {kept_apart}",
         "thresholds": f"Operating point of the hygroma head: {point.hygroma_threshold:.3f}, the probability below which "
         f"{SPECIFICITY:.0%} of the held-out negatives stay, on {positives}; of the plane head: {point.plane_threshold:.3f}, "

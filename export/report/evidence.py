@@ -100,8 +100,9 @@ def judged_on_real(bank: Bank) -> bool:
 
 
 def judged_heads(bank: Bank, heads: Sequence[Head]) -> list[Head]:
-    """The heads of a model as they are judged on a bank's entries. The hygroma head comes first on what decides, real or simulated
-    positives, and again, reported only, on the other kind where there is any. The plane head only where planes are labelled."""
+    """The heads of a model as they are judged on a bank's entries. The hygroma head comes first on what decides, real or
+    simulated positives, and again, reported only, on the other kind where there is any. The plane head only where planes are
+    labelled."""
     entries = [e for e in bank.entries if e.fold >= 0]
     out: list[Head] = []
     for head in heads:
@@ -117,8 +118,9 @@ def judged_heads(bank: Bank, heads: Sequence[Head]) -> list[Head]:
 
 
 def evaluation_sets(folds: HeldOut, validation: HeldOut | None, heads: Sequence[Head] = HEADS) -> list[EvaluationSet]:
-    """Of every head, out of fold and on the validation split, where there is one. A fold is judged at the threshold that the other
-    folds give, the validation split at the shipped one, which all folds give. The hygroma head's is that of the first of `heads`."""
+    """Of every head, out of fold and on the validation split, where there is one. A fold is judged at the threshold that the
+    other folds give, the validation split at the shipped one, which all folds give. The hygroma head's is that of the first of
+    `heads`."""
     sets = []
     for data in (folds, validation):
         if data is None:
@@ -129,7 +131,8 @@ def evaluation_sets(folds: HeldOut, validation: HeldOut | None, heads: Sequence[
             if len(set(labels.tolist())) < 2:
                 if data is folds and head.gated != REPORTED:
                     raise InputError(
-                        f"evaluation of the {head.called} head on {data.name}: {len(labels)} held-out images, all of one kind; check "
+                        f"evaluation of the {head.called} head on {data.name}: {len(labels)} held-out images, all of one kind; "
+                        f"check "
                         "`data` in the recipe"
                     )
                 continue
@@ -184,12 +187,13 @@ def shipped_threshold(folds: HeldOut, form: str, head: Head) -> float:
 def operating_point(folds: HeldOut, heads: Sequence[Head]) -> OperatingPoint:
     """The student's thresholds, of heads as `judged_heads` has them. Its conversion is judged at the same ones."""
     decides = {head.name: head for head in reversed(heads)}  # the first of a name
-    return OperatingPoint(shipped_threshold(folds, "student", decides[HYGROMA.name]), _plane_threshold(folds, PLANE.name in decides))
+    hygroma = shipped_threshold(folds, "student", decides[HYGROMA.name])
+    return OperatingPoint(hygroma, _plane_threshold(folds, PLANE.name in decides))
 
 
 def _plane_threshold(folds: HeldOut, labelled: bool) -> float:
-    """Without labels of planes: that which PLANES_KEPT of what the given bundle calls one reach; and half where nothing was asked,
-    since there is no plane head then, and what stands in its place says 1."""
+    """Without labels of planes: that which PLANES_KEPT of what the given bundle calls one reach; and half where nothing was
+    asked, since there is no plane head then, and what stands in its place says 1."""
     if labelled:
         return shipped_threshold(folds, "student", PLANE)
     soft = np.array([e.soft_plane if e.source == "real" else UNKNOWN for e in folds.entries])
@@ -255,8 +259,8 @@ def thickness_rows(splits: Sequence[HeldOut], form: str = "qdq") -> list[Correla
 
 def increased_rows(splits: Sequence[HeldOut], form: str = "qdq") -> list[IncreasedArea]:
     """Area under the ROC curve of the hygroma head, INT8 unless `form` says another: standard planes whose finding nobody knows,
-    which no label of training saw (in the shipped data those that look thickened by eye), against the healthy ones, each by its rank
-    in its own fold. A split without one gives no row."""
+    which no label of training saw (in the shipped data those that look thickened by eye), against the healthy ones, each by its
+    rank in its own fold. A split without one gives no row."""
     from scipy.stats import rankdata
 
     rows: list[IncreasedArea] = []
@@ -297,6 +301,7 @@ def thickness_table(thickness: Sequence[Correlation], increased: Sequence[Increa
         "thickness of real stills",
         "real",
         "How the INT8 hygroma probability goes with the heuristic thickness of real stills (rank correlation), and where the "
-        "standard planes without a finding (in the shipped data: thickened by eye) rank among the healthy ones. The thickness is a weak label, measured by a heuristic.",
+        "standard planes without a finding (in the shipped data: thickened by eye) rank among the healthy ones. The thickness "
+        "is a weak label, measured by a heuristic.",
         tuple(rows),
     )

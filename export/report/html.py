@@ -85,8 +85,9 @@ border:1px solid currentColor}.pass{color:var(--good)}.fail{color:var(--bad)}.op
 
 def render(report: Report) -> str:
     """The dict that `report.validate.validation_report` makes -> a complete HTML page. Kinds of evidence get parts of their
-    own. Keys that a report may have besides: paper, design, controls, thickness, increased, framing, unfamiliar, localisation, lean,
-    honesty, provenance; site: true where the images are a site's own, so that what is said of the public ones is left out."""
+    own. Keys that a report may have besides: paper, design, controls, thickness, increased, framing, unfamiliar, localisation,
+    lean, honesty, provenance; site: true where the images are a site's own, so that what is said of the public ones is left
+    out."""
     bodies = {
         "summary": _summary(report),
         "paper": _paper(report.get("paper")),
@@ -172,7 +173,8 @@ def _paper(found: Paper | None) -> list[str]:
     ]  # fmt: skip
     head = ["Accuracy", "Sensitivity", "Specificity", "ROC-AUC"]
     return [
-        f"<p>{escape(ON_WHAT[found['kind']])}. {found['images']} images of {found['patients']} patients, {found['positives']} positive, "
+        f"<p>{escape(ON_WHAT[found['kind']])}. {found['images']} images of {found['patients']} patients, {found['positives']} "
+        f"positive, "
         f"each predicted once by models that never saw its patient. {escape(THRESHOLDS)}</p>",
         _table(["Model", "Held out", "n", *head], rows, pooled=1),
         *(["<h4>By site</h4>", _table(["Model", "Site", "n", *head], sites)] if sites else []),

@@ -23,11 +23,13 @@ ROUNDING = 1e-9  # of 1 minus a share: 4 of 400 are 1 %, and no more
 MET, UNSHOWN, MISSED = "met", "met in point but not shown", "missed"
 KEPT = 0.95  # of the standard planes, at the point where the aim is judged
 NOBODYS = (
-    "Nobody said whose some of the other anatomy's images are: each of those counts as a patient of its own, and the intervals that "
+    "Nobody said whose some of the other anatomy's images are: each of those counts as a patient of its own, and the intervals "
+    "that "
     "count patients may be too narrow."
 )
 ONE_SITE = (
-    "Site shift was not measured: every labelled nuchal plane at hand is of one site. Other sources may be of other hospitals, but "
+    "Site shift was not measured: every labelled nuchal plane at hand is of one site. Other sources may be of other hospitals, "
+    "but "
     "hold no nuchal plane."
 )
 

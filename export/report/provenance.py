@@ -1,4 +1,5 @@
-"""Where a recipe's model comes from: its data sets with their attribution, its checkpoint, what was done, and what it cannot do."""
+"""Where a recipe's model comes from: its data sets with their attribution, its checkpoint, what was done, and what it cannot
+do."""
 
 from __future__ import annotations
 
@@ -36,7 +37,10 @@ CUT_LIMIT_OF_OLD = (  # in bundles up to 0.6.2
     "apart to some degree. The plane head was fitted on stills cut anew too; how it ranks those is in the table "
     '"planes, however they are cut".'
 )
-PROTOTYPE = 'It is a research prototype, not a medical device. It does not diagnose: it says "suspected nuchal collection: refer".'
+PROTOTYPE = (
+    "It is a research prototype, not a medical device. It does not diagnose: it says "
+    '"suspected nuchal collection: refer".'
+)
 OF_EVERY_MODEL = (
     "It measures nothing in millimetres, and is no substitute for a nuchal translucency measurement by a trained sonographer.",
     'A picture unlike the training images is meant to be called "not assessable"; that catches much, not all.',
@@ -98,7 +102,8 @@ def provenance(
     no_planes: str = "",
 ) -> Provenance:
     """Where a recipe's model comes from. frames: how many of a site's own it was shown without labels; precisions:
-    what each stage's products were computed in; no_planes: why a given bundle's word on planes was not taken. `quantisation` is left to `assemble_bundle`, which knows what was done."""
+    what each stage's products were computed in; no_planes: why a given bundle's word on planes was not taken. `quantisation` is
+    left to `assemble_bundle`, which knows what was done."""
     drawn = len(bank.where(lambda e: e.source in ("lesion", "sham") and e.fold >= 0))
     elsewhere = len(bank.where(lambda e: e.source == "elsewhere"))
     phantoms = len(bank.where(lambda e: e.source == "phantom"))
@@ -116,7 +121,8 @@ def provenance(
         teacher=f"ViT of {t.depth} blocks, {t.frozen_blocks} frozen, {_epochs(t)} on {shown}; never on phantoms",
         recipe=f"hygroma export {edge.__version__}: the student starts from blocks {st.blocks} of its teacher; "
         f"{_without_labels(recipe, frames)}{st.epochs} "
-        f"epochs of labels, the teacher's soft logits, nuchal map and token directions{', phantoms by label alone' if phantoms else ''}; "
+        f"epochs of labels, the teacher's soft logits, nuchal map and token "
+        f"directions{', phantoms by label alone' if phantoms else ''}; "
         f"{_given(recipe, data)}folds {recipe.folds} of {FOLDS} were held out in turn{_computed_in(precisions)}",
         seeds=(recipe.seed,),
         quantisation="-",

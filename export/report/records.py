@@ -221,7 +221,8 @@ class PaperSite(TypedDict):
     images: int
     positives: int
     figures: dict[str, FiguredByPatient | None]
-# Of one form. figures: part ("pooled", "fold 0") -> figure's name -> figure, None where a class is missing; start: what it began from.
+# Of one form. figures: part ("pooled", "fold 0") -> figure's name -> figure, None where a class is missing; start: what it began
+# from.
 PaperForm = TypedDict(
     "PaperForm",
     {

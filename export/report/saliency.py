@@ -29,7 +29,8 @@ MAP_NAMES = {
 
 def boxed(data: HeldOut) -> np.ndarray:
     """Indices of the untouched standard planes with a nuchal box that a reader drew."""
-    return np.array([i for i, e in enumerate(data.entries) if e.source == "real" and e.standard and e.box and not e.guessed_box], int)
+    drawn = [e.source == "real" and e.standard and bool(e.box) and not e.guessed_box for e in data.entries]
+    return np.flatnonzero(np.array(drawn, bool))
 
 
 def evenly(indices: np.ndarray, count: int) -> np.ndarray:

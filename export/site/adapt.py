@@ -185,7 +185,8 @@ def _evaluation(name: str, head: Head, site: Site, start: Bundle) -> EvaluationS
     """What `validation_report` judges; each fold at the threshold that the others give."""
     kind, point = NAMES[name], start.manifest.operating_point
     own = sigmoid(head.adapted)
-    whose = "grouped by patient" if site.data.patients_known else "nobody said whose they are: each counts as a patient's only one"
+    nobodys = "nobody said whose they are: each counts as a patient's only one"
+    whose = "grouped by patient" if site.data.patients_known else nobodys
     crossed = cross_fitted(head.labels, own, site.folds[head.keep], CHOOSE[RULES[name]])
     return EvaluationSet(
         f"site's {kind}s",

@@ -72,7 +72,8 @@ def ingredients(
     evidence: Sequence[EvidenceTable],
     finetune: Callable[[Choice], Choice],
 ) -> Ingredients:
-    """What the refit's bundle is made of. folds choose its thresholds, of the heads `judged`. finetune: with rounding, if the recipe says so."""
+    """What the refit's bundle is made of. folds choose its thresholds, of the heads `judged`. finetune: with rounding, if the
+    recipe says so."""
     c = student.config
     assessable, typical = crops.familiar()
     return Ingredients(

@@ -119,8 +119,8 @@ class Crops:
         )
 
     def familiar(self, run: int = REFIT) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Crops of assessable planes: those that a run's embedding statistics are fitted on, and an array a source on which the limit
-        is set: what the run never trained on (without a held-out split, what the refit trained on) and phantoms."""
+        """Crops of assessable planes: those that a run's embedding statistics are fitted on, and an array a source on which the
+        limit is set: what the run never trained on (without a held-out split, what the refit trained on) and phantoms."""
         assessable = self.bank.where(
             lambda e: e.standard and (e.source == "phantom" or e.fold >= 0 and e.fold != run and e.source != "elsewhere")
         )

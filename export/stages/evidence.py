@@ -252,9 +252,9 @@ def gather(
     splits = [split for split in (folds, validation) if split is not None]
     report = validation_report(sets)
     decides = heads[0]
-    report["design"] = design(
-        recipe, operating_point(folds, heads), validation is not None, decides.real_positives, PLANE.name in [h.name for h in heads]
-    )
+    planes = PLANE.name in [head.name for head in heads]
+    point = operating_point(folds, heads)
+    report["design"] = design(recipe, point, validation is not None, decides.real_positives, planes)
     report["controls"] = control_rows(folds, validation, heads[0])
     report["thickness"] = thickness_rows(splits)
     report["increased"] = increased_rows(splits)

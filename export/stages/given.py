@@ -21,7 +21,9 @@ from export.recipe import SHIPPED
 from export.stages.crops import Crops
 
 ASKED_AT_ONCE = 64  # crops: bounds memory, and shows how far it is
-LEAST_CALLED = 0.5  # share of the images with a finding that a bundle which knows such pictures calls standard planes, at least
+LEAST_CALLED = (
+    0.5  # share of the images with a finding that a bundle which knows such pictures calls standard planes, at least
+)
 IN_MAP = 0.5  # probability from which a cell of the given map belongs to the nuchal region
 
 Box = tuple[float, float, float, float]
@@ -33,7 +35,7 @@ def open_given(given: str) -> Bundle:
 
 
 def asked(bundle: Bundle, crops: Crops, threads: int, progress: Progress) -> dict[str, np.ndarray]:
-    """"index" [n] of the real stills in the bank; "plane" [n], the probability of a standard plane, and "box" [n,4], the nuchal
+    """ "index" [n] of the real stills in the bank; "plane" [n], the probability of a standard plane, and "box" [n,4], the nuchal
     region in crop fractions, NaN where the map shows none."""
     index = crops.bank.where(lambda e: e.source == "real")
     graph, manifest = onnx.load_from_string(bundle.model), bundle.manifest
@@ -49,7 +51,8 @@ def asked(bundle: Bundle, crops: Crops, threads: int, progress: Progress) -> dic
 
 
 def region(cells: np.ndarray) -> Box | None:
-    """The largest connected region of a map, probabilities [G,G] -> its box in fractions of the crop; None where there is none."""
+    """The largest connected region of a map, probabilities [G,G] -> its box in fractions of the crop; None where there is
+    none."""
     count, _, stats, _ = cv2.connectedComponentsWithStats((cells >= IN_MAP).astype(np.uint8), connectivity=4)
     if count < 2:
         return None
@@ -59,8 +62,8 @@ def region(cells: np.ndarray) -> Box | None:
 
 
 def called_standard(bank: Bank, said: Mapping[str, np.ndarray]) -> tuple[int, int]:
-    """How many of the real stills with a finding and without a label of their plane the given bundle calls standard planes, of how
-    many: a finding could be told in each of them."""
+    """How many of the real stills with a finding and without a label of their plane the given bundle calls standard planes, of
+    how many: a finding could be told in each of them."""
     told = [bank.entries[i].hygroma != UNKNOWN and bank.entries[i].plane == UNKNOWN for i in said["index"]]
     return int((said["plane"][told] >= NO_PLANES).sum()), sum(told)
 
@@ -71,14 +74,15 @@ def why_no_planes(called: int, among: int) -> str:
     if called >= LEAST_CALLED * among:
         return ""
     return (
-        f"The given bundle calls {called} of {among} images with a finding standard planes: it does not know such pictures, and there "
+        f"The given bundle calls {called} of {among} images with a finding standard planes: it does not know such pictures, "
+        f"and there "
         "is no plane head. The device cannot tell whether a picture shows the nuchal plane at all; label planes in the table."
     )
 
 
 def filled(bank: Bank, said: Mapping[str, np.ndarray], planes: bool, boxes: bool) -> Bank:
-    """The bank with what the given bundle said of its real stills. planes, boxes: whether its word on them is taken; a still with a
-    label of its own keeps that."""
+    """The bank with what the given bundle said of its real stills. planes, boxes: whether its word on them is taken; a still with
+    a label of its own keeps that."""
     entries: list[Entry] = list(bank.entries)
     for i, plane, box in zip(said["index"].tolist(), said["plane"].tolist(), said["box"], strict=True):
         entry = entries[i]

@@ -31,8 +31,8 @@ log = logging.getLogger("hygroma.train")
 T = TypeVar("T")
 B = TypeVar("B", "Batch", Tensor)  # what a step trains on: labelled crops, or crops alone
 
-# Crops of an epoch, as a share of the number of training stills, by stratum (see `stratum`). Where few strata are there, all shares
-# grow until an epoch has as many crops as there are stills.
+# Crops of an epoch, as a share of the number of training stills, by stratum (see `stratum`). Where few strata are there, all
+# shares grow until an epoch has as many crops as there are stills.
 EPOCH_SHARES = {
     "real, standard": 0.30,
     "real, positive": 0.30,

@@ -314,7 +314,8 @@ def test_too_few_patients_for_four_folds(tmp_path: Path) -> None:
 
 def test_a_patient_trained_on_and_held_out_is_refused(data: Path) -> None:
     many = [{**r, "split": "holdout" if i % 4 == 0 else "train"} for i, r in enumerate(rows(data))]
-    assert assign_folds(open_dataset(write_csv(data / "p.csv", many)), [r["patient"] for r in many], 0).tolist().count(HOLDOUT) == 4
+    folds = assign_folds(open_dataset(write_csv(data / "p.csv", many)), [r["patient"] for r in many], 0)
+    assert folds.tolist().count(HOLDOUT) == 4
     many[1]["patient"] = many[0]["patient"]
     with pytest.raises(InputError, match=r"trained on as well as held out: hygroma00 \(hygroma/00-0.png, hygroma/01-0.png\)"):
         groups(data, write_csv(data / "p.csv", many))

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from calibration import honesty
+from calibration.dataset import UNKNOWN, LabelledImage
 from calibration.honesty import (
     Specimen,
     Specimens,
@@ -25,7 +26,6 @@ from calibration.honesty import (
     texture,
     unlike_patients,
 )
-from calibration.dataset import UNKNOWN, LabelledImage
 from calibration.lesion import NuchalAnatomy
 from edge.cli import main
 from edge.errors import InputError

@@ -18,7 +18,8 @@ from calibration.open_dataset import elsewhere_of, open_dataset, open_datasets, 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not here")
 
 KNOWN = json.loads(Path(__file__).with_name("shipped_bank_8222f26.json").read_text())
-STILLS, ELSEWHERE = 12, 4  # of those that 8222f26's bank began with: 473 of 60 and 20 were compared by hand, equal to the last bit
+# Of those that 8222f26's bank began with: the 473 entries of 60 and 20 were compared by hand, equal to the last bit.
+STILLS, ELSEWHERE = 12, 4
 LEVELS = 0.5  # grey levels: a crop's mean on another processor
 
 

@@ -115,7 +115,8 @@ def test_patients_are_read_however_they_were_saved(tmp_path: Path, separator: st
     data = site(tmp_path / "data", NAMES)
     lines = [f"sep={separator}", separator.join(("path", "hygroma", "patient", "split"))]
     for kind in ("hygroma", "normal"):
-        lines += [separator.join((f"{kind}\\{name}", str(int(kind == "hygroma")), f"P{kind}{n}", f"{n}.0")) for n, name in enumerate(NAMES)]
+        finding = str(int(kind == "hygroma"))
+        lines += [separator.join((f"{kind}\\{name}", finding, f"P{kind}{n}", f"{n}.0")) for n, name in enumerate(NAMES)]
     lines += [separator * 3] * 5
     (data / "p.csv").write_bytes("\r\n".join(lines).encode(encoding))
     images = open_dataset(data / "p.csv").images

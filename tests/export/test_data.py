@@ -77,7 +77,9 @@ def test_each_ingredient_that_lacks_is_said_with_its_price_and_no_other() -> Non
         "Images of one site",
     ):
         assert words in said(bare), words
-    assert "imitates the given bundle's" in said(bare, given="shipped") and "there is no plane head" not in said(bare, given="shipped")
+    assert "imitates the given bundle's" in said(bare, given="shipped") and "there is no plane head" not in said(
+        bare, given="shipped"
+    )
     none = PhantomRecipe(0, 0, 0, 0)
     assert "No phantom frames" in said(whole, phantom=none) and "fitted on no exam" in said(whole, phantom=none)
     assert NO_HYGROMA in said(data(EDITABLE)) and NO_HYGROMA not in said(bare)
@@ -110,7 +112,13 @@ def test_copies_stay_in_one_fold_and_every_fold_has_both_classes(tmp_path: Path)
     images = pictures(tmp_path / "d", 16)
     copy = tmp_path / "d" / "copy.jpg"
     cv2.imwrite(str(copy), cv2.imread(str(images[0].path)))
-    found = Data([Dataset(tmp_path, tmp_path, ("normal", "hygroma"), [*images, replace(images[0], path=copy, name="copy")], False)])
+    found = Data(
+        [
+            Dataset(
+                tmp_path, tmp_path, ("normal", "hygroma"), [*images, replace(images[0], path=copy, name="copy")], False
+            )
+        ]
+    )
     groups, folds = grouped(found, 0, lambda done, total: None)
     assert groups[0] == groups[-1] and folds[0] == folds[-1] and len(set(groups)) == 16
     assert all({i % 2 for i in np.flatnonzero(folds[:16] == fold)} == {0, 1} for fold in range(4))
@@ -131,7 +139,11 @@ def test_a_digest_says_what_was_said_and_shown_and_not_where_it_lies(tmp_path: P
     (tmp_path / "d").rename(tmp_path / "e")
     moved = [replace(one, path=tmp_path / "e" / one.name) for one in images]
     assert digest_of(moved) == before
-    for other in (replace(moved[1], hygroma=0.0), replace(moved[1], nt_box=(1.0, 2.0, 3.0, 4.0)), replace(moved[1], fold=2)):
+    for other in (
+        replace(moved[1], hygroma=0.0),
+        replace(moved[1], nt_box=(1.0, 2.0, 3.0, 4.0)),
+        replace(moved[1], fold=2),
+    ):
         assert digest_of([moved[0], other, *moved[2:]]) != before
     moved[3].path.write_bytes(moved[2].path.read_bytes())
     assert digest_of(moved) != before
@@ -146,6 +158,8 @@ def test_a_recipe_names_one_data_set_or_several(tmp_path: Path) -> None:
                 one.path.rename(tmp_path / "d" / kind / one.name)
     (tmp_path / "t.csv").write_text("path,plane,split\nd/normal/0.png,other,holdout\n")
     found = open_data(replace(RECIPE, data=[str(tmp_path / "d")]))
-    assert [still.fold for still in found.stills] == [UNASSIGNED] * 8 and len(found.positives) == 4 and not found.holdout
+    assert (
+        [still.fold for still in found.stills] == [UNASSIGNED] * 8 and len(found.positives) == 4 and not found.holdout
+    )
     with pytest.raises(InputError, match="0.png: in two of the data sets"):
         open_data(replace(RECIPE, data=[str(tmp_path / "d"), str(tmp_path / "t.csv")]))

@@ -1,5 +1,6 @@
 """A made-up hospital goes the whole way, as its engineer would: folders of images with and without a finding, a checkpoint of
-USF-MAE's keys at a tiny width, `export`, `bundle sign`, `update` on a device, `run` to a flag. Killed in every stage, and gone on."""
+USF-MAE's keys at a tiny width, `export`, `bundle sign`, `update` on a device, `run` to a flag. Killed in every stage, and gone
+on."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ from export.recipe import load_recipe
 
 pytestmark = [
     pytest.mark.requirement("H-01"),
-    pytest.mark.usefixtures("few_draws", "few_ranges", "graphs_asked_once", "loaded_once", "made_before", "short_exams"),
+    pytest.mark.usefixtures(
+        "few_draws", "few_ranges", "graphs_asked_once", "loaded_once", "made_before", "short_exams"
+    ),
 ]
 
 EACH = 16  # images of either class, a patient each
@@ -66,7 +69,9 @@ def write_hospital(base: Path) -> Path:
             assert frame.fan is not None
             image = with_finding(frame.image, frame.fan.box) if kind == "hygroma" else frame.image
             x0, y0, x1, y1 = frame.fan.box  # cut out of its screen, and small: read many times
-            cv2.imwrite(str(base / "data" / kind / f"{number:02d}.png"), cv2.resize(image[y0:y1, x0:x1], None, fx=0.3, fy=0.3))
+            cv2.imwrite(
+                str(base / "data" / kind / f"{number:02d}.png"), cv2.resize(image[y0:y1, x0:x1], None, fx=0.3, fy=0.3)
+            )
     write_checkpoint(base / "c.pt")
     (base / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     return base / "recipe.yaml"
@@ -106,7 +111,9 @@ def test_it_was_killed_in_every_stage_of_every_run(hospital: tuple[Path, list[st
     _, killed = hospital
     for run in ("refit", "fold0", "fold1", "fold2", "fold3"):
         assert {f"teacher {run}", f"student {run}", f"heads {run}"} <= set(killed)
-    assert {"bank: copies", "bank: stills", "validate"} <= set(killed) and any(what.startswith("bundle: ") for what in killed)
+    assert {"bank: copies", "bank: stills", "validate"} <= set(killed) and any(
+        what.startswith("bundle: ") for what in killed
+    )
 
 
 def test_the_report_and_the_card_say_what_it_stands_on_and_what_it_lacks(hospital: tuple[Path, list[str]]) -> None:
@@ -114,16 +121,28 @@ def test_the_report_and_the_card_say_what_it_stands_on_and_what_it_lacks(hospita
     report = json.loads((base / "work/report/validation.json").read_text())
     (decides,) = report["sets"]
     assert (decides["name"], decides["kind"], decides["n"]) == ("hygroma, real, folds", "real", 2 * EACH)
-    assert report["paper"]["kind"] == "real" and [form["form"] for form in report["paper"]["forms"]] == ["teacher", "student", "qdq"]
+    assert report["paper"]["kind"] == "real" and [form["form"] for form in report["paper"]["forms"]] == [
+        "teacher",
+        "student",
+        "qdq",
+    ]
     assert [test["n"] for test in report["paper"]["tests"]] == [2 * EACH] * 3
     bundle = load_bundle(base / "work/bundle", ANYONE)
     assert bundle.manifest.heads.absent == ("plane", "nuchal_map")
     card = bundle.files["MODEL_CARD.md"].decode()
-    for words in ("cannot tell views", "no nuchal map", "Nobody said whose the images are", "16 images of real hygromas of 16 patients"):
+    for words in (
+        "cannot tell views",
+        "no nuchal map",
+        "Nobody said whose the images are",
+        "16 images of real hygromas of 16 patients",
+    ):
         assert words in card
     assert "simulated lesions flatter" not in card and str(base) not in card and "data/" not in card
     html = (base / "work/report/validation.html").read_text()
-    assert html.index('id="paper"') < html.index('id="evidence"') and "simulated lesion" not in html.partition('id="paper"')[2][:3000]
+    assert (
+        html.index('id="paper"') < html.index('id="evidence"')
+        and "simulated lesion" not in html.partition('id="paper"')[2][:3000]
+    )
 
 
 def exam(path: Path, seed: int, finding: bool) -> Path:
@@ -143,12 +162,23 @@ def test_a_device_takes_the_signed_bundle_and_flags_what_it_was_trained_on(
     key, public = tmp_path / "keys/hygroma.key", (tmp_path / "keys/hygroma.pub").read_text().strip()
     assert main(["bundle", "sign", str(base / "work/bundle"), "--key", str(key), "--out", str(tmp_path / "b.tar")]) == 0
     config = tmp_path / "c.yaml"
-    config.write_text(yaml.safe_dump({"bundle": {"trusted_keys": [public]}, "events": {"dir": str(tmp_path / "events")}}))
+    config.write_text(
+        yaml.safe_dump({"bundle": {"trusted_keys": [public]}, "events": {"dir": str(tmp_path / "events")}})
+    )
     assert main(["update", str(tmp_path / "b.tar"), "--config", str(config)]) == 0
     capsys.readouterr()
     for finding in (False, True):
         clip = exam(tmp_path / f"{finding}.avi", 7 + finding, finding)
-        argv = ["run", "--source", f"file:{clip}", "--config", str(config), "--as-fast-as-possible", "--no-status", "--json"]
+        argv = [
+            "run",
+            "--source",
+            f"file:{clip}",
+            "--config",
+            str(config),
+            "--as-fast-as-possible",
+            "--no-status",
+            "--json",
+        ]
         assert main(argv) == 0
         told = json.loads(capsys.readouterr().out)
         assert told["bundle"].startswith("st-elsewhere 1.0.0") and len(told["events"]) == finding

@@ -74,8 +74,8 @@ TABLES = ("stills.csv", "elsewhere.csv")  # of the data set that `write_data` wr
 
 
 def write_data(folder: Path, stills: int = 32, validation: int = 8) -> Path:
-    """Two tables: of nuchal views, every fourth no standard plane, the last ones held out; of four axial heads to train on, and six
-    cysts held out. Nobody has a hygroma."""
+    """Two tables: of nuchal views, every fourth no standard plane, the last ones held out; of four axial heads to train on, and
+    six cysts held out. Nobody has a hygroma."""
     rng = np.random.default_rng(0)
     rows: list[dict[str, object]] = []
     others: list[dict[str, object]] = []
@@ -847,7 +847,8 @@ def test_ranges_and_their_choice_come_from_training_images_alone(
     lean_on = pipeline.crops.judged(run)
     (taken,) = asked
     assert len(lean_on) == len(taken) == len(set(taken)) > 0 and set(taken) <= set(pipeline.crops.training(run).tolist())
-    assert {entries[i].plane for i in taken} == {1} and not {entries[i].source for i in taken} & {"phantom", "cleaned", "elsewhere"}
+    assert {entries[i].plane for i in taken} == {1}
+    assert not {entries[i].source for i in taken} & {"phantom", "cleaned", "elsewhere"}
 
 
 def test_sensitivity_of_a_fold_is_measured_on_that_fold(

@@ -119,7 +119,7 @@ def test_a_bundle_whose_runtime_gives_no_third_head_does_not_start(pipeline: Pip
 
 def test_each_schema_has_its_own_heads(pipeline: Pipeline) -> None:
     content = json.loads((pipeline.work / "bundle/manifest.json").read_text())
-    with pytest.raises(BundleError, match="heads: found {'others'.*sharp.*; schema 3 names absent outputs, schema 2 further heads"):
+    with pytest.raises(BundleError, match="heads: found {'others'.*sharp.*; schema 3 names absent outputs"):
         parse_manifest(json.dumps({**content, "schema_version": SCHEMA_VERSION}).encode())
     content["heads"]["others"]["sharp"] = 1.5
     with pytest.raises(BundleError, match=r"heads.others.sharp: found 1.5"):
