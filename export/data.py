@@ -225,8 +225,8 @@ def lacks(data: Data, recipe: Recipe) -> list[str]:
         found.append(
             "No labels of planes (standard and other): the plane head imitates the given bundle's, and is not judged."
             if given
-            else "No labels of planes (standard and other) and no given bundle: there is no plane head, and the device cannot tell "
-            "whether a picture shows the nuchal plane at all."
+            else "No labels of planes (standard and other) and no given bundle: there is no plane head, and the device cannot "
+            "tell whether a picture shows the nuchal plane at all."
         )
     if not data.boxes:
         found.append(

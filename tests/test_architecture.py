@@ -177,9 +177,8 @@ def test_no_file_of_the_data_set_is_in_the_repository() -> None:
 
 # export's rooms and what stands at its top, from the ground up: each imports what comes before it, and nothing after it.
 EXPORT = (
-    "atomic", "jobs", "model", "training", "int8", "heads", "recipe", "data", "stamps", "report", "phantoms", "bundle", "
-    ""stages", "site",
-    "pipeline", "runs", "crossval", "explain", "ladder",
+    "atomic", "jobs", "model", "training", "int8", "heads", "recipe", "data", "stamps", "report", "phantoms", "bundle", "stages",
+    "site", "pipeline", "runs", "crossval", "explain", "ladder",
 )  # fmt: skip
 
 

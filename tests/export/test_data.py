@@ -86,7 +86,8 @@ def test_each_ingredient_that_lacks_is_said_with_its_price_and_no_other() -> Non
 
 
 @pytest.mark.parametrize(("positives", "patients", "drawn", "real"), [
-    (40, 40, True, True), (39, 39, True, False), (40, 19, True, False), (40, 20, True, True), (3, 3, False, True), (0, 0, True, False),
+    (40, 40, True, True), (39, 39, True, False), (40, 19, True, False), (40, 20, True, True), (3, 3, False, True),
+    (0, 0, True, False),
 ])  # fmt: skip
 def test_the_gate_stands_on_real_positives_where_there_are_enough_or_no_others(
     positives: int, patients: int, drawn: bool, real: bool
