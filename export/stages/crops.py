@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -41,6 +41,7 @@ class Crops:
     stills: Sequence[LabelledImage]
     spec: Preprocessing
     seed: int
+    _read: dict[tuple[int, Preprocessing], np.ndarray | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def judged_on_real(self) -> bool:
@@ -66,9 +67,15 @@ class Crops:
         for i in keep:
             entry, crop = self.bank.entries[i], None
             if entry.source == "real":
-                crop = read_still(read_grey(self.stills[entry.still].path), spec).crop
+                crop = self._still(entry.still, spec)
             out.append(letterbox(self.bank.crops[i], spec) if crop is None else crop)
         return np.stack(out) if out else np.empty((0, spec.size, spec.size), np.uint8)
+
+    def _still(self, index: int, spec: Preprocessing) -> np.ndarray | None:
+        """A still as the device reads it; None where it finds no fan. Read once: a run asks for each some ten times."""
+        if (index, spec) not in self._read:
+            self._read[index, spec] = read_still(read_grey(self.stills[index].path), spec).crop
+        return self._read[index, spec]
 
     def taught(self, run: int) -> np.ndarray:
         """Indices of what the teacher of a run trains on: real pixels of the other folds. It teaches them, and no phantoms."""
