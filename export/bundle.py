@@ -34,7 +34,7 @@ from edge.engines.runner import Runner
 from edge.engines.selftest import difference, infer_all, sigmoid
 from edge.errors import BundleError, GateError, InputError
 from edge.screen.preprocess import Preprocessing
-from export.heads.ood import KEPT, distance_limit, fit_ood
+from export.heads.ood import KEPT, distance_limit, fit_ood, left_out_distances
 from export.int8.convert import Converted, convert
 from export.int8.log_odds_shift import ShiftCrops, quantize_shifted
 from export.int8.ort_graph import optimised_graph, run_graph
@@ -70,7 +70,8 @@ class Ingredients:
     student: with 32-500 training images for INT8 ranges, and as many others to choose the range method on. judged: training
     images that the hygroma head judges, for the logit offset (int8/log_odds_shift.py). assessable: training images of assessable
     planes, for the embedding statistics. typical: held-out images of the same sort, an array a source; the distance that
-    `ood_quantile` of every source stay under becomes the threshold. gate: held-out, labelled, for the gate.
+    `ood_quantile` of every source stay under becomes the threshold. folds: of `assessable`, where nothing was held out
+    (`left_out_distances`). gate: held-out, labelled, for the gate.
     golden: at least 64 held-out images of every sort, for the self-test.
     others: the thresholds of the heads besides plane and hygroma, by name. absent: outputs that nothing was learned for.
     finetune: quantisation-aware fine-tuning, None for none; done where nothing else passes the gate, or always.
@@ -89,6 +90,7 @@ class Ingredients:
     typical: Sequence[np.ndarray]
     gate: LabelledCrops
     golden: np.ndarray
+    folds: np.ndarray | None = None
     ood_quantile: float = KEPT
     others: Mapping[str, float] = field(default_factory=dict)
     absent: Sequence[str] = ()
@@ -139,8 +141,11 @@ def assemble_bundle(
         golden = GoldenVectors(i.golden, infer_all(reference, i.golden), run_graph(model, i.golden, threads))
 
     progress("embedding statistics")
-    ood = fit_ood(run_graph(model, i.assessable, threads).embedding)
-    farthest = distance_limit(ood, [run_graph(model, crops, threads).embedding for crops in i.typical], i.ood_quantile)
+    embeddings = run_graph(model, i.assessable, threads).embedding
+    ood = fit_ood(embeddings)
+    left_out = None if i.folds is None else left_out_distances(embeddings, i.folds)
+    typical = [run_graph(model, crops, threads).embedding for crops in i.typical]
+    farthest = distance_limit(ood, typical, i.ood_quantile, left_out)
 
     quantisation = (
         f"INT8 on {4 * config.depth - len(converted.kept_float)} matrix products: weights signed per channel, inputs signed "

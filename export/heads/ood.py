@@ -13,9 +13,22 @@ KEPT = 0.99  # chosen: one good frame in a hundred is lost to the distance
 MIN_IMAGES = 16  # below this not even the mean means anything
 
 
-def distance_limit(ood: OodStats, typical: Sequence[np.ndarray], quantile: float = KEPT) -> float:
-    """The distance that `quantile` of every source stay under: float [N,D] embeddings of held-out images, an array a source."""
-    return max(float(np.quantile(ood.distance(embeddings), quantile)) for embeddings in typical)
+def distance_limit(
+    ood: OodStats, typical: Sequence[np.ndarray], quantile: float = KEPT, left_out: np.ndarray | None = None
+) -> float:
+    """The distance that `quantile` of every source stay under: float [N,D] embeddings of held-out images, an array a source.
+    left_out: distances of a source that the statistics were fitted on (`left_out_distances`)."""
+    sources = [ood.distance(embeddings) for embeddings in typical] + ([] if left_out is None else [left_out])
+    return max(float(np.quantile(distances, quantile)) for distances in sources)
+
+
+def left_out_distances(embeddings: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """The distances [M] of those of embeddings [N,D] that are in a fold (int [N], 0 or more), each by statistics of the others:
+    where no image was held out, those that the statistics were fitted on would all seem near."""
+    parts = [
+        fit_ood(embeddings[folds != fold]).distance(embeddings[folds == fold]) for fold in np.unique(folds[folds >= 0])
+    ]
+    return np.concatenate(parts)
 
 
 def fit_ood(embeddings: np.ndarray) -> OodStats:

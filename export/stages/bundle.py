@@ -75,7 +75,7 @@ def ingredients(
     """What the refit's bundle is made of. folds choose its thresholds, of the heads `judged`. finetune: with rounding, if the
     recipe says so."""
     c = student.config
-    assessable, typical = crops.familiar()
+    familiar = crops.familiar()
     return Ingredients(
         student=student,
         model=ModelInfo(
@@ -90,8 +90,9 @@ def ingredients(
         provenance=origin,
         evidence=evidence,
         judged=crops.judged(REFIT),
-        assessable=assessable,
-        typical=typical,
+        assessable=familiar.assessable,
+        typical=familiar.typical,
+        folds=familiar.folds,
         gate=crops.labelled(REFIT),
         # Golden images ship with the bundle: phantoms only, so that no real image travels with it.
         golden=golden_crops(GOLDEN_CROPS, crops.spec)[:, None],

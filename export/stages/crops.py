@@ -23,6 +23,7 @@ from export.training.unlabelled import require_batch
 
 REFIT = FOLDS  # the run that trains on every training still; the shipped weights
 SCORED = ("real", "sham", "borderline", "lesion")  # sources whose standard planes the hygroma head scores
+TYPICAL = ("real", "sham", "lesion")  # sources whose standard planes the limit of distances keeps
 UNDRAWN = ("real", "cleaned", "elsewhere")  # sources that are shown without labels: nothing was drawn into them
 CALIBRATION_CROPS = 128  # 32 to 500 suffice (docs/design.md#quantisation)
 GATE_CROPS = 1000  # training crops that a gate without a held-out split is judged on
@@ -31,6 +32,16 @@ TYPICAL_PHANTOMS = 128  # stills, two a patient: the 99th centile of distances n
 
 def run_name(run: int) -> str:
     return "refit" if run == REFIT else f"fold{run}"
+
+
+@dataclass(frozen=True)
+class Familiar:
+    """Crops uint8 [N,1,S,S] of assessable planes. assessable: for the statistics; typical: for the limit, an array a source.
+    folds int [N]: of those of `assessable` that are typical too, -1 for the others; None where they need not be."""
+
+    assessable: np.ndarray
+    typical: list[np.ndarray]
+    folds: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -125,19 +136,21 @@ class Crops:
             [entry_id(entries[i], i) for i in keep],
         )
 
-    def familiar(self, run: int = REFIT) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Crops of assessable planes: those that a run's embedding statistics are fitted on, and an array a source on which the
-        limit is set: what the run never trained on (without a held-out split, what the refit trained on) and phantoms."""
+    def familiar(self, run: int = REFIT) -> Familiar:
+        """What a run's embedding statistics are fitted on, and the limit of distances is set on: what the run never saw, and
+        phantoms. Without a held-out split the refit saw all, and each fold is held against the statistics of the others."""
         assessable = self.bank.where(
             lambda e: e.standard and (e.source == "phantom" or e.fold >= 0 and e.fold != run and e.source != "elsewhere")
         )
+        phantoms = standard_crops(TYPICAL_PHANTOMS, self.spec)[:, None]
         seen = run == REFIT and not self.holdout
+        if seen:
+            entries = [self.bank.entries[i] for i in assessable]
+            folds = np.array([e.fold if e.source in TYPICAL else -1 for e in entries], int)
+            return Familiar(self.of(assessable)[:, None], [phantoms], folds)
         fold = VALIDATION if run == REFIT else run
-        typical = self.bank.where(
-            lambda e: e.standard and e.source in ("real", "sham", "lesion") and (e.fold >= 0 if seen else e.fold == fold)
-        )
-        phantoms = standard_crops(TYPICAL_PHANTOMS, self.spec)
-        return self.of(assessable)[:, None], [self.of(typical)[:, None], phantoms[:, None]]
+        typical = self.bank.where(lambda e: e.standard and e.source in TYPICAL and e.fold == fold)
+        return Familiar(self.of(assessable)[:, None], [self.of(typical)[:, None], phantoms])
 
     def require_batches(self, source: str, runs: Sequence[int], batch: int, frames: int | None) -> None:
         """A teacher's epoch is the smallest, or that on unlabelled frames: a student's has the phantoms besides. InputError where

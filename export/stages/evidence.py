@@ -177,9 +177,9 @@ def other_anatomy(
     out = {"sources": np.array(list(pictures), dtype=str)}
     if not pictures:
         return out
-    assessable, typical = crops.familiar(run)
-    ood = fit_ood(run_graph(graph, assessable, threads).embedding)
-    out["limit"] = np.array(distance_limit(ood, [run_graph(graph, own, threads).embedding for own in typical]))
+    familiar = crops.familiar(run)  # of a run that holds something out
+    ood = fit_ood(run_graph(graph, familiar.assessable, threads).embedding)
+    out["limit"] = np.array(distance_limit(ood, [run_graph(graph, own, threads).embedding for own in familiar.typical]))
     for number, shown in enumerate(pictures.values()):
         raw = run_graph(graph, shown.crops[:, None], threads)
         out[f"{number}_groups"] = np.array(shown.groups, dtype=str)

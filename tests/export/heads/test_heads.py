@@ -11,6 +11,7 @@ from calibration.bank import BANK_SIZE, UNKNOWN, Bank, Entry
 from edge.screen.preprocess import Preprocessing, letterbox
 from export.heads.features import HYGROMA, PLANE, HeadInputs
 from export.heads.fit import PROBE_WEIGHTS, STEEPNESS, Reading, _ridge, _write, probe_plane_head, refit_hygroma_head
+from export.heads.ood import distance_limit, fit_ood, left_out_distances
 from export.model.vit import HygromaViT, ViTConfig
 from export.training.train import predict
 
@@ -184,3 +185,16 @@ def test_the_plane_head_tells_untouched_stills_apart_and_nothing_else_moves() ->
     assert ((said > 0) == (np.arange(40, 60) % 2 == 0)).all()
     moved = {k for k, v in m.state_dict().items() if not torch.equal(v, before[k])}
     assert moved == {"plane_head.weight", "plane_head.bias"}
+
+
+def test_images_that_the_statistics_saw_seem_nearer_than_those_left_out() -> None:
+    """Of few images in many dimensions: a limit from what was fitted on would call every new picture unfamiliar."""
+    rng = np.random.default_rng(0)
+    embeddings, unseen = rng.normal(size=(40, 32)).astype(np.float32), rng.normal(size=(400, 32)).astype(np.float32)
+    folds = np.arange(40) % 5 - 1  # a fifth in no fold
+    left_out = left_out_distances(embeddings, folds)
+    ood = fit_ood(embeddings)
+    assert left_out.shape == (32,)
+    seen, honest = distance_limit(ood, [embeddings]), distance_limit(ood, [embeddings], left_out=left_out)
+    kept = [float((ood.distance(unseen) <= limit).mean()) for limit in (seen, honest)]
+    assert honest > seen and kept[1] > kept[0] and kept[1] > 0.9
