@@ -77,6 +77,9 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end the command
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if sys.platform != "linux":  # V4L2, systemd, file locks and descriptors are Linux's
+        print(f"hygroma: runs on Linux alone, found {sys.platform}; use a Linux machine, WSL 2 or a container", file=sys.stderr)
+        return ConfigError.exit_code
     given = sys.argv[1:] if argv is None else argv
     if "bundle" in given:
         from edge.cli.bundles import recipe_means_build

@@ -125,3 +125,14 @@ def test_help_says_what_the_exit_codes_mean() -> None:
     text = " ".join(help_of().split())
     for code, meaning in EXIT_CODES:
         assert f"{code} {meaning}" in text
+
+
+@pytest.mark.requirement("H-02")
+@pytest.mark.parametrize("platform", ["win32", "darwin"])
+def test_another_system_is_refused_in_one_sentence_at_the_first_command(
+    platform: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.platform", platform)
+    assert main(["doctor"]) == 78
+    said = capsys.readouterr().err
+    assert said == f"hygroma: runs on Linux alone, found {platform}; use a Linux machine, WSL 2 or a container\n"
