@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from calibration.dataset import FOLDS, HOLDOUT, STANDARD_PLANE, UNKNOWN, LabelledImage
@@ -31,6 +32,8 @@ VALIDATION, RENDERED = -1, -2  # in place of a fold: never trained on; a phantom
 # Of a picture that a fan's box fills in a still cut out of its screen: of 2,367 such stills (Fetus Framework, HC18) .58 at least.
 # Below, the picture is a whole screen, of which the fan is cut out.
 CUT_OUT = 0.55
+# Pixels of a still with boxes, at most: what calibration/lesion.py measures and draws in pixels holds at this size.
+LONG_SIDE = 512
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ def box_in_crop(box: tuple[float, float, float, float], shape: tuple[int, int]) 
 
 @dataclass(frozen=True)
 class Picture:
-    """A still, cut to its fan where a screen lies around it. grey uint8 [H,W]; image: with its boxes in pixels of `grey`."""
+    """A still, cut to its fan where a screen lies around it, made smaller where lesions are drawn at another size. grey uint8
+    [H,W]; image: with its boxes in pixels of `grey`."""
 
     grey: np.ndarray
     image: LabelledImage
@@ -115,15 +119,29 @@ def read_still_picture(image: LabelledImage) -> Picture:
         if box is not None and (box[2] > width + 1 or box[3] > height + 1):  # annotators round
             raise InputError(
                 f"{image.path}: {name} {' '.join(f'{side:g}' for side in box)} lies outside the image of {width} x {height} "
-                f"pixels; "
-                "give pixels of the image as it lies there"
+                "pixels; give pixels of the image as it lies there"
             )
     fan = read_still(grey, Preprocessing(size=BANK_SIZE)).fan
-    if fan is None or (fan.box[2] - fan.box[0]) * (fan.box[3] - fan.box[1]) >= CUT_OUT * grey.size:
-        return Picture(grey, image)
-    x0, y0, x1, y1 = fan.box
-    moved = replace(image, nt_box=_moved(image.nt_box, fan.box), thalami_box=_moved(image.thalami_box, fan.box))
-    return Picture(np.ascontiguousarray(grey[y0:y1, x0:x1]), moved)
+    if fan is not None and (fan.box[2] - fan.box[0]) * (fan.box[3] - fan.box[1]) < CUT_OUT * grey.size:
+        x0, y0, x1, y1 = fan.box
+        grey = np.ascontiguousarray(grey[y0:y1, x0:x1])
+        image = replace(image, nt_box=_moved(image.nt_box, fan.box), thalami_box=_moved(image.thalami_box, fan.box))
+    return _of_usual_size(Picture(grey, image)) if image.anatomy is not None else Picture(grey, image)
+
+
+def _of_usual_size(picture: Picture) -> Picture:
+    """The same at LONG_SIDE at most, where it is larger."""
+    factor = LONG_SIDE / max(picture.grey.shape)
+    if factor >= 1:
+        return picture
+    height, width = (max(1, round(side * factor)) for side in picture.grey.shape)
+    scale = width / picture.grey.shape[1], height / picture.grey.shape[0]
+
+    def scaled(box: Box | None) -> Box | None:
+        return box and (box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1])
+
+    image = replace(picture.image, nt_box=scaled(picture.image.nt_box), thalami_box=scaled(picture.image.thalami_box))
+    return Picture(cv2.resize(picture.grey, (width, height), interpolation=cv2.INTER_AREA), image)
 
 
 def _moved(box: Box | None, within: tuple[int, int, int, int]) -> Box | None:

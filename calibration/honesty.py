@@ -19,9 +19,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from calibration.bank import MAX_SEPTA
+from calibration.bank import MAX_SEPTA, read_still_picture
 from calibration.dataset import FOLDS, LabelledImage
-from calibration.images import read_grey
 from calibration.intervals import patient_interval
 from calibration.lesion import (
     CALIPERED,
@@ -105,12 +104,14 @@ def make_specimens(
         )
     rng = np.random.default_rng(seed)
     chosen = [able[i] for i in rng.permutation(len(able))[:count]]
-    natural = [measured_mm(read_grey(s.path), _anatomy(s)) for s in chosen]
+    pictures = [read_still_picture(still) for still in chosen]
+    natural = [measured_mm(picture.grey, _anatomy(picture.image)) for picture in pictures]
     others = rng.permutation(natural)
     out = Specimens([], [], [])
-    for number, still in enumerate(chosen):
+    for number, picture in enumerate(pictures):
         on_step(number, len(chosen))
-        grey, own, anatomy = read_grey(still.path), natural[number], _anatomy(still)
+        grey, still, own = picture.grey, picture.image, natural[number]
+        anatomy = _anatomy(still)
         clean = paint_out_calipers(grey, anatomy.nt)
         out.untouched.append(Specimen(clean, traced_box(clean, anatomy), _neck(clean, anatomy), still.group, own))
         septa = int(rng.integers(0, MAX_SEPTA + 1))

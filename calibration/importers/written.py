@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import yaml
 
+from calibration.bank import LONG_SIDE
 from calibration.dataset_table import COLUMNS, EXCLUDED, HELD_OUT
 from calibration.images import read_grey
 from calibration.lesion import Box
@@ -19,7 +20,6 @@ from calibration.naming import some
 from calibration.origin import Origin, origin_file
 from edge.errors import InputError
 
-LONG_SIDE = 512  # pixels of a still at most: what calibration/lesion.py measures and draws in pixels holds at this size
 TENTHS = 1  # digits of a box's sides: annotators are no finer
 
 Row = Mapping[str, str]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from shared_tables import DATA, HEADS, NUCHAL, OTHERS, write_hospital, write_tables
 
-from calibration.bank import VALIDATION, build_bank
+from calibration.bank import VALIDATION, build_bank, read_still_picture
 from calibration.dataset import HOLDOUT
 from calibration.leakage import assign_folds, perceptual_hash, same_images
 from calibration.open_dataset import elsewhere_of, open_dataset, open_datasets, stills_of
@@ -71,3 +72,16 @@ def test_a_made_up_hospital_is_labelled_as_a_hospitals_own_would_be(tmp_path: Pa
 
     hashes = np.stack([perceptual_hash(cv2.imread(str(image.path), cv2.IMREAD_GRAYSCALE)) for image in found.images])
     assert same_images(hashes) == []
+
+
+def test_a_larger_still_is_edited_at_the_usual_size_and_its_boxes_go_with_it(tables: list[Path], tmp_path: Path) -> None:
+    import cv2
+
+    image = next(image for image in open_dataset(tables[0]).images if image.editable)
+    usual = read_still_picture(image)
+    large = cv2.resize(usual.grey, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+    cv2.imwrite(str(tmp_path / "large.png"), large)
+    boxes = {name: tuple(2 * side for side in getattr(image, name)) for name in ("nt_box", "thalami_box")}
+    found = read_still_picture(replace(image, path=tmp_path / "large.png", **boxes))
+    assert found.grey.shape == usual.grey.shape and found.image.nt_box == pytest.approx(image.nt_box, abs=0.5)
+    assert np.abs(found.grey.astype(int) - usual.grey).mean() < 2
