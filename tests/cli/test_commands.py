@@ -127,7 +127,7 @@ def test_help_says_what_the_exit_codes_mean() -> None:
         assert f"{code} {meaning}" in text
 
 
-@pytest.mark.requirement("H-02")
+@pytest.mark.requirement("Y-02")
 @pytest.mark.parametrize("platform", ["win32", "darwin"])
 def test_another_system_is_refused_in_one_sentence_at_the_first_command(
     platform: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -26,12 +26,9 @@ from edge.cli import main
 from export.pipeline import Pipeline
 from export.recipe import load_recipe
 
-pytestmark = [
-    pytest.mark.requirement("H-01"),
-    pytest.mark.usefixtures(
-        "few_draws", "few_ranges", "graphs_asked_once", "loaded_once", "made_before", "short_exams"
-    ),
-]
+pytestmark = pytest.mark.usefixtures(
+    "few_draws", "few_ranges", "graphs_asked_once", "loaded_once", "made_before", "short_exams"
+)
 
 EACH = 16  # images of either class, a patient each
 BRIGHT, RADIUS = 235, 140  # grey level and pixels of what stands for a finding: what a few steps can learn
@@ -107,6 +104,7 @@ def hospital(
     yield base, export_killed_everywhere(write_hospital(base))
 
 
+@pytest.mark.requirement("Y-01")
 def test_it_was_killed_in_every_stage_of_every_run(hospital: tuple[Path, list[str]]) -> None:
     _, killed = hospital
     for run in ("refit", "fold0", "fold1", "fold2", "fold3"):
@@ -116,6 +114,7 @@ def test_it_was_killed_in_every_stage_of_every_run(hospital: tuple[Path, list[st
     )
 
 
+@pytest.mark.requirement("Y-01")
 def test_the_report_and_the_card_say_what_it_stands_on_and_what_it_lacks(hospital: tuple[Path, list[str]]) -> None:
     base, _ = hospital
     report = json.loads((base / "work/report/validation.json").read_text())
@@ -154,6 +153,7 @@ def exam(path: Path, seed: int, finding: bool) -> Path:
     return path
 
 
+@pytest.mark.requirement("Y-01")
 def test_a_device_takes_the_signed_bundle_and_flags_what_it_was_trained_on(
     hospital: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import os
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -227,6 +228,16 @@ def test_a_browser_whose_token_is_no_longer_good_says_so_and_keeps_nobody_out(pa
         assert asked.count(401) == 1
         page.goto(server.url + "?token=" + "b" * 20)
         expect(page.locator("#why")).to_contain_text("stopped looking", timeout=PATIENCE_MS)
+
+
+@pytest.mark.requirement("S-04")
+def test_a_daemon_that_takes_connections_and_never_answers_is_said_to_give_no_answer(page: Any) -> None:
+    """The page showed its last picture for ever: it waited for the one answer."""
+    with StatusServer(Board(), port=0, token="a" * 20) as server:
+        page.goto(server.url + "?token=" + "a" * 20)
+        page.wait_for_selector("body.stopped")
+    with socket.create_server(("127.0.0.1", server.port)):
+        expect(page.locator("#why")).to_contain_text("no answer from the daemon", timeout=PATIENCE_MS)
 
 
 # -- every state, on both screens that seven inches come with; no daemon runs

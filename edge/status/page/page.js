@@ -228,7 +228,11 @@ for (const tab of document.querySelectorAll("[role=tab]")) tab.onclick = () => {
   if (snapshot) showDevice(snapshot);
 };
 
-function refresh() { return fetch("snapshot.json").then(r => { if (!r.ok) throw new Error(r.status); return r.json(); }).then(show); }
+function refresh() { // a connection that nobody answers on is given up: the page would show its last picture for ever
+  const stop = new AbortController(), late = setTimeout(() => stop.abort(), SILENT_MS);
+  const answer = fetch("snapshot.json", {signal: stop.signal}).then(r => { if (!r.ok) throw new Error(r.status); return r.json(); });
+  return answer.finally(() => clearTimeout(late)).then(show);
+}
 async function turn() {
   let refused = false;
   try { await refresh(); } catch (error) {
