@@ -12,12 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from calibration.dataset import FOLDS, HOLDOUT, STANDARD_PLANE, UNKNOWN, LabelledImage
 from calibration.folds import grouped_folds
-from calibration.images import read_grey
+from calibration.images import read_grey, shrunk
 from calibration.lesion import LESION_MM, NORMAL_NT_MM, Box, draw_lesion_mm, operate, paint_out_calipers
 from calibration.naming import lines
 from edge.errors import InputError
@@ -111,44 +110,48 @@ class Picture:
     image: LabelledImage
 
 
-def read_still_picture(image: LabelledImage) -> Picture:
-    """InputError when the image cannot be read, or a box lies outside it."""
-    grey = read_grey(image.path)
-    height, width = grey.shape
+def require_boxes_inside(image: LabelledImage, shape: tuple[int, ...]) -> None:
+    """InputError when a box lies outside the image, of `shape` [H,W]."""
+    height, width = shape
     for name, box in (("nt_box", image.nt_box), ("thalami_box", image.thalami_box)):
         if box is not None and (box[2] > width + 1 or box[3] > height + 1):  # annotators round
             raise InputError(
                 f"{image.path}: {name} {' '.join(f'{side:g}' for side in box)} lies outside the image of {width} x {height} "
                 "pixels; give pixels of the image as it lies there"
             )
+
+
+def read_still_picture(image: LabelledImage) -> Picture:
+    """InputError when the image cannot be read, or a box lies outside it."""
+    grey = read_grey(image.path)
+    require_boxes_inside(image, grey.shape)
     fan = read_still(grey, Preprocessing(size=BANK_SIZE)).fan
     if fan is not None and (fan.box[2] - fan.box[0]) * (fan.box[3] - fan.box[1]) < CUT_OUT * grey.size:
         x0, y0, x1, y1 = fan.box
         grey = np.ascontiguousarray(grey[y0:y1, x0:x1])
-        image = replace(image, nt_box=_moved(image.nt_box, fan.box), thalami_box=_moved(image.thalami_box, fan.box))
+        image = replace(image, nt_box=within(image.nt_box, fan.box), thalami_box=within(image.thalami_box, fan.box))
     return _of_usual_size(Picture(grey, image)) if image.anatomy is not None else Picture(grey, image)
 
 
 def _of_usual_size(picture: Picture) -> Picture:
     """The same at LONG_SIDE at most, where it is larger."""
-    factor = LONG_SIDE / max(picture.grey.shape)
-    if factor >= 1:
+    grey = shrunk(picture.grey, LONG_SIDE)
+    if grey is picture.grey:
         return picture
-    height, width = (max(1, round(side * factor)) for side in picture.grey.shape)
-    scale = width / picture.grey.shape[1], height / picture.grey.shape[0]
+    scale = grey.shape[1] / picture.grey.shape[1], grey.shape[0] / picture.grey.shape[0]
 
     def scaled(box: Box | None) -> Box | None:
         return box and (box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1])
 
     image = replace(picture.image, nt_box=scaled(picture.image.nt_box), thalami_box=scaled(picture.image.thalami_box))
-    return Picture(cv2.resize(picture.grey, (width, height), interpolation=cv2.INTER_AREA), image)
+    return Picture(grey, image)
 
 
-def _moved(box: Box | None, within: tuple[int, int, int, int]) -> Box | None:
-    """A box in pixels of the part `within`; None where it lies beside it."""
+def within(box: Box | None, part: tuple[int, int, int, int]) -> Box | None:
+    """A box in pixels of `part` of its picture; None where it lies beside it."""
     if box is None:
         return None
-    x0, y0, x1, y1 = within
+    x0, y0, x1, y1 = part
     inside = max(box[0] - x0, 0.0), max(box[1] - y0, 0.0), min(box[2], x1) - x0, min(box[3], y1) - y0
     return inside if inside[0] < inside[2] and inside[1] < inside[3] else None
 

@@ -60,9 +60,7 @@ class LabelledImage:
         """What a lesion is drawn by; None without both boxes."""
         if self.nt_box is None or self.thalami_box is None:
             return None
-        nt, thalami = self.nt_box, self.thalami_box
-        long_side = max(thalami[2] - thalami[0], thalami[3] - thalami[1])
-        return NuchalAnatomy(nt, long_side, posterior_down=nt[1] + nt[3] > thalami[1] + thalami[3])
+        return NuchalAnatomy.of(self.nt_box, self.thalami_box)
 
     @property
     def editable(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from edge.capture.dicom import open_cine
@@ -64,3 +65,12 @@ def _looks_like_dicom(path: Path) -> bool:
         return is_dicom(path)
     except OSError:
         return False
+
+
+def shrunk(grey: np.ndarray, side: int) -> np.ndarray:
+    """uint8 [H,W] at `side` pixels at most, the very same where it is no larger."""
+    factor = side / max(grey.shape)
+    if factor >= 1:
+        return grey
+    height, width = (max(1, round(own * factor)) for own in grey.shape)
+    return cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)

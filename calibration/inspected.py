@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.bank import read_still_picture
+from calibration.bank import require_boxes_inside
 from calibration.dataset import HOLDOUT, UNASSIGNED, UNKNOWN, Dataset
 from calibration.images import read_grey
 from calibration.leakage import Pair, leaks, perceptual_hash, same_images
@@ -73,8 +73,7 @@ def inspect(source: Path, positive: str, on_step: Callable[[int, int], None] = l
             grey = read_grey(image.path)
             hashes.append(perceptual_hash(grey))
             sizes.append((grey.shape[1], grey.shape[0]))
-            if image.nt_box or image.thalami_box:
-                read_still_picture(image)  # a box outside the image
+            require_boxes_inside(image, grey.shape)
         except InputError as error:
             if len(hashes) == number:
                 hashes.append(None)

@@ -114,6 +114,12 @@ class NuchalAnatomy:
     thalami_px: float
     posterior_down: bool  # the back faces the lower edge (else the picture is flipped for the operation)
 
+    @classmethod
+    def of(cls, nt: Box, thalami: Box) -> NuchalAnatomy:
+        """Of both boxes."""
+        long_side = max(thalami[2] - thalami[0], thalami[3] - thalami[1])
+        return cls(nt, long_side, posterior_down=nt[1] + nt[3] > thalami[1] + thalami[3])
+
     @property
     def px_per_mm(self) -> float:
         return self.thalami_px / THALAMI_MM

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from calibration.crops import read_crops
-from calibration.dataset import FOLDS, HOLDOUT, OTHER_PLANE, UNKNOWN, Dataset
+from calibration.dataset import FOLDS, HOLDOUT, OTHER_PLANE, UNKNOWN, Dataset, LabelledImage
 from calibration.leakage import assign_folds, check_folds, patient_groups, same_images
 from edge.errors import InputError
 from edge.records import Signal
@@ -38,9 +38,8 @@ def read_site(
     counted, and so are images without a finding and held-out ones, which are not fitted on. InputError as `hygroma crossval` has
     them."""
     data.with_findings()  # both classes are there
-    used = [i for i in data.images if i.fold != HOLDOUT and (i.hygroma != UNKNOWN or i.plane == OTHER_PLANE)]
-    unused = Counter("held out" if i.fold == HOLDOUT else "without a finding" for i in data.images if i not in used)
-    data = replace(data, images=used)
+    unused = Counter(why for image in data.images if (why := _why_unused(image)))
+    data = replace(data, images=[image for image in data.images if not _why_unused(image)])
     crops = read_crops(data, size, on_step)
     kept = [i for i, signal in enumerate(crops.signals) if signal == Signal.OK.value]
     others = unused + Counter(signal for signal in crops.signals if signal != Signal.OK.value)
@@ -58,6 +57,13 @@ def read_site(
         of_these = "" if len(standard) == len(kept) else "of the images that are not labelled as other planes: "
         raise InputError(f"{of_these}{error}") from None
     return Site(shown, shown.labels, planes, own, folds, crops.model[kept], dict(others))
+
+
+def _why_unused(image: LabelledImage) -> str:
+    """Why no head is fitted on it, in words; "" where one is."""
+    if image.fold == HOLDOUT:
+        return "held out"
+    return "" if image.hygroma != UNKNOWN or image.plane == OTHER_PLANE else "without a finding"
 
 
 def why_frozen(site: Site) -> str:

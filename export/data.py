@@ -11,14 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.dataset import (
-    HOLDOUT,
-    OTHER_PLANE,
-    STANDARD_PLANE,
-    UNKNOWN,
-    Dataset,
-    LabelledImage,
-)
+from calibration.dataset import HOLDOUT, OTHER_PLANE, STANDARD_PLANE, UNKNOWN, Dataset, LabelledImage
 from calibration.images import read_grey
 from calibration.leakage import assign_folds, check_folds, patient_groups, perceptual_hash, same_images
 from calibration.naming import lines
@@ -141,13 +134,17 @@ def open_data(recipe: Recipe) -> Data:
     return Data(open_datasets([Path(source) for source in recipe.data], recipe.positive, columns))
 
 
+def _draws(data: Data, recipe: Recipe) -> bool:
+    """Whether lesions are drawn into training images."""
+    return recipe.lesions and bool(data.editable())
+
+
 def require_learnable(data: Data, recipe: Recipe) -> None:
     """InputError where no hygroma head could be learned from it, or nothing be judged."""
     source = ", ".join(recipe.data)
     if not data.stills:
         raise InputError(f"{source}: other anatomy alone; name a data set with nuchal views too (docs/data.md)")
-    drawn = recipe.lesions and bool(data.editable())
-    if not data.positives and not drawn:
+    if not data.positives and not _draws(data, recipe):
         raise InputError(
             f"{source}: no image with hygroma 1 to train on, and none that a lesion can be drawn into"
             + (" (`lesions` is false)" if not recipe.lesions else "")
@@ -159,8 +156,7 @@ def require_learnable(data: Data, recipe: Recipe) -> None:
     if data.holdout and recipe.lesions and data.editable() and not data.editable(held_out=True) and not data.positives:
         raise InputError(
             f"{source}: found {sum(still.fold == HOLDOUT for still in data.stills)} held-out images, none of them a healthy "
-            f"standard "
-            "plane with nt_box and thalami_box; add some to draw lesions into, or hold nothing out"
+            "standard plane with nt_box and thalami_box; add some to draw lesions into, or hold nothing out"
         )
 
 
@@ -170,8 +166,7 @@ def require_statistics(data: Data, recipe: Recipe) -> None:
     if n + recipe.phantom.training_frames < MIN_IMAGES:
         raise InputError(
             f"{', '.join(recipe.data)}: found {n} training images that may be assessable; a bundle needs {MIN_IMAGES}: add "
-            f"images, or "
-            "phantom.training_frames in the recipe"
+            "images, or phantom.training_frames in the recipe"
         )
 
 
@@ -204,7 +199,7 @@ def lacks(data: Data, recipe: Recipe) -> list[str]:
     given = "the given bundle's" if recipe.given else ""
     found: list[str] = []
     real, patients = len(data.positives), len({still.group for still in data.positives})
-    drawn = recipe.lesions and bool(data.editable())
+    drawn = _draws(data, recipe)
     if not real:
         found.append(NO_HYGROMA)
     elif not stands_on_real(real, patients):

@@ -56,7 +56,7 @@ from export.stages import evidence, given, graphs, weights
 from export.stages.baseline import BaselineCourse, baseline_predictions, clear_state, with_finding
 from export.stages.crops import REFIT, Crops, run_name
 from export.stages.engine import engine_name, engine_says, require_engine
-from export.stages.evidence import ARRAYS
+from export.stages.evidence import ARRAYS, beside
 from export.stages.graphs import GRAPH
 from export.stages.weights import WEIGHTS, Course
 from export.stamps import Stamps
@@ -104,7 +104,6 @@ class Pipeline:
         torch.set_num_threads(recipe.threads)
         threadpool_limits(recipe.threads, "blas")  # the heads' fits too: other threads sum in another order
         self.heads = recipe.student_config.answers
-        self.no_planes = ""  # why a given bundle's word on planes was not taken
         # The refit first: should time run out, there is a model.
         self.runs = (REFIT, *recipe.folds) if refit else tuple(recipe.folds)
 
@@ -244,14 +243,24 @@ class Pipeline:
         if not self.recipe.given or not any(lacking):
             return bank
 
+        no_planes = self._no_planes(bank)
+        if no_planes:
+            log.warning("%s", no_planes)
+        return given.filled(bank, self._given_says(bank), lacking[0] and not no_planes, lacking[1])
+
+    def _given_says(self, bank: Bank) -> dict[str, np.ndarray]:
+        """What the given bundle says of the bank's real stills."""
+
         def said() -> dict[str, np.ndarray]:
             return given.asked(given.open_given(self.recipe.given), self._crops_of(bank), self.recipe.threads, self.progress)
 
-        found = self.stamps.kept("given", "said.npz", ARRAYS, said)
-        self.no_planes = given.why_no_planes(*given.called_standard(bank, found)) if lacking[0] else ""
-        if self.no_planes:
-            log.warning("%s", self.no_planes)
-        return given.filled(bank, found, lacking[0] and not self.no_planes, lacking[1])
+        return self.stamps.kept("given", "said.npz", ARRAYS, said)
+
+    def _no_planes(self, bank: Bank) -> str:
+        """Why the given bundle's word on planes is not taken; "" where it is, or is not asked for."""
+        if not self.recipe.given or self.data.planes:
+            return ""
+        return given.why_no_planes(*given.called_standard(bank, self._given_says(bank)))
 
     def frames(self) -> np.ndarray:
         """The site's unlabelled frames, uint8 [N,BANK_SIZE,BANK_SIZE]; none where the recipe names no folder."""
@@ -402,16 +411,11 @@ class Pipeline:
         return self._held_out("validation", {"validation": REFIT}) if self.crops.holdout else None
 
     def _held_out(self, name: str, runs: Mapping[str, int]) -> HeldOut:
-        parts = {part: self._with_engine(run, self._with_baseline(run, self.predictions(run))) for part, run in runs.items()}
+        parts = {
+            part: beside(beside(self.predictions(run), BASELINE, self.baseline(run)), ENGINE, self.engine(run))
+            for part, run in runs.items()
+        }
         return held_out(name, self.bank(), parts, self.heads)
-
-    def _with_baseline(self, run: int, part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        said = self.baseline(run)
-        return evidence.beside(part, BASELINE, said) if said else part
-
-    def _with_engine(self, run: int, part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        said = self.engine(run)
-        return evidence.beside(part, ENGINE, said) if said else part
 
     def engine(self, run: int) -> dict[str, np.ndarray]:
         """What an engine makes of a fold's INT8 graph (`engine_says`); nothing of the refit, or where the recipe names none."""
@@ -443,7 +447,7 @@ class Pipeline:
         parts = {}
         for fold in self.recipe.folds:
             said = self.crossed(fold) if teacher else {"index": crops.held_out(fold)}
-            parts[f"fold {fold}"] = self._with_baseline(fold, said)
+            parts[f"fold {fold}"] = beside(said, BASELINE, self.baseline(fold))
         return evidence.answers_of(held_out("folds", crops.bank, parts, self.heads), self.data.stills, crops.judged_on_real)
 
     def starts(self) -> dict[str, str]:
@@ -556,7 +560,8 @@ class Pipeline:
 
     def provenance(self) -> Provenance:
         precisions = {stage: recorded(self.stamps.folder(stage) / f"{run_name(REFIT)}.pt") for stage in TRAINED}
-        return provenance(self.recipe, self.data, self.bank(), len(self.frames()), precisions, self.no_planes)
+        bank = self.bank()
+        return provenance(self.recipe, self.data, bank, len(self.frames()), precisions, self._no_planes(bank))
 
     def save_gate_crops(self, path: Path) -> None:
         """Write what `hygroma validate --engine` compares an engine on: the gate's crops and PyTorch's answers. It holds

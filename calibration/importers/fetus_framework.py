@@ -126,11 +126,7 @@ def _row(picture: _Picture, boxes: dict[str, Box], splits: dict[str, str], out: 
     split = splits.get(patient, EXCLUDED) if picture.trained else EXCLUDED
     thickness = ""
     if split != EXCLUDED and all(min(b[2] - b[0], b[3] - b[1]) >= LEAST_PX for b in own.values()) and {NT, THALAMI} <= own.keys():
-        nt, thalami = own[NT], own[THALAMI]
-        anatomy = NuchalAnatomy(
-            nt, max(thalami[2] - thalami[0], thalami[3] - thalami[1]), posterior_down=nt[1] + nt[3] > thalami[1] + thalami[3]
-        )
-        thickness = f"{measured_mm(grey, anatomy):.3f}"
+        thickness = f"{measured_mm(grey, NuchalAnatomy.of(own[NT], own[THALAMI])):.3f}"
     return {
         "path": name,
         "patient": patient,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ import yaml
 
 from calibration.bank import LONG_SIDE
 from calibration.dataset_table import COLUMNS, EXCLUDED, HELD_OUT
-from calibration.images import read_grey
+from calibration.images import read_grey, shrunk
 from calibration.lesion import Box
 from calibration.naming import some
 from calibration.origin import Origin, origin_file
@@ -62,11 +63,7 @@ def require_new(table: Path, force: bool) -> None:
 def read_still(path: Path) -> tuple[np.ndarray, float]:
     """uint8 [H,W], LONG_SIDE at most; and its size over the file's. InputError as `read_grey` has it."""
     grey = read_grey(path)
-    scale = min(1.0, LONG_SIDE / max(grey.shape))
-    if scale < 1:
-        height, width = (max(1, round(side * scale)) for side in grey.shape)
-        grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
-    return grey, scale
+    return shrunk(grey, LONG_SIDE), min(1.0, LONG_SIDE / max(grey.shape))
 
 
 def write_still(path: Path, grey: np.ndarray) -> None:
@@ -91,12 +88,11 @@ def write_dataset(table: Path, rows: Sequence[Row], origin: Origin) -> Path:
     columns = [column for column in COLUMNS if any(row.get(column) for row in rows)]
     said = {key: value for key, value in asdict(origin).items() if value}
     _replace(origin_file(table), yaml.safe_dump(said, sort_keys=False, allow_unicode=True, width=1000).encode())
-    partial = table.with_name(f".{table.name}.part")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(partial, table)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    _replace(table, text.getvalue().encode())
     return table
 
 

@@ -132,8 +132,7 @@ def evaluation_sets(folds: HeldOut, validation: HeldOut | None, heads: Sequence[
                 if data is folds and head.gated != REPORTED:
                     raise InputError(
                         f"evaluation of the {head.called} head on {data.name}: {len(labels)} held-out images, all of one kind; "
-                        f"check "
-                        "`data` in the recipe"
+                        "check `data` in the recipe"
                     )
                 continue
             own = {form: data.said(form, head)[keep] for form in FORMS}

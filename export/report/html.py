@@ -174,8 +174,7 @@ def _paper(found: Paper | None) -> list[str]:
     head = ["Accuracy", "Sensitivity", "Specificity", "ROC-AUC"]
     return [
         f"<p>{escape(ON_WHAT[found['kind']])}. {found['images']} images of {found['patients']} patients, {found['positives']} "
-        f"positive, "
-        f"each predicted once by models that never saw its patient. {escape(THRESHOLDS)}</p>",
+        f"positive, each predicted once by models that never saw its patient. {escape(THRESHOLDS)}</p>",
         _table(["Model", "Held out", "n", *head], rows, pooled=1),
         *(["<h4>By site</h4>", _table(["Model", "Site", "n", *head], sites)] if sites else []),
         "<h4>Is one better?</h4><p>Wilcoxon's signed-rank test of the patients' mean log losses, two-sided and exact up to 1,000 "

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from calibration.bank import box_in_crop
+from calibration.bank import box_in_crop, within
 from calibration.dataset import LabelledImage
 from calibration.images import read_image
 from calibration.table import number, one_name, read_table
@@ -72,14 +72,14 @@ def _in_crop(where: str, box: Box, path: Path, size: int, rounded: bool = False)
             f"{where}: found the box {_shown(box)} outside {path}, {width} x {height} pixels; give pixels of that image"
         )
     fan = read_still(picture, Preprocessing(size=size)).fan or full_fan(picture.shape)
-    left, top, right, bottom = fan.box
-    cut = (max(box[0], left), max(box[1], top), min(box[2], right), min(box[3], bottom))
-    if cut[0] >= cut[2] or cut[1] >= cut[3]:
+    cut = within(box, fan.box)
+    if cut is None:
         raise InputError(
             f"{where}: found the box {_shown(box)} outside the fan of {path}, {_shown(fan.box)}, which is what the model sees; "
             "correct it, or leave the row out"
         )
-    return box_in_crop((cut[0] - left, cut[1] - top, cut[2] - left, cut[3] - top), (bottom - top, right - left))
+    left, top, right, bottom = fan.box
+    return box_in_crop(cut, (bottom - top, right - left))
 
 
 def _shown(box: Box | list[float]) -> str:

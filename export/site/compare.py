@@ -13,10 +13,12 @@ import numpy as np
 
 from edge.errors import InputError
 from export.report.figures import METRICS, value
+from export.report.paper import POOLED
 from export.report.signed_rank import SignedRank, by_group, log_losses, signed_rank
-from export.site.crossed import Crossed, pooled
+from export.site.crossed import Crossed
 
 UNITS = ("image", "patient", "fold", "fold-metric")
+
 
 def compare(a: Crossed, b: Crossed, unit: str = "image") -> dict[str, Any]:
     """Rows of p by what was paired, with both starts and what must be said of them. InputError unless images, labels and
@@ -72,7 +74,7 @@ def _result(a: Crossed, b: Crossed, unit: str, rows: list[dict[str, Any]], remar
                 "system": run.title,
                 "form": run.form,
                 "start": run.row["start"],
-                "pooled": pooled(run),
+                "pooled": run.row["figures"][POOLED],
                 "by site": run.row["by site"],
             }
             for run in (a, b)

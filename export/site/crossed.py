@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edge.errors import InputError
-from export.report.paper import NAMES, POOLED, PREDICTIONS, TABLE, TEACHER, Answers, read_answers
+from export.report.paper import NAMES, PREDICTIONS, TABLE, TEACHER, Answers, read_answers
 from export.report.records import PaperForm
 from export.training.systems import RANDOM
 
@@ -59,8 +59,3 @@ def load_crossed(folder: Path, form: str = "") -> Crossed:
     if chosen not in rows:
         raise InputError(f"{folder}: --forms: found {chosen!r}; it holds {', '.join(known)}")
     return Crossed(folder, chosen, answers, rows[chosen])
-
-
-def pooled(run: Crossed) -> dict[str, object]:
-    """Figures of all folds."""
-    return dict(run.row["figures"][POOLED])

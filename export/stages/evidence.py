@@ -73,7 +73,10 @@ def taught(teacher: HygromaViT, crops: Crops, run: int, device: torch.device) ->
 
 
 def beside(part: Mapping[str, np.ndarray], form: str, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A fold's held-out probabilities with those of one more form, `own`, beside them; NaN where that was not asked."""
+    """A fold's held-out probabilities with those of one more form, `own`, beside them; NaN where that was not asked, and without
+    the form where `own` is empty."""
+    if not own:
+        return dict(part)
     key = f"{form}_hygroma"
     said = dict(zip(own["index"].tolist(), own[key].tolist(), strict=True))
     return {**part, key: np.array([said.get(i, np.nan) for i in part["index"].tolist()])}

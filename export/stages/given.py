@@ -21,9 +21,8 @@ from export.recipe import SHIPPED
 from export.stages.crops import Crops
 
 ASKED_AT_ONCE = 64  # crops: bounds memory, and shows how far it is
-LEAST_CALLED = (
-    0.5  # share of the images with a finding that a bundle which knows such pictures calls standard planes, at least
-)
+# Share of the images with a finding that a bundle which knows such pictures calls standard planes, at least.
+LEAST_CALLED = 0.5
 IN_MAP = 0.5  # probability from which a cell of the given map belongs to the nuchal region
 
 Box = tuple[float, float, float, float]
@@ -75,8 +74,8 @@ def why_no_planes(called: int, among: int) -> str:
         return ""
     return (
         f"The given bundle calls {called} of {among} images with a finding standard planes: it does not know such pictures, "
-        f"and there "
-        "is no plane head. The device cannot tell whether a picture shows the nuchal plane at all; label planes in the table."
+        "and there is no plane head. The device cannot tell whether a picture shows the nuchal plane at all; "
+        "label planes in the table."
     )
 
 
